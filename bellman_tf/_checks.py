@@ -1,0 +1,115 @@
+"""Checks of shapes, dtypes and ranges, all speaking with one message form.
+
+The form is `` `argument` must <rule>. Received: argument=value ``, then, where there is one, the next thing to try.
+"""
+
+from collections.abc import Iterable
+
+FLOAT_DTYPES = ("float32", "float64")
+
+
+def error(argument: str, rule: str, received: object, hint: str = "") -> ValueError:
+    """Builds (does not raise) the house `ValueError`.
+
+    Args:
+        argument: name of the offending argument.
+        rule: what the code really checks, a phrase that follows "must".
+        received: value to show; shown with `repr`.
+        hint: one sentence with the next thing to try.
+
+    Returns:
+        The exception, for the caller to raise.
+    """
+    text = f"`{argument}` must {rule}. Received: {argument}={received!r}."
+    return ValueError(f"{text} {hint}".rstrip())
+
+
+def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
+    """Checks that an option is one of the names it may have.
+
+    Args:
+        argument: name of the option.
+        value: what was passed.
+        choices: the allowed names.
+
+    Raises:
+        ValueError: if `value` is not among `choices`.
+    """
+    choices = tuple(choices)
+    if not isinstance(value, str) or value not in choices:
+        raise error(argument, f"be one of {', '.join(map(repr, choices))}", value)
+
+
+def check_real(
+    argument: str, value: object, *, above: float | None = None, least: float | None = None, below: float | None = None
+) -> None:
+    """Checks that a Python number is real, finite and in range.
+
+    Args:
+        argument: name of the option.
+        value: what was passed.
+        above: exclusive lower bound.
+        least: inclusive lower bound.
+        below: exclusive upper bound.
+
+    Raises:
+        ValueError: if `value` is not a finite real number in the stated range.
+    """
+    bounds = [
+        text
+        for bound, text in ((above, f"> {above}"), (least, f">= {least}"), (below, f"< {below}"))
+        if bound is not None
+    ]
+    rule = "be a finite number" + (f" {' and '.join(bounds)}" if bounds else "")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or value != value or value in (float("inf"), float("-inf")):
+        raise error(argument, rule, value)
+    if (
+        (above is not None and value <= above)
+        or (least is not None and value < least)
+        or (below is not None and value >= below)
+    ):
+        raise error(argument, rule, value)
+
+
+def check_integer(argument: str, value: object, *, least: int) -> None:
+    """Checks that an option is an integer of at least `least`.
+
+    Args:
+        argument: name of the option.
+        value: what was passed.
+        least: inclusive lower bound.
+
+    Raises:
+        ValueError: if `value` is not an integer or is too small.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise error(argument, f"be an integer >= {least}", value)
+
+
+def check_flag(argument: str, value: object) -> None:
+    """Checks that an option is a Python bool.
+
+    Args:
+        argument: name of the option.
+        value: what was passed.
+
+    Raises:
+        ValueError: if `value` is not a bool.
+    """
+    if not isinstance(value, bool):
+        raise error(argument, "be True or False", value)
+
+
+def check_float_dtype(argument: str, tensor: object) -> None:
+    """Checks that a tensor holds float32 or float64.
+
+    Args:
+        argument: name of the argument.
+        tensor: anything with a TensorFlow `dtype`.
+
+    Raises:
+        ValueError: for any other dtype.
+    """
+    if tensor.dtype.name not in FLOAT_DTYPES:
+        raise error(f"{argument}.dtype", f"be one of {FLOAT_DTYPES}", tensor.dtype.name)

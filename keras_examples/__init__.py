@@ -1,0 +1,1 @@
+"""Examples on real data; one idea per file, run with `python -m keras_examples.<name>`."""

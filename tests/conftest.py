@@ -1,0 +1,34 @@
+"""Profiles, seeds and numerics shared by the whole test tree."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+# Examples are traced TensorFlow code: their time says nothing about a property, so there is no deadline.
+_COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("fast", max_examples=15, **_COMMON)
+hypothesis.settings.register_profile("default", max_examples=40, **_COMMON)
+hypothesis.settings.register_profile("thorough", max_examples=1000, **{**_COMMON, "derandomize": False})
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+tf.config.threading.set_intra_op_parallelism_threads(1)
+tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

@@ -1,0 +1,35 @@
+"""What every test module may use: comparisons that say where two arrays part."""
+
+import numpy as np
+
+
+def assert_close(actual, expected, *, rtol=0.0, atol=0.0, label=""):
+    """Asserts closeness relative to the largest entry of `expected`; prints the worst entries.
+
+    The bound is `atol + rtol * max|expected|`: error bounds of linear algebra are norm-wise, so entries
+    that cancel to nearly zero are not judged by their own size.
+    """
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape, f"{label} shape {actual.shape} != {expected.shape}"
+    if expected.size == 0:
+        return
+    assert np.isfinite(actual).all(), f"{label} has {np.count_nonzero(~np.isfinite(actual))} entries that are not finite"
+    gap = np.abs(actual - expected)
+    bound = atol + rtol * np.max(np.abs(expected))
+    if np.max(gap) <= bound:
+        return
+    worst = np.argsort(gap, axis=None)[::-1][:5]
+    rows = [
+        f"  {tuple(int(k) for k in np.unravel_index(i, gap.shape))}: {actual.flat[i]!r} against {expected.flat[i]!r}, gap {gap.flat[i]:.3e}"
+        for i in worst
+    ]
+    count = np.count_nonzero(gap > bound)
+    raise AssertionError(f"{label} {count} of {gap.size} entries off by more than {bound:.3e}:\n" + "\n".join(rows))
+
+
+def relative_error(actual, expected):
+    """Norm-wise relative error, 0 for two zero arrays."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    scale = np.linalg.norm(expected)
+    gap = np.linalg.norm(actual - expected)
+    return gap if scale == 0 else gap / scale
