@@ -1,0 +1,77 @@
+"""Bellman recursions on tensors: what a game's value is and how a player answers it. Knows no layers.
+
+`sample_space` is what training runs, `outer_product` the papers' own form, and the rest is the reference with every
+matrix written out.
+"""
+
+# One stage, dense, and the stacked batch.
+# The papers' rank-one recursion and the exact one in the space of samples.
+from bellman_tf.bellman import outer_product, sample_space
+from bellman_tf.bellman.dense import (
+    Expansion,
+    Gains,
+    Stage,
+    Value,
+    augment_batch,
+    augment_value,
+    backward_dense,
+    expand,
+    gains,
+    value_update,
+)
+from bellman_tf.bellman.outer_product import OuterValue
+
+# Several players in one stage.
+from bellman_tf.bellman.players import (
+    JointExpansion,
+    cooperative_gains,
+    cooperative_update,
+    expand_players,
+    feedback_nash,
+)
+
+# Identity shortcuts.
+from bellman_tf.bellman.residual import JointValue, backward_block, enter_block, leave_block
+from bellman_tf.bellman.sample_space import (
+    SampleValue,
+    backward,
+    backward_all,
+    from_groups,
+    init,
+    predicted_reduction,
+    to_groups,
+    weights,
+)
+
+__all__ = [
+    "Expansion",
+    "Gains",
+    "JointExpansion",
+    "JointValue",
+    "OuterValue",
+    "SampleValue",
+    "Stage",
+    "Value",
+    "augment_batch",
+    "augment_value",
+    "backward",
+    "backward_all",
+    "backward_block",
+    "backward_dense",
+    "cooperative_gains",
+    "cooperative_update",
+    "enter_block",
+    "expand",
+    "expand_players",
+    "feedback_nash",
+    "from_groups",
+    "gains",
+    "init",
+    "leave_block",
+    "outer_product",
+    "predicted_reduction",
+    "sample_space",
+    "to_groups",
+    "value_update",
+    "weights",
+]

@@ -1,0 +1,3 @@
+"""One player's metric from its activations and cotangents; the config objects are the public part."""
+
+from bellman_tf.curvature.config import EKFAC, KFAC, Adam, Config, Full, Identity, RMSprop

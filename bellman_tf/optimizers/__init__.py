@@ -1,0 +1,4 @@
+"""Keras optimizers: one class with every option, and its named settings."""
+
+from bellman_tf.optimizers.family import EKFAC, KFAC, DDPNOpt
+from bellman_tf.optimizers.gtddp import GTDDP

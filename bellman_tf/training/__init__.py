@@ -1,0 +1,1 @@
+"""One training step: two forward passes, one backward pass, and what happens between them."""

@@ -1,0 +1,330 @@
+"""The Bellman recursion in the space of samples: exact batch DDP with small matrices. This is what training runs.
+
+Let the terminal Hessian of sample i be Z Z' and let C_t hold, block-diagonally over samples, the columns [g | Z]
+carried back to the cut before stage t by ordinary vector-Jacobian products. Then at every stage, exactly,
+
+    V_X = C_t a_t,    V_XX = C_t S_t C_t',    S_t = L_t L_t'
+
+and the whole recursion happens in (a, S). Column index `i * m + j` is column j of sample i, j = 0 the gradient g.
+With Qc_p the parameter gradients of the columns and M_p the metric of player p, a stage brings one Gram matrix
+G = sum_p Qc_p' M_p^{-1} Qc_p (cooperation is addition of Gram matrices) and, under weight decay, the vector
+l = sum_p Qc_p' M_p^{-1} l_p, l_p the gradient of the player's own cost:
+
+    R = (I + S G)^{-1},    a <- R (a - S l),    S <- R S,    du_p = -M_p^{-1} (l_p + Qc_p w),    w = a + S d
+
+where w uses the value after the stage and d = C_t' (new state - old state).
+
+Why the numerics hold: with N N' = I + L' G L, push-through gives R = I - L (N N')^{-1} L' G, hence
+
+    S <- L (N N')^{-1} L',  i.e.  L <- L N^{-T},        a <- a - S (G a + l)    (S the new one),
+
+so S is never inverted, I + L' G L is positive definite whatever the data, and nothing needs a clamp.
+
+Why all stages are one step: write Gamma_t = sum_{s >= t} G_s, lambda_t = sum_{s >= t} l_s, and let primes mark stage
+t + 1. If S' = (I + S_T Gamma')^{-1} S_T, then
+
+    I + S_T Gamma_t = (I + S_T Gamma') + S_T G_t = (I + S_T Gamma') (I + S' G_t),
+
+so the inverses multiply, S_t = (I + S_T Gamma_t)^{-1} S_T and, by the same factorisation,
+a_t = (I + S_T Gamma_t)^{-1} (a_T - S_T lambda_t). A stage is therefore `backward` from the terminal value with the
+*summed* Gram matrix, and every stage can be had from one batched Cholesky factorisation (`backward_all`).
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from bellman_tf import _checks
+from bellman_tf.linalg import factor_gram, whiten
+
+
+class SampleValue(NamedTuple):
+    """Value function in sample coordinates: V_X = C a and V_XX = C L L' C'.
+
+    Attributes:
+        a: `[..., n]`, linear term, n = group size times columns per sample.
+        L: `[..., n, k]`, a factor of S.
+    """
+
+    a: tf.Tensor
+    L: tf.Tensor
+
+
+def _size_and_groups(batch_size, group_size):
+    size = batch_size if group_size is None else group_size
+    return size, -(-batch_size // size)
+
+
+def to_groups(columns, group_size=None):
+    """One row per group of samples, padded with zeros.
+
+    Args:
+        columns: `[B]` or `[B, m]`, one entry per sample, or per sample and column.
+        group_size: samples in a group, b; `None` puts the whole batch in one group.
+
+    Returns:
+        `[G, b * m]` with G = ceil(B / b), sample-major.
+
+    Raises:
+        ValueError: if `columns` has neither one nor two axes, or `group_size` is not a positive integer.
+
+    Example:
+        >>> to_groups(tf.constant([1.0, 2.0, 3.0]), 2).numpy().tolist()
+        [[1.0, 2.0], [3.0, 0.0]]
+    """
+    columns = tf.convert_to_tensor(columns)
+    if columns.shape.rank not in {1, 2}:
+        raise _checks.error("columns", "have the axes [B] or [B, m]", columns.shape)
+    if group_size is not None:
+        _checks.check_integer("group_size", group_size, least=1)
+    m = 1 if columns.shape.rank == 1 else columns.shape[1]
+    batch_size = columns.shape[0] if columns.shape[0] is not None else tf.shape(columns)[0]
+    size, groups = _size_and_groups(batch_size, group_size)
+    flat = tf.reshape(columns, [-1])
+    if group_size is not None and group_size != 1:  # the other cases have nothing to pad
+        flat = tf.pad(flat, [[0, (groups * size - batch_size) * m]])
+    return tf.reshape(flat, [groups, size * m])
+
+
+def from_groups(x, batch_size, columns=1):
+    """Undoes `to_groups`: back to one entry per sample.
+
+    Args:
+        x: `[G, b * m]`.
+        batch_size: B, an integer or a scalar tensor.
+        columns: m, columns per sample.
+
+    Returns:
+        `[B]` if `columns` is 1, else `[B, m]`; the padding is dropped.
+
+    Raises:
+        ValueError: if `x` does not have two axes or `columns` is not a positive integer.
+
+    Example:
+        >>> from_groups(tf.constant([[1.0, 2.0], [3.0, 0.0]]), 3).numpy().tolist()
+        [1.0, 2.0, 3.0]
+    """
+    _checks.check_integer("columns", columns, least=1)
+    if x.shape.rank != 2:
+        raise _checks.error("x", "have the axes [groups, group_size * columns]", x.shape)
+    flat = tf.reshape(x, [-1])[: batch_size * columns]
+    return flat if columns == 1 else tf.reshape(flat, [batch_size, columns])
+
+
+def init(batch_size, *, beta_squared=None, rank=0, group_size=None, dtype=tf.float32):
+    """Value at the end of the network, for the mean of the samples' losses.
+
+    `rank=0` is the collinear form, terminal Hessian beta^2 g g' with the single column g per sample:
+    a = 1 / B, L = diag(beta / sqrt(B)). `rank=r` has the 1 + r columns [g | Z], terminal Hessian Z Z':
+    a is 1 / B at each g and L has 1 / sqrt(B) from each column of Z, so L is `[G, b (1 + r), b r]`.
+
+    Args:
+        batch_size: B, an integer or a scalar tensor.
+        beta_squared: `[B]`, curvature along the gradient; for `rank=0` only. What rounding makes negative counts
+            as zero.
+        rank: columns r of Z.
+        group_size: couple samples only inside groups of this size, b; `None` couples the whole batch.
+        dtype: float32 or float64; with `beta_squared`, its dtype is used.
+
+    Returns:
+        `SampleValue` with a `[G, b m]` and L `[G, b m, k]`, G = ceil(B / b); zero where a group is padded.
+
+    Raises:
+        ValueError: if `rank` is not an integer >= 0, `beta_squared` is not given exactly when `rank` is 0, or
+            `group_size` is not a positive integer.
+
+    Source: GTDDP Sec. 4.2 (collinear, beta = 1), DGN Sec. 4.2 (rank r).
+    Checked against: `verification/references/sample_space.py`.
+
+    Example:
+        >>> init(4, beta_squared=tf.ones([4])).a.numpy().tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
+    """
+    _checks.check_integer("rank", rank, least=0)
+    if (beta_squared is None) != (rank > 0):
+        shown = None if beta_squared is None else tf.convert_to_tensor(beta_squared).shape
+        raise _checks.error("beta_squared", "be given exactly when `rank` is 0", shown, f"Here rank={rank}.")
+    if rank == 0:
+        beta_squared = tf.convert_to_tensor(beta_squared, dtype=None if tf.is_tensor(beta_squared) else dtype)
+        _checks.check_float_dtype("beta_squared", beta_squared)
+        dtype = beta_squared.dtype
+    dtype = tf.as_dtype(dtype)
+    B = tf.cast(batch_size, dtype)
+    if rank == 0:
+        a = to_groups(tf.fill([batch_size], 1 / B), group_size)
+        return SampleValue(a, tf.linalg.diag(to_groups(tf.sqrt(tf.maximum(beta_squared, 0) / B), group_size)))
+    m = 1 + rank
+    is_gradient = tf.one_hot(0, m, dtype=dtype)
+    a = to_groups(tf.ones([batch_size, 1], dtype) * is_gradient / B, group_size)
+    present = to_groups(tf.ones([batch_size, m], dtype), group_size)
+    size, _ = _size_and_groups(batch_size, group_size)
+    E_Z = tf.pad(tf.eye(rank, dtype=dtype), [[1, 0], [0, 0]])  # [m, r], from Z to [g | Z]
+    E_Z = tf.reshape(tf.einsum("ij,pq->ipjq", tf.eye(size, dtype=dtype), E_Z), [size * m, size * rank])
+    return SampleValue(a, present[..., None] * E_Z / tf.sqrt(B))
+
+
+def _check_gram(argument, gram, L):
+    n = L.shape[-2]
+    if gram.shape.rank is not None and gram.shape.rank < 2:
+        raise _checks.error(argument, "be a matrix or a batch of matrices", gram.shape)
+    if not (gram.shape[-2:].is_compatible_with([n, n])):
+        raise _checks.error(
+            f"{argument}.shape", "end in [n, n] with n the rows of `value.L`", (gram.shape, L.shape),
+            "Bring the columns of a stage to groups with `to_groups`.",
+        )  # fmt: skip
+    if gram.dtype != L.dtype:
+        raise _checks.error(f"{argument}.dtype", f"be that of the value, {L.dtype.name}", gram.dtype.name)
+
+
+def backward(value, gram, linear=None, *, diagonal=False):
+    """One stage backwards: a <- R (a - S l), S <- R S with R = (I + S G)^{-1}.
+
+    Leading axes broadcast, so one value can be taken back by many Gram matrices at once.
+
+    Args:
+        value: `SampleValue` after the stage, a `[..., n]`, L `[..., n, k]`.
+        gram: `[..., n, n]`, G, symmetric positive semi-definite up to rounding.
+        linear: `[..., n]`, l; `None` is zero.
+        diagonal: promises that `value.L` is diagonal, as `init` makes it for `rank=0`; then two of the products
+            are scalings.
+
+    Returns:
+        `SampleValue` before the stage, same trailing shapes.
+
+    Raises:
+        ValueError: if shapes or dtypes do not fit, or `diagonal` is asked of an L that is not square.
+
+    Numerics: finite for every finite input whose products do not overflow. S shrinks in the Loewner order. The
+        absolute error of a is of order eps |a|, not relative to what R leaves of it.
+    Source: DDP1 Eqs. 29-37 (corrected), in the coordinates of claims OURS-2, OURS-4.
+    Checked against: `verification/references/sample_space.py`.
+
+    Example:
+        >>> value = backward(init(1, beta_squared=tf.ones([1])), tf.constant([[[3.0]]]))
+        >>> value.a.numpy().tolist(), value.L.numpy().tolist()
+        ([[0.25]], [[[0.5]]])
+    """
+    a, L, gram = map(tf.convert_to_tensor, (*value, gram))
+    _check_gram("gram", gram, L)
+    if diagonal and L.shape[-1] != L.shape[-2]:
+        raise _checks.error("value.L", "be square when `diagonal=True`", L.shape, "Pass `diagonal=False`.")
+    if L.shape[-2:] == [1, 1]:
+        return _backward_scalar(a, L, gram, linear)
+    if diagonal:
+        s = tf.linalg.diag_part(L)
+        N = factor_gram(s[..., :, None] * gram * s[..., None, :])  # N N' = I + L' G L
+        L_transposed = L
+    else:
+        N = factor_gram(tf.matmul(L, tf.matmul(gram, L), transpose_a=True), scale=_rounding_scale(L, gram))
+        L_transposed = tf.linalg.matrix_transpose(L)
+    L = tf.linalg.matrix_transpose(whiten(N, L_transposed))
+    pull = tf.linalg.matvec(gram, a)
+    if linear is not None:
+        pull += linear
+    return SampleValue(weights(SampleValue(a, L), -pull), L)
+
+
+# What the rounding of L' G L is relative to: its terms are below y_p y_q with y = |L|' sqrt(diag G), however much they
+# cancel. Equal to its trace where each column of L has one entry, as at the end of the network.
+def _rounding_scale(L, gram):
+    y = tf.linalg.matvec(tf.abs(L), tf.sqrt(tf.abs(tf.linalg.diag_part(gram))), transpose_a=True)
+    return tf.reduce_sum(tf.square(y), axis=-1)
+
+
+def _backward_scalar(a, L, gram, linear):  # n = k = 1: the matrices are numbers
+    g = gram[..., 0]
+    s = L[..., 0]
+    R = 1 / (1 + s * tf.maximum(g, 0) * s)
+    a = R * (a if linear is None else a - s * (s * linear))
+    return SampleValue(a, (tf.sqrt(R) * s)[..., None])
+
+
+def backward_all(value, grams, linear=None, *, diagonal=False):
+    """The values before every stage, from one batched factorisation.
+
+    Because I + S_T Gamma_t = (I + S_T Gamma_{t+1}) (I + S_{t+1} G_t), stage t equals one `backward` from the
+    terminal value with the sums Gamma_t, lambda_t over the stages s >= t (see the head of this file).
+
+    Args:
+        value: terminal `SampleValue`, a `[..., n]`, L `[..., n, k]`.
+        grams: `[T, ..., n, n]`, one Gram matrix per stage, first stage first.
+        linear: `[T, ..., n]`, or `None` for zero.
+        diagonal: promises that `value.L` is diagonal; see `backward`.
+
+    Returns:
+        `SampleValue` with a leading stage axis: entry t is the value before stage t, so the samples' weights at
+        stage t are `weights` of entry t. The terminal value is not repeated.
+
+    Raises:
+        ValueError: as `backward`.
+
+    Numerics: agrees with T calls of `backward` to rounding, L included (Cholesky factors multiply).
+    Source: claims OURS-2 (b), for any metric and with a linear term.
+    Checked against: `verification/references/sample_space.py`.
+
+    Example:
+        >>> backward_all(init(1, beta_squared=tf.ones([1])), tf.ones([3, 1, 1, 1])).a.numpy().ravel().tolist()
+        [0.25, 0.3333333432674408, 0.5]
+    """
+    grams = tf.convert_to_tensor(grams)
+    _check_gram("grams", grams, value.L)
+    summed = tf.cumsum(grams, axis=0, reverse=True)
+    if linear is not None:
+        linear = tf.cumsum(linear, axis=0, reverse=True)
+    return backward(value, summed, linear, diagonal=diagonal)
+
+
+def weights(value, deviation=None):
+    """Weight of each column in the parameter update, w(d) = a + S d.
+
+    With the value *before* the stage (after its `backward`) the policy R (a + S d - S l) of the value behind the
+    stage is simply a + S d, because both R (a - S l) and R S are what `backward` returned. The update is
+    -M^{-1} (l_u + Qc w): a re-weighted gradient.
+
+    Args:
+        value: `SampleValue` before the stage.
+        deviation: `[..., n]`, d = C' (new state - old state); `None` is the open-loop update.
+
+    Returns:
+        `[..., n]`, the weights w.
+
+    Example:
+        >>> weights(SampleValue(tf.constant([1.0]), tf.constant([[2.0]])), tf.constant([0.5])).numpy().tolist()
+        [3.0]
+    """
+    a, L = value
+    if deviation is None:
+        return a
+    return a + tf.linalg.matvec(L, tf.linalg.matvec(L, deviation, transpose_a=True))
+
+
+def predicted_reduction(terminal, initial, grams, linear=None, own=None):
+    """Decrease of the quadratic model when every stage follows its policy, sum_t 1/2 Q_u' Q_uu^{-1} Q_u.
+
+    Summed over the stages it telescopes like the recursion itself: with Gamma, lambda the sums over all stages and
+    c the sum of l_u' M^{-1} l_u, twice the decrease is c + lambda' a_T + (Gamma a_T + lambda)' a_0.
+
+    Args:
+        terminal: `SampleValue` at the end of the network, a_T.
+        initial: `SampleValue` before the first stage, a_0.
+        grams: `[T, ..., n, n]`.
+        linear: `[T, ..., n]`, or `None` for zero.
+        own: `[...]`, c; `None` is zero.
+
+    Returns:
+        `[...]`, one number per group: the decrease is positive. Exact when one group holds the batch.
+
+    Source: GTDDP Eq. 4 inserted in the model; claims OURS-2 (c).
+    Checked against: `verification/references/sample_space.py`.
+
+    Example:
+        >>> start = init(1, beta_squared=tf.ones([1]))
+        >>> predicted_reduction(start, backward(start, tf.ones([1, 1, 1])), tf.ones([1, 1, 1, 1])).numpy().tolist()
+        [0.25]
+    """
+    pull = tf.linalg.matvec(tf.reduce_sum(grams, axis=0), terminal.a)
+    if linear is None:
+        return tf.reduce_sum(pull * initial.a, axis=-1) / 2
+    summed = tf.reduce_sum(linear, axis=0)
+    twice = tf.reduce_sum(summed * terminal.a + (pull + summed) * initial.a, axis=-1)
+    return (twice if own is None else twice + own) / 2

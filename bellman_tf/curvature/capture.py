@@ -1,0 +1,220 @@
+"""What one training step knows about a player: its input, and the cotangents of its pre-activation.
+
+Every kind of layer answers the same few questions, in the shapes of its own variables:
+
+    gradient(w)      sum_ij w_ij q_ij      q_ij = gradient of column j of sample i in the player's variables
+    inner(K)         <q_ij, K>
+    per_sample()     q_ij itself
+
+Column 0 is the back-propagated gradient of the sample's cost; columns 1..r belong to the factor of the terminal
+Hessian. No cotangent is divided by the batch size.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+Tensors = list[tf.Tensor]
+
+
+def weigh(cotangents: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
+    """Sums the columns of each sample with its weights.
+
+    Args:
+        cotangents: m tensors `[B, ...]`.
+        weights: `[B, m]`.
+
+    Returns:
+        `sum_j w_ij c_ij`, `[B, ...]`, in the dtype of the cotangents.
+    """
+    weights = tf.cast(weights, cotangents[0].dtype)
+    tail = [1] * (len(cotangents[0].shape) - 1)
+    if len(cotangents) == 1:
+        return cotangents[0] * tf.reshape(weights, [-1, *tail])
+    return tf.add_n([c * tf.reshape(weights[:, j], [-1, *tail]) for j, c in enumerate(cotangents)])
+
+
+class Capture:
+    """Base of the captures; subclasses hold the tensors of one player at one step.
+
+    Attributes:
+        cotangents: m tensors `[B, ...]`, one per column.
+    """
+
+    positions: int | None = None  # places where the layer is applied to one sample, where that is static
+    matrix: bool = False  # whether the variables pack into one matrix with Kronecker structure
+
+    def __init__(self, cotangents: Sequence[tf.Tensor]) -> None:
+        self.cotangents = list(cotangents)
+
+    @property
+    def columns(self) -> int:
+        """Number of columns m."""
+        return len(self.cotangents)
+
+    @property
+    def batch_size(self) -> tf.Tensor | int:
+        """Samples in the batch, static where known."""
+        static = self.cotangents[0].shape[0]
+        return static if static is not None else tf.shape(self.cotangents[0])[0]
+
+    def mean_weights(self) -> tf.Tensor:
+        """Weights of the plain mean gradient, `[B, m]`: 1/B in column 0."""
+        c = self.cotangents[0]
+        dtype = tf.float64 if c.dtype == tf.float64 else tf.float32
+        size = tf.cast(self.batch_size, dtype)
+        first = tf.fill([self.batch_size, 1], 1.0 / size)
+        return tf.pad(first, [[0, 0], [0, self.columns - 1]])
+
+    def scaled(self, alpha: tf.Tensor) -> "Capture":
+        """The same capture with the first column of each sample multiplied by `alpha` `[B]`."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.cotangents = [weigh(self.cotangents[:1], alpha[:, None])]
+        return other
+
+    def with_inputs(self, inputs: tf.Tensor) -> "Capture":
+        """The same cotangents with the layer's new input (claims OURS-7); `self` where that has no meaning."""
+        return self
+
+    def gradient(self, weights: tf.Tensor) -> Tensors:
+        """`sum_ij w_ij q_ij` for `weights` `[B, m]`, in the shapes of the player's variables."""
+        raise NotImplementedError
+
+    def inner(self, direction: Tensors) -> tf.Tensor:
+        """`<q_ij, K>`, `[B, m]`, for `direction` in the shapes of the variables."""
+        raise NotImplementedError
+
+    def per_sample(self) -> Tensors:
+        """`q_ij`, `[B, m, *shape]` for each variable."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixLayout:
+    """How a kernel and a bias make one matrix `[rows(+1), width]`: the bias is the row of a constant input.
+
+    Attributes:
+        kernel_shape: shape of the kernel variable, its leading axes merging into `rows`.
+        rows: input features seen by one position.
+        bias_shape: shape of the bias variable, or `None` without a bias.
+    """
+
+    kernel_shape: tuple
+    rows: int
+    bias_shape: tuple | None
+
+    @property
+    def width(self) -> int:
+        """Output features e."""
+        return math.prod(self.kernel_shape) // self.rows
+
+    @property
+    def all_rows(self) -> int:
+        """Rows with the bias."""
+        return self.rows + (self.bias_shape is not None)
+
+    def pack(self, parts: Tensors) -> tf.Tensor:
+        """Kernel and bias in the shapes of the variables (leading axes allowed) to one matrix `[..., rows(+1), e]`."""
+        lead = _lead(parts[0], len(self.kernel_shape))
+        kernel = tf.reshape(parts[0], [*lead, self.rows, self.width])
+        if self.bias_shape is None:
+            return kernel
+        return tf.concat([kernel, tf.reshape(parts[1], [*lead, 1, self.width])], axis=-2)
+
+    def unpack(self, matrix: tf.Tensor) -> Tensors:
+        """Inverse of `pack`."""
+        lead = _lead(matrix, 2)
+        kernel = tf.reshape(matrix[..., : self.rows, :], [*lead, *self.kernel_shape])
+        if self.bias_shape is None:
+            return [kernel]
+        return [kernel, tf.reshape(matrix[..., self.rows, :], [*lead, *self.bias_shape])]
+
+
+class MatrixCapture(Capture):
+    """A player whose variables are one matrix.
+
+    Attributes:
+        layout: how kernel and bias make that matrix.
+    """
+
+    matrix = True
+
+    def __init__(self, cotangents: Sequence[tf.Tensor], layout: MatrixLayout) -> None:
+        super().__init__(cotangents)
+        self.layout = layout
+
+    @property
+    def bias(self) -> bool:
+        """Whether a bias variable follows the kernel."""
+        return self.layout.bias_shape is not None
+
+    def matrix_per_sample(self) -> tf.Tensor:
+        """Per-sample gradients in matrix form, `[B, m, rows(+1), e]`."""
+        raise NotImplementedError
+
+    def per_sample(self) -> Tensors:
+        """`q_ij`, `[B, m, *shape]` for kernel and bias."""
+        return self.layout.unpack(self.matrix_per_sample())
+
+    def cotangent_moment(self) -> tf.Tensor:
+        """`B = (1/(B L)) sum_i sum_l c_il c_il'`, `[e, e]`, from column 0."""
+        flat = tf.reshape(self.cotangents[0], [-1, self.layout.width])
+        return tf.matmul(flat, flat, transpose_a=True) / tf.cast(tf.shape(flat)[0], flat.dtype)
+
+
+def _lead(tensor: tf.Tensor, tail: int) -> list:
+    """Leading sizes of a tensor, static where known, so that a reshape keeps static shapes."""
+    count = len(tensor.shape) - tail
+    dynamic = tf.shape(tensor) if any(size is None for size in tensor.shape[:count]) else None
+    return [size if size is not None else dynamic[k] for k, size in enumerate(tensor.shape[:count])]
+
+
+class PerSampleCapture(Capture):
+    """A player whose per-sample gradients are small enough to form: everything follows from them."""
+
+    def __init__(self, cotangents: Sequence[tf.Tensor], form: Callable[[tf.Tensor], Tensors]) -> None:
+        """Stores how one column's cotangent becomes per-sample gradients.
+
+        Args:
+            cotangents: m tensors `[B, ...]`.
+            form: maps one cotangent to `q_i`, `[B, *shape]` for each variable.
+        """
+        super().__init__(cotangents)
+        self._form = form
+        self._formed: Tensors | None = None
+
+    def scaled(self, alpha: tf.Tensor) -> "Capture":
+        """The same capture with the first column of each sample multiplied by `alpha` `[B]`."""
+        return PerSampleCapture([weigh(self.cotangents[:1], alpha[:, None])], self._form)
+
+    def per_sample(self) -> Tensors:
+        """`q_ij`, `[B, m, *shape]` for each variable, formed once."""
+        if self._formed is None:
+            columns = [self._form(c) for c in self.cotangents]
+            self._formed = [tf.stack(parts, axis=1) for parts in zip(*columns, strict=True)]
+        return self._formed
+
+    def gradient(self, weights: tf.Tensor) -> Tensors:
+        """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
+        return [tf.tensordot(tf.cast(weights, q.dtype), q, [[0, 1], [0, 1]]) for q in self.per_sample()]
+
+    def inner(self, direction: Tensors) -> tf.Tensor:
+        """`<q_ij, K>`, `[B, m]`."""
+        parts = [
+            tf.reduce_sum(q * tf.cast(K, q.dtype), axis=list(range(2, len(q.shape))))
+            for q, K in zip(self.per_sample(), direction, strict=True)
+        ]
+        return tf.add_n(parts)
+
+
+def work_dtype(tensor: tf.Tensor) -> tf.DType:
+    """The dtype curvature is computed in: float64 for float64, float32 for everything else."""
+    return tf.float64 if tensor.dtype == tf.float64 else tf.float32
+
+
+def to_work(tensor: tf.Tensor) -> tf.Tensor:
+    """Casts to `work_dtype`; free when nothing changes."""
+    return tf.cast(tensor, work_dtype(tensor))

@@ -1,0 +1,171 @@
+"""What a user chooses about curvature: one small frozen dataclass per metric.
+
+A string names the class with its defaults, which are Keras's own where Keras has the same method.
+"""
+
+import dataclasses
+
+import keras
+
+from bellman_tf import _checks
+
+
+class Config:
+    """Base of the curvature options; subclasses are frozen dataclasses, serialisable by their fields."""
+
+    def get_config(self) -> dict:
+        """The fields, for Keras serialisation."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Config":
+        """Rebuilds the options from their fields."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("bellman_tf")
+@dataclasses.dataclass(frozen=True)
+class Identity(Config):
+    """M = I / learning rate: stochastic gradient descent."""
+
+
+@keras.saving.register_keras_serializable("bellman_tf")
+@dataclasses.dataclass(frozen=True)
+class RMSprop(Config):
+    """M = diag(sqrt(v + epsilon)) / learning rate, v a running mean of squared gradients (Keras's RMSprop).
+
+    Attributes:
+        rho: decay of the running mean, in [0, 1).
+        epsilon: added under the root.
+    """
+
+    rho: float = 0.9
+    epsilon: float = 1e-7
+
+    def __post_init__(self) -> None:
+        _checks.check_real("rho", self.rho, least=0, below=1)
+        _checks.check_real("epsilon", self.epsilon, above=0)
+
+
+@keras.saving.register_keras_serializable("bellman_tf")
+@dataclasses.dataclass(frozen=True)
+class Adam(Config):
+    """M from Adam's bias-corrected second moment; the first moment averages the re-weighted gradient, feedback included.
+
+    Attributes:
+        beta_1: decay of the first moment, in [0, 1).
+        beta_2: decay of the second moment, in [0, 1).
+        epsilon: added to the root.
+    """
+
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+
+    def __post_init__(self) -> None:
+        _checks.check_real("beta_1", self.beta_1, least=0, below=1)
+        _checks.check_real("beta_2", self.beta_2, least=0, below=1)
+        _checks.check_real("epsilon", self.epsilon, above=0)
+
+
+CONVOLUTION_FORMS = ("sua", "autocorrelation", "patches")
+
+
+@keras.saving.register_keras_serializable("bellman_tf")
+@dataclasses.dataclass(frozen=True)
+class KFAC(Config):
+    """M = (A + pi sqrt(damping) I) (x) (B + sqrt(damping)/pi I) / learning rate, Martens & Grosse 2015, Grosse & Martens 2016.
+
+    Layers without Kronecker structure (normalisation, embedding, depthwise, open-loop layers) use the diagonal of
+    the empirical Fisher matrix with the same damping.
+
+    Attributes:
+        damping: lambda, added to the product through both factors.
+        decay: of the running means of the factors, in [0, 1).
+        update_every: steps between updates of the running means.
+        invert_every: steps between factorisations.
+        convolution: input factor of convolutions. "sua" takes pixels as spatially uncorrelated (one `[c_in, c_in]`
+            factor for every tap), "autocorrelation" the full factor from one convolution (exact up to the border),
+            "patches" the full factor exactly.
+    """
+
+    damping: float = 1e-2
+    decay: float = 0.95
+    update_every: int = 1
+    invert_every: int = 10
+    convolution: str = "sua"
+
+    def __post_init__(self) -> None:
+        _checks.check_real("damping", self.damping, above=0)
+        _checks.check_real("decay", self.decay, least=0, below=1)
+        _checks.check_integer("update_every", self.update_every, least=1)
+        _checks.check_integer("invert_every", self.invert_every, least=1)
+        _checks.check_choice("convolution", self.convolution, CONVOLUTION_FORMS)
+
+
+@keras.saving.register_keras_serializable("bellman_tf")
+@dataclasses.dataclass(frozen=True)
+class EKFAC(KFAC):
+    """K-FAC's eigenbasis with the second moments measured in it every step, George et al. 2018.
+
+    Attributes:
+        scalings: for layers applied at several positions, "exact" forms per-sample gradients, "uncorrelated"
+            drops the correlation between positions (much cheaper), "auto" is exact where a sample's positions
+            are few and "uncorrelated" elsewhere.
+    """
+
+    scalings: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.check_choice("scalings", self.scalings, ("auto", "exact", "uncorrelated"))
+
+
+@keras.saving.register_keras_serializable("bellman_tf")
+@dataclasses.dataclass(frozen=True)
+class Full(Config):
+    """M = (E[q q'] + damping I) / learning rate, the whole empirical Fisher matrix of each player: small layers.
+
+    Attributes:
+        damping: added to the diagonal.
+        decay: of the running mean, in [0, 1).
+        invert_every: steps between inversions.
+        max_parameters: refuse players with more parameters than this.
+    """
+
+    damping: float = 1e-2
+    decay: float = 0.95
+    invert_every: int = 1
+    max_parameters: int = 2048
+
+    def __post_init__(self) -> None:
+        _checks.check_real("damping", self.damping, above=0)
+        _checks.check_real("decay", self.decay, least=0, below=1)
+        _checks.check_integer("invert_every", self.invert_every, least=1)
+        _checks.check_integer("max_parameters", self.max_parameters, least=1)
+
+
+NAMES = {"identity": Identity, "rmsprop": RMSprop, "adam": Adam, "kfac": KFAC, "ekfac": EKFAC, "full": Full}
+
+
+def get(identifier: object) -> Config:
+    """Resolves the `curvature` option.
+
+    Args:
+        identifier: a name, a config object, or a serialised config object.
+
+    Returns:
+        The config object.
+
+    Raises:
+        ValueError: if the name is not known or the object is not a curvature config.
+    """
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    if isinstance(identifier, Config):
+        return identifier
+    if isinstance(identifier, str) and identifier in NAMES:
+        return NAMES[identifier]()
+    raise _checks.error(
+        "curvature", f"be one of {', '.join(map(repr, NAMES))} or an object of `bellman_tf.curvature`", identifier
+    )

@@ -1,0 +1,343 @@
+"""Convolution players, without patch matrices wherever that is possible.
+
+The kernel gradient of sample i splits over the kernel's taps: with `x[l + delta]` the input pixel that tap `delta`
+sees at output position `l`,
+
+    q_i[delta] = sum_l x_i[l + delta] c_il'          [c_in, c_out]
+
+so everything is a matrix product over positions, one per tap. Source: algorithm.md, Section 7, claims OURS-9.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from bellman_tf.curvature.capture import MatrixCapture, MatrixLayout, PerSampleCapture, Tensors, to_work, weigh
+
+
+class Taps:
+    """The input pixels each tap of a kernel sees, for any stride, dilation and padding.
+
+    Attributes:
+        offsets: kernel positions in the order of the kernel variable's leading axes.
+        channels: input channels.
+    """
+
+    def __init__(
+        self,
+        inputs: tf.Tensor,
+        output_sizes: Sequence,
+        kernel_size: Sequence[int],
+        strides: Sequence[int],
+        dilation: Sequence[int],
+        padding: str,
+    ) -> None:
+        """Pads the input once.
+
+        Args:
+            inputs: `[B, *spatial, c_in]`.
+            output_sizes: output positions per axis, ints or scalar tensors.
+            kernel_size: taps per axis.
+            strides: per axis.
+            dilation: per axis.
+            padding: "same", "valid" or "causal".
+        """
+        self.offsets = list(itertools.product(*(range(k) for k in kernel_size)))
+        self.channels = inputs.shape[-1]
+        self._output, self._strides, self._dilation = list(output_sizes), list(strides), list(dilation)
+        pads = [[0, 0]]
+        for axis, (out, k, s, d) in enumerate(zip(output_sizes, kernel_size, strides, dilation, strict=True)):
+            size = inputs.shape[axis + 1]
+            size = tf.shape(inputs)[axis + 1] if size is None else size
+            reach = (k - 1) * d
+            if padding == "causal":
+                pads.append([reach, 0])
+            elif padding == "same":
+                total = (out - 1) * s + reach + 1 - size
+                total = tf.maximum(total, 0) if tf.is_tensor(total) else max(total, 0)
+                pads.append([total // 2, total - total // 2])
+            else:
+                pads.append([0, 0])
+        padded = any(tf.is_tensor(low) or tf.is_tensor(high) or low or high for low, high in pads)
+        self._padded = tf.pad(inputs, [*pads, [0, 0]]) if padded else inputs
+        self._batch = tf.shape(inputs)[0] if inputs.shape[0] is None else inputs.shape[0]
+
+    def tap(self, offset: Sequence) -> tf.Tensor:
+        """Input seen by one tap.
+
+        Args:
+            offset: kernel position, ints or scalar tensors.
+
+        Returns:
+            `[B, L, c_in]`.
+        """
+        window = [slice(None)]
+        for start, out, s, d in zip(offset, self._output, self._strides, self._dilation, strict=True):
+            window.append(slice(start * d, start * d + (out - 1) * s + 1, s))
+        seen = self._padded[tuple(window)]
+        static = all(isinstance(out, int) for out in self._output)
+        count = math.prod(self._output) if static else -1
+        return tf.reshape(seen, [self._batch, count, self.channels])
+
+    def patches(self) -> tf.Tensor:
+        """All taps side by side, `[B, L, taps * c_in]`, features in the order of the kernel variable."""
+        return tf.concat([self.tap(offset) for offset in self.offsets], axis=-1)
+
+
+class Convolution(MatrixCapture):
+    """A convolution of any rank.
+
+    Attributes:
+        layer: the Keras layer.
+        cotangents: m tensors `[B, L, c_out]`.
+        taps: `Taps` over the channels-last input.
+        kernel_size: taps per axis.
+        groups: channel groups of the kernel.
+        output_sizes: positions per axis.
+    """
+
+    def __init__(self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> None:
+        self.layer = layer
+        self._inputs = inputs
+        self._native = list(cotangents)
+        self.groups = layer.groups
+        self.kernel_size = tuple(layer.kernel_size)
+        last = [to_work(_channels_last(layer, c)) for c in cotangents]
+        sizes = _sizes(last[0])
+        flat = [tf.reshape(c, [-1 if c.shape[0] is None else c.shape[0], _product(sizes), c.shape[-1]]) for c in last]
+        self.positions = _product(sizes) if all(isinstance(s, int) for s in sizes) else None
+        super().__init__(flat, convolution_layout(layer))
+        self.matrix = self.groups == 1
+        self.pixels = to_work(_channels_last(layer, inputs))
+        self.output_sizes = sizes
+        self.taps = self.taps_of(self.pixels)
+
+    def taps_of(self, pixels: tf.Tensor) -> Taps:
+        """What this layer's taps see of another channels-last tensor of the input's spatial size."""
+        layer = self.layer
+        return Taps(pixels, self.output_sizes, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
+
+    def scaled(self, alpha: tf.Tensor) -> "Convolution":
+        """The same capture with the first column of each sample multiplied by `alpha` `[B]`."""
+        return Convolution(self.layer, self._inputs, [weigh(self._native[:1], alpha[:, None])])
+
+    def with_inputs(self, inputs: tf.Tensor) -> "Convolution":
+        """The same cotangents with the layer's new input."""
+        return Convolution(self.layer, inputs, self._native)
+
+    def gradient(self, weights: tf.Tensor) -> Tensors:
+        """`sum_ij w_ij q_ij`: one backward-filter convolution with weighted cotangents."""
+        c = weigh(self._native, weights)
+        kernel = tf.cast(self.layer.kernel, self._inputs.dtype)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(kernel)
+            output = self.layer.convolution_op(self._inputs, kernel)
+        parts = [to_work(tape.gradient(output, kernel, output_gradients=tf.cast(c, output.dtype)))]
+        if self.bias:
+            axis = 1 if self.layer.data_format == "channels_first" else len(c.shape) - 1
+            parts.append(tf.reduce_sum(to_work(c), axis=[k for k in range(len(c.shape)) if k != axis]))
+        return parts
+
+    def inner(self, direction: Tensors) -> tf.Tensor:
+        """`<q_ij, K>`, `[B, m]`: one convolution of the input with the direction."""
+        moved = self.layer.convolution_op(self._inputs, tf.cast(direction[0], self._inputs.dtype))
+        moved = to_work(_channels_last(self.layer, moved))
+        moved = tf.reshape(moved, tf.shape(self.cotangents[0]))
+        if self.bias:
+            moved += to_work(direction[1])
+        return tf.stack([tf.reduce_sum(moved * c, axis=[1, 2]) for c in self.cotangents], axis=1)
+
+    def tap_gradients(self, offset: Sequence) -> tf.Tensor:
+        """`q_ij[delta]` of one tap, `[B, m, c_in / groups, c_out]`."""
+        x = self.taps.tap(offset)
+        if self.groups == 1:
+            return tf.stack([tf.matmul(x, c, transpose_a=True) for c in self.cotangents], axis=1)
+        batch, count = tf.shape(x)[0], tf.shape(x)[1]
+        x = tf.reshape(x, [batch, count, self.groups, -1])
+        parts = []
+        for c in self.cotangents:
+            grouped = tf.reshape(c, [batch, count, self.groups, -1])
+            q = tf.einsum("blgi,blgo->bigo", x, grouped)
+            parts.append(tf.reshape(q, [batch, self.layout.kernel_shape[-2], self.layout.width]))
+        return tf.stack(parts, axis=1)
+
+    def bias_per_sample(self) -> tf.Tensor:
+        """`sum_l c_ijl`, `[B, m, c_out]`."""
+        return tf.stack([tf.reduce_sum(c, axis=1) for c in self.cotangents], axis=1)
+
+    def matrix_per_sample(self) -> tf.Tensor:
+        """Per-sample gradients in matrix form, `[B, m, taps * c_in (+1), c_out]`."""
+        parts = [self.tap_gradients(offset) for offset in self.taps.offsets]
+        if self.bias:
+            parts.append(self.bias_per_sample()[:, :, None, :])
+        return tf.concat(parts, axis=2)
+
+    def input_moment(self, form: str) -> tf.Tensor:
+        """Second moment of the patches.
+
+        Args:
+            form: "patches" (exact, `[rows(+1), rows(+1)]`), "autocorrelation" (the same matrix from one convolution,
+                exact up to the border), or "sua" (spatially uncorrelated: `[c_in, c_in]`, the same for every tap).
+
+        Returns:
+            `A = (1/B) sum_i sum_l p_il p_il'` in the chosen form; for "sua" and "autocorrelation" the bias row is
+            left out, its entry is the number of positions.
+        """
+        batch = tf.cast(self.batch_size, self.pixels.dtype)
+        if form == "patches":
+            p = self.taps.patches()
+            if self.bias:
+                p = tf.concat([p, tf.ones_like(p[..., :1])], axis=-1)
+            flat = tf.reshape(p, [-1, p.shape[-1]])
+            return tf.matmul(flat, flat, transpose_a=True) / batch
+        # Every output position sees one pixel per tap; the input has size / positions pixels for each of them.
+        seen = tf.cast(tf.shape(self.cotangents[0])[1], batch.dtype)
+        held = tf.cast(tf.reduce_prod(tf.shape(self.pixels)[1:-1]), batch.dtype)
+        if form == "sua":
+            flat = tf.reshape(self.pixels, [-1, self.taps.channels])
+            return tf.matmul(flat, flat, transpose_a=True) * (seen / (held * batch))
+        return self._autocorrelation() * (seen / (held * batch))
+
+    def _autocorrelation(self) -> tf.Tensor:
+        """`sum_il x_i[l + a] x_i[l + b]'` for every pair of taps (a, b), as one `[rows, rows]` matrix."""
+        x, channels, rank = self.pixels, self.taps.channels, len(self.kernel_size)
+        span = [2 * k - 1 for k in self.kernel_size]
+        kernel = tf.zeros([*span, channels, channels], x.dtype)
+        dilation = list(self.layer.dilation_rate)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(kernel)
+            output = tf.nn.convolution(x, kernel, strides=[1] * rank, padding="SAME", dilations=dilation)
+        shifts = tape.gradient(output, kernel, output_gradients=x)  # [*span, c, c]: sum_l x[l + shift] x[l]'
+        shifts = tf.reshape(shifts, [-1, channels, channels])
+        index = [
+            [_ravel([a + k - 1 - b for a, b, k in zip(first, second, self.kernel_size, strict=True)], span) for second in self.taps.offsets]
+            for first in self.taps.offsets
+        ]
+        blocks = tf.gather(shifts, tf.constant(index))  # [taps, taps, c, c]
+        size = len(self.taps.offsets) * channels
+        return tf.reshape(tf.transpose(blocks, [0, 2, 1, 3]), [size, size])
+
+
+def convolution_layout(layer: keras.Layer) -> MatrixLayout:
+    """The matrix layout of a convolution: rows are taps times input channels.
+
+    Args:
+        layer: a built convolution.
+
+    Returns:
+        The layout.
+    """
+    shape = tuple(layer.kernel.shape)
+    return MatrixLayout(shape, math.prod(shape[:-1]), tuple(layer.bias.shape) if layer.use_bias else None)
+
+
+def _ravel(index: Sequence[int], sizes: Sequence[int]) -> int:
+    flat = 0
+    for k, size in zip(index, sizes, strict=True):
+        flat = flat * size + k
+    return flat
+
+
+def _channels_last(layer: keras.Layer, tensor: tf.Tensor) -> tf.Tensor:
+    if layer.data_format == "channels_last":
+        return tensor
+    rank = len(tensor.shape)
+    return tf.transpose(tensor, [0, *range(2, rank), 1])
+
+
+def _sizes(tensor: tf.Tensor) -> list:
+    """Spatial sizes of `[B, *spatial, c]`, static where known."""
+    return [tf.shape(tensor)[k] if size is None else size for k, size in enumerate(tensor.shape)][1:-1]
+
+
+def _product(sizes: Sequence) -> object:
+    if all(isinstance(size, int) for size in sizes):
+        return math.prod(sizes)
+    return -1
+
+
+def _depthwise_gradient(taps: Taps, cotangent: tf.Tensor, kernel_shape: Sequence[int]) -> tf.Tensor:
+    """Per-sample gradient of a depthwise kernel, `[B, *kernel_shape]`, from `[B, L, c_in * multiplier]`."""
+    channels, multiplier = kernel_shape[-2:]
+    batch, count = tf.shape(cotangent)[0], tf.shape(cotangent)[1]
+    c = tf.reshape(cotangent, [batch, count, channels, multiplier])
+    parts = [tf.reduce_sum(taps.tap(offset)[..., None] * c, axis=1) for offset in taps.offsets]
+    return tf.reshape(tf.stack(parts, axis=1), [batch, *kernel_shape])
+
+
+def capture_convolution(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> Convolution:
+    """Captures `keras.layers.Conv1D`, `Conv2D` or `Conv3D`.
+
+    Args:
+        layer: the layer.
+        inputs: in the layer's data format.
+        cotangents: m cotangents of the pre-activation, in the layer's data format.
+
+    Returns:
+        The capture, in the layer's variable order (kernel, bias).
+    """
+    return Convolution(layer, inputs, cotangents)
+
+
+def capture_depthwise(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> PerSampleCapture:
+    """Captures `keras.layers.DepthwiseConv1D` or `DepthwiseConv2D`.
+
+    Args:
+        layer: the layer.
+        inputs: in the layer's data format.
+        cotangents: m cotangents of the pre-activation, in the layer's data format.
+
+    Returns:
+        The capture, in the layer's variable order (kernel, bias).
+    """
+    x = to_work(_channels_last(layer, inputs))
+    last = [to_work(_channels_last(layer, c)) for c in cotangents]
+    taps = Taps(x, _sizes(last[0]), layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
+    kernel_shape = list(layer.kernel.shape)
+
+    def form(c: tf.Tensor) -> Tensors:
+        flat = tf.reshape(c, [tf.shape(c)[0], -1, c.shape[-1]])
+        parts = [_depthwise_gradient(taps, flat, kernel_shape)]
+        if layer.use_bias:
+            parts.append(tf.reduce_sum(flat, axis=1))
+        return parts
+
+    return PerSampleCapture(last, form)
+
+
+def capture_separable(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> PerSampleCapture:
+    """Captures `keras.layers.SeparableConv1D` or `SeparableConv2D`: a depthwise and a pointwise kernel.
+
+    Args:
+        layer: the layer.
+        inputs: in the layer's data format.
+        cotangents: m cotangents of the pre-activation, in the layer's data format.
+
+    Returns:
+        The capture, in the layer's variable order (depthwise kernel, pointwise kernel, bias).
+    """
+    x = to_work(_channels_last(layer, inputs))
+    last = [to_work(_channels_last(layer, c)) for c in cotangents]
+    taps = Taps(x, _sizes(last[0]), layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
+    depthwise, pointwise = to_work(tf.convert_to_tensor(layer.depthwise_kernel)), to_work(tf.convert_to_tensor(layer.pointwise_kernel))
+    depthwise_shape, pointwise_shape = list(depthwise.shape), list(pointwise.shape)
+    between = depthwise_shape[-2] * depthwise_shape[-1]
+    # What the depthwise kernel hands to the pointwise one, tap by tap: [B, L, c_in, multiplier].
+    kernel = tf.reshape(depthwise, [-1, *depthwise_shape[-2:]])
+    hidden = tf.add_n([taps.tap(offset)[..., None] * kernel[k] for k, offset in enumerate(taps.offsets)])
+    hidden = tf.reshape(hidden, [tf.shape(hidden)[0], -1, between])
+    mix = tf.reshape(pointwise, [between, -1])
+
+    def form(c: tf.Tensor) -> Tensors:
+        flat = tf.reshape(c, [tf.shape(c)[0], -1, c.shape[-1]])
+        back = tf.matmul(flat, mix, transpose_b=True)
+        q_pointwise = tf.reshape(tf.matmul(hidden, flat, transpose_a=True), [-1, *pointwise_shape])
+        parts = [_depthwise_gradient(taps, back, depthwise_shape), q_pointwise]
+        if layer.use_bias:
+            parts.append(tf.reduce_sum(flat, axis=1))
+        return parts
+
+    return PerSampleCapture(last, form)

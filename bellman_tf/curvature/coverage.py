@@ -1,0 +1,200 @@
+"""Which layers are covered, where their cotangent is taken, and how they are captured.
+
+A layer is covered when the gradient of its parameters factors over samples in a form we know. Every other layer is
+played open-loop: it trains by automatic differentiation with the sample weights, and adds nothing to a Gram matrix.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import keras
+
+from bellman_tf.curvature import config as options
+from bellman_tf.curvature.block import Block, PlayerLayout
+from bellman_tf.curvature.capture import MatrixLayout
+from bellman_tf.curvature.convolution import (
+    capture_convolution,
+    capture_depthwise,
+    capture_separable,
+    convolution_layout,
+)
+from bellman_tf.curvature.diagonal import AdamBlock, DiagonalFisherBlock, IdentityBlock, RMSpropBlock
+from bellman_tf.curvature.embedding import capture_embedding
+from bellman_tf.curvature.full import FullBlock
+from bellman_tf.curvature.kfac import EKFACBlock, KFACBlock
+from bellman_tf.curvature.linear_map import capture_dense, capture_einsum, einsum_plan
+from bellman_tf.curvature.scale_shift import capture_scale_shift
+
+PREACTIVATION, OUTPUT = "preactivation", "output"
+
+
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """How one layer is covered.
+
+    Attributes:
+        kind: name of the layer family.
+        site: where the cotangent is taken: "preactivation" (before `layer.activation`) or "output".
+        capture: function of (layer, inputs, cotangents).
+        matrix: the matrix layout, where there is one.
+        convolution: whether the layer is a convolution.
+        taps: kernel taps of a convolution, else 1.
+    """
+
+    kind: str
+    site: str
+    capture: Callable
+    matrix: MatrixLayout | None = None
+    convolution: bool = False
+    taps: int = 1
+
+
+def _expected(layer: keras.Layer, names: tuple[str, ...]) -> bool:
+    """Whether the layer's trainable variables are exactly the named attributes that exist, in order."""
+    present = [getattr(layer, name, None) for name in names]
+    return [id(v) for v in present if v is not None] == [id(v) for v in layer.trainable_variables]
+
+
+def _dense(layer: keras.Layer) -> Coverage | str:
+    if not _expected(layer, ("kernel", "bias")):
+        return "its trainable variables are not just kernel and bias"
+    shape = tuple(layer.kernel.shape)
+    matrix = MatrixLayout(shape, shape[0], tuple(layer.bias.shape) if layer.use_bias else None)
+    return Coverage("dense", PREACTIVATION, capture_dense, matrix)
+
+
+def _einsum(layer: keras.Layer) -> Coverage | str:
+    if not _expected(layer, ("kernel", "bias")):
+        return "its trainable variables are not just kernel and bias"
+    plan = einsum_plan(layer)
+    if plan is None:
+        return f"its equation '{layer.equation}' has no leading batch axis"
+    matrix = None
+    width = math.prod(dict(zip(plan.kernel, layer.kernel.shape, strict=True))[k] for k in plan.columns)
+    whole = layer.bias is None or math.prod(layer.bias.shape) == width
+    if plan.matrix and whole:
+        shape = tuple(layer.kernel.shape)
+        bias = None if layer.bias is None else tuple(layer.bias.shape)
+        matrix = MatrixLayout(shape, math.prod(shape) // width, bias)
+    return Coverage("einsum dense", PREACTIVATION, capture_einsum, matrix)
+
+
+def _convolution(layer: keras.Layer) -> Coverage | str:
+    if not _expected(layer, ("kernel", "bias")):
+        return "its trainable variables are not just kernel and bias"
+    matrix = convolution_layout(layer) if layer.groups == 1 else None
+    taps = math.prod(layer.kernel_size)
+    return Coverage("convolution", PREACTIVATION, capture_convolution, matrix, convolution=True, taps=taps)
+
+
+def _depthwise(layer: keras.Layer) -> Coverage | str:
+    if not _expected(layer, ("kernel", "bias")):
+        return "its trainable variables are not just kernel and bias"
+    return Coverage("depthwise convolution", PREACTIVATION, capture_depthwise)
+
+
+def _separable(layer: keras.Layer) -> Coverage | str:
+    if not _expected(layer, ("depthwise_kernel", "pointwise_kernel", "bias")):
+        return "its trainable variables are not just its kernels and bias"
+    return Coverage("separable convolution", PREACTIVATION, capture_separable)
+
+
+def _embedding(layer: keras.Layer) -> Coverage | str:
+    if not _expected(layer, ("_embeddings",)):
+        return "its trainable variable is not just the table"
+    return Coverage("embedding", OUTPUT, capture_embedding)
+
+
+def _scale_shift(layer: keras.Layer) -> Coverage | str:
+    if not _expected(layer, ("gamma", "beta")):
+        return "its trainable variables are not just scale and shift"
+    if getattr(layer, "synchronized", False):
+        return "its statistics are synchronised across replicas"
+    if getattr(layer, "renorm", False):
+        return "it uses batch renormalisation"
+    if getattr(layer, "rms_scaling", False):
+        return "it uses the deprecated rms_scaling"
+    return Coverage("scale and shift", OUTPUT, capture_scale_shift)
+
+
+_FAMILIES: tuple[tuple[type, Callable], ...] = (
+    (keras.layers.Dense, _dense),
+    (keras.layers.EinsumDense, _einsum),
+    (keras.layers.Conv1D, _convolution),
+    (keras.layers.Conv2D, _convolution),
+    (keras.layers.Conv3D, _convolution),
+    (keras.layers.DepthwiseConv1D, _depthwise),
+    (keras.layers.DepthwiseConv2D, _depthwise),
+    (keras.layers.SeparableConv1D, _separable),
+    (keras.layers.SeparableConv2D, _separable),
+    (keras.layers.Embedding, _embedding),
+    (keras.layers.BatchNormalization, _scale_shift),
+    (keras.layers.LayerNormalization, _scale_shift),
+    (keras.layers.GroupNormalization, _scale_shift),
+)
+
+
+def coverage(layer: keras.Layer) -> Coverage | str:
+    """Looks a layer up.
+
+    Args:
+        layer: a built Keras layer with trainable variables.
+
+    Returns:
+        Its coverage, or the reason why it is played open-loop.
+    """
+    for family, build in _FAMILIES:
+        if type(layer) is family:
+            if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None) is not None:
+                return "it is adapted or quantised"
+            return build(layer)
+        if isinstance(layer, family) and type(layer).call is not family.call:
+            return f"it overrides the call of {family.__name__}"
+        if isinstance(layer, family):
+            return build(layer)
+    return f"{type(layer).__name__} has no Gram form"
+
+
+def player_layout(name: str, shapes: tuple[tuple, ...], found: Coverage | str) -> PlayerLayout:
+    """What a block needs to know about a player.
+
+    Args:
+        name: the player's name.
+        shapes: shapes of its variables.
+        found: what `coverage` said.
+
+    Returns:
+        The layout.
+    """
+    if isinstance(found, str):
+        return PlayerLayout(name, shapes, covered=False)
+    return PlayerLayout(name, shapes, found.matrix, found.convolution, found.taps)
+
+
+def make_block(config: options.Config, layout: PlayerLayout) -> Block:
+    """The curvature block of a player.
+
+    Args:
+        config: the user's choice.
+        layout: the player.
+
+    Returns:
+        The block; players without the structure a metric needs get the diagonal Fisher matrix, as `describe` says.
+
+    Raises:
+        ValueError: if `curvature="full"` and the player is too large.
+    """
+    if isinstance(config, options.Identity):
+        return IdentityBlock(layout)
+    if isinstance(config, options.RMSprop):
+        return RMSpropBlock(layout, config)
+    if isinstance(config, options.Adam):
+        return AdamBlock(layout, config)
+    if isinstance(config, options.Full) and layout.covered:
+        return FullBlock(layout, config)
+    if isinstance(config, options.EKFAC) and layout.matrix is not None:
+        return EKFACBlock(layout, config)
+    if isinstance(config, options.KFAC) and layout.matrix is not None:
+        return KFACBlock(layout, config)
+    return DiagonalFisherBlock(layout, config.damping, config.decay)

@@ -1,0 +1,73 @@
+"""Embedding players: a dense layer on one-hot inputs that are never formed."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from bellman_tf.curvature.capture import Capture, Tensors, to_work, weigh
+
+
+class Lookup(Capture):
+    """Rows of a table, picked by token.
+
+    Attributes:
+        tokens: `[B, L]`, int32.
+        cotangents: m tensors `[B, L, e]`.
+        vocabulary: number of rows.
+    """
+
+    def __init__(self, tokens: tf.Tensor, cotangents: Sequence[tf.Tensor], vocabulary: int) -> None:
+        super().__init__([to_work(c) for c in cotangents])
+        self.tokens = tokens
+        self.vocabulary = vocabulary
+        self.positions = tokens.shape[1]
+
+    def gradient(self, weights: tf.Tensor) -> Tensors:
+        """`sum_ij w_ij q_ij`, one `[V, e]` table."""
+        c = weigh(self.cotangents, weights)
+        return [self._add_rows(tf.reshape(c, [-1, c.shape[-1]]))]
+
+    def _add_rows(self, rows: tf.Tensor) -> tf.Tensor:
+        return tf.math.unsorted_segment_sum(rows, tf.reshape(self.tokens, [-1]), self.vocabulary)
+
+    def inner(self, direction: Tensors) -> tf.Tensor:
+        """`<q_ij, K>`, `[B, m]`."""
+        rows = tf.gather(to_work(direction[0]), self.tokens)
+        return tf.stack([tf.reduce_sum(rows * c, axis=[1, 2]) for c in self.cotangents], axis=1)
+
+    def squares(self) -> Tensors:
+        """`(1/B) sum_i q_i^2` entry by entry, a token repeated inside a sample counted as if in another sample."""
+        c = self.cotangents[0]
+        return [self._add_rows(tf.reshape(c * c, [-1, c.shape[-1]])) / tf.cast(self.batch_size, c.dtype)]
+
+    def per_sample(self) -> Tensors:
+        """`q_ij`, `[B, m, V, e]`: only for small tables."""
+        size = self.batch_size
+        offset = tf.range(size)[:, None] * self.vocabulary
+        rows = tf.reshape(tf.cast(self.tokens, tf.int32) + offset, [-1])
+        parts = [
+            tf.math.unsorted_segment_sum(tf.reshape(c, [-1, c.shape[-1]]), rows, size * self.vocabulary)
+            for c in self.cotangents
+        ]
+        width = self.cotangents[0].shape[-1]
+        return [tf.stack([tf.reshape(p, [size, self.vocabulary, width]) for p in parts], axis=1)]
+
+
+def capture_embedding(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> Lookup:
+    """Captures a `keras.layers.Embedding`.
+
+    Args:
+        layer: the layer.
+        inputs: tokens, `[B, ...]`.
+        cotangents: m tensors `[B, ..., e]`, cotangents of the layer's output.
+
+    Returns:
+        The capture of its one table.
+    """
+    size = tf.shape(inputs)[0]
+    middle = tf.TensorShape(inputs.shape[1:])
+    count = middle.num_elements() if middle.is_fully_defined() else -1
+    tokens = tf.reshape(tf.cast(inputs, tf.int32), [size, count])
+    width = layer.output_dim
+    return Lookup(tokens, [tf.reshape(c, [size, count, width]) for c in cotangents], layer.input_dim)

@@ -1,0 +1,300 @@
+"""Kronecker-factored metrics: K-FAC and EKFAC, for dense layers and convolutions.
+
+With x the input of a position, constant bias feature included, and c its cotangent,
+
+    A = E[x x'],  B = E[c c'],  M = (A + pi sqrt(lambda) I) (x) (B + sqrt(lambda) / pi I) / learning_rate
+
+where (x) acts on the matrix form of kernel and bias, `A^{-1} G B^{-1}`. EKFAC keeps the eigenbases U_A, U_B and
+measures the second moments s of the gradient in them: `M = U (s + lambda) U' / learning_rate`.
+
+A convolution's matrix has the rows (tap, channel). Its input factor is the full matrix over those rows, or one
+`[c_in, c_in]` matrix shared by all taps (`convolution="sua"`); then, as for "autocorrelation", the bias row stands
+alone with the number of positions as its moment.
+"""
+
+import tensorflow as tf
+
+from bellman_tf.curvature import config as options
+from bellman_tf.curvature.block import Block, Metric, PlayerLayout, StateSpec, Step, every, running_mean
+from bellman_tf.curvature.capture import Capture, MatrixCapture, MatrixLayout, Tensors
+from bellman_tf.curvature.convolution import Convolution
+from bellman_tf.linalg import eigh, factor_spd, inverse_spd, split_damping
+
+# Per-sample gradients of a layer at up to this many positions are formed by `scalings="auto"`.
+FEW_POSITIONS = 16
+
+
+class KroneckerRows:
+    """Applies an input-side matrix to the rows of the matrix form.
+
+    Attributes:
+        layout: kernel and bias as one matrix.
+        repeats: copies of the input factor along the kernel's rows: taps for "sua", else 1.
+        bias_apart: whether the bias row has its own scalar instead of a row of the factor.
+    """
+
+    def __init__(self, layout: MatrixLayout, repeats: int, bias_apart: bool) -> None:
+        self.layout, self.repeats = layout, repeats
+        self.bias_apart = bias_apart and layout.bias_shape is not None
+        self.size = layout.rows // repeats + (layout.bias_shape is not None and not self.bias_apart)
+
+    @property
+    def plain(self) -> bool:
+        """Whether one factor holds every row."""
+        return self.repeats == 1 and not self.bias_apart
+
+    def apply(self, left: tf.Tensor, matrix: tf.Tensor, bias_scale: tf.Tensor) -> tf.Tensor:
+        """`left` on every copy of the kernel's rows, `bias_scale` on the bias row.
+
+        Args:
+            left: `[size, size]`.
+            matrix: `[..., rows(+1), e]`.
+            bias_scale: scalar or `[1, e]`; read only when the bias stands apart.
+
+        Returns:
+            Shape of `matrix`.
+        """
+        if self.plain:
+            return tf.matmul(left, matrix)
+        kernel = matrix[..., : self.layout.rows, :]
+        if self.repeats == 1:
+            kernel = tf.matmul(left, kernel)
+        else:
+            lead = tf.shape(kernel)[:-2]
+            shape = tf.concat([lead, [self.repeats, self.size, self.layout.width]], 0)
+            kernel = tf.reshape(tf.matmul(left, tf.reshape(kernel, shape)), tf.shape(kernel))
+        if not self.bias_apart:
+            return kernel
+        return tf.concat([kernel, bias_scale * matrix[..., self.layout.rows :, :]], axis=-2)
+
+
+class KroneckerMetric(Metric):
+    """M^{-1} = learning_rate A^{-1} (x) B^{-1}."""
+
+    def __init__(
+        self, rows: KroneckerRows, A_inv: tf.Tensor, B_inv: tf.Tensor, bias_inv: tf.Tensor, learning_rate: tf.Tensor
+    ) -> None:
+        self._rows, self._A_inv, self._B_inv, self._bias_inv = rows, A_inv, B_inv, bias_inv
+        self.scale = learning_rate
+        self.kronecker = rows.plain
+        self.tapwise = rows.repeats > 1
+
+    def solve(self, parts: Tensors) -> Tensors:
+        """`learning_rate A^{-1} G B^{-1}`; leading axes are allowed."""
+        layout = self._rows.layout
+        left = self._rows.apply(self._A_inv, layout.pack(parts), self._bias_inv)
+        return layout.unpack(tf.matmul(left, self.scale * self._B_inv))
+
+    def input_solve(self, x: tf.Tensor) -> tf.Tensor:
+        """`x A^{-1}` for rows x with the bias feature, `[..., rows(+1)]`."""
+        return tf.tensordot(x, self._A_inv, 1)
+
+    def cotangent_solve(self, c: tf.Tensor) -> tf.Tensor:
+        """`c B^{-1}`, `[..., e]`."""
+        return tf.tensordot(c, self._B_inv, 1)
+
+    def solve_tap(self, q: tf.Tensor, tap: object) -> tf.Tensor:
+        """One tap of a convolution's kernel, `[..., c_in, c_out]`."""
+        return tf.matmul(tf.matmul(self._A_inv, q), self.scale * self._B_inv)
+
+    def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
+        """The bias of a convolution, `[..., c_out]`."""
+        return self._bias_inv * tf.tensordot(q, self.scale * self._B_inv, 1)
+
+
+class EigenMetric(Metric):
+    """M^{-1} = learning_rate U (1 / (s + damping)) U' with U = U_A (x) U_B."""
+
+    def __init__(
+        self, rows: KroneckerRows, U_A: tf.Tensor, U_B: tf.Tensor, inverse: tf.Tensor
+    ) -> None:
+        """Stores the basis.
+
+        Args:
+            rows: the row structure.
+            U_A: `[size, size]`.
+            U_B: `[e, e]`.
+            inverse: `[rows(+1), e]`, learning_rate / (s + damping).
+        """
+        self._rows, self._U_A, self._U_B, self.inverse = rows, U_A, U_B, inverse
+        self.tapwise = rows.repeats > 1
+
+    def rotate(self, matrix: tf.Tensor) -> tf.Tensor:
+        """`U_A' G U_B`, `[..., rows(+1), e]`."""
+        one = tf.ones([], matrix.dtype)
+        return tf.matmul(self._rows.apply(tf.transpose(self._U_A), matrix, one), self._U_B)
+
+    def solve(self, parts: Tensors) -> Tensors:
+        """Into the eigenbasis, through the diagonal, and back; leading axes are allowed."""
+        layout = self._rows.layout
+        turned = tf.matmul(self.inverse * self.rotate(layout.pack(parts)), self._U_B, transpose_b=True)
+        return layout.unpack(self._rows.apply(self._U_A, turned, tf.ones([], turned.dtype)))
+
+    def rotate_input(self, x: tf.Tensor) -> tf.Tensor:
+        """`x U_A`, `[..., size]`."""
+        return tf.tensordot(x, self._U_A, 1)
+
+    def rotate_cotangent(self, c: tf.Tensor) -> tf.Tensor:
+        """`c U_B`, `[..., e]`."""
+        return tf.tensordot(c, self._U_B, 1)
+
+    def solve_tap(self, q: tf.Tensor, tap: object) -> tf.Tensor:
+        """One tap of a convolution's kernel, `[..., c_in, c_out]`; `tap` is its flat number."""
+        rows = self._rows
+        inverse = tf.reshape(self.inverse[: rows.layout.rows], [rows.repeats, rows.size, rows.layout.width])[tap]
+        turned = inverse * tf.matmul(tf.matmul(self._U_A, q, transpose_a=True), self._U_B)
+        return tf.matmul(tf.matmul(self._U_A, turned), self._U_B, transpose_b=True)
+
+    def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
+        """The bias of a convolution, `[..., c_out]`."""
+        turned = self.inverse[-1] * tf.tensordot(q, self._U_B, 1)
+        return tf.tensordot(turned, self._U_B, [[-1], [1]])
+
+
+class KFACBlock(Block):
+    """Running Kronecker factors and their damped inverses."""
+
+    needs_capture = True
+
+    def __init__(self, layout: PlayerLayout, config: options.KFAC) -> None:
+        """Lays out the factors.
+
+        Args:
+            layout: the player; `layout.matrix` must not be `None`.
+            config: the options.
+        """
+        super().__init__(layout)
+        self.config = config
+        self.form = config.convolution if layout.convolution else "patches"
+        repeats = layout.taps if self.form == "sua" else 1
+        self.rows = KroneckerRows(layout.matrix, repeats, bias_apart=self.form != "patches")
+
+    def state_specs(self) -> list[StateSpec]:
+        """Factors A, B; their damped inverses; the inverse of the bias row's moment."""
+        size, width = self.rows.size, self.layout.matrix.width
+        return [
+            StateSpec("input_factor", (size, size)),
+            StateSpec("gradient_factor", (width, width)),
+            StateSpec("input_inverse", (size, size), "identity"),
+            StateSpec("gradient_inverse", (width, width), "identity"),
+            StateSpec("bias_inverse", (), "ones"),
+        ]
+
+    def _moments(self, state: Tensors, capture: MatrixCapture, step: Step) -> Tensors:
+        """Running means of A and B, updated every `update_every` steps."""
+        config = self.config
+
+        def refresh() -> Tensors:
+            count = step.iteration // config.update_every
+            A = capture.input_moment(self.form) if isinstance(capture, Convolution) else capture.input_moment()
+            return [
+                running_mean(state[0], A, config.decay, count),
+                running_mean(state[1], capture.cotangent_moment(), config.decay, count),
+            ]
+
+        return every(config.update_every, step.iteration, refresh, state[:2])
+
+    def _positions(self, capture: Capture, dtype: tf.DType) -> tf.Tensor:
+        count = capture.positions
+        return tf.cast(tf.shape(capture.cotangents[0])[1] if count is None else count, dtype)
+
+    def update(
+        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
+    ) -> tuple[Tensors, Metric]:
+        """New factors; new inverses every `invert_every` steps."""
+        A, B = self._moments(state, capture, step)
+
+        def refresh() -> Tensors:
+            damping_A, damping_B = split_damping(A, B, self.config.damping)
+            bias = self._positions(capture, A.dtype) if self.rows.bias_apart else tf.ones([], A.dtype)
+            return [
+                inverse_spd(factor_spd(A, damping_A)),
+                inverse_spd(factor_spd(B, damping_B)),
+                1 / (bias + damping_A),
+            ]
+
+        inverses = every(self.config.invert_every, step.iteration, refresh, state[2:])
+        metric = KroneckerMetric(self.rows, inverses[0], inverses[1], inverses[2], step.learning_rate)
+        return [A, B, *inverses], metric
+
+    def describe(self) -> str:
+        """A word or two for `game_summary`."""
+        size, width = self.rows.size, self.layout.matrix.width
+        copies = f"{self.rows.repeats} x " if self.rows.repeats > 1 else ""
+        return f"kfac {copies}{size} (x) {width}"
+
+
+class EKFACBlock(KFACBlock):
+    """Eigenbases of the factors, and second moments in them."""
+
+    def state_specs(self) -> list[StateSpec]:
+        """Factors A, B; eigenbases; second moments."""
+        size, width = self.rows.size, self.layout.matrix.width
+        return [
+            StateSpec("input_factor", (size, size)),
+            StateSpec("gradient_factor", (width, width)),
+            StateSpec("input_basis", (size, size), "identity"),
+            StateSpec("gradient_basis", (width, width), "identity"),
+            StateSpec("scalings", (self.layout.matrix.all_rows, width)),
+        ]
+
+    def update(
+        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
+    ) -> tuple[Tensors, Metric]:
+        """New factors and scalings; new eigenbases every `invert_every` steps."""
+        A, B = self._moments(state, capture, step)
+
+        def refresh() -> Tensors:
+            eig_A, U_A = eigh(A)
+            eig_B, U_B = eigh(B)
+            rows = [eig_A] * self.rows.repeats
+            if self.rows.bias_apart:
+                rows.append(self._positions(capture, A.dtype)[None])
+            # K-FAC's own estimate starts the scalings of a new basis.
+            return [U_A, U_B, tf.maximum(tf.concat(rows, 0), 0)[:, None] * tf.maximum(eig_B, 0)]
+
+        U_A, U_B, s = every(self.config.invert_every, step.iteration, refresh, state[2:])
+        metric = EigenMetric(self.rows, U_A, U_B, s)
+        s = self.config.decay * s + (1 - self.config.decay) * self._second_moments(capture, metric)
+        metric.inverse = step.learning_rate / (s + self.config.damping)
+        return [A, B, U_A, U_B, s], metric
+
+    def _second_moments(self, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
+        """`E[(U_A' q U_B)^2]`, `[rows(+1), e]`, from column 0."""
+        batch = tf.cast(capture.batch_size, capture.cotangents[0].dtype)
+        c = metric.rotate_cotangent(capture.cotangents[0])
+        if capture.positions == 1 and not isinstance(capture, Convolution):
+            x = metric.rotate_input(capture.augmented())
+            return tf.matmul(tf.square(x), tf.square(c), transpose_a=True) / batch
+        few = capture.positions is not None and capture.positions <= FEW_POSITIONS
+        if self.config.scalings == "exact" or (self.config.scalings == "auto" and few):
+            q = metric.rotate(capture.matrix_per_sample()[:, 0])
+            return tf.reduce_mean(tf.square(q), axis=0)
+        c = tf.reshape(tf.square(c), [-1, self.layout.matrix.width])
+        if not isinstance(capture, Convolution):
+            x = metric.rotate_input(capture.augmented())
+            return tf.matmul(tf.square(tf.reshape(x, [-1, x.shape[-1]])), c, transpose_a=True) / batch
+        return self._convolution_moments(capture, metric, c) / batch
+
+    def _convolution_moments(self, capture: Convolution, metric: EigenMetric, c: tf.Tensor) -> tf.Tensor:
+        """`sum_il (rotated patch)^2 (rotated cotangent)^2'` with positions taken as uncorrelated."""
+        if self.form == "sua":
+            # One product per tap, over the rotated pixels.
+            turned = capture.taps_of(tf.square(metric.rotate_input(capture.pixels)))
+            parts = [
+                tf.matmul(tf.reshape(turned.tap(offset), [-1, self.rows.size]), c, transpose_a=True)
+                for offset in turned.offsets
+            ]
+        else:
+            patches = capture.taps.patches()
+            if not self.rows.bias_apart and self.layout.matrix.bias_shape is not None:
+                patches = tf.concat([patches, tf.ones_like(patches[..., :1])], axis=-1)
+            x = tf.square(tf.reshape(metric.rotate_input(patches), [-1, self.rows.size]))
+            parts = [tf.matmul(x, c, transpose_a=True)]
+        if self.rows.bias_apart:
+            parts.append(tf.reduce_sum(c, axis=0, keepdims=True))
+        return tf.concat(parts, axis=0)
+
+    def describe(self) -> str:
+        """A word or two for `game_summary`."""
+        return "e" + super().describe()

@@ -1,0 +1,69 @@
+"""Players with one scale and one shift per feature: batch, layer and group normalisation.
+
+Their per-sample gradients are tiny, `sum_l c_l xhat_l` and `sum_l c_l`, so they are formed. The normalised input is
+computed again from the layer's input; TensorFlow merges the moments with those of the layer's own call.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from bellman_tf.curvature.capture import PerSampleCapture, Tensors, to_work
+
+
+def normalised_input(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
+    """What the layer multiplies by its scale, in the layer's training mode.
+
+    Args:
+        layer: BatchNormalization, LayerNormalization or GroupNormalization.
+        inputs: `[B, ...]`.
+
+    Returns:
+        The normalised input, shape of `inputs`.
+    """
+    rank = len(inputs.shape)
+    if isinstance(layer, keras.layers.GroupNormalization):
+        axis = layer.axis % rank
+        shape = [tf.shape(inputs)[k] if size is None else size for k, size in enumerate(inputs.shape)]
+        grouped = tf.reshape(
+            inputs, [*shape[:axis], layer.groups, inputs.shape[axis] // layer.groups, *shape[axis + 1 :]]
+        )
+        axes = [k for k in range(1, rank + 1) if k != axis]
+        mean, variance = tf.nn.moments(grouped, axes, keepdims=True)
+        return tf.reshape((grouped - mean) * tf.math.rsqrt(variance + layer.epsilon), shape)
+    axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
+    axes = [axis % rank for axis in axes]
+    if isinstance(layer, keras.layers.BatchNormalization):
+        axes = [k for k in range(rank) if k not in axes]
+    mean, variance = tf.nn.moments(inputs, axes, keepdims=True)
+    return (inputs - mean) * tf.math.rsqrt(variance + layer.epsilon)
+
+
+def capture_scale_shift(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> PerSampleCapture:
+    """Captures a normalisation layer.
+
+    Args:
+        layer: BatchNormalization, LayerNormalization or GroupNormalization.
+        inputs: `[B, ...]`.
+        cotangents: m tensors, cotangents of the layer's output.
+
+    Returns:
+        The capture; variables in the layer's order, scale before shift.
+    """
+    x = to_work(inputs)
+    rank = len(x.shape)
+    axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
+    kept = [axis % rank for axis in axes]
+    summed = [k for k in range(1, rank) if k not in kept]
+    normalised = normalised_input(layer, x) if layer.scale else None
+
+    def form(c: tf.Tensor) -> Tensors:
+        parts = []
+        if layer.scale:
+            parts.append(tf.reduce_sum(c * normalised, axis=summed))
+        if layer.center:
+            parts.append(tf.reduce_sum(c, axis=summed))
+        return parts
+
+    return PerSampleCapture([to_work(c) for c in cotangents], form)

@@ -1,0 +1,170 @@
+"""The calls of a Keras model, in execution order, with nested models inlined.
+
+A Keras model built from symbolic tensors remembers how each tensor was made (`KerasTensor._keras_history`). Walking
+that record back from the outputs gives a flat program: a list of `Call`s over numbered `Slot`s. A subclassed model is
+called once on symbolic tensors first, which records the same history.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+
+
+class UntraceableModelError(ValueError):
+    """The model's `call` cannot be run on symbolic tensors, so its layers cannot be seen."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Number of a tensor in the flat program."""
+
+    index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One operation applied once.
+
+    Attributes:
+        operation: the Keras layer or operation.
+        args: positional arguments, tensors replaced by `Slot`s.
+        kwargs: keyword arguments, tensors replaced by `Slot`s.
+        outputs: slots of the flattened outputs.
+    """
+
+    operation: keras.Operation
+    args: tuple
+    kwargs: dict
+    outputs: tuple[Slot, ...]
+
+    @property
+    def inputs(self) -> tuple[Slot, ...]:
+        """Slots read by this call, in argument order."""
+        return tuple(leaf for leaf in keras.tree.flatten((self.args, self.kwargs)) if isinstance(leaf, Slot))
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A model as a flat program.
+
+    Attributes:
+        inputs: slots of the flattened model inputs.
+        outputs: the model's output structure, tensors replaced by `Slot`s.
+        calls: every call, each after the calls it reads from.
+    """
+
+    inputs: tuple[Slot, ...]
+    outputs: object
+    calls: tuple[Call, ...]
+
+
+def _is_inlinable(operation: keras.Operation) -> bool:
+    """Whether a nested model runs its recorded graph and nothing else."""
+    if not isinstance(operation, keras.Function | keras.Sequential) or not isinstance(operation, keras.Model):
+        return False
+    return _plain_call(type(operation).call)
+
+
+def _plain_call(call: Callable) -> bool:
+    module = call.__module__
+    return module.startswith(("keras.src.", "bellman_tf."))
+
+
+class _Tracer:
+    """Walks `_keras_history`, giving each symbolic tensor a slot."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.count = 0
+
+    def new_slot(self) -> Slot:
+        self.count += 1
+        return Slot(self.count - 1)
+
+    def run(self, inputs: list, outputs: object, slots: list[Slot]) -> object:
+        """Records the calls between symbolic `inputs` and `outputs`; returns `outputs` as slots."""
+        known = {id(tensor): slot for tensor, slot in zip(inputs, slots, strict=True)}
+        for node in self._sorted_nodes(outputs, set(known)):
+            args, kwargs = keras.tree.map_structure(
+                lambda leaf: known[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf,
+                (node.arguments.args, node.arguments.kwargs),
+            )
+            made = self._apply(node, args, kwargs)
+            known.update({id(tensor): slot for tensor, slot in zip(node.outputs, made, strict=True)})
+        return keras.tree.map_structure(lambda leaf: known[id(leaf)], outputs)
+
+    def _apply(self, node: object, args: tuple, kwargs: dict) -> list[Slot]:
+        operation = node.operation
+        if _is_inlinable(operation) and operation.built:
+            inner = [leaf for leaf in keras.tree.flatten(args) if isinstance(leaf, Slot)]
+            if len(inner) == len(operation.inputs):
+                return keras.tree.flatten(self.run(operation.inputs, operation.outputs, inner))
+        made = [self.new_slot() for _ in node.outputs]
+        self.calls.append(Call(operation, args, kwargs, tuple(made)))
+        return made
+
+    @staticmethod
+    def _sorted_nodes(outputs: object, stop: set[int]) -> list:
+        """Nodes that lead to `outputs`, each after the nodes it reads from (depth first, no recursion)."""
+        order, done = [], set()
+        stack = [(tensor, False) for tensor in reversed(keras.tree.flatten(outputs))]
+        while stack:
+            item, ready = stack.pop()
+            if ready:
+                order.append(item)
+                continue
+            if id(item) in stop:
+                continue
+            history = item._keras_history
+            node = history.operation._inbound_nodes[history.node_index]
+            if id(node) in done:
+                continue
+            done.add(id(node))
+            stack.append((node, True))
+            stack.extend((tensor, False) for tensor in reversed(node.input_tensors))
+        return order
+
+
+def _symbolic_subclass(model: keras.Model) -> tuple[list, object]:
+    """Calls a subclassed model once on symbolic inputs of the shapes it was built with."""
+    shapes = getattr(model, "_game_input_signature", None)
+    if shapes is None:
+        raise UntraceableModelError(
+            f"The model '{model.name}' must have been called on data before its layers can be listed. "
+            "Call it once on a batch, or build it."
+        )
+    symbolic = keras.tree.map_structure(
+        lambda spec: keras.KerasTensor(spec.shape, dtype=spec.dtype) if spec is not None else None, shapes
+    )
+    inputs = [keras.Input(batch_shape=leaf.shape, dtype=leaf.dtype) for leaf in keras.tree.flatten(symbolic)]
+    packed = keras.tree.pack_sequence_as(symbolic, inputs)
+    keywords = {"training": True} if model._call_has_training_arg else {}
+    try:
+        return inputs, type(model).call(model, packed, **keywords)
+    except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
+        # What Keras and TensorFlow raise when a KerasTensor meets raw tf.* code or Python control flow on values.
+        raise UntraceableModelError(f"`call` of the model '{model.name}' cannot run on symbolic tensors: {error}") from error
+
+
+def trace(model: keras.Model) -> Graph:
+    """Lists the calls of a model.
+
+    Args:
+        model: functional, Sequential, or a subclassed model that has seen a batch.
+
+    Returns:
+        The flat program, nested functional and Sequential models inlined.
+
+    Raises:
+        UntraceableModelError: if a subclassed model's `call` needs values (raw `tf.*` code, Python control flow on
+            tensors), or its input shapes are not known yet.
+    """
+    if _is_inlinable(model):
+        inputs, outputs = list(model.inputs), model.output if isinstance(model, keras.Function) else model.outputs[0]
+    else:
+        inputs, outputs = _symbolic_subclass(model)
+    tracer = _Tracer()
+    slots = [tracer.new_slot() for _ in inputs]
+    structure = tracer.run(inputs, outputs, slots)
+    return Graph(tuple(slots), structure, tuple(tracer.calls))

@@ -1,0 +1,206 @@
+"""A Keras model as a game: its trainable layers are the players, cut into stages.
+
+The stage of a layer is the number of trainable layers on the longest path above it. The state before stage t is every
+tensor that crosses the cut: made before, read at stage t or later (or an output of the network), and dependent on some
+player. Source: algorithm.md, Section 1; GTDDP Sec. 3.1; DGN Fig. 2.
+"""
+
+import dataclasses
+
+import keras
+
+from bellman_tf.curvature.coverage import Coverage, coverage
+from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, trace
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Player:
+    """The parameters of one layer, or of several that cannot be told apart.
+
+    Attributes:
+        index: position in `Game.players`.
+        name: layer names.
+        layers: the layers whose variables these are.
+        variables: trainable variables, in the layers' order.
+        calls: where the layers are applied; empty if that is not known.
+        stage: of the first call; `None` if the calls are not known.
+        coverage: how the player is covered, or the reason why it is open-loop.
+    """
+
+    index: int
+    name: str
+    layers: tuple[keras.Layer, ...]
+    variables: tuple
+    calls: tuple[Call, ...]
+    stage: int | None
+    coverage: Coverage | str
+
+    @property
+    def covered(self) -> bool:
+        """Whether the player has a Gram form."""
+        return isinstance(self.coverage, Coverage)
+
+    @property
+    def kind(self) -> str:
+        """Layer family, or "open-loop"."""
+        return self.coverage.kind if self.covered else "open-loop"
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(int(keras.ops.size(v)) for v in self.variables)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    """One stage of the game.
+
+    Attributes:
+        before: calls without parameters that lead up to the cut before this stage.
+        state: slots crossing the cut.
+        calls: calls of players at this stage, in graph order.
+        players: players that act here for the first time (a shared layer acts once).
+    """
+
+    before: tuple[Call, ...]
+    state: tuple[Slot, ...]
+    calls: tuple[Call, ...]
+    players: tuple[Player, ...]
+
+
+class Game:
+    """The players and stages of a model.
+
+    Attributes:
+        graph: the model as a flat program, or `None` if it cannot be traced.
+        reason: why `graph` is `None`.
+        players: every player, in order of stage; then those whose place is not known.
+        stages: the stages in forward order.
+        after: calls without parameters behind the last stage.
+        player_of: player of each call that has one, by `id` of the call.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        """Reads a model's graph.
+
+        Args:
+            model: a built Keras model.
+        """
+        self.reason = ""
+        try:
+            self.graph: Graph | None = trace(model)
+        except UntraceableModelError as error:
+            self.graph, self.reason = None, str(error)
+        calls = self.graph.calls if self.graph else ()
+        groups = _players_of(calls)
+        made = _times(calls, {id(call) for group in groups for call in group})
+        self.players: list[Player] = []
+        self.player_of: dict[int, Player] = {}
+        for group in sorted(groups, key=lambda group: _stage(group[0], made)):
+            self._add_player(group, _stage(group[0], made))
+        self._add_loose(model)
+        self._cut(calls, made)
+
+    @property
+    def open_loop_players(self) -> list[Player]:
+        """Players without a Gram form."""
+        return [player for player in self.players if not player.covered]
+
+    @property
+    def loose_players(self) -> list[Player]:
+        """Players whose place in the network is not known."""
+        return [player for player in self.players if player.stage is None]
+
+    def _add_player(self, calls: list[Call], stage: int) -> None:
+        layers = tuple({id(call.operation): call.operation for call in calls}.values())
+        variables = tuple({id(v): v for layer in layers for v in layer.trainable_variables}.values())
+        if len(layers) > 1:
+            found: Coverage | str = "several layers share its variables"
+        elif len(calls) > 1:
+            found = f"it is applied {len(calls)} times"
+        elif len(calls[0].outputs) != 1:
+            found = f"it has {len(calls[0].outputs)} outputs"
+        else:
+            found = coverage(layers[0])
+            if _masked_normalisation(calls[0]):
+                found = "its statistics are masked"
+        name = " + ".join(layer.name for layer in layers)
+        player = Player(len(self.players), name, layers, variables, tuple(calls), stage, found)
+        self.players.append(player)
+        self.player_of.update({id(call): player for call in calls})
+
+    def _add_loose(self, model: keras.Model) -> None:
+        """Trainable variables that no traced layer owns still train, one open-loop player per owner."""
+        known = {id(v) for player in self.players for v in player.variables}
+        for layer in model._flatten_layers(include_self=True, recursive=True):
+            own = [v for v in layer._trainable_variables if id(v) not in known and v.trainable and layer.trainable]
+            if own:
+                known.update(id(v) for v in own)
+                reason = "its model cannot be traced" if self.graph is None else "its place in the network is not known"
+                self.players.append(Player(len(self.players), layer.name, (layer,), tuple(own), (), None, reason))
+
+    def _cut(self, calls: tuple[Call, ...], made: dict[Slot, int]) -> None:
+        depth = 1 + max((player.stage for player in self.players if player.stage is not None), default=-1)
+        depth = max(depth, 1 + max((_stage(c, made) for c in calls if id(c) in self.player_of), default=-1))
+        last_read: dict[Slot, int] = {}
+        between: list[list[Call]] = [[] for _ in range(depth + 1)]
+        acting: list[list[Call]] = [[] for _ in range(depth)]
+        for call in calls:
+            if id(call) in self.player_of:
+                time = _stage(call, made)
+                acting[time].append(call)
+            else:
+                time = max((made[slot] for slot in call.inputs), default=0) - 1
+                between[time + 1].append(call)
+            for slot in call.inputs:
+                last_read[slot] = max(last_read.get(slot, -1), time)
+        if self.graph:
+            for slot in keras.tree.flatten(self.graph.outputs):
+                last_read[slot] = depth
+        self.stages: list[Stage] = []
+        for t in range(depth):
+            state = tuple(s for s, time in made.items() if 1 <= time <= t and last_read.get(s, -1) >= t)
+            players = tuple(p for p in self.players if p.stage == t)
+            self.stages.append(Stage(tuple(between[t]), state, tuple(acting[t]), players))
+        self.after = tuple(between[depth])
+
+
+def _stage(call: Call, made: dict[Slot, int]) -> int:
+    return max((made[slot] for slot in call.inputs), default=0)
+
+
+def _times(calls: tuple[Call, ...], acting: set[int]) -> dict[Slot, int]:
+    """Number of player calls on the longest path to each slot."""
+    made: dict[Slot, int] = {}
+    for call in calls:
+        for slot in call.inputs:
+            made.setdefault(slot, 0)
+        time = _stage(call, made) + (id(call) in acting)
+        made.update(dict.fromkeys(call.outputs, time))
+    return made
+
+
+def _players_of(calls: tuple[Call, ...]) -> list[list[Call]]:
+    """Groups the calls that share trainable variables."""
+    groups: list[list[Call]] = []
+    owner: dict[int, list[Call]] = {}
+    for call in calls:
+        if not isinstance(call.operation, keras.Layer) or not call.operation.trainable_variables:
+            continue
+        keys = [id(v) for v in call.operation.trainable_variables]
+        joined = list({id(owner[k]): owner[k] for k in keys if k in owner}.values())
+        group = joined[0] if joined else []
+        if not joined:
+            groups.append(group)
+        for other in joined[1:]:
+            group.extend(other)
+            groups.remove(other)
+            owner.update({k: group for k, g in owner.items() if g is other})
+        group.append(call)
+        owner.update(dict.fromkeys(keys, group))
+    return groups
+
+
+def _masked_normalisation(call: Call) -> bool:
+    is_batch = isinstance(call.operation, keras.layers.BatchNormalization)
+    return is_batch and call.kwargs.get("mask") is not None

@@ -1,0 +1,174 @@
+"""What arguments must be: float dtypes, fitting last axes, complete games. What tracing does not know is not judged."""
+
+import tensorflow as tf
+
+from bellman_tf import _checks
+
+
+def shape_error(argument, rule, **tensors):
+    """Builds the house `ValueError` that shows the shapes of several arguments.
+
+    Args:
+        argument: name of the offending argument.
+        rule: what must hold, a phrase that follows "must".
+        **tensors: the arguments whose shapes are worth seeing, by name.
+
+    Returns:
+        The exception, for the caller to raise.
+    """
+    shown = ", ".join(f"{name}.shape={_show(value)}" for name, value in tensors.items())
+    return ValueError(f"`{argument}` must {rule}. Received: {shown}.")
+
+
+def _show(tensor):
+    return None if tensor.shape.rank is None else tuple(tensor.shape)
+
+
+def as_matrices(**values):
+    """Converts to tensors of one float dtype with two axes or more.
+
+    Args:
+        **values: the arguments by name; the first one sets the dtype.
+
+    Returns:
+        The tensors, in order.
+
+    Raises:
+        ValueError: if a dtype is not float32 or float64, differs from the first, or an axis is missing.
+    """
+    tensors = {name: tf.convert_to_tensor(value) for name, value in values.items()}
+    first, reference = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        _checks.check_float_dtype(name, tensor)
+        if tensor.dtype != reference.dtype:
+            raise _checks.error(f"{name}.dtype", f"equal {first}.dtype, {reference.dtype.name}", tensor.dtype.name)
+        if tensor.shape.rank is None or tensor.shape.rank < 2:
+            raise shape_error(name, "have a known rank of at least 2", **{name: tensor})
+    return list(tensors.values())
+
+
+def _differ(size, other):
+    return size is not None and other is not None and size != other
+
+
+def check_square(name, tensor):
+    """Checks that the last two axes have one size.
+
+    Args:
+        name: name of the argument.
+        tensor: `[..., n, n]`.
+
+    Raises:
+        ValueError: if the two sizes are known and differ.
+    """
+    if _differ(tensor.shape[-2], tensor.shape[-1]):
+        raise shape_error(name, "be square in its last two axes", **{name: tensor})
+
+
+def check_rows(name, tensor, matrix_name, matrix):
+    """Checks that `tensor` has one row per row of `matrix`.
+
+    Args:
+        name: name of the argument that is judged.
+        tensor: `[..., n, k]`.
+        matrix_name: name of the argument it must fit.
+        matrix: `[..., n, m]`.
+
+    Raises:
+        ValueError: if the two sizes are known and differ.
+    """
+    if _differ(tensor.shape[-2], matrix.shape[-2]):
+        raise shape_error(name, f"have one row per row of `{matrix_name}`", **{matrix_name: matrix, name: tensor})
+
+
+def check_columns(name, tensor, matrix_name, matrix):
+    """Checks that `tensor` has one column per row of `matrix`.
+
+    Args:
+        name: name of the argument that is judged.
+        tensor: `[..., k, n]`.
+        matrix_name: name of the argument it must fit.
+        matrix: `[..., n, m]`.
+
+    Raises:
+        ValueError: if the two sizes are known and differ.
+    """
+    if _differ(tensor.shape[-1], matrix.shape[-2]):
+        raise shape_error(name, f"have one column per row of `{matrix_name}`", **{matrix_name: matrix, name: tensor})
+
+
+def damping_like(damping, reference):
+    """Converts a damping to the dtype of a tensor; a Python number goes there without a stop in float32.
+
+    Args:
+        damping: number or tensor.
+        reference: tensor whose dtype is wanted.
+
+    Returns:
+        The damping as a tensor.
+
+    Raises:
+        ValueError: if a Python number is negative or not finite.
+    """
+    if isinstance(damping, int | float):
+        _checks.check_real("damping", damping, least=0.0)
+        return tf.constant(damping, reference.dtype)
+    return tf.cast(damping, reference.dtype)
+
+
+def lower_blocks(name, blocks):
+    """Reads the blocks on and below the diagonal of a symmetric game of N players.
+
+    Args:
+        name: name of the argument.
+        blocks: N rows of N blocks, `blocks[n][m]` is `[..., p_n, p_m]`; those above the diagonal are not read.
+
+    Returns:
+        N rows, row n with the tensors m = 0 .. n.
+
+    Raises:
+        ValueError: if the game is not N x N or the blocks do not fit.
+    """
+    count = len(blocks)
+    if count == 0:
+        raise _checks.error(name, "hold one row of blocks per player", blocks)
+    named = {}
+    for n, row in enumerate(blocks):
+        if len(row) != count:
+            raise _checks.error(f"len({name}[{n}])", f"be {count}, one block per player", len(row))
+        named |= {f"{name}[{n}][{m}]": row[m] for m in range(n + 1)}
+    named = dict(zip(named, as_matrices(**named), strict=True))
+    for n in range(count):
+        own = f"{name}[{n}][{n}]"
+        check_square(own, named[own])
+        for m in range(n):
+            cross, other = f"{name}[{n}][{m}]", f"{name}[{m}][{m}]"
+            check_rows(cross, named[cross], own, named[own])
+            check_columns(cross, named[cross], other, named[other])
+    return [[named[f"{name}[{n}][{m}]"] for m in range(n + 1)] for n in range(count)]
+
+
+def per_player(name, values, diagonal_name, diagonal):
+    """Converts one right-hand side per player and checks its rows.
+
+    Args:
+        name: name of the argument.
+        values: N matrices `[..., p_n, k]`.
+        diagonal_name: name of the game they belong to.
+        diagonal: its N diagonal blocks.
+
+    Returns:
+        The N tensors.
+
+    Raises:
+        ValueError: if the number, a dtype or the rows do not fit.
+    """
+    if len(values) != len(diagonal):
+        raise _checks.error(f"len({name})", f"be {len(diagonal)}, one matrix per player", len(values))
+    tensors = []
+    for n, (value, block) in enumerate(zip(values, diagonal, strict=True)):
+        own = f"{diagonal_name}[{n}][{n}]"
+        _, tensor = as_matrices(**{own: block, f"{name}[{n}]": value})
+        check_rows(f"{name}[{n}]", tensor, own, block)
+        tensors.append(tensor)
+    return tensors

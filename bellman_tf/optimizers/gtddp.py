@@ -1,0 +1,342 @@
+"""GTDDP: training as a cooperative dynamic game, one Keras optimizer."""
+
+import warnings
+import weakref
+
+import keras
+import tensorflow as tf
+
+from bellman_tf import _checks
+from bellman_tf.curvature import config as curvature_config
+from bellman_tf.curvature.block import Block
+from bellman_tf.curvature.coverage import make_block, player_layout
+from bellman_tf.game.stages import Game
+from bellman_tf.optimizers.options import GameOptions
+from bellman_tf.training.policy import INFORMATION
+from bellman_tf.training.step import train_step
+from bellman_tf.training.update import Assignments
+
+_NEEDS_MODEL = (
+    "{name} needs the layers of the network, not only its gradients. Received: a plain Keras model or training loop. "
+    "Change one line: `model = bellman_tf.as_game(model)` before `compile` (for a subclassed model, derive it from "
+    "`bellman_tf.Model`)."
+)
+
+
+@keras.saving.register_keras_serializable("bellman_tf")
+class GTDDP(keras.optimizers.Optimizer):
+    """Differential dynamic programming on networks as games: layers are players, and the players of a stage cooperate.
+
+    Every step solves a Bellman recursion over the layers, exactly, in the space of the batch's samples; the update of
+    a layer is its gradient with the samples re-weighted, `-M^{-1} sum_i w_i q_i`, where the weights know how the
+    layers before it have just changed the state. With `information="open"` all weights are 1/B and the optimizer is
+    its curvature's baseline: SGD, RMSprop, Adam, K-FAC, EKFAC.
+
+    Args:
+        learning_rate: float, `keras.optimizers.schedules.LearningRateSchedule`, or callable.
+        curvature: metric M: "identity", "rmsprop", "adam", "kfac", "ekfac", "full", or an object of
+            `bellman_tf.curvature`.
+        information: "open" (no value Hessian), "feedback" (every player its own value), "cooperative_open" (joint
+            value, no feedback in the forward pass) or "cooperative".
+        value_hessian: "batch" (samples coupled, exact), "block_diagonal" (uncoupled) or "outer_product" (the papers'
+            scalar recursion, with its clamp).
+        terminal_hessian: "matched" (the loss's true curvature along its gradient), "outer_product" (g g'), "full"
+            (the loss's Hessian), or an integer rank of its truncation.
+        group_size: couple samples in groups of this size; `None` is the whole (per-replica) batch.
+        bilinear: form the re-weighted gradient with the layer's new input.
+        gram: how Gram matrices are formed, see `bellman_tf.curvature.gram`; "auto" chooses by static shapes.
+        weight_decay: decoupled, as in Keras.
+        clipnorm: per variable, as in Keras.
+        clipvalue: per variable, as in Keras.
+        global_clipnorm: only with `information="open"`: stages update one after the other, so there is no global
+            gradient to clip.
+        use_ema: as in Keras.
+        ema_momentum: as in Keras.
+        ema_overwrite_frequency: as in Keras.
+        loss_scale_factor: must be `None`.
+        gradient_accumulation_steps: must be `None`.
+        name: as in Keras.
+        **kwargs: refused by Keras.
+
+    Raises:
+        ValueError: for an option outside its range or a combination that cannot work, with the reason.
+
+    Source: GTDDP (all), DGN Secs. 3-4, in the exact form of claims OURS-2, OURS-4.
+    """
+
+    _defaults: dict = {}  # options that a subclass fixes or changes
+
+    def __init__(
+        self,
+        learning_rate: object = 0.1,
+        *,
+        curvature: object = "kfac",
+        information: str = "cooperative",
+        value_hessian: str = "batch",
+        terminal_hessian: str | int = "matched",
+        group_size: int | None = None,
+        bilinear: bool = False,
+        gram: str = "auto",
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        **kwargs: object,
+    ) -> None:
+        options = GameOptions(information, value_hessian, terminal_hessian, group_size, bilinear, gram)
+        metric = curvature_config.get(curvature)
+        if isinstance(learning_rate, int) and not isinstance(learning_rate, bool):
+            learning_rate = float(learning_rate)
+        if isinstance(learning_rate, float):
+            _checks.check_real("learning_rate", learning_rate, least=0)
+        for argument, value in (
+            ("weight_decay", weight_decay), ("clipnorm", clipnorm), ("clipvalue", clipvalue), ("global_clipnorm", global_clipnorm)
+        ):  # fmt: skip
+            if value is not None:
+                _checks.check_real(argument, value, least=0)
+        if global_clipnorm is not None and information != "open":
+            raise _checks.error(
+                "global_clipnorm", "be None unless information='open': a stage moves before later gradients are known",
+                global_clipnorm, "Use `clipnorm`, which clips per variable.",
+            )  # fmt: skip
+        if loss_scale_factor is not None:
+            raise _checks.error(
+                "loss_scale_factor", "be None: curvature needs unscaled cotangents", loss_scale_factor,
+                "bfloat16 needs no loss scaling.",
+            )  # fmt: skip
+        if gradient_accumulation_steps is not None:
+            raise _checks.error(
+                "gradient_accumulation_steps", "be None: the policy belongs to the batch it was computed on",
+                gradient_accumulation_steps, "Use a larger batch with `group_size`.",
+            )  # fmt: skip
+        super().__init__(
+            learning_rate,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            name=name,
+            **kwargs,
+        )
+        self.options = options
+        self.curvature = metric
+        self.blocks: list[Block] = []
+        self.state: list[list[keras.Variable]] = []
+        self._model: weakref.ref | None = None
+        self.rejected_batches = self.add_variable((), dtype="int64", name="rejected_batches", aggregation="only_first_replica")
+        self.clamped_values = self.add_variable((), dtype="int64", name="clamped_values", aggregation="only_first_replica")
+
+    @classmethod
+    def as_published(cls, learning_rate: object = 0.1, **options: object) -> "GTDDP":
+        """The setting that follows the paper's letter where the letter is computable.
+
+        Terminal Hessian g g', scalar recursion with the metric in place of Q_uu, clamps counted.
+
+        Args:
+            learning_rate: as in the constructor.
+            **options: any other option.
+
+        Returns:
+            The optimizer.
+        """
+        return cls(learning_rate, **{"value_hessian": "outer_product", "terminal_hessian": "outer_product", **options})
+
+    # ---- the model ---------------------------------------------------------------------------------------------
+
+    def bind(self, model: keras.Model) -> None:
+        """Ties the optimizer to a model; called by `compile`.
+
+        Args:
+            model: a model of this package.
+
+        Raises:
+            ValueError: if the optimizer already holds the state of another model.
+        """
+        if self.built and [id(v) for v in model.trainable_variables] != [id(v) for v in self._trainable_variables]:
+            raise _checks.error(
+                "optimizer", "be new, or have been built for this model", self.name,
+                f"Create another {type(self).__name__} for the model '{model.name}'.",
+            )  # fmt: skip
+        self._model = weakref.ref(model)
+
+    def _bound_model(self) -> keras.Model:
+        model = None if self._model is None else self._model()
+        if model is None:
+            raise ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
+        return model
+
+    def build(self, variables: list) -> None:
+        """Creates the curvature state of every player, in the order of the game.
+
+        Args:
+            variables: the model's trainable variables.
+
+        Raises:
+            ValueError: if the optimizer is not bound to a model of this package, or a player does not suit the
+                curvature.
+        """
+        if self.built:
+            return
+        game: Game = self._bound_model().game
+        blocks = [self.make_block(player) for player in game.players]
+        super().build(variables)
+        state = []
+        for player, block in zip(game.players, blocks, strict=True):
+            specs = block.state_specs()
+            dtype = player.variables[0].dtype
+            state.append([self._new_state(f"player_{player.index}_{spec.name}", spec, dtype) for spec in specs])
+        self.blocks, self.state = blocks, state
+
+    def make_block(self, player: object) -> Block:
+        """The curvature block that a player gets.
+
+        Args:
+            player: a `Player`.
+
+        Returns:
+            The block.
+        """
+        shapes = tuple(tuple(v.shape) for v in player.variables)
+        return make_block(self.curvature, player_layout(player.name, shapes, player.coverage))
+
+    def _new_state(self, name: str, spec: object, dtype: str) -> keras.Variable:
+        initial = keras.initializers.Identity() if spec.initial == "identity" else spec.initial
+        return self.add_variable(spec.shape, initializer=initial, dtype=dtype, name=name)
+
+    def warn_open_loop(self, game: Game) -> None:
+        """One warning that names the players without feedback.
+
+        Args:
+            game: the model's game.
+        """
+        names = [player.name for player in game.open_loop_players]
+        if not names or not INFORMATION[self.options.information].curved:
+            return
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        warnings.warn(
+            f"{type(self).__name__} trains these layers open-loop (their Gram matrix is not known): {shown}. "
+            "`model.game_summary()` says why.",
+            stacklevel=2,
+        )
+
+    # ---- the step ----------------------------------------------------------------------------------------------
+
+    def train_step(self, model: keras.Model, data: object) -> dict:
+        """One training step of a model of this package.
+
+        Args:
+            model: the model this optimizer is compiled in.
+            data: as Keras hands it to `train_step`.
+
+        Returns:
+            The metrics' results.
+
+        Raises:
+            ValueError: if the model's trainable variables are not those the optimizer was built for.
+        """
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        model.remember_inputs(x)
+        if self._model is None or self._model() is not model:
+            self.bind(model)
+        if not self.built:
+            self.build(model.trainable_variables)
+        elif [id(v) for v in model.trainable_variables] != [id(v) for v in self._trainable_variables]:
+            raise _checks.error(
+                "model", "have the trainable variables that the optimizer was built for", model.name,
+                "Compile the model again after freezing or adding layers.",
+            )  # fmt: skip
+        return train_step(model, self, data)
+
+    def queue_averages(self, assignments: Assignments) -> None:
+        """Queues the moving averages of the variables (`use_ema`), and their overwriting.
+
+        Args:
+            assignments: where to queue.
+        """
+        if not self.use_ema:
+            return
+        new = assignments.by_variable()
+        dtype = tf.float32
+        later = tf.cast(tf.not_equal(tf.convert_to_tensor(self.iterations), 0), dtype)
+        momentum = later * self.ema_momentum
+        frequency = self.ema_overwrite_frequency
+        for variable, average in zip(self._trainable_variables, self._model_variables_moving_average, strict=True):
+            rate = tf.cast(momentum, average.dtype)
+            value = rate * tf.convert_to_tensor(average) + (1 - rate) * new[id(variable)]
+            assignments.add(average, value)
+            if frequency:
+                due = tf.equal((tf.convert_to_tensor(self.iterations) + 1) % frequency, 0)
+                assignments.replace(variable, tf.where(due, value, new[id(variable)]))
+
+    def count(self, accepted: tf.Tensor, clamped: tf.Tensor) -> None:
+        """Advances the iteration on an accepted batch; counts rejected batches and clamps.
+
+        Args:
+            accepted: boolean scalar.
+            clamped: integer scalar.
+        """
+        yes = tf.cast(accepted, tf.int64)
+        self.iterations.assign_add(tf.cast(accepted, self.iterations.dtype))
+        self.rejected_batches.assign_add(1 - yes)
+        if self.options.value_hessian == "outer_product":
+            self.clamped_values.assign_add(yes * tf.cast(clamped, tf.int64))
+
+    # ---- Keras -------------------------------------------------------------------------------------------------
+
+    def scale_loss(self, loss: object) -> object:
+        """Refuses: only a plain Keras `train_step` calls this."""
+        raise ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
+
+    def apply(self, grads: object, trainable_variables: object = None) -> None:
+        """Refuses: gradients alone are not enough."""
+        raise ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
+
+    def load_own_variables(self, store: dict) -> None:
+        """Loads the saved state.
+
+        Args:
+            store: the saved arrays, by position.
+
+        Raises:
+            ValueError: if number or shapes do not fit this optimizer and its model.
+        """
+        if len(store.keys()) != len(self.variables):
+            raise _checks.error(
+                "store", f"hold the {len(self.variables)} variables of {self.name}", len(store.keys()),
+                "The saved optimizer had another curvature, other options or another model.",
+            )  # fmt: skip
+        for k, variable in enumerate(self.variables):
+            saved = store[str(k)]
+            if tuple(saved.shape) != tuple(variable.shape):
+                raise _checks.error(
+                    "store", f"hold shape {tuple(variable.shape)} for {variable.path}", tuple(saved.shape),
+                    "The saved optimizer had another curvature, other options or another model.",
+                )  # fmt: skip
+        for k, variable in enumerate(self.variables):
+            variable.assign(store[str(k)])
+
+    def get_config(self) -> dict:
+        """The options, for Keras serialisation."""
+        config = super().get_config()
+        config.pop("loss_scale_factor", None)
+        config.pop("gradient_accumulation_steps", None)
+        options = self.options
+        config.update(
+            curvature=keras.saving.serialize_keras_object(self.curvature),
+            information=options.information,
+            value_hessian=options.value_hessian,
+            terminal_hessian=options.terminal_hessian,
+            group_size=options.group_size,
+            bilinear=options.bilinear,
+            gram=options.gram,
+        )
+        return config

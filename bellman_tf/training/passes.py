@@ -1,0 +1,253 @@
+"""The passes over a network: one forward with capture, one backward, one forward that applies the policy.
+
+Forward pass 1 runs the flat program of the game and watches what the recursion needs: pre-activations (or outputs) of
+the players, and a copy of every tensor at every cut, so that the gradient of a copy is the partial one at that cut.
+Forward pass 2 runs it again with new weights. It sees the variables that are not trained (moving statistics, seeds) as
+they were before pass 1, so dropout masks agree, and what it would write to them is discarded.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import keras
+import tensorflow as tf
+
+from bellman_tf.curvature.capture import Tensors
+from bellman_tf.curvature.coverage import PREACTIVATION
+from bellman_tf.game.graph import Call, Slot
+from bellman_tf.game.stages import Game, Player
+
+
+@contextlib.contextmanager
+def tapped(layer: keras.Layer, tap: Callable) -> Iterator[None]:
+    """Inside the context, `layer` hands its pre-activation to `tap` before the activation.
+
+    Swapping the public attribute keeps the layer's own code: activity regularizers, masks and casts are untouched.
+
+    Args:
+        layer: a layer with an `activation` attribute.
+        tap: called with the pre-activation.
+
+    Yields:
+        Nothing.
+    """
+    activation = layer.activation
+
+    def through(h: tf.Tensor) -> tf.Tensor:
+        tap(h)
+        return h if activation is None else activation(h)
+
+    object.__setattr__(layer, "activation", through)  # past Keras's attribute tracking
+    try:
+        yield
+    finally:
+        object.__setattr__(layer, "activation", activation)
+
+
+def last_activation(call: Call) -> str | None:
+    """Name of the softmax or sigmoid that a call ends in, or `None`."""
+    if isinstance(call.operation, keras.layers.Softmax):
+        return "softmax" if call.operation.axis in {-1, (-1,)} else None
+    activation = getattr(call.operation, "activation", None)
+    for name in ("softmax", "sigmoid"):
+        if activation is getattr(keras.activations, name):
+            return name
+    return None
+
+
+@dataclasses.dataclass
+class Forward:
+    """What pass 1 leaves behind.
+
+    Attributes:
+        arguments: (args, kwargs) of every player call, by `id` of the call.
+        sites: watched tensors of every player call: its pre-activation, or its outputs.
+        cuts: for each stage, the copies of the state's tensors.
+        ends: for each output slot that ends in softmax or sigmoid, the tensor before it and the activation's name.
+        outputs: values of the output slots.
+    """
+
+    arguments: dict[int, tuple[tuple, dict]] = dataclasses.field(default_factory=dict)
+    sites: dict[int, Tensors] = dataclasses.field(default_factory=dict)
+    cuts: list[dict[Slot, tf.Tensor]] = dataclasses.field(default_factory=list)
+    ends: dict[Slot, tuple[tf.Tensor, str]] = dataclasses.field(default_factory=dict)
+    outputs: dict[Slot, tf.Tensor] = dataclasses.field(default_factory=dict)
+
+
+class _Program:
+    """Values of the slots while the flat program runs."""
+
+    def __init__(self, game: Game, inputs: Tensors) -> None:
+        self.game = game
+        self.values: dict[Slot, tf.Tensor] = dict(zip(game.graph.inputs, inputs, strict=True))
+
+    def arguments(self, call: Call) -> tuple[tuple, dict]:
+        """The call's arguments with slots replaced; a recorded `training` gives way to the step's."""
+        args, kwargs = keras.tree.map_structure(
+            lambda leaf: self.values[leaf] if isinstance(leaf, Slot) else leaf, (call.args, call.kwargs)
+        )
+        if "training" in kwargs:
+            kwargs["training"] = True
+        return args, kwargs
+
+    def run(self, call: Call) -> Tensors:
+        """Runs a call and stores its outputs."""
+        args, kwargs = self.arguments(call)
+        return self.store(call, call.operation(*args, **kwargs))
+
+    def store(self, call: Call, outputs: object) -> Tensors:
+        """Stores the outputs of a call."""
+        flat = keras.tree.flatten(outputs)
+        self.values.update(zip(call.outputs, flat, strict=True))
+        return flat
+
+    def result(self) -> object:
+        """The model's output structure."""
+        return keras.tree.map_structure(lambda slot: self.values[slot], self.game.graph.outputs)
+
+
+def copy_with_mask(tensor: tf.Tensor) -> tf.Tensor:
+    """A new tensor of the same value, Keras mask included."""
+    copy = tf.identity(tensor)
+    mask = getattr(tensor, "_keras_mask", None)
+    if mask is not None:
+        copy._keras_mask = mask
+    return copy
+
+
+def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bool) -> tuple[object, Forward]:
+    """Pass 1.
+
+    Args:
+        game: the game.
+        inputs: the model's inputs, flat.
+        tape: watches sites and cuts.
+        cuts: whether to copy the state at every cut.
+
+    Returns:
+        The model's outputs, and what was captured.
+    """
+    program, forward = _Program(game, inputs), Forward()
+    outputs = {slot for slot in keras.tree.flatten(game.graph.outputs)}
+
+    def run(call: Call) -> None:
+        name = last_activation(call) if outputs & set(call.outputs) else None
+        player = game.player_of.get(id(call))
+        args, kwargs = program.arguments(call)
+        if player is not None:
+            forward.arguments[id(call)] = (args, kwargs)
+        before: Tensors = []
+        fused = name is not None and hasattr(call.operation, "units")
+        preactivation = player is not None and player.covered and player.coverage.site == PREACTIVATION
+        if preactivation or fused:
+
+            def tap(h: tf.Tensor) -> None:
+                tape.watch(h)
+                before.append(h)
+
+            with tapped(call.operation, tap):
+                made = program.store(call, call.operation(*args, **kwargs))
+        else:
+            made = program.store(call, call.operation(*args, **kwargs))
+        if player is not None:
+            forward.sites[id(call)] = before if preactivation else [t for t in made if t.dtype.is_floating]
+            for tensor in forward.sites[id(call)]:
+                tape.watch(tensor)
+        if name is not None:
+            [slot] = call.outputs
+            end = before[0] if before else keras.tree.flatten(args)[0]
+            tape.watch(end)
+            forward.ends[slot] = (end, name)
+
+    for stage in game.stages:
+        for call in stage.before:
+            run(call)
+        copies: dict[Slot, tf.Tensor] = {}
+        if cuts:
+            for slot in stage.state:
+                value = program.values[slot]
+                if value.dtype.is_floating:
+                    copies[slot] = program.values[slot] = copy_with_mask(value)
+                    tape.watch(copies[slot])
+        forward.cuts.append(copies)
+        for call in stage.calls:
+            run(call)
+    for call in game.after:
+        run(call)
+    forward.outputs = {slot: program.values[slot] for slot in outputs}
+    return program.result(), forward
+
+
+def policy_forward(
+    game: Game,
+    inputs: Tensors,
+    frozen: list[tuple],
+    deviate: Callable[[int, dict[Slot, tf.Tensor]], object],
+    update: Callable[[Player, int, object, object], Tensors],
+    start: list[tuple],
+) -> None:
+    """Pass 2: stage by stage, measures the deviation of the state, updates the stage's players and moves on.
+
+    Args:
+        game: the game.
+        inputs: the model's inputs, flat.
+        frozen: (variable, value) of the variables that are not trained, as before pass 1.
+        deviate: function of (stage number, new values by slot) giving the stage's deviation.
+        update: function of (player, stage number, deviation, new arguments of the player's first call) giving the
+            new values of the player's variables.
+        start: (variable, value) of variables whose new values are known from the beginning.
+    """
+    program = _Program(game, inputs)
+    fresh: list[tuple] = list(start)
+    last = max((t for t, stage in enumerate(game.stages) if stage.players), default=-1)
+    for t, stage in enumerate(game.stages[: last + 1]):
+        with keras.StatelessScope(state_mapping=[*frozen, *fresh], initialize_variables=False):
+            for call in stage.before:
+                program.run(call)
+        deviation = deviate(t, program.values)
+        for player in stage.players:
+            values = update(player, t, deviation, program.arguments(player.calls[0]))
+            fresh.extend(zip(player.variables, values, strict=True))
+        if t == last:
+            return
+        with keras.StatelessScope(state_mapping=[*frozen, *fresh], initialize_variables=False):
+            for call in stage.calls:
+                program.run(call)
+
+
+def replay_gradient(
+    player: Player, forward: Forward, cotangents: dict[int, Tensors], frozen: list[tuple]
+) -> Tensors:
+    """Re-weighted gradient of an open-loop player: its recorded calls again, with weighted cotangents.
+
+    Losses that the layer adds itself (activity regularizers, `add_loss`) enter unweighted.
+
+    Args:
+        player: the player.
+        forward: what pass 1 captured.
+        cotangents: weighted cotangents of the outputs, by `id` of the call.
+        frozen: (variable, value) of the variables that are not trained, as before pass 1.
+
+    Returns:
+        The gradient, in the shapes of the player's variables.
+    """
+    values = [tf.convert_to_tensor(v) for v in player.variables]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(values)
+        outputs, seeds = [], []
+        mapping = [*frozen, *zip(player.variables, values, strict=True)]
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True, initialize_variables=False) as scope:
+            for call in player.calls:
+                args, kwargs = forward.arguments[id(call)]
+                made = keras.tree.flatten(call.operation(*args, **{**kwargs, **_training(call)}))
+                outputs += [t for t in made if t.dtype.is_floating]
+                seeds += cotangents[id(call)]
+        own = [tf.cast(tf.reduce_sum(loss), tf.float32) for loss in scope.losses]
+        seeds += [tf.ones_like(loss) for loss in own]
+    gradient = tape.gradient(outputs + own, values, output_gradients=seeds, unconnected_gradients="zero")
+    return [tf.convert_to_tensor(g) for g in gradient]
+
+
+def _training(call: Call) -> dict:
+    return {"training": True} if getattr(call.operation, "_call_has_training_arg", False) else {}

@@ -1,0 +1,187 @@
+"""From observed losses to terminal data: alignment, several outputs, the matched coefficient, compilation."""
+
+import hypothesis
+import hypothesis.strategies as st
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bellman_tf import losses
+from tests.helpers import assert_close
+from tests.losses.cases import (
+    EPS,
+    dense,
+    dense_model,
+    hessian_of_keras,
+    observed_head,
+    outer,
+)
+from verification.references import losses as reference
+
+
+@pytest.mark.parametrize(
+    ("labels", "z"),
+    [([3], [3, 1]), ([3, 1], [3]), ([3], [3]), ([3, 4], [3, 4, 1]), ([3, 4, 1], [3, 4]), ([3, 1], [3, 4])],
+    ids=str,
+)
+@pytest.mark.parametrize("make", [keras.losses.MeanSquaredError, keras.losses.Huber])
+def test_ranks_are_aligned_as_keras_does(make, labels, z, rng):
+    loss = make(dtype="float64")
+    y_true, z = rng.normal(size=labels), rng.normal(size=z)
+    f = rng.uniform(0.5, 2.0, size=loss.call(tf.constant(y_true), tf.constant(z)).shape)
+    head = observed_head(loss, None, z, y_true, f)
+    assert isinstance(head, losses.DiagonalHead)
+    gradient, H = hessian_of_keras(loss, None, z, y_true, f)
+    assert_close(head.gradient(), gradient, atol=1e-14)
+    assert_close(dense(head, z), H, atol=1e-14)
+
+
+def test_labels_that_stretch_the_output_are_left_to_automatic_differentiation(rng):
+    loss = keras.losses.MeanSquaredError(dtype="float64")
+    y_true, z, f = rng.normal(size=[2, 3]), rng.normal(size=[2, 1]), np.array([0.5, 2.0])
+    head = observed_head(loss, None, z, y_true, f)
+    assert head.kind == "automatic"
+    assert_close(dense(head, z), hessian_of_keras(loss, None, z, y_true, f)[1], atol=1e-14)
+
+
+def test_the_gradient_of_a_head_is_the_gradient_of_J(rng):
+    x, y, sample_weight = rng.normal(size=[3, 4, 3]), rng.integers(-1, 5, size=[3, 4]), rng.uniform(size=[3, 4])
+    inputs = keras.Input([4, 3])
+    model = keras.Model(inputs, keras.layers.Dense(5)(inputs))
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1))
+    with tf.GradientTape() as tape:
+        z = model(x)
+        tape.watch(z)
+        with losses.observe_losses(tape) as observed:
+            J = model.compute_loss(x=x, y=y, y_pred=z, sample_weight=sample_weight)
+    [observation] = observed
+    slope, f = tape.gradient(J, [z, observation.values])
+    head = losses.terminal_head(losses.recognise(observation.loss), observation, z, 3.0 * f)
+    assert_close(head.gradient(), 3.0 * slope, rtol=1e-6)
+    ignored = head.hessian_times(tf.ones_like(z) * tf.range(5.0)).numpy()[y == -1]
+    assert ignored.size
+    assert not ignored.any()
+
+
+def test_columns_of_several_outputs_are_joint_vectors(rng):
+    z = [rng.normal(size=[3, 4]), rng.normal(size=[3, 2])]
+    a = observed_head(
+        keras.losses.CategoricalCrossentropy(dtype="float64"), "softmax", z[0], np.eye(4)[:3], [1.0, 2.0, 0.5]
+    )
+    b = observed_head(
+        keras.losses.BinaryCrossentropy(dtype="float64"), "sigmoid", z[1], np.ones([3, 2]), [0.1, 1.0, 9.0]
+    )
+    H = np.zeros([3, 6, 6])
+    H[:, :4, :4], H[:, 4:, 4:] = dense(a, z[0]), dense(b, z[1])
+    Z = np.concatenate(losses.hessian_factor([a, b]), axis=1)
+    assert Z.shape == (3, 6, 3 + 2)
+    assert_close(outer(Z), H, atol=1e-14)
+    for rank in (1, 3, 6):
+        Z = np.concatenate(losses.hessian_factor([a, b], rank), axis=1)
+        assert Z.shape == (3, 6, rank)
+        assert_close(outer(Z), np.stack([reference.best_approximation(h, rank) for h in H]), atol=1e-12)
+
+
+def test_two_losses_on_one_output_add_up(rng):
+    z, f = rng.normal(size=[2, 3]), np.array([1.0, 0.5])
+    parts = [
+        observed_head(keras.losses.MeanSquaredError(dtype="float64"), None, z, np.zeros([2, 3]), f),
+        observed_head(keras.losses.Huber(dtype="float64"), None, z, np.ones([2, 3]), f),
+    ]
+    head = losses.SumOfHeads(tuple(parts))
+    H = dense(parts[0], z) + dense(parts[1], z)
+    assert_close(dense(head, z), H, rtol=1e-14)
+    assert_close(outer(head.factor()), H, rtol=1e-14)
+    assert_close(outer(head.top_factor(3)), H, rtol=1e-12)
+    assert_close(losses.hessian_factor([head], 2)[0], head.top_factor(2))
+    assert_close(head.gradient(), parts[0].gradient() + parts[1].gradient())
+
+
+@hypothesis.given(size=st.integers(1, 6), exponent=st.integers(-7, 7), convex=st.booleans(), seed=st.integers(0, 2**16))
+def test_beta_squared_is_the_curvature_along_the_gradient(size, exponent, convex, seed):
+    rng = np.random.default_rng(seed)
+    A = rng.normal(size=[3, size, size])
+    H = A @ np.swapaxes(A, 1, 2) if convex else A + np.swapaxes(A, 1, 2)
+    g = rng.normal(size=[3, size]) * 10.0**exponent
+    Hg = np.einsum("bij,bj->bi", H, g)
+    cut = size // 2
+    split = [(x[:, :cut], x[:, cut:, None]) for x in (g, Hg)]
+    got = losses.curvature_along_gradient([tf.constant(x) for x in split[0]], [tf.constant(x) for x in split[1]])
+    expected = [reference.matched_coefficient(a, h) for a, h in zip(g, H, strict=True)]
+    # Rounding of u'Hu is eps |H|; where it cancels (H indefinite) the error is that, not relative to the result.
+    bound = 20 * EPS["float64"] * np.linalg.norm(H, axis=(1, 2)) / np.sum(g**2, axis=1)
+    assert (np.abs(got - expected) <= bound).all()
+    assert (got.numpy() >= 0).all()
+
+
+def test_beta_squared_of_a_softmax_is_the_formula_of_the_paper(rng):
+    z = rng.normal(size=[3, 4])
+    head = observed_head(keras.losses.CategoricalCrossentropy(dtype="float64"), "softmax", z, np.eye(4)[:3], np.ones(3))
+    g = head.gradient().numpy()
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    expected = (np.sum(p * g**2, axis=1) - np.sum(p * g, axis=1) ** 2) / np.sum(g**2, axis=1) ** 2
+    got = losses.curvature_along_gradient([head.gradient()], [head.hessian_times(head.gradient())])
+    assert_close(got, expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_beta_squared_is_finite_whatever_comes(compiled):
+    function = (
+        tf.function(losses.curvature_along_gradient, jit_compile=True) if compiled else losses.curvature_along_gradient
+    )
+    sizes = np.float32([0.0, 1e-45, 1e-38, 1e-20, 1e-10, 3e-10, 3.4e-10, 1e-3, 1.0, 1e10, 3e38])
+    g, Hg = (a.ravel() for a in np.meshgrid(sizes, np.concatenate([sizes, -sizes])))
+    g, Hg = np.stack([g, g, 0 * g], axis=1), np.stack([Hg, 0 * Hg, Hg], axis=1)
+    got = function([tf.constant(g)], [tf.constant(Hg)]).numpy()
+    assert np.isfinite(got).all()
+    assert (got >= 0).all()
+    assert not got[g[:, 0] < 2e-10].any()  # |g|^2 = 2 g_0^2 below sqrt(tiny) = 1.08e-19
+    assert got[(g[:, 0] > 3e-10) & (g[:, 0] < 2) & (Hg[:, 0] > 1e-3)].all()
+
+
+def test_a_perfectly_fitted_sample_has_no_coefficient_and_a_nearly_fitted_one_a_bounded_hessian():
+    y = tf.constant([[1.0, 2.0], [1.0, 2.0 + 1e-6]])
+    head = observed_head(keras.losses.MeanSquaredError(), None, y.numpy(), [[1.0, 2.0], [1.0, 2.0]], [1.0, 1.0])
+    g = head.gradient()
+    beta_squared = losses.curvature_along_gradient([g], [head.hessian_times(g)])
+    assert beta_squared[0] == 0
+    assert_close(beta_squared[1] * tf.reduce_sum(g[1] ** 2), 1.0, rtol=1e-6)  # 2 / C, the curvature itself
+
+
+def step(model, x, y, sample_weight):
+    """What a training step asks for; the outer product of the factor, because eigenvectors have no sign."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        z = x @ model.layers[-1].kernel + model.layers[-1].bias
+        tape.watch(z)
+        y_pred = keras.activations.softmax(z)
+        with losses.observe_losses(tape) as observed:
+            J = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight)
+    [observation] = observed
+    batch = tf.cast(tf.shape(x)[0], z.dtype)
+    slope, f = tape.gradient(J, [z, observation.values], unconnected_gradients="zero")
+    g, f = batch * slope, batch * f
+    form = losses.recognise(observation.loss, "softmax")
+    closed = losses.terminal_head(form, observation, z, f, "softmax")
+    automatic = losses.terminal_head(form._replace(kind="automatic"), observation, z, f, "softmax")
+    top = losses.hessian_factor([closed], 2)[0]
+    results = {"f": f, "top": tf.matmul(top, top, transpose_b=True)}
+    for head in (closed, automatic):
+        results[head.kind] = (
+            losses.curvature_along_gradient([g], losses.hessian_times([head], [g])),
+            tf.matmul(head.factor(), head.factor(), transpose_b=True),
+        )
+    return results
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("mode", ["dynamic", "jit"])
+def test_compiled_is_eager(mode, batch, rng):
+    model = dense_model("categorical_crossentropy")
+    x = tf.constant(rng.normal(size=[batch, 3]), tf.float32)
+    data = (x, tf.one_hot(tf.range(batch), 4), tf.constant(rng.uniform(0.5, 2.0, size=batch), tf.float32))
+    signature = [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in data] if mode == "dynamic" else None
+    compiled = tf.function(lambda *d: step(model, *d), jit_compile=mode == "jit", input_signature=signature)
+    eager, got = step(model, *data), compiled(*data)
+    tf.nest.map_structure(lambda a, b: assert_close(a, b, rtol=1e-5), got, eager)
+    tf.nest.map_structure(lambda a, b: assert_close(a, b, rtol=1e-5), got["softmax"], got["automatic"])
