@@ -271,7 +271,13 @@ def backward_all(value, grams, linear=None, *, diagonal=False):
     summed = tf.cumsum(grams, axis=0, reverse=True)
     if linear is not None:
         linear = tf.cumsum(linear, axis=0, reverse=True)
-    return backward(value, summed, linear, diagonal=diagonal)
+    # Broadcast here: TensorFlow 2.21's float32 matmul with oneDNN crashes when leading axes differ in number.
+    a, L = value
+    lead = tf.shape(summed)[:-2]
+    a = tf.broadcast_to(a, tf.concat([lead, tf.shape(a)[-1:]], 0))
+    L = tf.broadcast_to(L, tf.concat([lead, tf.shape(L)[-2:]], 0))
+    a, L = (tf.ensure_shape(x, summed.shape[: -2].concatenate(y.shape[k:])) for x, y, k in ((a, value.a, -1), (L, value.L, -2)))
+    return backward(SampleValue(a, L), summed, linear, diagonal=diagonal)
 
 
 def weights(value, deviation=None):

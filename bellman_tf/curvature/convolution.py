@@ -333,7 +333,7 @@ def capture_separable(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequenc
 
     def form(c: tf.Tensor) -> Tensors:
         flat = tf.reshape(c, [tf.shape(c)[0], -1, c.shape[-1]])
-        back = tf.matmul(flat, mix, transpose_b=True)
+        back = tf.tensordot(flat, mix, [[2], [1]])
         q_pointwise = tf.reshape(tf.matmul(hidden, flat, transpose_a=True), [-1, *pointwise_shape])
         parts = [_depthwise_gradient(taps, back, depthwise_shape), q_pointwise]
         if layer.use_bias:

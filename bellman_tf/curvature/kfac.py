@@ -19,6 +19,7 @@ from bellman_tf.curvature.block import Block, Metric, PlayerLayout, StateSpec, S
 from bellman_tf.curvature.capture import Capture, MatrixCapture, MatrixLayout, Tensors
 from bellman_tf.curvature.convolution import Convolution
 from bellman_tf.linalg import eigh, factor_spd, inverse_spd, split_damping
+from bellman_tf.linalg.products import matmul
 
 # Per-sample gradients of a layer at up to this many positions are formed by `scalings="auto"`.
 FEW_POSITIONS = 16
@@ -55,14 +56,14 @@ class KroneckerRows:
             Shape of `matrix`.
         """
         if self.plain:
-            return tf.matmul(left, matrix)
+            return matmul(left, matrix)
         kernel = matrix[..., : self.layout.rows, :]
         if self.repeats == 1:
-            kernel = tf.matmul(left, kernel)
+            kernel = matmul(left, kernel)
         else:
             lead = tf.shape(kernel)[:-2]
             shape = tf.concat([lead, [self.repeats, self.size, self.layout.width]], 0)
-            kernel = tf.reshape(tf.matmul(left, tf.reshape(kernel, shape)), tf.shape(kernel))
+            kernel = tf.reshape(matmul(left, tf.reshape(kernel, shape)), tf.shape(kernel))
         if not self.bias_apart:
             return kernel
         return tf.concat([kernel, bias_scale * matrix[..., self.layout.rows :, :]], axis=-2)
@@ -83,7 +84,7 @@ class KroneckerMetric(Metric):
         """`learning_rate A^{-1} G B^{-1}`; leading axes are allowed."""
         layout = self._rows.layout
         left = self._rows.apply(self._A_inv, layout.pack(parts), self._bias_inv)
-        return layout.unpack(tf.matmul(left, self.scale * self._B_inv))
+        return layout.unpack(matmul(left, self.scale * self._B_inv))
 
     def input_solve(self, x: tf.Tensor) -> tf.Tensor:
         """`x A^{-1}` for rows x with the bias feature, `[..., rows(+1)]`."""
@@ -95,7 +96,7 @@ class KroneckerMetric(Metric):
 
     def solve_tap(self, q: tf.Tensor, tap: object) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""
-        return tf.matmul(tf.matmul(self._A_inv, q), self.scale * self._B_inv)
+        return matmul(matmul(self._A_inv, q), self.scale * self._B_inv)
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""
@@ -122,12 +123,12 @@ class EigenMetric(Metric):
     def rotate(self, matrix: tf.Tensor) -> tf.Tensor:
         """`U_A' G U_B`, `[..., rows(+1), e]`."""
         one = tf.ones([], matrix.dtype)
-        return tf.matmul(self._rows.apply(tf.transpose(self._U_A), matrix, one), self._U_B)
+        return matmul(self._rows.apply(tf.transpose(self._U_A), matrix, one), self._U_B)
 
     def solve(self, parts: Tensors) -> Tensors:
         """Into the eigenbasis, through the diagonal, and back; leading axes are allowed."""
         layout = self._rows.layout
-        turned = tf.matmul(self.inverse * self.rotate(layout.pack(parts)), self._U_B, transpose_b=True)
+        turned = matmul(self.inverse * self.rotate(layout.pack(parts)), self._U_B, transpose_b=True)
         return layout.unpack(self._rows.apply(self._U_A, turned, tf.ones([], turned.dtype)))
 
     def rotate_input(self, x: tf.Tensor) -> tf.Tensor:
@@ -142,8 +143,8 @@ class EigenMetric(Metric):
         """One tap of a convolution's kernel, `[..., c_in, c_out]`; `tap` is its flat number."""
         rows = self._rows
         inverse = tf.reshape(self.inverse[: rows.layout.rows], [rows.repeats, rows.size, rows.layout.width])[tap]
-        turned = inverse * tf.matmul(tf.matmul(self._U_A, q, transpose_a=True), self._U_B)
-        return tf.matmul(tf.matmul(self._U_A, turned), self._U_B, transpose_b=True)
+        turned = inverse * matmul(matmul(self._U_A, q, transpose_a=True), self._U_B)
+        return matmul(matmul(self._U_A, turned), self._U_B, transpose_b=True)
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""
@@ -265,7 +266,7 @@ class EKFACBlock(KFACBlock):
         c = metric.rotate_cotangent(capture.cotangents[0])
         if capture.positions == 1 and not isinstance(capture, Convolution):
             x = metric.rotate_input(capture.augmented())
-            return tf.matmul(tf.square(x), tf.square(c), transpose_a=True) / batch
+            return matmul(tf.square(x), tf.square(c), transpose_a=True) / batch
         few = capture.positions is not None and capture.positions <= FEW_POSITIONS
         if self.config.scalings == "exact" or (self.config.scalings == "auto" and few):
             q = metric.rotate(capture.matrix_per_sample()[:, 0])
@@ -273,7 +274,7 @@ class EKFACBlock(KFACBlock):
         c = tf.reshape(tf.square(c), [-1, self.layout.matrix.width])
         if not isinstance(capture, Convolution):
             x = metric.rotate_input(capture.augmented())
-            return tf.matmul(tf.square(tf.reshape(x, [-1, x.shape[-1]])), c, transpose_a=True) / batch
+            return matmul(tf.square(tf.reshape(x, [-1, x.shape[-1]])), c, transpose_a=True) / batch
         return self._convolution_moments(capture, metric, c) / batch
 
     def _convolution_moments(self, capture: Convolution, metric: EigenMetric, c: tf.Tensor) -> tf.Tensor:
@@ -282,7 +283,7 @@ class EKFACBlock(KFACBlock):
             # One product per tap, over the rotated pixels.
             turned = capture.taps_of(tf.square(metric.rotate_input(capture.pixels)))
             parts = [
-                tf.matmul(tf.reshape(turned.tap(offset), [-1, self.rows.size]), c, transpose_a=True)
+                matmul(tf.reshape(turned.tap(offset), [-1, self.rows.size]), c, transpose_a=True)
                 for offset in turned.offsets
             ]
         else:
@@ -290,7 +291,7 @@ class EKFACBlock(KFACBlock):
             if not self.rows.bias_apart and self.layout.matrix.bias_shape is not None:
                 patches = tf.concat([patches, tf.ones_like(patches[..., :1])], axis=-1)
             x = tf.square(tf.reshape(metric.rotate_input(patches), [-1, self.rows.size]))
-            parts = [tf.matmul(x, c, transpose_a=True)]
+            parts = [matmul(x, c, transpose_a=True)]
         if self.rows.bias_apart:
             parts.append(tf.reduce_sum(c, axis=0, keepdims=True))
         return tf.concat(parts, axis=0)

@@ -57,11 +57,11 @@ def is_finite(A):
 def eigh(A):
     """Eigenvalues, ascending, and orthonormal eigenvectors of symmetric matrices, to full accuracy in every mode.
 
-    Compiled by XLA for the CPU, `tf.linalg.eigh` stops at a residual of about `1e-7 ||A||` even in float64. Its
-    eigenvectors `V` are a good start nevertheless: one Newton-Schulz step `V <- V + V (I - V^T V) / 2` makes them
-    orthonormal, and Jacobi rotations diagonalise the nearly diagonal `V^T A V`, repeated and clustered eigenvalues
-    included, until its off-diagonal part is at rounding level. Where the start was accurate already (eager, and
-    `tf.function` without XLA) that takes no sweep, and the price is four matrix products.
+    Compiled by XLA for the CPU, `tf.linalg.eigh` stops at a residual of about `1e-7 ||A||` even in float64, though its
+    eigenvectors `V` are orthonormal to rounding. So `V^T A V` is nearly diagonal, and Jacobi rotations, which never
+    divide by a gap, finish the work for repeated and clustered eigenvalues too: each sweep squares the off-diagonal
+    part, until it is at rounding level. Where the start was accurate already (eager, and `tf.function` without XLA)
+    that takes no sweep, and the price is two matrix products.
 
     Args:
         A: `[..., n, n]`, symmetric, `n` static; the symmetric part is used.
@@ -94,7 +94,6 @@ def eigh(A):
     A = tf.where(usable[..., tf.newaxis, tf.newaxis], A, tf.zeros_like(A)) / scale[..., tf.newaxis, tf.newaxis]
 
     V = tf.linalg.eigh(A)[1]
-    V += 0.5 * tf.matmul(V, tf.eye(size, dtype=A.dtype) - tf.matmul(V, V, transpose_a=True))
     w, V = _jacobi(symmetrize(tf.matmul(V, tf.matmul(A, V), transpose_a=True)), V)
 
     order = tf.argsort(w, axis=-1, stable=True)

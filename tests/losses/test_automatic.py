@@ -102,3 +102,12 @@ def test_the_cost_as_a_function_of_two_outputs_has_blocks_between_them(rng):
     flat = np.concatenate([np.reshape(x, [3, -1]) for x in v], axis=1)
     got = np.concatenate([np.reshape(x, [3, -1]) for x in losses.hessian_times_by_ad(phi, z, v)], axis=1)
     assert_close(got, np.einsum("bij,bj->bi", expected, flat), rtol=1e-13)
+
+
+def test_the_output_reaches_the_loss_in_the_dtype_of_the_loss(rng):
+    z, y_true = tf.constant(rng.normal(size=[2, 3])), tf.constant(rng.normal(size=[2, 3]), tf.float32)
+    observation = losses.Observation(Wave(dtype="float32"), y_true, None, None)
+    head = losses.terminal_head(losses.LossForm("automatic"), observation, z, tf.ones([2]))
+    assert head.factor().dtype == tf.float64
+    _, H = hessian_of_keras(Wave(dtype="float64"), None, z, y_true, [1.0, 1.0])
+    assert_close(dense(head, z), H, rtol=1e-5)

@@ -8,7 +8,11 @@ from scipy.linalg import block_diag
 
 
 def expand(v, W, f_x, f_u, *, l_x=0.0, l_u=0.0, l_xx=0.0, l_ux=0.0, l_uu=0.0, f_xx=None, f_ux=None, f_uu=None):
-    """Gradient [n + m] and Hessian [n + m, n + m] of l + V' o f in z = (x, u), from the Jacobian of f in z."""
+    """Quadratic model of l + V' o f in z = (x, u), from the Jacobian of f in z.
+
+    Returns:
+        Gradient [n + m] and Hessian [n + m, n + m].
+    """
     n, m = f_x.shape[1], f_u.shape[1]
     F = np.hstack([f_x, f_u])
     gradient = F.T @ v + np.concatenate([l_x + np.zeros(n), l_u + np.zeros(m)])
@@ -21,14 +25,22 @@ def expand(v, W, f_x, f_u, *, l_x=0.0, l_u=0.0, l_xx=0.0, l_ux=0.0, l_uu=0.0, f_
 
 
 def minimise(gradient, hessian, n, metric=None):
-    """k and K that minimise the quadratic in u for every x; `metric` instead of its Hessian in u."""
+    """Minimiser of the quadratic in u for every x; `metric` instead of its Hessian in u.
+
+    Returns:
+        The gains k [m] and K [m, n].
+    """
     Q_uu = hessian[n:, n:] if metric is None else metric
     solved = -np.linalg.solve(Q_uu, np.hstack([gradient[n:, None], hessian[n:, :n]]))
     return solved[:, 0], solved[:, 1:]
 
 
 def follow(gradient, hessian, k, K):
-    """Value of the policy u = k + K x, by inserting it in the quadratic."""
+    """Value of the policy u = k + K x, by inserting it in the quadratic.
+
+    Returns:
+        Gradient [n] and Hessian [n, n].
+    """
     n = K.shape[1]
     offset = np.concatenate([np.zeros(n), k])
     T = np.vstack([np.eye(n), K])
@@ -36,21 +48,31 @@ def follow(gradient, hessian, k, K):
 
 
 def schur_value(gradient, hessian, k, K):
-    """The papers' update, v = Q_x + Q_xu k and W = Q_xx + Q_xu K."""
+    """The papers' update, v = Q_x + Q_xu k and W = Q_xx + Q_xu K.
+
+    Returns:
+        The pair v, W.
+    """
     n = K.shape[1]
     return gradient[:n] + hessian[:n, n:] @ k, hessian[:n, :n] + hessian[:n, n:] @ K
 
 
 def stack(f_x, f_u):
-    """F_X, block-diagonal, and F_u for per-sample Jacobians [B, n', n] and [B, n', m]."""
+    """Stacked samples, from per-sample Jacobians [B, n', n] and [B, n', m].
+
+    Returns:
+        F_X, block-diagonal, and F_u.
+    """
     return block_diag(*f_x), np.concatenate(list(f_u), axis=0)
 
 
 def backward_batch(g, H, stages, *, batch_size=None):
     """The exact batch recursion: stages are (f_x [B, n', n], f_u [B, n', m], M, l_u); M is the curvature of the cost.
 
-    The terminal value is that of the mean loss over `batch_size` samples, the ones given if None. Returns per stage
-    (k, K, v, W, decrease) with (v, W) the value before the stage and the decrease of the model at zero deviation.
+    The terminal value is that of the mean loss over `batch_size` samples, the ones given if None.
+
+    Returns:
+        Per stage (k, K, v, W, decrease): the value before it, and the model's decrease at zero deviation.
     """
     batch_size = len(g) if batch_size is None else batch_size
     v, W = np.concatenate(list(g)) / batch_size, block_diag(*H) / batch_size
@@ -66,10 +88,10 @@ def backward_batch(g, H, stages, *, batch_size=None):
 
 
 def whole_horizon(v, W, stages):
-    """All controls at once: stages are dicts with f_x, f_u and optionally l_x, l_u, l_xx, l_ux, l_uu; linear dynamics.
+    """All controls at once: stages are dicts with f_x, f_u and any of l_x, l_u, l_xx, l_ux, l_uu; linear dynamics.
 
-    Returns the controls as an affine map of the first state, U = U_0 + U_x x_0, and gradient and Hessian in x_0 of the
-    minimal cost.
+    Returns:
+        U_0 and U_x, the controls as an affine map of the first state; gradient and Hessian in it of the least cost.
     """
     sizes = [stage["f_u"].shape[1] for stage in stages]
     n, total = stages[0]["f_x"].shape[1], sum(sizes)
@@ -92,7 +114,11 @@ def whole_horizon(v, W, stages):
 
 
 def riccati(A, B, Q, R, P, steps):
-    """Cost-to-go matrix of x' = A x + B u with cost 1/2 (x' Q x + u' R u), by the textbook difference equation."""
+    """Riccati's difference equation for x' = A x + B u with cost 1/2 (x' Q x + u' R u), from the matrix P at the end.
+
+    Returns:
+        The cost-to-go matrix.
+    """
     for _ in range(steps):
         P = Q + A.T @ P @ A - A.T @ P @ B @ np.linalg.inv(R + B.T @ P @ B) @ B.T @ P @ A
     return P

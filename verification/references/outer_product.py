@@ -7,7 +7,10 @@ def backward(v, W, f_x, f_u, M, l_u, factor):
     """One stage: v [B, n'], W [B, n', n'] of the samples, Jacobians [B, ...], metric M, c = factor.
 
     v <- f_x' (v + W f_u k) with the shared k = -M^{-1} (l_u + mean f_u' v), W <- f_x' (W - c W f_u M^{-1} f_u' W) f_x;
-    a W that stops being positive semi-definite is replaced by zero. Returns (v, W, k, how many were replaced).
+    a W that stops being positive semi-definite is replaced by zero.
+
+    Returns:
+        (v, W, k, replaced): values before the stage, the shared gain, how many W were replaced.
     """
     k = -np.linalg.solve(M, l_u + np.mean([f.T @ v_i for f, v_i in zip(f_u, v, strict=True)], axis=0))
     before_v, before_W, replaced = [], [], 0

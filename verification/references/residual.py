@@ -8,8 +8,10 @@ from verification.references import dense
 def joint_block(v, W, stages):
     """Recursion over the stages of a block on the stacked state (x, x_r), from the value behind it.
 
-    Stages are (f_x, f_u, l_u, l_uu), first stage first; the last maps (x, x_r) to f(x, u) + x_r. Returns per stage
-    (k, [K Gamma], v, W) on the stacked state, value before the stage.
+    Stages are (f_x, f_u, l_u, l_uu), first stage first; the last maps (x, x_r) to f(x, u) + x_r.
+
+    Returns:
+        Per stage (k, [K Gamma], v, W) on the stacked state, the value before the stage.
     """
     r = len(v)
     steps = []
@@ -28,7 +30,11 @@ def joint_block(v, W, stages):
 
 
 def proposition_2(v, W, stages):
-    """Value before the block: chain value + value behind - sums over the skip gains + the cross terms (Eqs. 11, 12)."""
+    """Chain value, plus value behind the block, minus the sums over skip gains, plus the cross terms (Eqs. 11, 12).
+
+    Returns:
+        Gradient and Hessian before the block.
+    """
     chain_v, chain_W, cross = v, W, W
     v_block, W_block = v.copy(), W.copy()
     for f_x, f_u, l_u, l_uu in reversed(stages):

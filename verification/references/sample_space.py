@@ -11,7 +11,11 @@ from scipy.linalg import block_diag
 
 
 def start(batch_size, roots):
-    """a and S for columns [g | Z]: roots is the number of columns of Z, or [B] values beta^2 for the collinear form."""
+    """Terminal pair for columns [g | Z]: `roots` counts the columns of Z, or holds [B] values beta^2 (collinear).
+
+    Returns:
+        The pair a, S.
+    """
     if np.ndim(roots):
         return np.full(batch_size, 1 / batch_size), np.diag(roots) / batch_size
     one = np.eye(1 + roots)[0]
@@ -20,7 +24,11 @@ def start(batch_size, roots):
 
 
 def recursion(a, S, grams, linears):
-    """Per stage, first stage first: (a, S) before the stage, by R = (I + S G)^{-1}."""
+    """Stage by stage, by R = (I + S G)^{-1}.
+
+    Returns:
+        Per stage, first stage first: (a, S) before the stage.
+    """
     steps = []
     for G, l in zip(reversed(grams), reversed(linears), strict=True):
         R = np.linalg.inv(np.eye(len(a)) + S @ G)
@@ -33,6 +41,9 @@ def closed_form(a, S, grams, linears):
     """The same from the terminal pair and sums, one solve per stage.
 
     With X_t = I + S_T (G_t + ... + G_{T-1}): X_t = X_{t+1} (I + S_{t+1} G_t) since S_{t+1} = X_{t+1}^{-1} S_T.
+
+    Returns:
+        Per stage, first stage first: (a, S) before the stage.
     """
     steps = []
     for t in range(len(grams)):

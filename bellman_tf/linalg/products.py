@@ -1,0 +1,55 @@
+"""Matrix products whose leading axes differ.
+
+TensorFlow 2.21's float32 `matmul` on CPU (oneDNN) writes out of bounds for some products with leading axes that have
+to be broadcast, for example `[3, 1, 64, 64]` by `[1, 64, 1]`: a crash or silent corruption. Here leading axes are made
+equal first, or folded into the rows where that is free.
+"""
+
+import tensorflow as tf
+
+
+def matmul(A: tf.Tensor, B: tf.Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> tf.Tensor:
+    """`A B` with leading axes broadcast, safely.
+
+    Args:
+        A: `[..., m, n]`, or its transpose with `transpose_a`.
+        B: `[..., n, p]`, or its transpose with `transpose_b`.
+        transpose_a: use the transpose of A.
+        transpose_b: use the transpose of B.
+
+    Returns:
+        `[..., m, p]`.
+
+    Example:
+        >>> matmul(tf.ones([2, 3, 1, 4]), tf.ones([4, 1])).shape.as_list()
+        [2, 3, 1, 1]
+    """
+    if A.shape.rank == B.shape.rank and A.shape[:-2].is_fully_defined() and A.shape[:-2] == B.shape[:-2]:
+        return tf.matmul(A, B, transpose_a=transpose_a, transpose_b=transpose_b)
+    if B.shape.rank == 2 and not transpose_a:  # the leading axes of A are more rows
+        return tf.tensordot(A, B, [[-1], [1 if transpose_b else 0]])
+    lead = tf.broadcast_dynamic_shape(tf.shape(A)[:-2], tf.shape(B)[:-2])
+    static = tf.broadcast_static_shape(A.shape[:-2], B.shape[:-2])
+    A, B = (
+        tf.ensure_shape(tf.broadcast_to(X, tf.concat([lead, tf.shape(X)[-2:]], 0)), static.concatenate(X.shape[-2:]))
+        for X in (A, B)
+    )
+    return tf.matmul(A, B, transpose_a=transpose_a, transpose_b=transpose_b)
+
+
+def matvec(A: tf.Tensor, x: tf.Tensor, *, transpose_a: bool = False) -> tf.Tensor:
+    """`A x` with leading axes broadcast, safely.
+
+    Args:
+        A: `[..., m, n]`, or its transpose with `transpose_a`.
+        x: `[..., n]`.
+        transpose_a: use the transpose of A.
+
+    Returns:
+        `[..., m]`.
+
+    Example:
+        >>> matvec(tf.ones([3, 1, 2, 2]), tf.ones([1, 2])).shape.as_list()
+        [3, 1, 2]
+    """
+    return matmul(A, x[..., None], transpose_a=transpose_a)[..., 0]
