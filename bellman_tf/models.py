@@ -44,7 +44,7 @@ class GameMixin:
         """Prints the stages and players of the model in the manner of `summary()`.
 
         Args:
-            print_fn: what to print with; `keras.utils.io_utils.print_msg` by default.
+            print_fn: what to print with; `print` by default.
         """
         optimizer = self.optimizer if isinstance(getattr(self, "optimizer", None), GTDDP) else None
         game_summary(self.game, self.name, optimizer, print_fn)
@@ -88,7 +88,10 @@ class GameMixin:
         """
         if "_game_input_signature" not in self.__dict__:
             signature = keras.tree.map_structure(
-                lambda leaf: None if leaf is None else keras.KerasTensor((None, *leaf.shape[1:]), dtype=leaf.dtype.name), x
+                lambda leaf: (
+                    None if leaf is None else keras.KerasTensor((None, *leaf.shape[1:]), dtype=leaf.dtype.name)
+                ),
+                x,
             )
             object.__setattr__(self, "_game_input_signature", signature)
         if not self.built:
@@ -199,7 +202,10 @@ def as_game(model: keras.Model) -> keras.Model:
         raise _checks.error("model", "be a keras.Model", type(model).__name__)
     if not isinstance(model, keras.Function | keras.Sequential):
         raise _checks.error(
-            "model", "be functional or Sequential", type(model).__name__, "Derive your class from bellman_tf.Model instead."
+            "model",
+            "be functional or Sequential",
+            type(model).__name__,
+            "Derive your class from bellman_tf.Model instead.",
         )
     if not model.built:
         raise _checks.error("model", "be built", model.name, "Give it an Input, or call it once on a batch.")

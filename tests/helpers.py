@@ -13,7 +13,9 @@ def assert_close(actual, expected, *, rtol=0.0, atol=0.0, label=""):
     assert actual.shape == expected.shape, f"{label} shape {actual.shape} != {expected.shape}"
     if expected.size == 0:
         return
-    assert np.isfinite(actual).all(), f"{label} has {np.count_nonzero(~np.isfinite(actual))} entries that are not finite"
+    assert np.isfinite(actual).all(), (
+        f"{label} has {np.count_nonzero(~np.isfinite(actual))} entries that are not finite"
+    )
     gap = np.abs(actual - expected)
     bound = atol + rtol * np.max(np.abs(expected))
     if np.max(gap) <= bound:

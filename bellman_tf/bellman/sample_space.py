@@ -30,6 +30,7 @@ a_t = (I + S_T Gamma_t)^{-1} (a_T - S_T lambda_t). A stage is therefore `backwar
 *summed* Gram matrix, and every stage can be had from one batched Cholesky factorisation (`backward_all`).
 """
 
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -163,6 +164,22 @@ def init(batch_size, *, beta_squared=None, rank=0, group_size=None, dtype=tf.flo
     return SampleValue(a, present[..., None] * E_Z / tf.sqrt(B))
 
 
+# Leading axes are made equal here and not left to the products: with several threads, TensorFlow 2.21's oneDNN kernel
+# for float32 writes out of bounds in a product such as [3, 1, n, n] @ [1, n, k]. What is equal already costs nothing.
+def _broadcast(*tensors_and_axes):
+    tensors = [(tf.convert_to_tensor(x), axes) for x, axes in tensors_and_axes]
+    leads = [x.shape[:-axes] for x, axes in tensors]
+    static = functools.reduce(tf.broadcast_static_shape, leads)
+    if all(lead.is_fully_defined() and lead == static for lead in leads):
+        return [x for x, _ in tensors]
+    if static.is_fully_defined():
+        lead = tf.constant(static.as_list(), tf.int32)
+    else:
+        lead = functools.reduce(tf.broadcast_dynamic_shape, [tf.shape(x)[:-axes] for x, axes in tensors])
+    spread = [(x, axes, tf.broadcast_to(x, tf.concat([lead, tf.shape(x)[-axes:]], 0))) for x, axes in tensors]
+    return [tf.ensure_shape(y, static.concatenate(x.shape[-axes:])) for x, axes, y in spread]
+
+
 def _check_gram(argument, gram, L):
     n = L.shape[-2]
     if gram.shape.rank is not None and gram.shape.rank < 2:
@@ -210,6 +227,7 @@ def backward(value, gram, linear=None, *, diagonal=False):
         raise _checks.error("value.L", "be square when `diagonal=True`", L.shape, "Pass `diagonal=False`.")
     if L.shape[-2:] == [1, 1]:
         return _backward_scalar(a, L, gram, linear)
+    a, L, gram = _broadcast((a, 1), (L, 2), (gram, 2))
     if diagonal:
         s = tf.linalg.diag_part(L)
         N = factor_gram(s[..., :, None] * gram * s[..., None, :])  # N N' = I + L' G L
@@ -271,13 +289,7 @@ def backward_all(value, grams, linear=None, *, diagonal=False):
     summed = tf.cumsum(grams, axis=0, reverse=True)
     if linear is not None:
         linear = tf.cumsum(linear, axis=0, reverse=True)
-    # Broadcast here: TensorFlow 2.21's float32 matmul with oneDNN crashes when leading axes differ in number.
-    a, L = value
-    lead = tf.shape(summed)[:-2]
-    a = tf.broadcast_to(a, tf.concat([lead, tf.shape(a)[-1:]], 0))
-    L = tf.broadcast_to(L, tf.concat([lead, tf.shape(L)[-2:]], 0))
-    a, L = (tf.ensure_shape(x, summed.shape[: -2].concatenate(y.shape[k:])) for x, y, k in ((a, value.a, -1), (L, value.L, -2)))
-    return backward(SampleValue(a, L), summed, linear, diagonal=diagonal)
+    return backward(value, summed, linear, diagonal=diagonal)
 
 
 def weights(value, deviation=None):
@@ -298,9 +310,9 @@ def weights(value, deviation=None):
         >>> weights(SampleValue(tf.constant([1.0]), tf.constant([[2.0]])), tf.constant([0.5])).numpy().tolist()
         [3.0]
     """
-    a, L = value
     if deviation is None:
-        return a
+        return value.a
+    a, L, deviation = _broadcast((value.a, 1), (value.L, 2), (deviation, 1))
     return a + tf.linalg.matvec(L, tf.linalg.matvec(L, deviation, transpose_a=True))
 
 
@@ -328,7 +340,8 @@ def predicted_reduction(terminal, initial, grams, linear=None, own=None):
         >>> predicted_reduction(start, backward(start, tf.ones([1, 1, 1])), tf.ones([1, 1, 1, 1])).numpy().tolist()
         [0.25]
     """
-    pull = tf.linalg.matvec(tf.reduce_sum(grams, axis=0), terminal.a)
+    gram, a = _broadcast((tf.reduce_sum(grams, axis=0), 2), (terminal.a, 1))
+    pull = tf.linalg.matvec(gram, a)
     if linear is None:
         return tf.reduce_sum(pull * initial.a, axis=-1) / 2
     summed = tf.reduce_sum(linear, axis=0)

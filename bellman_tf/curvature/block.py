@@ -63,7 +63,9 @@ class PlayerLayout:
 class Metric:
     """M^{-1} of one player at one step, learning rate included."""
 
-    kronecker = False  # whether M^{-1} acts on the two sides of the matrix form, through `input_solve`, `cotangent_solve`
+    kronecker = (
+        False  # whether M^{-1} acts on the two sides of the matrix form, through `input_solve`, `cotangent_solve`
+    )
     tapwise = False  # whether the taps of a convolution do not mix, so that `solve_tap`, `solve_bias` exist
 
     def solve(self, parts: Tensors) -> Tensors:

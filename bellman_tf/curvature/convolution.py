@@ -213,7 +213,10 @@ class Convolution(MatrixCapture):
         shifts = tape.gradient(output, kernel, output_gradients=x)  # [*span, c, c]: sum_l x[l + shift] x[l]'
         shifts = tf.reshape(shifts, [-1, channels, channels])
         index = [
-            [_ravel([a + k - 1 - b for a, b, k in zip(first, second, self.kernel_size, strict=True)], span) for second in self.taps.offsets]
+            [
+                _ravel([a + k - 1 - b for a, b, k in zip(first, second, self.kernel_size, strict=True)], span)
+                for second in self.taps.offsets
+            ]
             for first in self.taps.offsets
         ]
         blocks = tf.gather(shifts, tf.constant(index))  # [taps, taps, c, c]
@@ -322,7 +325,10 @@ def capture_separable(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequenc
     x = to_work(_channels_last(layer, inputs))
     last = [to_work(_channels_last(layer, c)) for c in cotangents]
     taps = Taps(x, _sizes(last[0]), layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
-    depthwise, pointwise = to_work(tf.convert_to_tensor(layer.depthwise_kernel)), to_work(tf.convert_to_tensor(layer.pointwise_kernel))
+    depthwise, pointwise = (
+        to_work(tf.convert_to_tensor(layer.depthwise_kernel)),
+        to_work(tf.convert_to_tensor(layer.pointwise_kernel)),
+    )
     depthwise_shape, pointwise_shape = list(depthwise.shape), list(pointwise.shape)
     between = depthwise_shape[-2] * depthwise_shape[-1]
     # What the depthwise kernel hands to the pointwise one, tap by tap: [B, L, c_in, multiplier].

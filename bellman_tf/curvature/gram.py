@@ -62,7 +62,11 @@ def choose_form(capture: Capture, metric: Metric, requested: str) -> str:
     pairs = pairs and (not convolution or capture.groups == 1)
     if requested == "positions":
         return "positions" if pairs else "per_sample"
-    cheaper = pairs and capture.positions * (capture.layout.rows + capture.layout.width) < capture.layout.rows * capture.layout.width
+    cheaper = (
+        pairs
+        and capture.positions * (capture.layout.rows + capture.layout.width)
+        < capture.layout.rows * capture.layout.width
+    )
     return "positions" if cheaper and requested != "per_sample" and capture.positions <= 64 else "per_sample"
 
 
@@ -259,7 +263,10 @@ def _lookup(capture: Lookup, metric: Metric, group_size: int | None) -> tf.Tenso
     groups = tf.shape(marked)[0]
     size = tf.shape(marked)[1] // length
     first, second = (
-        tf.reshape(to_groups(tf.reshape(part, [tf.shape(part)[0], m * length * width]), group_size), [groups, size * m * length, width])
+        tf.reshape(
+            to_groups(tf.reshape(part, [tf.shape(part)[0], m * length * width]), group_size),
+            [groups, size * m * length, width],
+        )
         for part in (c, solved)
     )
     pairs = tf.reshape(tf.matmul(first, second, transpose_b=True), [groups, size, m, length, size, m, length])

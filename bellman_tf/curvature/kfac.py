@@ -106,9 +106,7 @@ class KroneckerMetric(Metric):
 class EigenMetric(Metric):
     """M^{-1} = learning_rate U (1 / (s + damping)) U' with U = U_A (x) U_B."""
 
-    def __init__(
-        self, rows: KroneckerRows, U_A: tf.Tensor, U_B: tf.Tensor, inverse: tf.Tensor
-    ) -> None:
+    def __init__(self, rows: KroneckerRows, U_A: tf.Tensor, U_B: tf.Tensor, inverse: tf.Tensor) -> None:
         """Stores the basis.
 
         Args:

@@ -145,15 +145,19 @@ class EinsumPlan:
         order = [letters[0], *self.shared, *features]
         moved = tf.transpose(tensor, [letters.index(k) for k in order])
         sizes = moved.shape[1 + len(self.shared) :]
-        return tf.reshape(moved, [tf.shape(moved)[0], -1, int(sizes.num_elements())]) if self.shared else tf.reshape(
-            moved, [tf.shape(moved)[0], int(sizes.num_elements())]
+        return (
+            tf.reshape(moved, [tf.shape(moved)[0], -1, int(sizes.num_elements())])
+            if self.shared
+            else tf.reshape(moved, [tf.shape(moved)[0], int(sizes.num_elements())])
         )
 
 
 class _EinsumMap(LinearMap):
     """A LinearMap read through an einsum equation."""
 
-    def __init__(self, plan: EinsumPlan, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], layer: keras.Layer) -> None:
+    def __init__(
+        self, plan: EinsumPlan, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], layer: keras.Layer
+    ) -> None:
         self._plan = plan
         super().__init__(
             plan.layout(inputs, plan.source, plan.rows),

@@ -144,7 +144,9 @@ def _symbolic_subclass(model: keras.Model) -> tuple[list, object]:
         return inputs, type(model).call(model, packed, **keywords)
     except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
         # What Keras and TensorFlow raise when a KerasTensor meets raw tf.* code or Python control flow on values.
-        raise UntraceableModelError(f"`call` of the model '{model.name}' cannot run on symbolic tensors: {error}") from error
+        raise UntraceableModelError(
+            f"`call` of the model '{model.name}' cannot run on symbolic tensors: {error}"
+        ) from error
 
 
 def trace(model: keras.Model) -> Graph:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import keras
 
 from bellman_tf.game.stages import Game, Player
 
@@ -27,7 +26,7 @@ def game_summary(game: Game, name: str, optimizer: object = None, print_fn: Call
         game: the game.
         name: the model's name.
         optimizer: a `GTDDP`, or `None` if the model is not compiled with one.
-        print_fn: what to print with; Keras's printer by default.
+        print_fn: what to print with; Keras's `print` by default.
     """
     rows = [_row(player, optimizer) for player in game.players]
     widths = [max(len(row[k]) for row in [_COLUMNS, *rows]) for k in range(len(_COLUMNS))]
@@ -45,4 +44,4 @@ def game_summary(game: Game, name: str, optimizer: object = None, print_fn: Call
     lines.append(
         f"{len(game.stages)} stages, {len(game.players)} players, {total:,} parameters, {share:.1f}% of them covered"
     )
-    (print_fn or keras.utils.io_utils.print_msg)("\n".join(lines))
+    (print_fn or print)("\n".join(lines))

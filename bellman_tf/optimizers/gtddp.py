@@ -132,8 +132,12 @@ class GTDDP(keras.optimizers.Optimizer):
         self.blocks: list[Block] = []
         self.state: list[list[keras.Variable]] = []
         self._model: weakref.ref | None = None
-        self.rejected_batches = self.add_variable((), dtype="int64", name="rejected_batches", aggregation="only_first_replica")
-        self.clamped_values = self.add_variable((), dtype="int64", name="clamped_values", aggregation="only_first_replica")
+        self.rejected_batches = self.add_variable(
+            (), dtype="int64", name="rejected_batches", aggregation="only_first_replica"
+        )
+        self.clamped_values = self.add_variable(
+            (), dtype="int64", name="clamped_values", aggregation="only_first_replica"
+        )
 
     @classmethod
     def as_published(cls, learning_rate: object = 0.1, **options: object) -> "GTDDP":

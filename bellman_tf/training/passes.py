@@ -216,9 +216,7 @@ def policy_forward(
                 program.run(call)
 
 
-def replay_gradient(
-    player: Player, forward: Forward, cotangents: dict[int, Tensors], frozen: list[tuple]
-) -> Tensors:
+def replay_gradient(player: Player, forward: Forward, cotangents: dict[int, Tensors], frozen: list[tuple]) -> Tensors:
     """Re-weighted gradient of an open-loop player: its recorded calls again, with weighted cotangents.
 
     Losses that the layer adds itself (activity regularizers, `add_loss`) enter unweighted.

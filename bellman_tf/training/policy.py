@@ -43,7 +43,9 @@ class SamplePolicy:
         joint: whether the players of a stage share one value.
     """
 
-    def __init__(self, terminal: SampleValue, group_size: int | None, joint: bool, columns: int, diagonal: bool) -> None:
+    def __init__(
+        self, terminal: SampleValue, group_size: int | None, joint: bool, columns: int, diagonal: bool
+    ) -> None:
         self.group_size, self.joint = group_size, joint
         self._terminal, self._columns, self._diagonal = terminal, columns, diagonal
         self._values: list = []
@@ -56,7 +58,9 @@ class SamplePolicy:
             linear: for each stage, the vector `<q, M^{-1} l_u>` of each player, or `None` without own costs.
         """
         agents = 1 if self.joint else max((len(stage) for stage in grams), default=1)
-        stacked = self._stack(grams, agents, tf.zeros_like(self._terminal.L[..., :, :1] * self._terminal.a[..., None, :]))
+        stacked = self._stack(
+            grams, agents, tf.zeros_like(self._terminal.L[..., :, :1] * self._terminal.a[..., None, :])
+        )
         stacked_linear = None if linear is None else self._stack(linear, agents, tf.zeros_like(self._terminal.a))
         terminal = self._terminal
         if not self.joint:

@@ -79,7 +79,9 @@ class _TrainStep:
     def _open_step(self) -> None:
         """Plain gradients from one tape; metrics from captures where a metric reads them."""
         players = self.game.players
-        wants_capture = [block.needs_capture and player.covered for block, player in zip(self.blocks, players, strict=True)]
+        wants_capture = [
+            block.needs_capture and player.covered for block, player in zip(self.blocks, players, strict=True)
+        ]
         variables = [v.value for player in players for v in player.variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
@@ -112,7 +114,10 @@ class _TrainStep:
         options, information = self.options, self.information
         columns = options.columns
         loose = [v.value for player in self.game.loose_players for v in player.variables]
-        with tf.GradientTape(watch_accessed_variables=False, persistent=columns != 0) as tape, observe_losses(tape) as observed:
+        with (
+            tf.GradientTape(watch_accessed_variables=False, persistent=columns != 0) as tape,
+            observe_losses(tape) as observed,
+        ):
             tape.watch(loose)
             forward = self._forward(tape, cuts=information.feedback)
             self._compute_loss()
@@ -151,7 +156,12 @@ class _TrainStep:
         self._game_policy(forward, calls, site_columns, cut_columns, beta_squared)
 
     def _game_policy(
-        self, forward: Forward, calls: list, site_columns: list[Tensors], cut_columns: list[Tensors], beta_squared: object
+        self,
+        forward: Forward,
+        calls: list,
+        site_columns: list[Tensors],
+        cut_columns: list[Tensors],
+        beta_squared: object,
     ) -> None:
         m = self.columns = len(site_columns)
         by_call: dict[int, list[Tensors]] = {}
@@ -171,9 +181,7 @@ class _TrainStep:
         cut_gradients: list[dict] = []
         position = 0
         for cut in forward.cuts:
-            cut_gradients.append(
-                {slot: [column[position + k] for column in cut_columns] for k, slot in enumerate(cut)}
-            )
+            cut_gradients.append({slot: [column[position + k] for column in cut_columns] for k, slot in enumerate(cut)})
             position += len(cut)
 
         def deviate(t: int, values: dict) -> tf.Tensor | None:
@@ -240,7 +248,10 @@ class _TrainStep:
                 grams[-1].append(tf.cast(gram(capture, metric, group_size, options.gram, seed), self.dtype))
                 own = self.own[player.index]
                 if regularised and any(cost is not None for cost in own):
-                    cost = [tf.zeros(v.shape, self.dtype) if c is None else c for v, c in zip(player.variables, own, strict=True)]
+                    cost = [
+                        tf.zeros(v.shape, self.dtype) if c is None else c
+                        for v, c in zip(player.variables, own, strict=True)
+                    ]
                     l = capture.inner(metric.solve(cost))
                     linear[-1].append(tf.cast(sample_space.to_groups(l, group_size), self.dtype))
                 else:
@@ -334,7 +345,11 @@ class _TrainStep:
         block, capture = self.blocks[player.index], self.captures[player.index]
         gradient = None
         if block.needs_gradient:
-            mean = OpenPolicy(self.total).weights(0, 0, None, self.batch_size) if alpha is None else alpha[:, None] / self.total
+            mean = (
+                OpenPolicy(self.total).weights(0, 0, None, self.batch_size)
+                if alpha is None
+                else alpha[:, None] / self.total
+            )
             mean = tf.pad(mean, [[0, 0], [0, self.columns - 1]])
             gradient = self._replay(player, forward, by_call, mean) if capture is None else capture.gradient(mean)
             gradient = self._finish_gradient(player, gradient)

@@ -1,5 +1,8 @@
 """The recursion in sample coordinates against batch DDP with every matrix written out."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,9 +20,9 @@ few = settings(max_examples=max(5, settings().max_examples // 2))
 
 
 def tolerance(game):
-    """Rounding of G is cond(M) eps, and the dense recursion loses what it cancels: cond(I + L' Gamma L) eps."""
+    """Both sides solve with the metrics: eps cond(M), beside what cancels in the values."""
     condition = max(np.linalg.cond(p.metric) for s in game.stages for p in s.players)
-    return max(1e-10, 20 * EPS * condition)
+    return 1e-10 + EPS * condition
 
 
 def start(game, group_size=None):
@@ -431,6 +434,17 @@ def test_a_batch_of_unknown_size_gives_the_same_values(group_size, rank, rng):
 
 
 # Number formats
+
+
+def test_several_threads_do_not_break_the_broadcast_of_one_group_over_the_stages():
+    """A product [3, 1, n, n] @ [1, n, k] corrupts memory under oneDNN; the other tests run in one thread."""
+    code = (
+        "import numpy as np, tensorflow as tf; from bellman_tf import bellman as b; L = b.init(8, rank=1);"
+        "G = tf.eye(16, batch_shape=[3, 1]); v = [b.backward_all(L, G) for _ in range(20)];"
+        "w = [b.weights(x, tf.ones([1, 16])).numpy() for x in v]; assert all((x == w[0]).all() for x in w);"
+        "assert np.allclose(w[0][:, 0, 1], [1 / 11, 1 / 10, 1 / 9])"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
 
 
 def fixed_case(rng, rank, group_size, batch_size, dtype):
