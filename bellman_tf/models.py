@@ -129,8 +129,8 @@ class GameMixin:
         Raises:
             ValueError: if the saved generators do not fit this model.
         """
-        seeds = {k: store[k] for k in store.keys() if k.startswith("seed_")}
-        rest = {k: store[k] for k in store.keys() if k not in seeds}
+        seeds = {k: store[k] for k in store if k.startswith("seed_")}
+        rest = {k: store[k] for k in store if k not in seeds}
         super().load_own_variables(rest)
         own = self._seed_variables()
         if len(own) != len(seeds):

@@ -103,7 +103,7 @@ class RMSpropBlock(Block):
     def update(
         self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
     ) -> tuple[Tensors, Metric]:
-        """v <- rho v + (1 - rho) g^2, M = diag(sqrt(v + epsilon)) / learning_rate."""
+        """V <- rho v + (1 - rho) g^2, M = diag(sqrt(v + epsilon)) / learning_rate."""
         rho = self.config.rho
         state = [rho * v + (1 - rho) * tf.square(g) for v, g in zip(state, gradient, strict=True)]
         return state, DiagonalMetric([step.learning_rate * tf.math.rsqrt(v + self.config.epsilon) for v in state])
@@ -130,7 +130,7 @@ class AdamBlock(Block):
     def update(
         self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
     ) -> tuple[Tensors, Metric]:
-        """v <- v + (1 - beta_2)(g^2 - v), M = diag(sqrt(v) + epsilon) / (learning_rate sqrt(1 - beta_2^t))."""
+        """V <- v + (1 - beta_2)(g^2 - v), M = diag(sqrt(v) + epsilon) / (learning_rate sqrt(1 - beta_2^t))."""
         count = len(self.layout.shapes)
         first, second = state[:count], state[count:]
         beta_1, beta_2 = self.config.beta_1, self.config.beta_2

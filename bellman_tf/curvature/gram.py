@@ -131,7 +131,7 @@ def _pair(parts: Tensors, solved: Tensors, group_size: int | None) -> tf.Tensor:
 
 
 def _stacked(cotangents: Tensors) -> tf.Tensor:
-    """m tensors `[B, ...]` to `[B, m, ...]`."""
+    """M tensors `[B, ...]` to `[B, m, ...]`."""
     return cotangents[0][:, None] if len(cotangents) == 1 else tf.stack(cotangents, axis=1)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-
 from bellman_tf.game.stages import Game, Player
 
 _COLUMNS = ("stage", "player", "kind", "parameters", "curvature", "coverage")
