@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.linalg import factor_spd, solve_spd, symmetrize
+from bellman_tf.linalg.products import matmul, matvec
 
 
 class Value(NamedTuple):
@@ -170,13 +171,13 @@ def expand(
     V_x, V_xx = value
     f_x = as_jacobian("jacobian_state", jacobian_state, value)
     f_u = as_jacobian("jacobian_control", jacobian_control, value)
-    V_xx_f_x = tf.matmul(V_xx, f_x)
-    Q_xx = tf.matmul(f_x, V_xx_f_x, transpose_a=True)
-    Q_ux = tf.matmul(f_u, V_xx_f_x, transpose_a=True)
-    Q_uu = tf.matmul(f_u, tf.matmul(V_xx, f_u), transpose_a=True)
+    V_xx_f_x = matmul(V_xx, f_x)
+    Q_xx = matmul(f_x, V_xx_f_x, transpose_a=True)
+    Q_ux = matmul(f_u, V_xx_f_x, transpose_a=True)
+    Q_uu = matmul(f_u, matmul(V_xx, f_u), transpose_a=True)
     return Expansion(
-        Q_x=_plus(tf.linalg.matvec(f_x, V_x, transpose_a=True), cost_x),
-        Q_u=_plus(tf.linalg.matvec(f_u, V_x, transpose_a=True), cost_u),
+        Q_x=_plus(matvec(f_x, V_x, transpose_a=True), cost_x),
+        Q_u=_plus(matvec(f_u, V_x, transpose_a=True), cost_u),
         Q_xx=symmetrize(_plus(Q_xx, cost_xx, _contract(V_x, dynamics_xx))),
         Q_ux=_plus(Q_ux, cost_ux, _contract(V_x, dynamics_ux)),
         Q_uu=symmetrize(_plus(Q_uu, cost_uu, _contract(V_x, dynamics_uu))),
@@ -242,13 +243,13 @@ def value_update(expansion, gains, *, policy=False):
     """
     _checks.check_flag("policy", policy)
     k, K = gains.open_loop, gains.feedback
-    Q_ux_K = tf.matmul(expansion.Q_ux, K, transpose_a=True)
-    V_x = expansion.Q_x + tf.linalg.matvec(expansion.Q_ux, k, transpose_a=True)
+    Q_ux_K = matmul(expansion.Q_ux, K, transpose_a=True)
+    V_x = expansion.Q_x + matvec(expansion.Q_ux, k, transpose_a=True)
     if not policy:
         return Value(V_x, symmetrize(expansion.Q_xx + Q_ux_K))
-    residual = expansion.Q_u + tf.linalg.matvec(expansion.Q_uu, k)
-    V_x += tf.linalg.matvec(K, residual, transpose_a=True)
-    V_xx = expansion.Q_xx + 2 * Q_ux_K + tf.matmul(K, tf.matmul(expansion.Q_uu, K), transpose_a=True)
+    residual = expansion.Q_u + matvec(expansion.Q_uu, k)
+    V_x += matvec(K, residual, transpose_a=True)
+    V_xx = expansion.Q_xx + 2 * Q_ux_K + matmul(K, matmul(expansion.Q_uu, K), transpose_a=True)
     return Value(V_x, symmetrize(V_xx))
 
 

@@ -18,6 +18,7 @@ from bellman_tf import _checks
 from bellman_tf.bellman.dense import Gains, Value, as_jacobian, expand, value_update
 from bellman_tf.bellman.dense import gains as minimise
 from bellman_tf.linalg import cooperative_solve, symmetrize
+from bellman_tf.linalg.products import matmul, matvec
 
 
 class JointExpansion(NamedTuple):
@@ -81,10 +82,10 @@ def expand_players(value, jacobian_state, jacobian_controls: Sequence, *, cost_u
     Q_u, Q_ux, Q_uu = [], [], []
     for p, f_u in enumerate(jacobian_controls):
         alone = expand(value, jacobian_state, f_u, cost_u=cost_u[p], cost_uu=cost_uu[p])
-        V_xx_f_u = tf.matmul(value.V_xx, f_u)
+        V_xx_f_u = matmul(value.V_xx, f_u)
         Q_u.append(alone.Q_u)
         Q_ux.append(alone.Q_ux)
-        Q_uu.append([tf.matmul(V_xx_f_u, f_v, transpose_a=True) for f_v in jacobian_controls])
+        Q_uu.append([matmul(V_xx_f_u, f_v, transpose_a=True) for f_v in jacobian_controls])
         Q_uu[p][p] = alone.Q_uu
     return JointExpansion(alone.Q_x, Q_u, alone.Q_xx, Q_ux, Q_uu)
 
@@ -146,8 +147,8 @@ def cooperative_update(expansion, gains):
     gains = _one_per_player("gains", gains, len(expansion.Q_u))
     V_x, V_xx = expansion.Q_x, expansion.Q_xx
     for Q_ux, (k, K, _) in zip(expansion.Q_ux, gains, strict=True):
-        V_x += tf.linalg.matvec(Q_ux, k, transpose_a=True)
-        V_xx += tf.matmul(Q_ux, K, transpose_a=True)
+        V_x += matvec(Q_ux, k, transpose_a=True)
+        V_xx += matmul(Q_ux, K, transpose_a=True)
     return Value(V_x, symmetrize(V_xx))
 
 
@@ -198,5 +199,5 @@ def feedback_nash(values, jacobian_state, jacobian_controls, *, cost_u=None, cos
 
 def _propagate(value, f_x):  # the value where nobody acts
     f_x = as_jacobian("jacobian_state", f_x, value)
-    V_xx = tf.matmul(f_x, tf.matmul(value.V_xx, f_x), transpose_a=True)
-    return Value(tf.linalg.matvec(f_x, value.V_x, transpose_a=True), symmetrize(V_xx))
+    V_xx = matmul(f_x, matmul(value.V_xx, f_x), transpose_a=True)
+    return Value(matvec(f_x, value.V_x, transpose_a=True), symmetrize(V_xx))

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from bellman_tf.bellman.dense import Gains, Value, expand, value_update
 from bellman_tf.linalg import factor_spd, solve_spd, symmetrize
+from bellman_tf.linalg.products import matmul, matvec
 
 
 class JointValue(NamedTuple):
@@ -84,16 +85,16 @@ def backward_block(joint, jacobian_state, jacobian_control, *, metric=None, **co
         [[-0.25]]
     """
     expansion = expand(Value(joint.V_x, joint.V_xx), jacobian_state, jacobian_control, **costs)
-    Q_ur = tf.matmul(jacobian_control, joint.V_xr, transpose_a=True)
+    Q_ur = matmul(jacobian_control, joint.V_xr, transpose_a=True)
     n = expansion.Q_x.shape[-1] if expansion.Q_x.shape[-1] is not None else tf.shape(expansion.Q_x)[-1]
     rhs = tf.concat([expansion.Q_u[..., None], expansion.Q_ux, Q_ur], axis=-1)
     solved = -solve_spd(factor_spd(expansion.Q_uu if metric is None else metric), rhs)
     gains = Gains(solved[..., 0], solved[..., 1 : 1 + n], solved[..., 1 + n :])
     V_x, V_xx = value_update(expansion, gains)
-    V_xr = tf.matmul(jacobian_state, joint.V_xr, transpose_a=True)
-    V_xr += tf.matmul(expansion.Q_ux, gains.skip, transpose_a=True)
-    V_r = joint.V_r + tf.linalg.matvec(Q_ur, gains.open_loop, transpose_a=True)
-    V_rr = symmetrize(joint.V_rr + tf.matmul(Q_ur, gains.skip, transpose_a=True))
+    V_xr = matmul(jacobian_state, joint.V_xr, transpose_a=True)
+    V_xr += matmul(expansion.Q_ux, gains.skip, transpose_a=True)
+    V_r = joint.V_r + matvec(Q_ur, gains.open_loop, transpose_a=True)
+    V_rr = symmetrize(joint.V_rr + matmul(Q_ur, gains.skip, transpose_a=True))
     return gains, JointValue(V_x, V_xx, V_r, V_xr, V_rr)
 
 

@@ -37,6 +37,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.linalg import factor_gram, whiten
+from bellman_tf.linalg.products import matmul, matvec
 
 
 class SampleValue(NamedTuple):
@@ -233,10 +234,10 @@ def backward(value, gram, linear=None, *, diagonal=False):
         N = factor_gram(s[..., :, None] * gram * s[..., None, :])  # N N' = I + L' G L
         L_transposed = L
     else:
-        N = factor_gram(tf.matmul(L, tf.matmul(gram, L), transpose_a=True), scale=_rounding_scale(L, gram))
+        N = factor_gram(matmul(L, matmul(gram, L), transpose_a=True), scale=_rounding_scale(L, gram))
         L_transposed = tf.linalg.matrix_transpose(L)
     L = tf.linalg.matrix_transpose(whiten(N, L_transposed))
-    pull = tf.linalg.matvec(gram, a)
+    pull = matvec(gram, a)
     if linear is not None:
         pull += linear
     return SampleValue(weights(SampleValue(a, L), -pull), L)
@@ -245,7 +246,7 @@ def backward(value, gram, linear=None, *, diagonal=False):
 # What the rounding of L' G L is relative to: its terms are below y_p y_q with y = |L|' sqrt(diag G), however much they
 # cancel. Equal to its trace where each column of L has one entry, as at the end of the network.
 def _rounding_scale(L, gram):
-    y = tf.linalg.matvec(tf.abs(L), tf.sqrt(tf.abs(tf.linalg.diag_part(gram))), transpose_a=True)
+    y = matvec(tf.abs(L), tf.sqrt(tf.abs(tf.linalg.diag_part(gram))), transpose_a=True)
     return tf.reduce_sum(tf.square(y), axis=-1)
 
 
@@ -313,7 +314,7 @@ def weights(value, deviation=None):
     if deviation is None:
         return value.a
     a, L, deviation = _broadcast((value.a, 1), (value.L, 2), (deviation, 1))
-    return a + tf.linalg.matvec(L, tf.linalg.matvec(L, deviation, transpose_a=True))
+    return a + matvec(L, matvec(L, deviation, transpose_a=True))
 
 
 def predicted_reduction(terminal, initial, grams, linear=None, own=None):
@@ -341,7 +342,7 @@ def predicted_reduction(terminal, initial, grams, linear=None, own=None):
         [0.25]
     """
     gram, a = _broadcast((tf.reduce_sum(grams, axis=0), 2), (terminal.a, 1))
-    pull = tf.linalg.matvec(gram, a)
+    pull = matvec(gram, a)
     if linear is None:
         return tf.reduce_sum(pull * initial.a, axis=-1) / 2
     summed = tf.reduce_sum(linear, axis=0)

@@ -241,7 +241,6 @@ def _reduced(capture: Convolution, metric: Metric, group_size: int | None) -> tf
     taps = len(capture.taps.offsets)
     parts.append(q)
     solved.append(tf.add_n([metric.solve_tap(q, k) for k in range(taps)]))
-    del rank
     return _pair(parts, solved, group_size)
 
 

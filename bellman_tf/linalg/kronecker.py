@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.linalg import _shapes
+from bellman_tf.linalg.products import matmul
 from bellman_tf.linalg.solve import factor_spd, inverse_spd, solve_spd, whiten
 from bellman_tf.linalg.symmetric import eigh
 
@@ -118,7 +119,7 @@ def kron_multiply(A, B, X):
     A, B, X = _shapes.as_matrices(A=A, B=B, X=X)
     _shapes.check_rows("X", X, "B^T", _transpose(B))
     _shapes.check_columns("X", X, "A^T", _transpose(A))
-    return tf.matmul(tf.matmul(B, X), A, transpose_b=True)
+    return matmul(matmul(B, X), A, transpose_b=True)
 
 
 def khatri_rao(A, B):
@@ -368,8 +369,8 @@ def kronecker_cooperative_solve(A_blocks, B_blocks, gradients):
     C_A = whiten(A_1, _transpose(whiten(A_2, A_21)))  # [..., a_1, a_2]
     C_B = whiten(B_1, _transpose(whiten(B_2, B_21)))  # [..., b_1, b_2]
     R_1, R_2 = _kron_whiten(A_1, B_1, G_1), _kron_whiten(A_2, B_2, G_2)
-    s_A, U_A = eigh(tf.matmul(C_A, C_A, transpose_b=True))
-    s_B, U_B = eigh(tf.matmul(C_B, C_B, transpose_b=True))
+    s_A, U_A = eigh(matmul(C_A, C_A, transpose_b=True))
+    s_B, U_B = eigh(matmul(C_B, C_B, transpose_b=True))
     left = kron_multiply(_transpose(U_A), _transpose(U_B), R_1 - kron_multiply(C_A, C_B, R_2))
     left /= 1.0 - s_B[..., :, tf.newaxis] * s_A[..., tf.newaxis, :]
     X_1 = kron_multiply(U_A, U_B, left)

@@ -26,8 +26,11 @@ def matmul(A: tf.Tensor, B: tf.Tensor, *, transpose_a: bool = False, transpose_b
     """
     if A.shape.rank == B.shape.rank and A.shape[:-2].is_fully_defined() and A.shape[:-2] == B.shape[:-2]:
         return tf.matmul(A, B, transpose_a=transpose_a, transpose_b=transpose_b)
-    if B.shape.rank == 2 and not transpose_a:  # the leading axes of A are more rows
-        return tf.tensordot(A, B, [[-1], [1 if transpose_b else 0]])
+    inner_a, inner_b = -2 if transpose_a else -1, -1 if transpose_b else -2
+    if B.shape.rank == 2:  # the leading axes of A are more rows
+        return tf.tensordot(A, B, [[inner_a], [inner_b]])
+    if A.shape.rank == 2:  # the leading axes of B are more columns
+        return tf.linalg.matrix_transpose(tf.tensordot(B, A, [[inner_b], [inner_a]]))
     lead = tf.broadcast_dynamic_shape(tf.shape(A)[:-2], tf.shape(B)[:-2])
     static = tf.broadcast_static_shape(A.shape[:-2], B.shape[:-2])
     A, B = (

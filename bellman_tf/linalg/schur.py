@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from bellman_tf.linalg import _shapes
+from bellman_tf.linalg.products import matmul
 from bellman_tf.linalg.solve import factor_spd, inverse_spd, solve_spd, whiten
 from bellman_tf.linalg.symmetric import symmetrize
 
@@ -34,7 +35,7 @@ def schur_complement(A, B, D):
     """
     A, B, D = _checked(A, B, D)
     half = whiten(factor_spd(D), tf.linalg.matrix_transpose(B))  # [..., p, m]
-    return symmetrize(A - tf.matmul(half, half, transpose_a=True))
+    return symmetrize(A - matmul(half, half, transpose_a=True))
 
 
 def block_inverse(A, B, D):
@@ -67,11 +68,11 @@ def block_inverse(A, B, D):
     factor = factor_spd(D)
     K = solve_spd(factor, tf.linalg.matrix_transpose(B))  # [..., p, m]
     half = whiten(factor, tf.linalg.matrix_transpose(B))  # [..., p, m]
-    S = symmetrize(A - tf.matmul(half, half, transpose_a=True))
+    S = symmetrize(A - matmul(half, half, transpose_a=True))
     S_factor = factor_spd(S)
     K_whitened = whiten(S_factor, tf.linalg.matrix_transpose(K))  # [..., m, p]
     upper = -solve_spd(S_factor, tf.linalg.matrix_transpose(K))
-    corner = symmetrize(inverse_spd(factor) + tf.matmul(K_whitened, K_whitened, transpose_a=True))
+    corner = symmetrize(inverse_spd(factor) + matmul(K_whitened, K_whitened, transpose_a=True))
     return inverse_spd(S_factor), upper, corner
 
 
@@ -111,19 +112,19 @@ def cooperative_solve(blocks, rhs):
         for m in range(n):  # L_nm = (Q_nm - sum_k L_nk L_mk^T) L_m^{-T}, kept transposed: [..., p_m, p_n]
             rest = tf.linalg.matrix_transpose(blocks[n][m])
             for k in range(m):
-                rest -= tf.matmul(lower[m, k], lower[n, k], transpose_a=True)
+                rest -= matmul(lower[m, k], lower[n, k], transpose_a=True)
             lower[n, m] = whiten(factors[m], rest)
         left, reduced = blocks[n][n], rhs[n]
         for m in range(n):
-            left -= tf.matmul(lower[n, m], lower[n, m], transpose_a=True)
-            reduced -= tf.matmul(lower[n, m], forward[m], transpose_a=True)
+            left -= matmul(lower[n, m], lower[n, m], transpose_a=True)
+            reduced -= matmul(lower[n, m], forward[m], transpose_a=True)
         factors.append(factor_spd(left))
         forward.append(whiten(factors[n], reduced))
     solution = [None] * len(blocks)
     for n in reversed(players):
         reduced = forward[n]
         for m in range(n + 1, len(blocks)):
-            reduced -= tf.matmul(lower[m, n], solution[m])
+            reduced -= matmul(lower[m, n], solution[m])
         solution[n] = tf.linalg.triangular_solve(factors[n].lower, reduced, adjoint=True)
     return solution
 

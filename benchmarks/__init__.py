@@ -1,0 +1,1 @@
+"""Time and memory; results committed as JSON next to machine and versions."""

@@ -1,0 +1,218 @@
+"""Time, memory and tracing of one training step, as ratios to Keras's own `train_step` with SGD.
+
+    python -m benchmarks.step_time [--rounds 30] [--models mlp,cnn,resnet18] [--rows ...] [--out benchmarks/step_time.json]
+
+Every row is a compiled model of its own. All rows of a model live in one process and are timed in turns (one block of
+steps each, round after round), so that a slow moment of the machine falls on all of them; the ratio is between
+medians. A block of steps runs inside one compiled `steps_per_execution` loop, so that Python's share of a step is
+small; `--per-call` times single `train_on_batch`-like calls instead. Peak memory is the growth of the resident set of
+a fresh process that runs one row (`--memory`).
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import bellman_tf as btf
+
+MODELS = ("mlp", "cnn", "resnet18")
+TARGETS = {
+    "open": (1.1, 1.1, 1.1),
+    "block identity": (2.0, 2.2, 2.2),
+    "block kfac": (2.5, 2.5, 2.7),
+    "batch identity": (2.3, 3.3, 3.3),
+    "batch kfac": (2.9, 3.75, 4.05),
+}
+
+
+def mlp() -> tuple[keras.Model, tuple, int]:
+    """64-32-32-32-10, B = 8: op dispatch, not arithmetic."""
+    layers = [keras.layers.Dense(32, activation="tanh") for _ in range(3)]
+    return keras.Sequential([keras.Input((64,)), *layers, keras.layers.Dense(10)]), (64,), 8
+
+
+def cnn() -> tuple[keras.Model, tuple, int]:
+    """Residual CNN on 28 x 28 x 16, B = 128."""
+    inputs = keras.Input((28, 28, 1))
+    x = keras.layers.Conv2D(16, 3, padding="same", activation="relu")(inputs)
+    for _ in range(2):
+        y = keras.layers.Conv2D(16, 3, padding="same", activation="relu")(x)
+        y = keras.layers.Conv2D(16, 3, padding="same")(y)
+        x = keras.layers.ReLU()(keras.layers.Add()([x, y]))
+    outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, outputs), (28, 28, 1), 128
+
+
+def resnet18() -> tuple[keras.Model, tuple, int]:
+    """ResNet-18 for 32 x 32 images, B = 32."""
+    inputs = keras.Input((32, 32, 3))
+
+    def unit(x: object, filters: int, size: int, stride: int) -> object:
+        x = keras.layers.Conv2D(filters, size, stride, padding="same", use_bias=False)(x)
+        return keras.layers.BatchNormalization()(x)
+
+    x = keras.layers.ReLU()(unit(inputs, 64, 3, 1))
+    for filters, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
+        y = keras.layers.ReLU()(unit(x, filters, 3, stride))
+        y = unit(y, filters, 3, 1)
+        shortcut = x if stride == 1 and x.shape[-1] == filters else unit(x, filters, 1, stride)
+        x = keras.layers.ReLU()(keras.layers.Add()([shortcut, y]))
+    outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, outputs), (32, 32, 3), 32
+
+
+def optimizers(kfac_every: int) -> dict:
+    """The rows: name to optimizer, `None` for Keras's SGD."""
+    kfac = btf.curvature.KFAC(invert_every=kfac_every)
+    return {
+        "keras sgd": None,
+        "open": btf.GTDDP(0.01, information="open", curvature="identity"),
+        "block identity": btf.GTDDP(0.01, curvature="identity", value_hessian="block_diagonal"),
+        "batch identity": btf.GTDDP(0.01, curvature="identity"),
+        "batch identity exact": btf.GTDDP(0.01, curvature="identity", gram="exact"),
+        "block kfac": btf.GTDDP(0.01, curvature=kfac, value_hessian="block_diagonal"),
+        "batch kfac": btf.GTDDP(0.01, curvature=kfac),
+        "open kfac": btf.GTDDP(0.01, curvature=kfac, information="open"),
+        "batch rmsprop": btf.GTDDP(0.01, curvature="rmsprop"),
+        "keras adam": keras.optimizers.Adam(0.001),
+    }
+
+
+class Row:
+    """One compiled model that can run a block of steps."""
+
+    def __init__(self, model_name: str, row: str, jit: bool, steps: int, kfac_every: int) -> None:
+        keras.utils.set_random_seed(0)
+        model, shape, batch = globals()[model_name]()
+        optimizer = optimizers(kfac_every)[row]
+        self.model = model if row.startswith("keras") else btf.as_game(model)
+        optimizer = keras.optimizers.SGD(0.01) if optimizer is None else optimizer
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.model.compile(optimizer=optimizer, loss=loss, jit_compile=jit)
+        rng = np.random.default_rng(0)
+        x = tf.constant(rng.normal(size=(batch, *shape)), tf.float32)
+        y = tf.constant(rng.integers(0, 10, size=batch))
+        self.steps = steps
+        step = tf.function(self.model.train_step, jit_compile=jit, autograph=False)  # as Keras does
+        self.model.optimizer.build(self.model.trainable_variables)
+
+        @tf.function
+        def block() -> tf.Tensor:
+            total = tf.zeros([])
+            for _ in tf.range(steps):
+                total = step((x, y))["loss"]
+            return total
+
+        start = time.perf_counter()
+        block.get_concrete_function()
+        self.trace = time.perf_counter() - start
+        self._block = block
+        float(block())
+
+    def time(self) -> float:
+        """Seconds per step of one block."""
+        start = time.perf_counter()
+        float(self._block())
+        return (time.perf_counter() - start) / self.steps
+
+
+def measure(model_name: str, rows: list[str], jit: bool, rounds: int, kfac_every: int) -> dict:
+    """Times all rows of one model in turns; prints and returns medians, ratios and spread."""
+    steps = {"mlp": 200, "cnn": 4, "resnet18": 1}[model_name]
+    built = {}
+    for name in rows:
+        built[name] = Row(model_name, name, jit, steps, kfac_every)
+        print(f"  built {model_name} / {name} (trace {built[name].trace:.1f} s)", file=sys.stderr, flush=True)
+    times: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in range(rounds):
+        for name in rows:
+            times[name].append(built[name].time())
+    base = statistics.median(times["keras sgd"])
+    result = {}
+    for name in rows:
+        median = statistics.median(times[name])
+        low, high = np.percentile(times[name], [25, 75])
+        result[name] = {
+            "ms": round(1e3 * median, 4),
+            "ms_quartiles": [round(1e3 * float(low), 4), round(1e3 * float(high), 4)],
+            "ratio": round(median / base, 3),
+            "trace_s": round(built[name].trace, 2),
+            "trace_ratio": round(built[name].trace / built["keras sgd"].trace, 2),
+        }
+    return result
+
+
+def peak_memory(model_name: str, row: str, kfac_every: int) -> float:
+    """Growth of the resident set, MB, of a fresh process that builds and runs one row."""
+    command = [sys.executable, "-m", "benchmarks.step_time", "--one", f"{model_name}/{row}", "--kfac-every", str(kfac_every)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(output.strip().splitlines()[-1])
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--rows", default="", help="comma-separated; default all")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--jit", choices=("off", "on", "both"), default="both")
+    parser.add_argument("--kfac-every", type=int, default=10, help="steps between factorisations")
+    parser.add_argument("--memory", action="store_true", help="also measure peak memory, one process per row")
+    parser.add_argument("--out", default="")
+    parser.add_argument("--one", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        model_name, row = options.one.split("/")
+        built = Row(model_name, row, False, 1, options.kfac_every)
+        for _ in range(3):
+            built.time()
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        return
+    everything = list(optimizers(options.kfac_every))
+    rows = [name for name in everything if name == "keras sgd" or not options.rows or name in options.rows.split(",")]
+    report: dict = {
+        "machine": platform.platform(),
+        "cores": os.cpu_count(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "rounds": options.rounds,
+        "kfac_every": options.kfac_every,
+        "targets": TARGETS,
+        "results": {},
+    }
+    for model_name in options.models.split(","):
+        for jit in {"off": (False,), "on": (True,), "both": (False, True)}[options.jit]:
+            result = measure(model_name, rows, jit, options.rounds, options.kfac_every)
+            if options.memory and not jit:
+                for name in rows:
+                    result[name]["peak_mb"] = round(peak_memory(model_name, name, options.kfac_every), 1)
+            key = f"{model_name} jit {'on' if jit else 'off'}"
+            report["results"][key] = result
+            print(f"\n{key}\n{'row':24}{'ms':>10}{'ratio':>8}{'target':>8}{'trace s':>9}{'peak MB':>9}")
+            for name, entry in result.items():
+                target = TARGETS.get(name, ("", "", ""))[MODELS.index(model_name)]
+                print(
+                    f"{name:24}{entry['ms']:10.3f}{entry['ratio']:8.2f}{target!s:>8}{entry['trace_s']:9.1f}"
+                    f"{entry.get('peak_mb', ''):>9}",
+                    flush=True,
+                )
+            if options.out:
+                with open(options.out, "w") as file:
+                    json.dump(report, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
