@@ -33,7 +33,7 @@ class GameMixin:
                 f"`game` must be read from a built model. Received: model={self.name!r} not built. "
                 "Call the model once on a batch, give it an Input, or fit it."
             )
-        key = tuple(id(v) for v in self.trainable_variables)
+        key = (*(id(v) for v in self.trainable_variables), self._input_signature is None)
         cached = self.__dict__.get("_game")
         if cached is None or cached[0] != key:
             cached = (key, Game(self))
@@ -49,9 +49,16 @@ class GameMixin:
         optimizer = self.optimizer if isinstance(getattr(self, "optimizer", None), GTDDP) else None
         game_summary(self.game, self.name, optimizer, print_fn)
 
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """As Keras's; remembers the structure of the inputs, to trace a subclassed model."""
+        if args and self._input_signature is None:
+            self._remember(args[0])
+        return super().__call__(*args, **kwargs)
+
     def compile(self, *args: object, **kwargs: object) -> None:
         """As `keras.Model.compile`; binds an optimizer of ours to this model."""
         super().compile(*args, **kwargs)
+        self._warn_next()
         optimizer = self.optimizer
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and isinstance(optimizer.inner_optimizer, GTDDP):
             raise ValueError(
@@ -73,70 +80,58 @@ class GameMixin:
             return self.optimizer.train_step(self, data)
         return super().train_step(data)
 
+    def fit(self, *args: object, **kwargs: object) -> object:
+        """As Keras's; warns once about players without feedback."""
+        self._warn_next()
+        return super().fit(*args, **kwargs)
+
+    def _warn_next(self) -> None:
+        object.__setattr__(self, "_open_loop_unsaid", True)
+
+    def warn_open_loop(self) -> None:
+        """Lets the optimizer name the players without feedback: once per `fit` or `compile`."""
+        if self.__dict__.get("_open_loop_unsaid"):
+            object.__setattr__(self, "_open_loop_unsaid", False)
+            self.optimizer.warn_open_loop(self.game)
+
     def make_train_function(self, force: bool = False) -> object:
-        """As Keras's, which calls it once per fit; warns there about players without feedback."""
+        """As Keras's; warns about players without feedback, or leaves that to the first step of a delayed build."""
         function = super().make_train_function(force)
         if isinstance(self.optimizer, GTDDP) and self.built:
-            self.optimizer.warn_open_loop(self.game)
+            self.warn_open_loop()
         return function
 
-    def remember_inputs(self, x: object) -> None:
-        """Stores the structure of the inputs, to trace a subclassed model; builds the model if that is still to do.
+    @property
+    def _input_signature(self) -> object:
+        return self.__dict__.get("_game_input_signature")
 
-        Args:
-            x: a batch of inputs.
-        """
-        if "_game_input_signature" not in self.__dict__:
-            signature = keras.tree.map_structure(
-                lambda leaf: (
-                    None if leaf is None else keras.KerasTensor((None, *leaf.shape[1:]), dtype=leaf.dtype.name)
-                ),
-                x,
-            )
-            object.__setattr__(self, "_game_input_signature", signature)
-        if not self.built:
-            self(x)
+    def _remember(self, x: object) -> None:
+        if all(leaf is None or hasattr(leaf, "dtype") for leaf in keras.tree.flatten(x)):
+            signature = keras.tree.map_structure(_symbolic, x)
+            object.__setattr__(self, "_game_input_signature", signature)  # past Keras's attribute tracking
 
     def build_from_config(self, config: dict) -> None:
         """As Keras's; also remembers the input shapes of a subclassed model."""
         super().build_from_config(config)
         shape = (config or {}).get("input_shape")
-        if shape is not None and "_game_input_signature" not in self.__dict__:
-            signature = _signature(shape)
-            object.__setattr__(self, "_game_input_signature", signature)
+        if shape is not None and self._input_signature is None:
+            object.__setattr__(self, "_game_input_signature", _signature(shape))
 
-    def _seed_variables(self) -> list:
+    def seed_variables(self) -> list:
         """States of the random generators of all layers, which Keras does not save."""
         found = {}
         for layer in self._flatten_layers(include_self=True, recursive=True):
             for variable in layer.non_trainable_variables:
                 if variable.dtype in {"uint32", "int32", "int64"} and "seed_generator_state" in variable.path:
-                    found[variable.path] = variable
+                    found[id(variable)] = variable
         return list(found.values())
 
-    def save_own_variables(self, store: dict) -> None:
-        """Keras's own variables, and the states of the random generators, so that training resumes exactly."""
-        super().save_own_variables(store)
-        for k, variable in enumerate(self._seed_variables()):
-            store[f"seed_{k}"] = variable.numpy()
 
-    def load_own_variables(self, store: dict) -> None:
-        """Inverse of `save_own_variables`.
-
-        Args:
-            store: the saved arrays.
-
-        Raises:
-            ValueError: if the saved generators do not fit this model.
-        """
-        seeds = {k: store[k] for k in store if k.startswith("seed_")}
-        rest = {k: store[k] for k in store if k not in seeds}
-        super().load_own_variables(rest)
-        own = self._seed_variables()
-        if len(own) != len(seeds):
-            raise _checks.error("store", f"hold {len(own)} random generator states", len(seeds))
-        for k, variable in enumerate(own):
-            variable.assign(seeds[f"seed_{k}"])
+def _symbolic(leaf: object) -> keras.KerasTensor | None:
+    """A batch as a symbolic tensor of any batch size."""
+    if leaf is None:
+        return None
+    return keras.KerasTensor((None, *leaf.shape[1:]), dtype=keras.backend.standardize_dtype(leaf.dtype))
 
 
 def _signature(shape: object) -> object:
@@ -178,10 +173,21 @@ class Model(GameMixin, keras.Model):
 
     def __new__(cls, *args: object, **kwargs: object) -> keras.Model:
         """Dispatches `Model(inputs, outputs)` to `FunctionalGame`."""
-        functional = len(args) >= 2 or (len(args) == 1 and "outputs" in kwargs) or {"inputs", "outputs"} <= set(kwargs)
-        if cls is Model and functional:
+        if cls is Model and _functional_arguments(args, kwargs):
             return FunctionalGame(*args, **kwargs)
         return super().__new__(cls, *args, **kwargs)
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        if _functional_arguments(args, kwargs):  # a subclass that hands inputs and outputs up
+            cls = type(self)
+            cls.__bases__ = tuple(FunctionalGame if base is Model else base for base in cls.__bases__)
+            FunctionalGame.__init__(self, *args, **kwargs)
+        else:
+            super().__init__(*args, **kwargs)
+
+
+def _functional_arguments(args: tuple, kwargs: dict) -> bool:
+    return len(args) >= 2 or (len(args) == 1 and "outputs" in kwargs) or {"inputs", "outputs"} <= set(kwargs)
 
 
 def as_game(model: keras.Model) -> keras.Model:

@@ -151,6 +151,16 @@ class MatrixCapture(Capture):
         """Whether a bias variable follows the kernel."""
         return self.layout.bias_shape is not None
 
+    def augmented(self) -> tf.Tensor:
+        """What each position multiplies by the matrix, `[B(, L), rows(+1)]`: inputs or patches, then the bias's one."""
+        raise NotImplementedError
+
+    def input_moment(self) -> tf.Tensor:
+        """`A = (1/B) sum_i sum_l x_il x_il'` over the augmented rows, `[rows(+1), rows(+1)]`."""
+        x = self.augmented()
+        flat = tf.reshape(x, [-1, self.layout.all_rows])
+        return tf.matmul(flat, flat, transpose_a=True) / tf.cast(self.batch_size, x.dtype)
+
     def matrix_per_sample(self) -> tf.Tensor:
         """Per-sample gradients in matrix form, `[B, m, rows(+1), e]`."""
         raise NotImplementedError
@@ -163,6 +173,11 @@ class MatrixCapture(Capture):
         """`B = (1/(B L)) sum_i sum_l c_il c_il'`, `[e, e]`, from column 0."""
         flat = tf.reshape(self.cotangents[0], [-1, self.layout.width])
         return tf.matmul(flat, flat, transpose_a=True) / tf.cast(tf.shape(flat)[0], flat.dtype)
+
+
+def with_ones(x: tf.Tensor) -> tf.Tensor:
+    """Appends the constant feature of a bias, `[..., d]` to `[..., d + 1]`."""
+    return tf.concat([x, tf.ones_like(x[..., :1])], axis=-1)
 
 
 def _lead(tensor: tf.Tensor, tail: int) -> list:

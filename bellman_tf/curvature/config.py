@@ -50,7 +50,7 @@ class RMSprop(Config):
 @keras.saving.register_keras_serializable("bellman_tf")
 @dataclasses.dataclass(frozen=True)
 class Adam(Config):
-    """M from Adam's bias-corrected second moment; the first moment averages the re-weighted gradient, feedback included.
+    """M from Adam's bias-corrected second moment; its first moment averages the re-weighted gradient.
 
     Attributes:
         beta_1: decay of the first moment, in [0, 1).
@@ -74,7 +74,9 @@ CONVOLUTION_FORMS = ("sua", "autocorrelation", "patches")
 @keras.saving.register_keras_serializable("bellman_tf")
 @dataclasses.dataclass(frozen=True)
 class KFAC(Config):
-    """M = (A + pi sqrt(damping) I) (x) (B + sqrt(damping)/pi I) / learning rate, Martens & Grosse 2015, Grosse & Martens 2016.
+    """M = (A + pi sqrt(damping) I) (x) (B + sqrt(damping)/pi I) / learning rate.
+
+    Source: Martens and Grosse 2015, Sec. 6.3; for convolutions Grosse and Martens 2016.
 
     Layers without Kronecker structure (normalisation, embedding, depthwise, open-loop layers) use the diagonal of
     the empirical Fisher matrix with the same damping.

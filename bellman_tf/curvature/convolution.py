@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.curvature.capture import MatrixCapture, MatrixLayout, PerSampleCapture, Tensors, to_work, weigh
+from bellman_tf.curvature.capture import MatrixCapture, MatrixLayout, Tensors, to_work, weigh, with_ones
 
 
 class Taps:
@@ -74,13 +74,13 @@ class Taps:
         Returns:
             `[B, L, c_in]`.
         """
-        window = [slice(None)]
-        for start, out, s, d in zip(offset, self._output, self._strides, self._dilation, strict=True):
-            window.append(slice(start * d, start * d + (out - 1) * s + 1, s))
-        seen = self._padded[tuple(window)]
-        static = all(isinstance(out, int) for out in self._output)
-        count = math.prod(self._output) if static else -1
-        return tf.reshape(seen, [self._batch, count, self.channels])
+        # A start that is a tensor and a stride go separately: XLA does not take both in one slice.
+        start = [0, *(k * d for k, d in zip(offset, self._dilation, strict=True)), 0]
+        reach = [(out - 1) * s + 1 for out, s in zip(self._output, self._strides, strict=True)]
+        seen = tf.slice(self._padded, tf.stack(start), tf.stack([self._batch, *reach, self.channels]))
+        if any(s > 1 for s in self._strides):
+            seen = seen[(slice(None), *(slice(None, None, s) for s in self._strides))]
+        return tf.reshape(seen, [self._batch, _product(self._output), self.channels])
 
     def patches(self) -> tf.Tensor:
         """All taps side by side, `[B, L, taps * c_in]`, features in the order of the kernel variable."""
@@ -101,17 +101,17 @@ class Convolution(MatrixCapture):
 
     def __init__(self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> None:
         self.layer = layer
-        self._inputs = inputs
-        self._native = list(cotangents)
+        self._inputs = to_work(inputs)
+        self._native = [to_work(c) for c in cotangents]
         self.groups = layer.groups
         self.kernel_size = tuple(layer.kernel_size)
-        last = [to_work(_channels_last(layer, c)) for c in cotangents]
-        sizes = _sizes(last[0])
+        last = [channels_last(layer, c) for c in self._native]
+        sizes = sizes_of(last[0])
         flat = [tf.reshape(c, [-1 if c.shape[0] is None else c.shape[0], _product(sizes), c.shape[-1]]) for c in last]
         self.positions = _product(sizes) if all(isinstance(s, int) for s in sizes) else None
         super().__init__(flat, convolution_layout(layer))
         self.matrix = self.groups == 1
-        self.pixels = to_work(_channels_last(layer, inputs))
+        self.pixels = channels_last(layer, self._inputs)
         self.output_sizes = sizes
         self.taps = self.taps_of(self.pixels)
 
@@ -134,20 +134,28 @@ class Convolution(MatrixCapture):
         kernel = tf.cast(self.layer.kernel, self._inputs.dtype)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernel)
-            output = self.layer.convolution_op(self._inputs, kernel)
-        parts = [to_work(tape.gradient(output, kernel, output_gradients=tf.cast(c, output.dtype)))]
+            output = self._convolve(kernel)
+        parts = [tape.gradient(output, kernel, output_gradients=c)]
         if self.bias:
             axis = 1 if self.layer.data_format == "channels_first" else len(c.shape) - 1
-            parts.append(tf.reduce_sum(to_work(c), axis=[k for k in range(len(c.shape)) if k != axis]))
+            parts.append(tf.reduce_sum(c, axis=[k for k in range(len(c.shape)) if k != axis]))
         return parts
+
+    def _convolve(self, kernel: tf.Tensor) -> tf.Tensor:
+        """The layer's own convolution with another kernel, in the layer's data format."""
+        layer, x, padding = self.layer, self._inputs, self.layer.padding
+        if padding == "causal":
+            pads, padding = [[0, 0], [0, 0], [0, 0]], "valid"
+            pads[2 if layer.data_format == "channels_first" else 1][0] = (kernel.shape[0] - 1) * layer.dilation_rate[0]
+            x = tf.pad(x, pads)
+        return keras.ops.conv(x, kernel, list(layer.strides), padding, layer.data_format, layer.dilation_rate)
 
     def inner(self, direction: Tensors) -> tf.Tensor:
         """`<q_ij, K>`, `[B, m]`: one convolution of the input with the direction."""
-        moved = self.layer.convolution_op(self._inputs, tf.cast(direction[0], self._inputs.dtype))
-        moved = to_work(_channels_last(self.layer, moved))
+        moved = channels_last(self.layer, self._convolve(tf.cast(direction[0], self._inputs.dtype)))
         moved = tf.reshape(moved, tf.shape(self.cotangents[0]))
         if self.bias:
-            moved += to_work(direction[1])
+            moved += tf.cast(direction[1], moved.dtype)
         return tf.stack([tf.reduce_sum(moved * c, axis=[1, 2]) for c in self.cotangents], axis=1)
 
     def tap_gradients(self, offset: Sequence) -> tf.Tensor:
@@ -175,7 +183,12 @@ class Convolution(MatrixCapture):
             parts.append(self.bias_per_sample()[:, :, None, :])
         return tf.concat(parts, axis=2)
 
-    def input_moment(self, form: str) -> tf.Tensor:
+    def augmented(self) -> tf.Tensor:
+        """Patches with the constant feature of the bias, `[B, L, rows(+1)]`."""
+        patches = self.taps.patches()
+        return with_ones(patches) if self.bias else patches
+
+    def input_moment(self, form: str = "patches") -> tf.Tensor:
         """Second moment of the patches.
 
         Args:
@@ -186,13 +199,9 @@ class Convolution(MatrixCapture):
             `A = (1/B) sum_i sum_l p_il p_il'` in the chosen form; for "sua" and "autocorrelation" the bias row is
             left out, its entry is the number of positions.
         """
-        batch = tf.cast(self.batch_size, self.pixels.dtype)
         if form == "patches":
-            p = self.taps.patches()
-            if self.bias:
-                p = tf.concat([p, tf.ones_like(p[..., :1])], axis=-1)
-            flat = tf.reshape(p, [-1, p.shape[-1]])
-            return tf.matmul(flat, flat, transpose_a=True) / batch
+            return super().input_moment()
+        batch = tf.cast(self.batch_size, self.pixels.dtype)
         # Every output position sees one pixel per tap; the input has size / positions pixels for each of them.
         seen = tf.cast(tf.shape(self.cotangents[0])[1], batch.dtype)
         held = tf.cast(tf.reduce_prod(tf.shape(self.pixels)[1:-1]), batch.dtype)
@@ -244,14 +253,15 @@ def _ravel(index: Sequence[int], sizes: Sequence[int]) -> int:
     return flat
 
 
-def _channels_last(layer: keras.Layer, tensor: tf.Tensor) -> tf.Tensor:
+def channels_last(layer: keras.Layer, tensor: tf.Tensor) -> tf.Tensor:
+    """Moves the channels of a tensor in the layer's data format to the end."""
     if layer.data_format == "channels_last":
         return tensor
     rank = len(tensor.shape)
     return tf.transpose(tensor, [0, *range(2, rank), 1])
 
 
-def _sizes(tensor: tf.Tensor) -> list:
+def sizes_of(tensor: tf.Tensor) -> list:
     """Spatial sizes of `[B, *spatial, c]`, static where known."""
     return [tf.shape(tensor)[k] if size is None else size for k, size in enumerate(tensor.shape)][1:-1]
 
@@ -260,15 +270,6 @@ def _product(sizes: Sequence) -> object:
     if all(isinstance(size, int) for size in sizes):
         return math.prod(sizes)
     return -1
-
-
-def _depthwise_gradient(taps: Taps, cotangent: tf.Tensor, kernel_shape: Sequence[int]) -> tf.Tensor:
-    """Per-sample gradient of a depthwise kernel, `[B, *kernel_shape]`, from `[B, L, c_in * multiplier]`."""
-    channels, multiplier = kernel_shape[-2:]
-    batch, count = tf.shape(cotangent)[0], tf.shape(cotangent)[1]
-    c = tf.reshape(cotangent, [batch, count, channels, multiplier])
-    parts = [tf.reduce_sum(taps.tap(offset)[..., None] * c, axis=1) for offset in taps.offsets]
-    return tf.reshape(tf.stack(parts, axis=1), [batch, *kernel_shape])
 
 
 def capture_convolution(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> Convolution:
@@ -283,67 +284,3 @@ def capture_convolution(layer: keras.Layer, inputs: tf.Tensor, cotangents: Seque
         The capture, in the layer's variable order (kernel, bias).
     """
     return Convolution(layer, inputs, cotangents)
-
-
-def capture_depthwise(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> PerSampleCapture:
-    """Captures `keras.layers.DepthwiseConv1D` or `DepthwiseConv2D`.
-
-    Args:
-        layer: the layer.
-        inputs: in the layer's data format.
-        cotangents: m cotangents of the pre-activation, in the layer's data format.
-
-    Returns:
-        The capture, in the layer's variable order (kernel, bias).
-    """
-    x = to_work(_channels_last(layer, inputs))
-    last = [to_work(_channels_last(layer, c)) for c in cotangents]
-    taps = Taps(x, _sizes(last[0]), layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
-    kernel_shape = list(layer.kernel.shape)
-
-    def form(c: tf.Tensor) -> Tensors:
-        flat = tf.reshape(c, [tf.shape(c)[0], -1, c.shape[-1]])
-        parts = [_depthwise_gradient(taps, flat, kernel_shape)]
-        if layer.use_bias:
-            parts.append(tf.reduce_sum(flat, axis=1))
-        return parts
-
-    return PerSampleCapture(last, form)
-
-
-def capture_separable(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> PerSampleCapture:
-    """Captures `keras.layers.SeparableConv1D` or `SeparableConv2D`: a depthwise and a pointwise kernel.
-
-    Args:
-        layer: the layer.
-        inputs: in the layer's data format.
-        cotangents: m cotangents of the pre-activation, in the layer's data format.
-
-    Returns:
-        The capture, in the layer's variable order (depthwise kernel, pointwise kernel, bias).
-    """
-    x = to_work(_channels_last(layer, inputs))
-    last = [to_work(_channels_last(layer, c)) for c in cotangents]
-    taps = Taps(x, _sizes(last[0]), layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
-    depthwise, pointwise = (
-        to_work(tf.convert_to_tensor(layer.depthwise_kernel)),
-        to_work(tf.convert_to_tensor(layer.pointwise_kernel)),
-    )
-    depthwise_shape, pointwise_shape = list(depthwise.shape), list(pointwise.shape)
-    between = depthwise_shape[-2] * depthwise_shape[-1]
-    # What the depthwise kernel hands to the pointwise one, tap by tap: [B, L, c_in, multiplier].
-    kernel = tf.reshape(depthwise, [-1, *depthwise_shape[-2:]])
-    hidden = tf.add_n([taps.tap(offset)[..., None] * kernel[k] for k, offset in enumerate(taps.offsets)])
-    hidden = tf.reshape(hidden, [tf.shape(hidden)[0], -1, between])
-    mix = tf.reshape(pointwise, [between, -1])
-
-    def form(c: tf.Tensor) -> Tensors:
-        flat = tf.reshape(c, [tf.shape(c)[0], -1, c.shape[-1]])
-        back = tf.tensordot(flat, mix, [[2], [1]])
-        q_pointwise = tf.reshape(tf.matmul(hidden, flat, transpose_a=True), [-1, *pointwise_shape])
-        parts = [_depthwise_gradient(taps, back, depthwise_shape), q_pointwise]
-        if layer.use_bias:
-            parts.append(tf.reduce_sum(flat, axis=1))
-        return parts
-
-    return PerSampleCapture(last, form)

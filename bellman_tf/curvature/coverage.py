@@ -13,17 +13,13 @@ import keras
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Block, PlayerLayout
 from bellman_tf.curvature.capture import MatrixLayout
-from bellman_tf.curvature.convolution import (
-    capture_convolution,
-    capture_depthwise,
-    capture_separable,
-    convolution_layout,
-)
+from bellman_tf.curvature.convolution import capture_convolution, convolution_layout
+from bellman_tf.curvature.depthwise import capture_depthwise, capture_separable
 from bellman_tf.curvature.diagonal import AdamBlock, DiagonalFisherBlock, IdentityBlock, RMSpropBlock
 from bellman_tf.curvature.embedding import capture_embedding
 from bellman_tf.curvature.full import FullBlock
 from bellman_tf.curvature.kfac import EKFACBlock, KFACBlock
-from bellman_tf.curvature.linear_map import capture_dense, capture_einsum, einsum_plan
+from bellman_tf.curvature.linear_map import capture_dense, capture_einsum, einsum_layout, einsum_plan
 from bellman_tf.curvature.scale_shift import capture_scale_shift
 
 PREACTIVATION, OUTPUT = "preactivation", "output"
@@ -70,14 +66,7 @@ def _einsum(layer: keras.Layer) -> Coverage | str:
     plan = einsum_plan(layer)
     if plan is None:
         return f"its equation '{layer.equation}' has no leading batch axis"
-    matrix = None
-    width = math.prod(dict(zip(plan.kernel, layer.kernel.shape, strict=True))[k] for k in plan.columns)
-    whole = layer.bias is None or math.prod(layer.bias.shape) == width
-    if plan.matrix and whole:
-        shape = tuple(layer.kernel.shape)
-        bias = None if layer.bias is None else tuple(layer.bias.shape)
-        matrix = MatrixLayout(shape, math.prod(shape) // width, bias)
-    return Coverage("einsum dense", PREACTIVATION, capture_einsum, matrix)
+    return Coverage("einsum dense", PREACTIVATION, capture_einsum, einsum_layout(layer, plan))
 
 
 def _convolution(layer: keras.Layer) -> Coverage | str:
@@ -115,6 +104,8 @@ def _scale_shift(layer: keras.Layer) -> Coverage | str:
         return "it uses batch renormalisation"
     if getattr(layer, "rms_scaling", False):
         return "it uses the deprecated rms_scaling"
+    if 0 in (layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]):
+        return "its scale runs along the batch axis"
     return Coverage("scale and shift", OUTPUT, capture_scale_shift)
 
 
@@ -135,6 +126,22 @@ _FAMILIES: tuple[tuple[type, Callable], ...] = (
 )
 
 
+# What a subclass may change and still compute what its family computes.
+_HARMLESS = {"build", "get_config", "from_config", "build_from_config", "get_build_config", "compute_output_shape"}
+
+
+def _overridden(kind: type, family: type) -> str | None:
+    """Name of a method or property of `family` that the subclass `kind` changes, or `None`."""
+    for name in dir(family):
+        harmless = name in _HARMLESS or (name.startswith("__") and name != "__call__")
+        member = getattr(family, name)
+        if not harmless and (callable(member) or isinstance(member, property)) and getattr(kind, name) is not member:
+            bound = getattr(member, "__func__", None)  # a class method is bound anew for every class
+            if bound is None or getattr(getattr(kind, name), "__func__", None) is not bound:
+                return name
+    return None
+
+
 def coverage(layer: keras.Layer) -> Coverage | str:
     """Looks a layer up.
 
@@ -145,14 +152,12 @@ def coverage(layer: keras.Layer) -> Coverage | str:
         Its coverage, or the reason why it is played open-loop.
     """
     for family, build in _FAMILIES:
-        if type(layer) is family:
-            if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None) is not None:
-                return "it is adapted or quantised"
-            return build(layer)
-        if isinstance(layer, family) and type(layer).call is not family.call:
-            return f"it overrides the call of {family.__name__}"
-        if isinstance(layer, family):
-            return build(layer)
+        if not isinstance(layer, family):
+            continue
+        if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None) is not None:
+            return "it is adapted or quantised"
+        changed = None if type(layer) is family else _overridden(type(layer), family)
+        return f"it overrides `{changed}` of {family.__name__}" if changed else build(layer)
     return f"{type(layer).__name__} has no Gram form"
 
 

@@ -5,6 +5,7 @@ All forms of algorithm.md, Section 7, claims OURS-9, chosen by static shapes or 
     factored     one position, Kronecker metric:  (x A^{-1} x') * (c B^{-1} c')     exact, cost B^2 (d + e)
     positions    the same over all pairs of positions, summed                        exact, cost B^2 L^2 (d + e)
     per_sample   per-sample gradients                                                exact, cost B L d e + B^2 d e
+    lookup       an embedding's pairs of positions that hold the same token          exact, cost B^2 L^2 e
     sketch       some taps of a convolution, drawn anew every step                   unbiased
     reduced      pixels and cotangents pooled to few positions                       biased, cheapest
 
@@ -12,9 +13,10 @@ A sketch of s of T taps multiplies by T / s; it is positive semi-definite like t
 measured in `benchmarks/gram_error.py`.
 """
 
+import math
+
 import tensorflow as tf
 
-from bellman_tf.bellman.sample_space import to_groups
 from bellman_tf.curvature.block import Metric
 from bellman_tf.curvature.capture import Capture, MatrixCapture, Tensors
 from bellman_tf.curvature.convolution import Convolution
@@ -29,6 +31,8 @@ FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "reduced")
 SKETCH_ABOVE = 2**18
 # Taps drawn by a sketch.
 SKETCHED_TAPS = 1
+# Samples in a batch, where that is not known while tracing.
+USUAL_BATCH = 32
 # Positions per axis that "reduced" keeps at most.
 REDUCED_SIZE = 4
 
@@ -45,25 +49,25 @@ def choose_form(capture: Capture, metric: Metric, requested: str) -> str:
         "factored", "positions", "per_sample", "lookup", "sketch" or "reduced".
     """
     if isinstance(capture, Lookup):
-        return "lookup"
+        return "lookup" if _few_pairs(capture) else "per_sample"
     if isinstance(capture, LinearMap) and capture.flat:
         return "factored" if metric.kronecker and requested != "per_sample" else "per_sample"
     if not isinstance(capture, MatrixCapture):
         return "per_sample"
     convolution = isinstance(capture, Convolution)
-    sketchable = convolution and metric.tapwise and capture.groups == 1
+    sketchable = convolution and metric.tapwise and capture.groups == 1 and capture.positions is not None
     if requested in {"sketch", "reduced"}:
         return requested if sketchable else "per_sample"
     if requested == "auto" and sketchable and len(capture.taps.offsets) > 1:
-        work = (capture.positions or SKETCH_ABOVE) * capture.layout.rows * capture.layout.width
+        work = capture.positions * capture.layout.rows * capture.layout.width
         if work > SKETCH_ABOVE:
             return "sketch"
-    pairs = metric.kronecker and capture.columns == 1 and capture.positions is not None
-    pairs = pairs and (not convolution or capture.groups == 1)
+    pairs = metric.kronecker and capture.positions is not None and (not convolution or capture.groups == 1)
     if requested == "positions":
         return "positions" if pairs else "per_sample"
     cheaper = (
         pairs
+        and capture.columns == 1
         and capture.positions * (capture.layout.rows + capture.layout.width)
         < capture.layout.rows * capture.layout.width
     )
@@ -105,17 +109,29 @@ def gram(
     return _pair(parts, metric.solve(parts), group_size)
 
 
+def _few_pairs(capture: Lookup) -> bool:
+    """Whether the pairs of all positions of a batch are fewer than the entries of its per-sample tables."""
+    size = capture.batch_size if isinstance(capture.batch_size, int) else USUAL_BATCH
+    length = capture.positions if capture.positions is not None else 1
+    return size * length * length * capture.columns <= capture.vocabulary * capture.cotangents[0].shape[-1]
+
+
+def _split(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
+    """`[B, ...]` to `[G, b, ...]`, zero-padded."""
+    if group_size is None:
+        return tensor[None]
+    sizes = [tf.shape(tensor)[k] if size is None else size for k, size in enumerate(tensor.shape)]
+    groups = -(-sizes[0] // group_size)
+    if group_size > 1:
+        tensor = tf.pad(tensor, [[0, groups * group_size - sizes[0]], *[[0, 0]] * (len(sizes) - 1)])
+    return tf.reshape(tensor, [groups, group_size, *sizes[1:]])
+
+
 def _grouped(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
     """`[B, m, ...]` to `[G, b m, P]`, zero-padded."""
-    lead = tf.shape(tensor)[0] if tensor.shape[0] is None else tensor.shape[0]
-    columns = tensor.shape[1]
-    width = 1
-    for size in tensor.shape[2:]:
-        width *= size
-    if group_size is None:
-        return tf.reshape(tensor, [1, lead * columns, width])
-    rows = to_groups(tf.reshape(tensor, [lead, columns * width]), group_size)
-    return tf.reshape(rows, [tf.shape(rows)[0], group_size * columns, width])
+    split = _split(tensor, group_size)
+    sizes = [tf.shape(split)[k] if size is None else size for k, size in enumerate(split.shape)]
+    return tf.reshape(split, [sizes[0], sizes[1] * sizes[2], math.prod(sizes[3:])])
 
 
 def _pair(parts: Tensors, solved: Tensors, group_size: int | None) -> tf.Tensor:
@@ -125,9 +141,16 @@ def _pair(parts: Tensors, solved: Tensors, group_size: int | None) -> tf.Tensor:
         if group_size == 1 and q.shape[1] == 1:
             axes = list(range(1, len(q.shape)))
             total.append(tf.reduce_sum(q * s, axis=axes)[:, None, None])
+        elif group_size is None:  # a plain product: the batched one costs more than a small matrix
+            total.append(tf.matmul(_rows(q), _rows(s), transpose_b=True)[None])
         else:
             total.append(tf.matmul(_grouped(q, group_size), _grouped(s, group_size), transpose_b=True))
-    return tf.add_n(total)
+    return total[0] if len(total) == 1 else tf.add_n(total)
+
+
+def _rows(tensor: tf.Tensor) -> tf.Tensor:
+    """`[B, m, ...]` to `[B m, P]`."""
+    return tf.reshape(tensor, [-1, math.prod(tensor.shape[2:])])
 
 
 def _stacked(cotangents: Tensors) -> tf.Tensor:
@@ -168,29 +191,34 @@ def _squares(capture: LinearMap, metric: Metric) -> tf.Tensor:
 
 def _positions(capture: MatrixCapture, metric: Metric, group_size: int | None) -> tf.Tensor:
     """Sum over pairs of positions of input products times cotangent products."""
-    c = capture.cotangents[0]
-    if isinstance(capture, Convolution):
-        x = capture.taps.patches()
-        if capture.bias:
-            x = tf.concat([x, tf.ones_like(x[..., :1])], axis=-1)
-    else:
-        x = capture.augmented()
-    length = capture.positions
-    inputs = _pair_positions(x, metric.input_solve(x), group_size)
-    outputs = _pair_positions(c, metric.scale * metric.cotangent_solve(c), group_size)
-    product = inputs * outputs  # [G, b L, b L]
-    size = tf.shape(product)[1] // length
-    return tf.reduce_sum(tf.reshape(product, [-1, size, length, size, length]), axis=[2, 4])
+    x = capture.augmented()
+    first, second = (_grouped(part, group_size) for part in (x, metric.input_solve(x)))
+    c = _stacked(capture.cotangents)
+    return _sum_pairs(
+        tf.matmul(first, second, transpose_b=True), c, metric.scale * metric.cotangent_solve(c), group_size
+    )
 
 
-def _pair_positions(x: tf.Tensor, solved: tf.Tensor, group_size: int | None) -> tf.Tensor:
-    length, width = x.shape[1], x.shape[2]
-    rows = [tf.reshape(_grouped(part[:, None], group_size), [-1, 1, width]) for part in (x, solved)]
-    if group_size is None:
-        first, second = (tf.reshape(part, [1, -1, width]) for part in rows)
-    else:
-        first, second = (tf.reshape(part, [-1, group_size * length, width]) for part in rows)
-    return tf.matmul(first, second, transpose_b=True)
+def _sum_pairs(inputs: tf.Tensor, c: tf.Tensor, solved: tf.Tensor, group_size: int | None) -> tf.Tensor:
+    """`sum_lk inputs[il, jk] <c_il, solved_jk>` over positions l of a sample and k of another.
+
+    Args:
+        inputs: `[G, b L, b L]`.
+        c: `[B, m, L, e]`.
+        solved: `[B, m, L, e]`, another tensor like it.
+        group_size: samples per group.
+
+    Returns:
+        `[G, b m, b m]`.
+    """
+    m, length = c.shape[1], tf.shape(c)[2] if c.shape[2] is None else c.shape[2]
+    first, second = (_split(part, group_size) for part in (c, solved))  # [G, b, m, L, e]
+    groups, size = tf.shape(first)[0], tf.shape(first)[1]
+    first, second = (tf.reshape(part, [groups, size * m * length, c.shape[-1]]) for part in (first, second))
+    pairs = tf.matmul(first, second, transpose_b=True)
+    pairs = tf.reshape(pairs, [groups, size, m, length, size, m, length])
+    pairs *= tf.reshape(inputs, [groups, size, 1, length, size, 1, length])
+    return tf.reshape(tf.reduce_sum(pairs, axis=[3, 6]), [groups, size * m, size * m])
 
 
 def _bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
@@ -203,71 +231,70 @@ def _bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
 
 def _sketch(capture: Convolution, metric: Metric, group_size: int | None, seed: tf.Tensor) -> tf.Tensor:
     """Unbiased: the kernel's part from `SKETCHED_TAPS` taps drawn without replacement, the bias's part exact."""
-    sizes = capture.kernel_size
     total = len(capture.taps.offsets)
     order = tf.argsort(tf.random.stateless_uniform([total], seed))
+    offsets = tf.constant(capture.taps.offsets)
     parts, solved = _bias_part(capture, metric)
-    scale = total / SKETCHED_TAPS
-    for k in range(SKETCHED_TAPS):
-        offset, rest = [], order[k]
-        for size in reversed(sizes):
-            offset.insert(0, rest % size)
-            rest = rest // size
-        q = capture.tap_gradients(offset)
+    for tap in tf.unstack(order[:SKETCHED_TAPS]):
+        q = capture.tap_gradients(tf.unstack(offsets[tap]))
         parts.append(q)
-        solved.append(scale * metric.solve_tap(q, order[k]))
+        solved.append(total / SKETCHED_TAPS * metric.solve_tap(q, tap))
     return _pair(parts, solved, group_size)
 
 
 def _reduced(capture: Convolution, metric: Metric, group_size: int | None) -> tf.Tensor:
-    """Pixels averaged and cotangents summed over large windows; every tap then sees the same pixels."""
-    pixels = capture.pixels
-    shape = capture.output_sizes
-    window_x = [max(1, -(-size // REDUCED_SIZE)) for size in pixels.shape[1:-1]]
-    mean = tf.nn.pool(pixels, window_x, "AVG", strides=window_x, padding="SAME")
-    parts, solved = _bias_part(capture, metric)
-    columns = []
-    for c in capture.cotangents:
-        spread = tf.reshape(c, [tf.shape(c)[0], *shape, c.shape[-1]])
-        window_c = [max(1, -(-size // REDUCED_SIZE)) for size in shape]
-        pooled = tf.nn.pool(spread, window_c, "AVG", strides=window_c, padding="SAME")
-        columns.append(pooled)
-    count = tf.cast(tf.reduce_prod(shape), mean.dtype) / tf.cast(tf.reduce_prod(tf.shape(columns[0])[1:-1]), mean.dtype)
-    mean = tf.reshape(mean, [tf.shape(mean)[0], -1, mean.shape[-1]])
+    """Pixels averaged and cotangents summed over the same few cells; every tap then sees the same pixels.
+
+    Exact for inputs that are constant in space, as far as no tap leaves the image.
+
+    Args:
+        capture: the player's capture.
+        metric: a metric that does not mix taps.
+        group_size: samples per group.
+
+    Returns:
+        `[G, b m, b m]`.
+    """
+    pixels, sizes = capture.pixels, capture.output_sizes
+    cells = [min(REDUCED_SIZE, into, out) for into, out in zip(pixels.shape[1:-1], sizes, strict=True)]
+    mean = _pool(pixels, cells, average=True)
     q = tf.stack(
-        [tf.matmul(mean, tf.reshape(c, [tf.shape(c)[0], -1, c.shape[-1]]), transpose_a=True) for c in columns], axis=1
+        [
+            tf.matmul(mean, _pool(tf.reshape(c, [-1, *sizes, c.shape[-1]]), cells, average=False), transpose_a=True)
+            for c in capture.cotangents
+        ],
+        axis=1,
     )
-    q *= count
-    taps = len(capture.taps.offsets)
+    parts, solved = _bias_part(capture, metric)
     parts.append(q)
-    solved.append(tf.add_n([metric.solve_tap(q, k) for k in range(taps)]))
+    solved.append(tf.add_n([metric.solve_tap(q, tap) for tap in range(len(capture.taps.offsets))]))
     return _pair(parts, solved, group_size)
 
 
+def _pool(tensor: tf.Tensor, cells: list[int], *, average: bool) -> tf.Tensor:
+    """Sums or averages of `[B, *spatial, c]` over a grid of nearly equal cells, `[B, product of cells, c]`."""
+    for axis, count in enumerate(cells):
+        size = tensor.shape[axis + 1]
+        member = [[float(k * count // size == cell) for k in range(size)] for cell in range(count)]
+        weights = [[entry / sum(row) if average else entry for entry in row] for row in member]
+        moved = tf.tensordot(tensor, tf.constant(weights, tensor.dtype), [[axis + 1], [1]])
+        order = list(range(len(moved.shape) - 1))
+        tensor = tf.transpose(moved, [*order[: axis + 1], len(order), *order[axis + 1 :]])
+    return tf.reshape(tensor, [-1, math.prod(cells), tensor.shape[-1]])
+
+
 def _lookup(capture: Lookup, metric: Metric, group_size: int | None) -> tf.Tensor:
-    """Pairs of positions that hold the same token: `sum_lm [token_il = token_jm] <c_il, M^{-1} c_jm>`."""
+    """Pairs of positions that hold the same token: `sum_lk [token_il = token_jk] <c_il, M^{-1} c_jk>`."""
     c = _stacked(capture.cotangents)  # [B, m, L, e]
-    tokens = capture.tokens
     if isinstance(metric, DiagonalMetric):
-        solved = tf.gather(metric.inverse[0], tokens)[:, None] * c
+        solved = tf.gather(metric.inverse[0], capture.tokens)[:, None] * c
     elif isinstance(metric, IdentityMetric):
         solved = metric.scale * c
     else:
         parts = capture.per_sample()
         return _pair(parts, metric.solve(parts), group_size)
-    length, width, m = tf.shape(tokens)[1], c.shape[-1], capture.columns
-    # Tokens are shifted by one so that the zero padding of a group matches nothing.
-    marked = to_groups(tf.cast(tokens + 1, c.dtype), group_size)  # [G, b L]
-    same = tf.cast(tf.equal(marked[:, :, None], marked[:, None, :]), c.dtype)
-    groups = tf.shape(marked)[0]
-    size = tf.shape(marked)[1] // length
-    first, second = (
-        tf.reshape(
-            to_groups(tf.reshape(part, [tf.shape(part)[0], m * length * width]), group_size),
-            [groups, size * m * length, width],
-        )
-        for part in (c, solved)
-    )
-    pairs = tf.reshape(tf.matmul(first, second, transpose_b=True), [groups, size, m, length, size, m, length])
-    same = tf.reshape(same, [groups, size, 1, length, size, 1, length])
-    return tf.reshape(tf.reduce_sum(pairs * same, axis=[3, 6]), [groups, size * m, size * m])
+    # What pads a group matches token 0, but its cotangents are zero.
+    tokens = _split(capture.tokens, group_size)
+    tokens = tf.reshape(tokens, [tf.shape(tokens)[0], -1])  # [G, b L]
+    same = tf.cast(tf.equal(tokens[:, :, None], tokens[:, None, :]), c.dtype)
+    return _sum_pairs(same, c, solved, group_size)

@@ -18,6 +18,7 @@ from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Block, Metric, PlayerLayout, StateSpec, Step, every, running_mean
 from bellman_tf.curvature.capture import Capture, MatrixCapture, MatrixLayout, Tensors
 from bellman_tf.curvature.convolution import Convolution
+from bellman_tf.curvature.linear_map import LinearMap
 from bellman_tf.linalg import eigh, factor_spd, inverse_spd, split_damping
 from bellman_tf.linalg.products import matmul
 
@@ -185,7 +186,7 @@ class KFACBlock(Block):
 
         def refresh() -> Tensors:
             count = step.iteration // config.update_every
-            A = capture.input_moment(self.form) if isinstance(capture, Convolution) else capture.input_moment()
+            A = capture.input_moment(self.form) if self.layout.convolution else capture.input_moment()
             return [
                 running_mean(state[0], A, config.decay, count),
                 running_mean(state[1], capture.cotangent_moment(), config.decay, count),
@@ -262,7 +263,7 @@ class EKFACBlock(KFACBlock):
         """`E[(U_A' q U_B)^2]`, `[rows(+1), e]`, from column 0."""
         batch = tf.cast(capture.batch_size, capture.cotangents[0].dtype)
         c = metric.rotate_cotangent(capture.cotangents[0])
-        if capture.positions == 1 and not isinstance(capture, Convolution):
+        if isinstance(capture, LinearMap) and capture.flat:
             x = metric.rotate_input(capture.augmented())
             return matmul(tf.square(x), tf.square(c), transpose_a=True) / batch
         few = capture.positions is not None and capture.positions <= FEW_POSITIONS
@@ -285,9 +286,7 @@ class EKFACBlock(KFACBlock):
                 for offset in turned.offsets
             ]
         else:
-            patches = capture.taps.patches()
-            if not self.rows.bias_apart and self.layout.matrix.bias_shape is not None:
-                patches = tf.concat([patches, tf.ones_like(patches[..., :1])], axis=-1)
+            patches = capture.taps.patches() if self.rows.bias_apart else capture.augmented()
             x = tf.square(tf.reshape(metric.rotate_input(patches), [-1, self.rows.size]))
             parts = [matmul(x, c, transpose_a=True)]
         if self.rows.bias_apart:

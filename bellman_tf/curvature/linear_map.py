@@ -4,12 +4,22 @@ Layout `[batch, positions, features]`. With a bias, the matrix form has one more
 rows `0..d-1` are the kernel, row `d` is the bias. Source: algorithm.md, Section 7, claims OURS-9.
 """
 
+import math
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
-from bellman_tf.curvature.capture import Capture, MatrixCapture, MatrixLayout, PerSampleCapture, Tensors, to_work, weigh
+from bellman_tf.curvature.capture import (
+    Capture,
+    MatrixCapture,
+    MatrixLayout,
+    PerSampleCapture,
+    Tensors,
+    to_work,
+    weigh,
+    with_ones,
+)
 
 
 class LinearMap(MatrixCapture):
@@ -46,9 +56,7 @@ class LinearMap(MatrixCapture):
 
     def augmented(self) -> tf.Tensor:
         """Inputs with the constant feature of the bias, `[B(, L), d+1]`; the inputs themselves without a bias."""
-        if not self.bias:
-            return self.inputs
-        return tf.concat([self.inputs, tf.ones_like(self.inputs[..., :1])], axis=-1)
+        return with_ones(self.inputs) if self.bias else self.inputs
 
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
@@ -72,12 +80,6 @@ class LinearMap(MatrixCapture):
         if self.flat:
             return tf.stack([x[:, :, None] * c[:, None, :] for c in self.cotangents], axis=1)
         return tf.stack([tf.matmul(x, c, transpose_a=True) for c in self.cotangents], axis=1)
-
-    def input_moment(self) -> tf.Tensor:
-        """`A = (1/B) sum_i sum_l x_il x_il'`, `[d(+1), d(+1)]`."""
-        x = self.augmented()
-        flat = tf.reshape(x, [-1, x.shape[-1]])
-        return tf.matmul(flat, flat, transpose_a=True) / tf.cast(self.batch_size, x.dtype)
 
 
 def capture_dense(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> LinearMap:
@@ -108,7 +110,8 @@ class EinsumPlan:
 
     Attributes:
         gradient_equation: einsum of input and cotangent that gives the per-sample kernel gradient.
-        matrix: whether no letter is shared by input, kernel and output, so that the layer is a `LinearMap`.
+        apply_equation: einsum of input and kernel that is the layer.
+        matrix: whether no letter is shared by input, kernel and output, so that the kernel is one matrix.
     """
 
     def __init__(self, equation: str, input_rank: int) -> None:
@@ -139,6 +142,26 @@ class EinsumPlan:
         plain = len(rows) + len(columns) == len(kernel) and set(output[1:]) == set(shared) | set(columns)
         self.matrix = plain and kernel == "".join(rows + columns) and set(source[1:]) == set(shared) | set(rows)
         self.rows, self.columns, self.shared = rows, columns, shared
+
+    def matrix_layout(self, kernel_shape: tuple, bias_shape: tuple | None) -> MatrixLayout | None:
+        """Kernel and bias as one matrix.
+
+        Args:
+            kernel_shape: shape of the kernel variable.
+            bias_shape: shape of the bias variable, or `None` without a bias.
+
+        Returns:
+            The layout; `None` if there is none, also where the bias is not one number for each column of the matrix,
+            in the order of the columns.
+        """
+        sizes = dict(zip(self.kernel, kernel_shape, strict=True))
+        if bias_shape is not None:
+            columns = [letter for letter in self.output if letter in self.columns]
+            wanted = [sizes[letter] if letter in columns else 1 for letter in self.output[1:]]
+            given = [1] * (len(wanted) - len(bias_shape)) + list(bias_shape)
+            if columns != self.columns or given != wanted:
+                return None
+        return MatrixLayout(kernel_shape, math.prod(sizes[k] for k in self.rows), bias_shape) if self.matrix else None
 
     def layout(self, tensor: tf.Tensor, letters: str, features: list[str]) -> tf.Tensor:
         """Transposes `[B, ...]` with axes `letters` to `[B, L, features]`."""
@@ -179,19 +202,23 @@ def einsum_plan(layer: keras.Layer) -> EinsumPlan | None:
     Returns:
         The plan; `None` means the layer is played open-loop.
     """
-    left, output = layer.equation.split("->")
-    source, kernel = left.split(",")
-    source, output = source.strip(), output.strip()
-    dots = 0
-    if "..." in source:
-        declared = len(layer.full_output_shape) if hasattr(layer, "full_output_shape") else None
-        if declared is None:
-            return None
-        dots = declared - len(output.replace("...", ""))
     try:
-        return EinsumPlan(layer.equation, len(source.replace("...", "")) + dots)
+        return EinsumPlan(layer.equation, layer.input_spec.ndim)
     except ValueError:
         return None
+
+
+def einsum_layout(layer: keras.Layer, plan: EinsumPlan) -> MatrixLayout | None:
+    """The matrix layout of an EinsumDense layer, or `None` where it has none.
+
+    Args:
+        layer: a built `keras.layers.EinsumDense`.
+        plan: its plan.
+
+    Returns:
+        What `EinsumPlan.matrix_layout` says about its variables.
+    """
+    return plan.matrix_layout(tuple(layer.kernel.shape), None if layer.bias is None else tuple(layer.bias.shape))
 
 
 def capture_einsum(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> Capture:
@@ -208,8 +235,7 @@ def capture_einsum(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[t
     plan = EinsumPlan(layer.equation, len(inputs.shape))
     x = to_work(inputs)
     cotangents = [to_work(c) for c in cotangents]
-    whole_bias = layer.bias is None or tf.TensorShape(layer.bias.shape).num_elements() == _width(plan, layer)
-    if plan.matrix and whole_bias:
+    if einsum_layout(layer, plan) is not None:
         return _EinsumMap(plan, x, cotangents, layer)
 
     def form(c: tf.Tensor) -> Tensors:
@@ -219,14 +245,6 @@ def capture_einsum(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[t
         return parts
 
     return PerSampleCapture(cotangents, form)
-
-
-def _width(plan: EinsumPlan, layer: keras.Layer) -> int:
-    sizes = dict(zip(plan.kernel, layer.kernel.shape, strict=True))
-    count = 1
-    for letter in plan.columns:
-        count *= sizes[letter]
-    return count
 
 
 def _sum_to(cotangent: tf.Tensor, shape: tuple) -> tf.Tensor:

@@ -12,12 +12,13 @@ import tensorflow as tf
 from bellman_tf.curvature.capture import PerSampleCapture, Tensors, to_work
 
 
-def normalised_input(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
+def normalised_input(layer: keras.Layer, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
     """What the layer multiplies by its scale, in the layer's training mode.
 
     Args:
         layer: BatchNormalization, LayerNormalization or GroupNormalization.
         inputs: `[B, ...]`.
+        mask: boolean, without the last axis; BatchNormalization leaves what it hides out of its moments.
 
     Returns:
         The normalised input, shape of `inputs`.
@@ -36,8 +37,19 @@ def normalised_input(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
     axes = [axis % rank for axis in axes]
     if isinstance(layer, keras.layers.BatchNormalization):
         axes = [k for k in range(rank) if k not in axes]
+        if mask is not None:
+            return _masked(inputs, mask, axes, layer.epsilon)
     mean, variance = tf.nn.moments(inputs, axes, keepdims=True)
     return (inputs - mean) * tf.math.rsqrt(variance + layer.epsilon)
+
+
+def _masked(inputs: tf.Tensor, mask: tf.Tensor, axes: list[int], epsilon: float) -> tf.Tensor:
+    """Normalises by the moments of the visible entries, which Keras divides by their count plus its own epsilon."""
+    seen = tf.broadcast_to(tf.cast(mask, inputs.dtype)[..., None], tf.shape(inputs))
+    count = tf.reduce_sum(seen, axes, keepdims=True) + keras.config.epsilon()
+    mean = tf.reduce_sum(seen * inputs, axes, keepdims=True) / count
+    variance = tf.reduce_sum(seen * tf.square(inputs - mean), axes, keepdims=True) / count
+    return (inputs - mean) * tf.math.rsqrt(variance + epsilon)
 
 
 def capture_scale_shift(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> PerSampleCapture:
@@ -56,14 +68,15 @@ def capture_scale_shift(layer: keras.Layer, inputs: tf.Tensor, cotangents: Seque
     axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     kept = [axis % rank for axis in axes]
     summed = [k for k in range(1, rank) if k not in kept]
-    normalised = normalised_input(layer, x) if layer.scale else None
+    normalised = normalised_input(layer, x, getattr(inputs, "_keras_mask", None)) if layer.scale else None
 
     def form(c: tf.Tensor) -> Tensors:
+        # Keras reshapes, and does not transpose, a scale whose axes are listed out of order.
         parts = []
         if layer.scale:
-            parts.append(tf.reduce_sum(c * normalised, axis=summed))
+            parts.append(tf.reshape(tf.reduce_sum(c * normalised, axis=summed), [-1, *layer.gamma.shape]))
         if layer.center:
-            parts.append(tf.reduce_sum(c, axis=summed))
+            parts.append(tf.reshape(tf.reduce_sum(c, axis=summed), [-1, *layer.beta.shape]))
         return parts
 
     return PerSampleCapture([to_work(c) for c in cotangents], form)

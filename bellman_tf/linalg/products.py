@@ -24,6 +24,8 @@ def matmul(A: tf.Tensor, B: tf.Tensor, *, transpose_a: bool = False, transpose_b
         >>> matmul(tf.ones([2, 3, 1, 4]), tf.ones([4, 1])).shape.as_list()
         [2, 3, 1, 1]
     """
+    A = tf.convert_to_tensor(A)
+    B = tf.convert_to_tensor(B, A.dtype)
     if A.shape.rank == B.shape.rank and A.shape[:-2].is_fully_defined() and A.shape[:-2] == B.shape[:-2]:
         return tf.matmul(A, B, transpose_a=transpose_a, transpose_b=transpose_b)
     inner_a, inner_b = -2 if transpose_a else -1, -1 if transpose_b else -2
@@ -43,6 +45,9 @@ def matmul(A: tf.Tensor, B: tf.Tensor, *, transpose_a: bool = False, transpose_b
 def matvec(A: tf.Tensor, x: tf.Tensor, *, transpose_a: bool = False) -> tf.Tensor:
     """`A x` with leading axes broadcast, safely.
 
+    Formed entry by entry: a batch of matrix-vector products is bound by memory, and the batched product costs tens of
+    microseconds before it starts.
+
     Args:
         A: `[..., m, n]`, or its transpose with `transpose_a`.
         x: `[..., n]`.
@@ -55,4 +60,6 @@ def matvec(A: tf.Tensor, x: tf.Tensor, *, transpose_a: bool = False) -> tf.Tenso
         >>> matvec(tf.ones([3, 1, 2, 2]), tf.ones([1, 2])).shape.as_list()
         [3, 1, 2]
     """
-    return matmul(A, x[..., None], transpose_a=transpose_a)[..., 0]
+    if transpose_a:
+        return tf.reduce_sum(A * x[..., :, None], axis=-2)
+    return tf.reduce_sum(A * x[..., None, :], axis=-1)

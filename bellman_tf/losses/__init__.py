@@ -18,5 +18,6 @@ from bellman_tf.losses.terminal import (
     curvature_along_gradient,
     hessian_factor,
     hessian_times,
+    matched_coefficient,
     terminal_head,
 )

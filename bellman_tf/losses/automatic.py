@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from bellman_tf.losses.heads import entries_per_sample, top_factor
+from bellman_tf.losses.heads import dot_per_sample, entries_per_sample, top_factor
 
 
 def hessian_times_by_ad(phi, z, v):
@@ -129,6 +129,17 @@ class AutomaticHead:
             Shaped like `z`.
         """
         return hessian_times_by_ad(self.phi, [self.z], [v])[0] if self._per_sample() else tf.zeros_like(self.z)
+
+    def quadratic(self, v):
+        """v' H v.
+
+        Args:
+            v: shaped like `z`.
+
+        Returns:
+            `[B]`.
+        """
+        return dot_per_sample(v, self.hessian_times(v))
 
     def factor(self):
         """Factor of the Hessian, negative eigenvalues dropped.

@@ -4,6 +4,7 @@ A head answers, for one output `z` of shape `[B, ..., C]` with D = prod(...) x C
 
     gradient()          dphi/dz, shaped like `z`
     hessian_times(v)    H v, shaped like `z`
+    quadratic(v)        v' H v, `[B]`
     factor()            `[B, D, r]` with factor factor' = H
     top_factor(rank)    `[B, D, rank]`, the columns sqrt(lambda) v of the largest eigenpairs, largest first
 """
@@ -47,6 +48,21 @@ def entries_per_sample(z):
     if z.shape.rank is None or None in z.shape[1:].as_list():
         raise error("z.shape", "be static except for the batch axis", z.shape, "Fix the model's output shape.")
     return math.prod(z.shape[1:].as_list())
+
+
+def dot_per_sample(x, y):
+    """Sum of x y over all axes but the first.
+
+    Args:
+        x: `[B, ...]`.
+        y: same shape.
+
+    Returns:
+        `[B]`.
+    """
+    product = x * y
+    axes = list(range(1, product.shape.rank))
+    return tf.reduce_sum(product, axis=axes) if axes else product
 
 
 def softmax_hessian_times(p, v):
@@ -202,6 +218,20 @@ class SoftmaxHead:
         """
         return self.f[..., None] * softmax_hessian_times(self.probability, v)
 
+    def quadratic(self, v):
+        """v' H v = f sum_c p_c (v_c - p.v)^2, a sum of nonnegative terms.
+
+        Args:
+            v: shaped like `z`.
+
+        Returns:
+            `[B]`.
+        """
+        p = self.probability
+        spread = tf.square(v - tf.reduce_sum(p * v, axis=-1, keepdims=True))
+        variance = tf.reduce_sum(p * spread, axis=-1)
+        return dot_per_sample(self.f, variance)
+
     def factor(self):
         """Exact factor with C - 1 columns per position; a negative `f` counts as 0.
 
@@ -274,6 +304,17 @@ class DiagonalHead:
             Shaped like `z`.
         """
         return self.curvature * v
+
+    def quadratic(self, v):
+        """v' H v.
+
+        Args:
+            v: shaped like `z`.
+
+        Returns:
+            `[B]`.
+        """
+        return dot_per_sample(self.curvature, tf.square(v))
 
     def factor(self):
         """Diagonal factor; negative curvature (a negative weight) counts as 0.

@@ -11,6 +11,7 @@ from bellman_tf.losses.heads import (
     SoftmaxHead,
     at_least_float32,
     check_rank,
+    dot_per_sample,
     entries_per_sample,
     select_largest,
     smallest_normal,
@@ -121,6 +122,17 @@ class SumOfHeads:
         """
         return tf.add_n([head.hessian_times(v) for head in self.heads])
 
+    def quadratic(self, v):
+        """v' H v.
+
+        Args:
+            v: shaped like `z`.
+
+        Returns:
+            `[B]`.
+        """
+        return tf.add_n([head.quadratic(v) for head in self.heads])
+
     def factor(self):
         """Columns of all summands.
 
@@ -192,7 +204,7 @@ def _size(head):
 def curvature_along_gradient(g, Hg):
     """Coefficient beta^2 of the rank-one Hessian beta^2 g g' that has the true curvature along g.
 
-        beta^2 = g' H g / |g|^4 = (u' H u) / |g|^2,     u = g / |g|,  sums over all outputs of a sample.
+        beta^2 = g' H g / |g|^4,     sums over all outputs of a sample.
 
     Args:
         g: list of `[B, ...]`, gradient of phi_i in each output.
@@ -201,11 +213,11 @@ def curvature_along_gradient(g, Hg):
     Returns:
         `[B]`, nonnegative, in the dtype of `g` (half precision: float32).
 
-    Numerics: never NaN or infinite for finite input. Negative curvature (a loss that is not convex) gives 0, the
-    projection onto positive semidefinite matrices of rank one along u. A gradient with |g|^2 < sqrt(tiny), tiny the
-    smallest normal number (|g| < 3.3e-10 in float32), gives 0: above it 1/|g|^2 and its square are finite, below it
-    the direction of g is rounding.
-    Source: for softmax cross-entropy it is (sum p g^2 - (p.g)^2) / |g|^4.
+    Numerics: finite for finite input whose sum g' H g is. Negative curvature (a loss that is not convex) gives 0, the
+    projection onto positive semidefinite matrices of rank one along g. A gradient with |g|^2 outside
+    [sqrt(tiny), 1 / sqrt(tiny)], tiny the smallest normal number (|g| < 3.3e-10 or > 3.0e9 in float32), gives 0:
+    inside, the two divisions cannot overflow; below, the direction of g is rounding.
+    Source: algorithm.md, Section 4, `matched`.
     Checked against: `verification/references/losses.py`.
 
     Example:
@@ -213,20 +225,29 @@ def curvature_along_gradient(g, Hg):
         >>> curvature_along_gradient([g], [3.0 * g]).numpy().tolist()
         [0.75]
     """
-    g, Hg = (_join(x) for x in (g, Hg))
-    tiny = smallest_normal(g.dtype)
-    m = tf.reduce_max(tf.abs(g), axis=1)  # [B]
-    k = tf.reduce_max(tf.abs(Hg), axis=1)
-    m_safe, k_safe = (tf.where(x >= tiny, x, tf.ones_like(x)) for x in (m, k))
-    g, Hg = g / m_safe[:, None], Hg / k_safe[:, None]  # entries in [-1, 1]
-    n = tf.reduce_sum(g**2, axis=1)  # in [1, D]
-    cosine = tf.maximum(tf.reduce_sum(g * Hg, axis=1), 0.0)
-    seen = m * tf.sqrt(n) >= tiny**0.25
-    m_seen = tf.where(seen, m, tf.ones_like(m))
-    beta_squared = tf.minimum(cosine / n**2 * k / m_seen / m_seen / m_seen, g.dtype.max)
-    return tf.where(seen, beta_squared, tf.zeros_like(beta_squared))
+    g, Hg = ([at_least_float32(x) for x in parts] for parts in (g, Hg))
+    return _coefficient(g, [dot_per_sample(a, b) for a, b in zip(g, Hg, strict=True)])
 
 
-def _join(tensors):
-    tensors = [at_least_float32(x) for x in tensors]
-    return tf.concat([tf.reshape(x, [-1, entries_per_sample(x)]) for x in tensors], axis=1)
+def matched_coefficient(heads, g):
+    """`curvature_along_gradient` for known Hessians, by their quadratic forms.
+
+    Args:
+        heads: one head per output.
+        g: list of `[B, ...]`, gradient of phi_i in each output.
+
+    Returns:
+        `[B]`, as `curvature_along_gradient`.
+    """
+    g = [at_least_float32(x) for x in g]
+    return _coefficient(g, [head.quadratic(x) for head, x in zip(heads, g, strict=True)])
+
+
+def _coefficient(g, along):
+    squares = [dot_per_sample(x, x) for x in g]
+    size, curvature = (parts[0] if len(parts) == 1 else tf.add_n(parts) for parts in (squares, along))
+    least = smallest_normal(size.dtype) ** 0.5
+    seen = (size >= least) & (size <= 1.0 / least)
+    size = tf.where(seen, size, 1.0)
+    beta_squared = tf.minimum(tf.maximum(curvature, 0.0) / size / size, size.dtype.max)
+    return tf.where(seen, beta_squared, 0.0)

@@ -22,6 +22,8 @@ _NEEDS_MODEL = (
     "`bellman_tf.Model`)."
 )
 
+_SEED = "seed_"  # keys of the random generators' states in the saved file
+
 
 @keras.saving.register_keras_serializable("bellman_tf")
 class GTDDP(keras.optimizers.Optimizer):
@@ -63,8 +65,6 @@ class GTDDP(keras.optimizers.Optimizer):
 
     Source: GTDDP (all), DGN Secs. 3-4, in the exact form of claims OURS-2, OURS-4.
     """
-
-    _defaults: dict = {}  # options that a subclass fixes or changes
 
     def __init__(
         self,
@@ -245,10 +245,16 @@ class GTDDP(keras.optimizers.Optimizer):
             The metrics' results.
 
         Raises:
-            ValueError: if the model's trainable variables are not those the optimizer was built for.
+            ValueError: if the model's trainable variables are not those the optimizer was built for, or the batch is
+                empty.
         """
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        model.remember_inputs(x)
+        sizes = [leaf.shape[0] for leaf in keras.tree.flatten(x) if leaf is not None]
+        if 0 in sizes:
+            raise _checks.error("x", "hold at least one sample", sizes, "The batch is empty.")
+        if not model.built:
+            model(x)
+        model.warn_open_loop()
         if self._model is None or self._model() is not model:
             self.bind(model)
         if not self.built:
@@ -289,10 +295,10 @@ class GTDDP(keras.optimizers.Optimizer):
             clamped: integer scalar.
         """
         yes = tf.cast(accepted, tf.int64)
-        self.iterations.assign_add(tf.cast(accepted, self.iterations.dtype))
-        self.rejected_batches.assign_add(1 - yes)
+        self.assign_add(self.iterations, yes)
+        self.assign_add(self.rejected_batches, 1 - yes)
         if self.options.value_hessian == "outer_product":
-            self.clamped_values.assign_add(yes * tf.cast(clamped, tf.int64))
+            self.assign_add(self.clamped_values, yes * tf.cast(clamped, tf.int64))
 
     # ---- Keras -------------------------------------------------------------------------------------------------
 
@@ -304,6 +310,17 @@ class GTDDP(keras.optimizers.Optimizer):
         """Refuses: gradients alone are not enough."""
         raise ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
 
+    def save_own_variables(self, store: dict) -> None:
+        """Keras's own, and the states of the model's random generators, so that training resumes exactly.
+
+        Args:
+            store: where to save.
+        """
+        super().save_own_variables(store)
+        model = None if self._model is None else self._model()
+        for k, variable in enumerate(model.seed_variables() if model is not None else ()):
+            store[f"{_SEED}{k}"] = variable.numpy()
+
     def load_own_variables(self, store: dict) -> None:
         """Loads the saved state.
 
@@ -313,20 +330,19 @@ class GTDDP(keras.optimizers.Optimizer):
         Raises:
             ValueError: if number or shapes do not fit this optimizer and its model.
         """
-        if len(store.keys()) != len(self.variables):
-            raise _checks.error(
-                "store", f"hold the {len(self.variables)} variables of {self.name}", len(store.keys()),
-                "The saved optimizer had another curvature, other options or another model.",
-            )  # fmt: skip
-        for k, variable in enumerate(self.variables):
-            saved = store[str(k)]
-            if tuple(saved.shape) != tuple(variable.shape):
-                raise _checks.error(
-                    "store", f"hold shape {tuple(variable.shape)} for {variable.path}", tuple(saved.shape),
-                    "The saved optimizer had another curvature, other options or another model.",
-                )  # fmt: skip
-        for k, variable in enumerate(self.variables):
-            variable.assign(store[str(k)])
+        seeds = self._bound_model().seed_variables()
+        places = {str(k): variable for k, variable in enumerate(self.variables)}
+        places |= {f"{_SEED}{k}": variable for k, variable in enumerate(seeds)}
+        hint = "The saved optimizer had another curvature, other options or another model."
+        if set(store.keys()) != set(places):
+            rule = f"hold the {len(places)} variables of {self.name}"
+            raise _checks.error("store", rule, len(store.keys()), hint)
+        for key, variable in places.items():
+            saved = tuple(store[key].shape)
+            if saved != tuple(variable.shape):
+                raise _checks.error("store", f"hold shape {tuple(variable.shape)} for {variable.path}", saved, hint)
+        for key, variable in places.items():
+            variable.assign(store[key])
 
     def get_config(self) -> dict:
         """The options, for Keras serialisation."""

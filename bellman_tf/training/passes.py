@@ -249,3 +249,15 @@ def replay_gradient(player: Player, forward: Forward, cotangents: dict[int, Tens
 
 def _training(call: Call) -> dict:
     return {"training": True} if getattr(call.operation, "_call_has_training_arg", False) else {}
+
+
+def first_tensor(arguments: tuple) -> tf.Tensor:
+    """The first tensor among a call's arguments: the layer's input.
+
+    Args:
+        arguments: (args, kwargs).
+
+    Returns:
+        The tensor.
+    """
+    return next(leaf for leaf in keras.tree.flatten(arguments) if tf.is_tensor(leaf))

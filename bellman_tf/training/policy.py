@@ -38,66 +38,88 @@ INFORMATION = {
 class SamplePolicy:
     """Sample weights of every stage, from the sample-space recursion.
 
+    The whole batch as one group keeps no group axis, and uncoupled samples (groups of one) are plain numbers: most of
+    a small network's step is the number of operations.
+
     Attributes:
         group_size: samples per group; `None` is the whole batch.
         joint: whether the players of a stage share one value.
     """
 
     def __init__(
-        self, terminal: SampleValue, group_size: int | None, joint: bool, columns: int, diagonal: bool
+        self, terminal: SampleValue, group_size: int | None, joint: bool, columns: int, batch_size: tf.Tensor | int
     ) -> None:
+        """Stores the terminal value.
+
+        Args:
+            terminal: made by `sample_space.init`, a `[G, n]`, L `[G, n, k]`.
+            group_size: samples per group.
+            joint: whether the players of a stage share one value.
+            columns: m, columns per sample.
+            batch_size: B of this replica.
+        """
         self.group_size, self.joint = group_size, joint
-        self._terminal, self._columns, self._diagonal = terminal, columns, diagonal
+        self._columns, self._batch_size = columns, batch_size
+        self._terminal = SampleValue(terminal.a[0], terminal.L[0]) if group_size is None else terminal
         self._values: list = []
 
     def solve(self, grams: list[list], linear: list[list] | None) -> None:
         """All stages at once.
 
         Args:
-            grams: for each stage, the Gram matrix of each player, `None` for open-loop players.
-            linear: for each stage, the vector `<q, M^{-1} l_u>` of each player, or `None` without own costs.
+            grams: for each stage, the Gram matrix `[G, n, n]` of each player, `None` for open-loop players.
+            linear: for each stage, the vector `<q, M^{-1} l_u>` `[G, n]` of each player, or `None` without own costs.
         """
+        a, L = self._terminal
         agents = 1 if self.joint else max((len(stage) for stage in grams), default=1)
-        stacked = self._stack(
-            grams, agents, tf.zeros_like(self._terminal.L[..., :, :1] * self._terminal.a[..., None, :])
-        )
-        stacked_linear = None if linear is None else self._stack(linear, agents, tf.zeros_like(self._terminal.a))
-        terminal = self._terminal
-        if not self.joint:
-            terminal = SampleValue(terminal.a[None], terminal.L[None])
-        value = sample_space.backward_all(terminal, stacked, stacked_linear, diagonal=self._diagonal)
+        n = a.shape[-1] if a.shape[-1] is not None else tf.shape(a)[-1]
+        lead = [] if self.group_size is None else [tf.shape(a)[0] if a.shape[0] is None else a.shape[0]]
+        stacked = self._stack(grams, agents, [*lead, n, n], a.dtype)
+        pull = None if linear is None else self._stack(linear, agents, [*lead, n], a.dtype)
+        value = sample_space.backward_all(SampleValue(a, L), stacked, pull, diagonal=self._columns == 1)
         self._values = [SampleValue(*parts) for parts in zip(tf.unstack(value.a), tf.unstack(value.L), strict=True)]
 
-    def _stack(self, stages: list[list], agents: int, zero: tf.Tensor) -> tf.Tensor:
+    def _stack(self, stages: list[list], agents: int, shape: list, dtype: tf.DType) -> tf.Tensor:
         """`[T, ...]` with the players of a stage added, or `[T, N, ...]` with one row per agent."""
+        zero = None
         rows = []
         for stage in stages:
-            known = [part for part in stage if part is not None]
+            padded = [*stage, *[None] * (agents - len(stage))]
             if self.joint:
-                rows.append(tf.add_n(known) if len(known) > 1 else (known[0] if known else zero))
-            else:
-                padded = [*stage, *[None] * (agents - len(stage))]
-                rows.append(tf.stack([zero if part is None else part for part in padded]))
-        return tf.stack(rows)
+                known = [part for part in stage if part is not None]
+                padded = [(known[0] if len(known) == 1 else tf.add_n(known)) if known else None]
+            if None in [part if part is None else 0 for part in padded] and zero is None:
+                zero = tf.zeros(shape, dtype)
+            rows.extend(zero if part is None else tf.reshape(part, shape) for part in padded)
+        stacked = tf.stack(rows)
+        return stacked if self.joint else tf.reshape(stacked, [len(stages), agents, *shape])
 
-    def weights(self, stage: int, agent: int, deviation: tf.Tensor | None, batch_size: tf.Tensor | int) -> tf.Tensor:
+    def weights(self, stage: int, agent: int, deviation: tf.Tensor | None) -> tf.Tensor:
         """Weights of one player, `[B, m]`.
 
         Args:
             stage: number of the stage.
             agent: position of the player in its stage.
             deviation: `[B, m]`, or `None` for an open-loop step.
-            batch_size: B of this replica.
 
         Returns:
             The weights; their mean-gradient value is 1/B.
         """
-        value = self._values[stage]
+        a, L = self._values[stage]
         if not self.joint:
-            value = SampleValue(value.a[agent], value.L[agent])
+            a, L = a[agent], L[agent]
+        shape = [self._batch_size, self._columns]
+        if self.group_size is None:
+            if deviation is None:
+                return tf.reshape(a, shape)
+            d = tf.reshape(deviation, [-1, 1])
+            w = a[:, None] + tf.matmul(L, tf.matmul(L, d, transpose_a=True))
+            return w if self._columns == 1 else tf.reshape(w, shape)
+        if L.shape[-2:] == [1, 1]:
+            return a if deviation is None else a + tf.square(L[..., 0]) * deviation
         d = None if deviation is None else to_groups(deviation, self.group_size)
-        w = from_groups(sample_space.weights(value, d), batch_size, self._columns)
-        return tf.reshape(w, [batch_size, self._columns])
+        w = from_groups(sample_space.weights(SampleValue(a, L), d), self._batch_size, self._columns)
+        return tf.reshape(w, shape)
 
 
 class OuterPolicy:
@@ -141,20 +163,8 @@ class OuterPolicy:
         self._current[agent], clamped = outer_product.backward(self._current[agent], inner_k, quad)
         self.clamped += clamped
 
-    def weights(self, stage: int, agent: int, deviation: tf.Tensor | None, batch_size: tf.Tensor | int) -> tf.Tensor:
+    def weights(self, stage: int, agent: int, deviation: tf.Tensor | None) -> tf.Tensor:
         """Weights of one player, `[B, 1]`; arguments as `SamplePolicy.weights`."""
         value = self._behind[stage][0 if self.joint else agent]
         d = None if deviation is None else deviation[:, 0]
         return outer_product.weights(value, d)[:, None] / self._total
-
-
-class OpenPolicy:
-    """Every sample weighs the same."""
-
-    def __init__(self, total: tf.Tensor, columns: int = 1) -> None:
-        self._total, self._columns = total, columns
-
-    def weights(self, stage: int, agent: int, deviation: tf.Tensor | None, batch_size: tf.Tensor | int) -> tf.Tensor:
-        """1 / B for the gradient, `[B, m]`."""
-        first = tf.fill([batch_size, 1], 1 / self._total)
-        return tf.pad(first, [[0, 0], [0, self._columns - 1]])

@@ -15,8 +15,8 @@ from bellman_tf.losses import (
     curvature_along_gradient,
     hessian_factor,
     hessian_factor_by_ad,
-    hessian_times,
     hessian_times_by_ad,
+    matched_coefficient,
     recognise,
     terminal_head,
 )
@@ -99,7 +99,7 @@ class Terminal:
         """
         g = [to_work(part) for part in gradients]
         if self.heads is not None:
-            return curvature_along_gradient(g, hessian_times(self.heads, g))
+            return matched_coefficient(self.heads, g)
         return curvature_along_gradient(g, hessian_times_by_ad(self._phi, self.z, g))
 
     def factor_columns(self, rank: int | None) -> list[Tensors]:

@@ -27,16 +27,16 @@ def add_own_cost(gradient: Tensors, own: list[tf.Tensor | None]) -> Tensors:
 
 
 def clip(gradient: Tensors, clipvalue: float | None, clipnorm: float | None) -> Tensors:
-    """Clips each variable's gradient as Keras does."""
-    if clipvalue is not None:
-        return [tf.clip_by_value(g, -clipvalue, clipvalue) for g in gradient]
-    if clipnorm is not None:
+    """Clips each variable's gradient as Keras does, where a bound of 0 means none."""
+    if clipnorm:
         return [tf.clip_by_norm(g, clipnorm) for g in gradient]
+    if clipvalue:
+        return [tf.clip_by_value(g, -clipvalue, clipvalue) for g in gradient]
     return gradient
 
 
 def move(variable: keras.Variable, decrease: tf.Tensor, decay: tf.Tensor | None) -> tf.Tensor:
-    """New value of a variable: decoupled weight decay, the step, then the constraint.
+    """New value of a variable before its constraint: decoupled weight decay, then the step.
 
     Args:
         variable: a trainable variable.
@@ -49,7 +49,11 @@ def move(variable: keras.Variable, decrease: tf.Tensor, decay: tf.Tensor | None)
     value = tf.convert_to_tensor(variable)
     if decay is not None:
         value -= value * tf.cast(decay, value.dtype)
-    value -= tf.cast(decrease, value.dtype)
+    return value - tf.cast(decrease, value.dtype)
+
+
+def constrain(variable: keras.Variable, value: tf.Tensor) -> tf.Tensor:
+    """The variable's constraint on a new value; averages (`use_ema`) see the value before it, as in Keras."""
     return value if variable.constraint is None else variable.constraint(value)
 
 
@@ -57,9 +61,16 @@ def all_finite(tensors: Tensors) -> tf.Tensor:
     """Whether no tensor holds a NaN or an infinity, as a scalar.
 
     A sum is finite only if its terms are (or if they overflow it, which counts as bad as well), and costs one pass.
+
+    Args:
+        tensors: floating-point tensors.
+
+    Returns:
+        Boolean scalar.
     """
-    sums = [tf.cast(tf.reduce_sum(tensor), tf.float32) for tensor in tensors]
-    return tf.math.is_finite(tf.add_n(sums))
+    sums = [tf.reduce_sum(tensor) if tensor.shape.rank else tensor for tensor in tensors]
+    dtype = tf.float64 if any(part.dtype == tf.float64 for part in sums) else tf.float32
+    return tf.math.is_finite(tf.add_n([tf.cast(part, dtype) for part in sums])) if sums else tf.constant(True)
 
 
 class Assignments:
@@ -67,32 +78,46 @@ class Assignments:
 
     def __init__(self) -> None:
         self._pending: list[tuple[keras.Variable, tf.Tensor]] = []
+        self._steps: list[tuple[keras.Variable, tf.Tensor, tf.Tensor]] = []
 
     def add(self, variable: keras.Variable, value: tf.Tensor) -> None:
         """Queues one new value."""
         self._pending.append((variable, tf.cast(value, variable.dtype)))
 
+    def subtract(self, variable: keras.Variable, direction: tf.Tensor, rate: tf.Tensor) -> None:
+        """Queues `variable -= rate * direction`: the plain step, with the guard folded into the rate."""
+        self._steps.append((variable, tf.cast(direction, variable.dtype), tf.cast(rate, variable.dtype)))
+
     def by_variable(self) -> dict[int, tf.Tensor]:
-        """The queued values by `id` of their variable."""
-        return {id(variable): value for variable, value in self._pending}
+        """The new values by `id` of their variable."""
+        moved = {id(v): tf.convert_to_tensor(v) - rate * direction for v, direction, rate in self._steps}
+        return moved | {id(variable): value for variable, value in self._pending}
 
     def replace(self, variable: keras.Variable, value: tf.Tensor) -> None:
-        """Changes a queued value."""
-        self._pending = [(v, value if v is variable else old) for v, old in self._pending]
+        """Changes what is queued for a variable to a new value."""
+        self._steps = [step for step in self._steps if step[0] is not variable]
+        self._pending = [pair for pair in self._pending if pair[0] is not variable]
+        self.add(variable, value)
 
     @property
     def values(self) -> Tensors:
-        """The queued values."""
-        return [value for _, value in self._pending]
+        """The queued tensors."""
+        return [value for _, value in self._pending] + [direction for _, direction, _ in self._steps]
 
-    def apply(self, accepted: tf.Tensor, restore: list[tuple]) -> None:
+    def apply(self, optimizer: keras.optimizers.Optimizer, accepted: tf.Tensor, restore: list[tuple]) -> None:
         """Assigns the queued values, or on a bad batch puts back what the forward pass has changed.
 
         Args:
+            optimizer: assigns, as Keras's own optimizers do.
             accepted: boolean scalar.
             restore: (variable, value before the step) of floating-point variables that pass 1 wrote to.
         """
+        rates: dict[int, tf.Tensor] = {}
+        for variable, direction, rate in self._steps:
+            guarded = rates.setdefault(id(rate), tf.where(accepted, rate, tf.zeros_like(rate)))
+            # 0 where the batch is bad, whatever the direction holds.
+            optimizer.assign_sub(variable, tf.math.multiply_no_nan(direction, guarded))
         for variable, value in self._pending:
-            variable.assign(tf.where(accepted, value, tf.convert_to_tensor(variable)))
+            optimizer.assign(variable, tf.where(accepted, constrain(variable, value), tf.convert_to_tensor(variable)))
         for variable, value in restore:
-            variable.assign(tf.where(accepted, tf.convert_to_tensor(variable), value))
+            optimizer.assign(variable, tf.where(accepted, tf.convert_to_tensor(variable), value))

@@ -227,7 +227,7 @@ def covered_zoo() -> keras.Model:
     x = layers.Reshape((16, 6))(x)
     x = layers.Conv1D(4, 3, activation="tanh", name="conv1d")(x)
     x = layers.EinsumDense("abc,cd->abd", output_shape=(None, 4), bias_axes="d", name="einsum")(x)
-    return btf.Model(inputs, layers.Dense(CLASSES, name="head")(layers.Flatten()(x)))
+    return btf.Model(inputs, layers.Dense(CLASSES, name="head")(layers.GlobalAveragePooling1D()(x)))
 
 
 NETWORKS: dict[str, Network] = {

@@ -1,0 +1,212 @@
+"""What both kinds of step share: the batch, the model's loss, metrics and updates of the players, the verdict."""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from bellman_tf.curvature.block import Metric, Step
+from bellman_tf.curvature.capture import Capture, Tensors
+from bellman_tf.curvature.diagonal import IdentityMetric
+from bellman_tf.game.stages import Game, Player
+from bellman_tf.training.execution import recorded
+from bellman_tf.training.passes import Forward, capture_forward, first_tensor
+from bellman_tf.training.update import (
+    Assignments,
+    add_own_cost,
+    all_finite,
+    clip,
+    constrain,
+    move,
+    own_cost_gradient,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchOnly:
+    """Stands in for a capture where only the batch size is known."""
+
+    batch_size: object
+
+
+class Batch:
+    """One step while it is traced.
+
+    Attributes:
+        batch_size: samples of this replica.
+        total: samples of the whole batch, B, a scalar in `dtype`.
+        dtype: of the recursion, float64 if any variable is, else float32.
+        frozen: (variable, value before the step) of every variable that is not trained.
+        values: value before the step of every player's variables, read before the model's own `__call__` casts them.
+        own: gradient l_u of each player's regularizers, `None` per variable where there is none.
+        metrics: each player's metric of this step, once known.
+        clamped: clamps of the papers' recursion.
+    """
+
+    def __init__(self, model: keras.Model, optimizer: object, data: object) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.x, self.y, self.sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self.game: Game = model.game
+        first = next(leaf for leaf in keras.tree.flatten(self.x) if leaf is not None)
+        self.batch_size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
+        self.dtype = tf.float64 if any(v.dtype == "float64" for v in model.trainable_variables) else tf.float32
+        self.replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self.total = tf.cast(self.batch_size * self.replicas, self.dtype)
+        self.frozen = _frozen(model)
+        self.values = [[tf.convert_to_tensor(v) for v in player.variables] for player in self.game.players]
+        self.own = [own_cost_gradient(player.variables) for player in self.game.players]
+        self.metrics: list[Metric | None] = [None] * len(self.game.players)
+        self.clamped = tf.zeros([], tf.int32)
+        self.assignments = Assignments()
+        rate = tf.cast(optimizer.learning_rate, self.dtype)
+        self.step = Step(tf.convert_to_tensor(optimizer.iterations), rate)
+        self._decay = None if optimizer.weight_decay is None else optimizer.weight_decay * rate
+        self._state = [[tf.convert_to_tensor(v) for v in variables] for variables in optimizer.state]
+        self._new_state = [list(state) for state in self._state]
+
+    # ---- the model
+
+    def call_model(self, recorder: object = None) -> object:
+        """Calls the model in training mode; with a recorder, that takes the place of the model's own `call`."""
+        keywords = {"training": True} if self.model._call_has_training_arg else {}
+        if recorder is None:
+            return self.model(self.x, **keywords)
+        with recorded(self.model, recorder):
+            return self.model(self.x, **keywords)
+
+    def forward(self, tape: tf.GradientTape, cuts: bool) -> Forward:
+        """Pass 1 inside the model's own `__call__`; the outputs stay in `y_pred`."""
+        kept: list[Forward] = []
+
+        def recorder(inputs: object) -> object:
+            outputs, forward = capture_forward(self.game, flat_inputs(self.model, inputs), tape, cuts)
+            kept.append(forward)
+            return outputs
+
+        self.y_pred = self.call_model(recorder)
+        return kept[0]
+
+    def loss_of(self, y_pred: object) -> tf.Tensor:
+        """J for given outputs."""
+        return self.model.compute_loss(
+            x=self.x, y=self.y, y_pred=y_pred, sample_weight=self.sample_weight, training=True
+        )
+
+    def compute_loss(self) -> None:
+        """J of `y_pred`, kept in `loss`."""
+        self.loss = self.loss_of(self.y_pred)
+
+    def seed(self) -> tf.Tensor:
+        """Starts back-propagation with B in place of 1, so that cotangents belong to phi_i = B J_i."""
+        return tf.cast(self.total, self.loss.dtype)
+
+    def capture(self, player: Player, forward: Forward, cotangents: Tensors) -> Capture:
+        """The capture of a covered player."""
+        layer = player.layers[0]
+        inputs = first_tensor(forward.arguments[id(player.calls[0])])
+        if inputs.dtype.is_floating and inputs.dtype.name != layer.compute_dtype:
+            inputs = tf.cast(inputs, layer.compute_dtype)
+        return player.coverage.capture(layer, inputs, [tf.convert_to_tensor(c) for c in cotangents])
+
+    # ---- the players
+
+    def clip(self, gradient: Tensors) -> Tensors:
+        """Clips per variable as the optimizer says."""
+        return clip(gradient, self.optimizer.clipvalue, self.optimizer.clipnorm)
+
+    def complete(self, player: Player, gradient: Tensors) -> Tensors:
+        """Adds the gradient of the player's own cost, then clips."""
+        gradient = [tf.cast(g, self.dtype) for g in gradient]
+        return self.clip(add_own_cost(gradient, self.own[player.index]))
+
+    def update_metric(self, player: Player, capture: object, gradient: Tensors | None) -> Metric:
+        """Updates the player's statistics and keeps its metric of this step."""
+        index = player.index
+        block = self.optimizer.blocks[index]
+        self._new_state[index], self.metrics[index] = block.update(self._state[index], capture, gradient, self.step)
+        return self.metrics[index]
+
+    def subtract(self, player: Player, gradient: Tensors) -> None:
+        """Queues the plain step of a player whose new values nobody needs."""
+        metric = self.metrics[player.index]
+        plain = self._decay is None and all(v.constraint is None for v in player.variables)
+        if not plain or not isinstance(metric, IdentityMetric):
+            self.move(player, gradient)
+            return
+        for variable, direction in zip(player.variables, gradient, strict=True):
+            self.assignments.subtract(variable, direction, metric.scale)
+
+    def move(self, player: Player, gradient: Tensors) -> Tensors:
+        """Queues the player's new values and returns them."""
+        decreases, changed = self.metrics[player.index].step(gradient)
+        for k, tensor in changed.items():
+            self._new_state[player.index][k] = tensor
+        values = []
+        for variable, old, decrease in zip(player.variables, self.values[player.index], decreases, strict=True):
+            decays = self._decay is not None and self.optimizer._use_weight_decay(variable)
+            value = move(old, decrease, self._decay if decays else None)
+            self.assignments.add(variable, value)
+            values.append(constrain(variable, value))
+        return values
+
+    # ---- the verdict
+
+    def finish(self) -> dict:
+        """Assigns what is finite, counts what is not, and reports as Keras does."""
+        model, optimizer = self.model, self.optimizer
+        for variables, old, new in zip(optimizer.state, self._state, self._new_state, strict=True):
+            for variable, before, after in zip(variables, old, new, strict=True):
+                if after is not before:
+                    self.assignments.add(variable, after)
+        accepted = all_finite([self.loss, *self.assignments.values])
+        optimizer.queue_averages(self.assignments)
+        restore = [(v, value) for v, value in self.frozen if v.dtype.startswith(("float", "bfloat"))]
+        self.assignments.apply(optimizer, accepted, restore)
+        optimizer.count(accepted, self.clamped)
+        tracker = next((m for m in model.metrics if m.name == "loss"), None)
+        if tracker is not None:
+            counted = tf.cast(accepted, tracker.dtype)
+            loss = self.loss if self.replicas == 1 else self.loss * self.replicas
+            loss = tf.math.multiply_no_nan(tf.cast(loss, tracker.dtype), counted)
+            tracker.update_state(loss, sample_weight=counted * tf.cast(self.batch_size, tracker.dtype))
+        return self._metrics(accepted)
+
+    def _metrics(self, accepted: tf.Tensor) -> dict:
+        """Updates the metrics with an accepted batch only: one NaN would stay in them until the epoch ends."""
+        model = self.model
+
+        def update() -> dict:
+            return model.compute_metrics(self.x, self.y, self.y_pred, sample_weight=self.sample_weight)
+
+        own = type(model).compute_metrics is not keras.Model.compute_metrics
+        if own or len(model.metrics) <= 1:  # a user's own may report more than `get_metrics_result` knows
+            return update()
+        return tf.cond(accepted, update, model.get_metrics_result)
+
+
+def _frozen(model: keras.Model) -> list[tuple]:
+    """(variable, value) of every variable of the layers that is not trained, before the step."""
+    seen: dict[int, tuple] = {}
+    for layer in model._flatten_layers(include_self=True, recursive=True):
+        for variable in layer._non_trainable_variables:
+            seen[id(variable)] = (variable, tf.identity(variable.value))
+    for variable in model.non_trainable_variables:
+        if id(variable) not in seen:
+            seen[id(variable)] = (variable, tf.identity(variable.value))
+    return list(seen.values())
+
+
+def flat_inputs(model: keras.Model, inputs: object) -> Tensors:
+    """Inputs in the order of the model's graph.
+
+    Args:
+        model: the model.
+        inputs: as the model's `call` gets them.
+
+    Returns:
+        The flat list.
+    """
+    source = model._functional if isinstance(model, keras.Sequential) else model
+    if hasattr(source, "_standardize_inputs"):
+        return source._standardize_inputs(inputs)
+    return [leaf for leaf in keras.tree.flatten(inputs) if leaf is not None]

@@ -1,0 +1,259 @@
+"""The step of the game: backward pass, recursion over stages, forward pass that applies the policy."""
+
+import tensorflow as tf
+
+from bellman_tf.bellman import outer_product, sample_space
+from bellman_tf.curvature.capture import Capture, Tensors, to_work, weigh
+from bellman_tf.curvature.gram import gram
+from bellman_tf.game.stages import Player
+from bellman_tf.losses import observe_losses
+from bellman_tf.training.batch import Batch, BatchOnly, flat_inputs
+from bellman_tf.training.passes import Forward, first_tensor, policy_forward, replay_gradient
+from bellman_tf.training.policy import INFORMATION, OuterPolicy, SamplePolicy
+from bellman_tf.training.terminal import Terminal, structure_with
+
+
+def game_step(batch: Batch) -> None:
+    """Solves the game on one batch.
+
+    Args:
+        batch: the step; its new values are queued.
+    """
+    GameStep(batch).run()
+
+
+class GameStep:
+    """One step of the game while it is traced.
+
+    Attributes:
+        columns: m, columns per sample: the gradient, and the factor of the terminal Hessian where it is not collinear.
+        captures: each player's capture, `None` for open-loop players.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch, self.game = batch, batch.game
+        self.options = batch.optimizer.options
+        self.information = INFORMATION[self.options.information]
+        self.captures: list[Capture | None] = [None] * len(self.game.players)
+
+    def run(self) -> None:
+        """Passes, recursion, new values."""
+        beta_squared = self._differentiate()
+        if self.options.value_hessian == "outer_product":
+            policy: SamplePolicy | OuterPolicy = self._outer_backward(beta_squared)
+        else:
+            policy = self._sample_backward(beta_squared)
+        self._apply(policy)
+
+    # ---- pass 1 and the backward pass
+
+    def _differentiate(self) -> tf.Tensor | None:
+        """Cotangents of players and state, column by column; returns beta^2 of a collinear terminal Hessian."""
+        batch, options = self.batch, self.options
+        loose = [v.value for player in self.game.loose_players for v in player.variables]
+        collinear = options.columns == 0
+        with (
+            tf.GradientTape(watch_accessed_variables=False, persistent=not collinear) as tape,
+            observe_losses(tape) as observed,
+        ):
+            tape.watch(loose)
+            forward = self.forward = batch.forward(tape, cuts=self.information.feedback)
+            batch.compute_loss()
+        terminal = Terminal(forward, observed, self._cost)
+        calls = [call for stage in self.game.stages for call in stage.calls]
+        sites = [tensor for call in calls for tensor in forward.sites[id(call)]]
+        cuts = [tensor for cut in forward.cuts for tensor in cut.values()]
+        sources = [sites, cuts, terminal.z, terminal.values, loose]
+        derivatives = tape.gradient(
+            batch.loss, tf.nest.flatten(sources), output_gradients=batch.seed(), unconnected_gradients="zero"
+        )
+        at_sites, at_cuts, at_z, at_values, at_loose = _unflatten(sources, derivatives)
+        terminal.resolve(at_values)
+        site_columns, cut_columns, beta_squared = [at_sites], [at_cuts], None
+        if not collinear:
+            for seeds in terminal.factor_columns(None if options.terminal_hessian == "full" else options.columns):
+                parts = tape.gradient(
+                    terminal.z, [*sites, *cuts], output_gradients=seeds, unconnected_gradients="zero"
+                )
+                site_columns.append(parts[: len(sites)])
+                cut_columns.append(parts[len(sites) :])
+        elif options.terminal_hessian == "matched":
+            beta_squared = tf.cast(terminal.matched_coefficient(at_z), batch.dtype)
+        else:
+            beta_squared = tf.ones([batch.batch_size], batch.dtype)
+        self.columns = len(site_columns)
+        self._keep(calls, site_columns, cut_columns, at_loose)
+        return beta_squared
+
+    def _keep(self, calls: list, sites: list[Tensors], cuts: list[Tensors], loose: Tensors) -> None:
+        """Sorts the cotangents by call, the state's gradients by cut, and captures the players."""
+        self._by_call: dict[int, list[Tensors]] = {}
+        for call in calls:
+            count = len(self.forward.sites[id(call)])
+            self._by_call[id(call)] = [column[:count] for column in sites]
+            sites = [column[count:] for column in sites]
+        self._cut_gradients: list[dict] = []
+        for cut in self.forward.cuts:
+            self._cut_gradients.append({slot: [column[k] for column in cuts] for k, slot in enumerate(cut)})
+            cuts = [column[len(cut) :] for column in cuts]
+        for player in self.game.players:
+            if player.covered:
+                cotangents = [column[0] for column in self._by_call[id(player.calls[0])]]
+                self.captures[player.index] = self.batch.capture(player, self.forward, cotangents)
+        remaining = iter(loose)
+        self._loose = {
+            player.index: [
+                tf.cast(tf.convert_to_tensor(next(remaining)), self.batch.dtype) / self.batch.total
+                for _ in player.variables
+            ]
+            for player in self.game.loose_players
+        }
+
+    def _cost(self, values: dict) -> tf.Tensor:
+        """B J as a function of output values, for losses that no Keras `Loss` object computes."""
+        loss = self.batch.loss_of(structure_with(self.batch.y_pred, self.game.graph.outputs, values))
+        return tf.cast(self.batch.total, loss.dtype) * loss
+
+    # ---- recursion
+
+    def _measure(self, player: Player, alpha: tf.Tensor | None = None) -> None:
+        """The player's metric, from the plain gradient or, in the papers' form, from the value's slope alpha."""
+        batch, capture = self.batch, self.captures[player.index]
+        block = batch.optimizer.blocks[player.index]
+        gradient = None
+        if block.needs_gradient:
+            slope = tf.ones([batch.batch_size], batch.dtype) if alpha is None else alpha
+            weights = tf.pad(slope[:, None] / batch.total, [[0, 0], [0, self.columns - 1]])
+            gradient = batch.complete(player, self._gradient(player, weights))
+        seen: object = BatchOnly(batch.batch_size) if capture is None else capture
+        if alpha is not None and capture is not None and block.needs_capture:
+            seen = capture.scaled(alpha)
+        batch.update_metric(player, seen, gradient)
+
+    def _gradient(self, player: Player, weights: tf.Tensor, inputs: tf.Tensor | None = None) -> Tensors:
+        """`sum_ij w_ij q_ij` of any player; with `inputs`, formed with the layer's new input."""
+        capture = self.captures[player.index]
+        if capture is None:
+            cotangents = {
+                id(call): [weigh(columns, weights) for columns in zip(*self._by_call[id(call)], strict=True)]
+                for call in player.calls
+            }
+            return replay_gradient(player, self.forward, cotangents, self.batch.frozen)
+        if inputs is not None:
+            capture = capture.with_inputs(inputs)
+        return capture.gradient(weights)
+
+    def _gram(self, player: Player, group_size: int | None) -> tf.Tensor:
+        seed = tf.stack([tf.cast(self.batch.step.iteration, tf.int32), player.index])
+        capture, metric = self.captures[player.index], self.batch.metrics[player.index]
+        return tf.cast(gram(capture, metric, group_size, self.options.gram, seed), self.batch.dtype)
+
+    def _own_pull(self, player: Player) -> tf.Tensor | None:
+        """`<q_ij, M^{-1} l_u>`, `[B, m]`, or `None` without own cost."""
+        own = self.batch.own[player.index]
+        if all(cost is None for cost in own):
+            return None
+        cost = [
+            tf.zeros(v.shape, self.batch.dtype) if l is None else tf.cast(l, self.batch.dtype)
+            for v, l in zip(player.variables, own, strict=True)
+        ]
+        return self.captures[player.index].inner(self.batch.metrics[player.index].solve(cost))
+
+    def _sample_backward(self, beta_squared: tf.Tensor | None) -> SamplePolicy:
+        """Metrics and Gram matrices of all players, then all stages at once."""
+        batch, options = self.batch, self.options
+        group_size = 1 if options.value_hessian == "block_diagonal" else options.group_size
+        if group_size is not None and isinstance(batch.batch_size, int) and group_size >= batch.batch_size > 1:
+            group_size = None
+        value = sample_space.init(
+            batch.batch_size,
+            beta_squared=beta_squared,
+            rank=self.columns - 1,
+            group_size=group_size,
+            dtype=batch.dtype,
+        )
+        if batch.replicas > 1:  # made for the mean over this replica's samples
+            value = sample_space.SampleValue(value.a / batch.replicas, value.L / batch.replicas**0.5)
+        policy = SamplePolicy(value, group_size, self.information.joint, self.columns, batch.batch_size)
+        grams, pulls = [], []
+        for stage in self.game.stages:
+            grams.append([])
+            pulls.append([])
+            for player in stage.players:
+                self._measure(player)
+                covered = self.captures[player.index] is not None
+                grams[-1].append(self._gram(player, group_size) if covered else None)
+                pull = self._own_pull(player) if covered else None
+                pulls[-1].append(
+                    None if pull is None else sample_space.to_groups(tf.cast(pull, batch.dtype), group_size)
+                )
+        policy.solve(grams, pulls if any(pull is not None for stage in pulls for pull in stage) else None)
+        return policy
+
+    def _outer_backward(self, beta_squared: tf.Tensor) -> OuterPolicy:
+        """The papers' recursion: statistics use the value's slope alpha, so stages come one by one."""
+        batch = self.batch
+        agents = max((len(stage.players) for stage in self.game.stages), default=1)
+        value = outer_product.init(batch.batch_size, beta_squared)
+        policy = OuterPolicy(value, self.information.joint, agents, batch.total)
+        for t in range(len(self.game.stages) - 1, -1, -1):
+            inner, quad = [], []
+            for agent, player in enumerate(self.game.stages[t].players):
+                alpha = policy.alpha(agent)
+                self._measure(player, alpha)
+                capture = self.captures[player.index]
+                if capture is None:
+                    inner.append(None)
+                    quad.append(None)
+                    continue
+                gradient = batch.complete(player, capture.gradient(alpha[:, None] / batch.total))
+                k = [-part for part in batch.metrics[player.index].solve(gradient)]
+                inner.append(tf.cast(capture.inner(k)[:, 0], batch.dtype))
+                quad.append(tf.reshape(self._gram(player, 1), [-1]))
+            policy.visit(t, inner, quad)
+        batch.clamped += policy.clamped
+        return policy
+
+    # ---- pass 2
+
+    def _deviation(self, t: int, values: dict) -> tf.Tensor | None:
+        """`d_ij = <g_ij, new state - old state>` at the cut before stage t, `[B, m]`; `None` without feedback."""
+        if not self.information.feedback:
+            return None
+        terms = []
+        for slot, gradients in self._cut_gradients[t].items():
+            moved = to_work(values[slot]) - to_work(self.forward.cuts[t][slot])
+            axes = list(range(1, len(moved.shape)))
+            dots = [tf.reduce_sum(to_work(g) * moved, axis=axes) for g in gradients]
+            terms.append(dots[0][:, None] if len(dots) == 1 else tf.stack(dots, axis=1))
+        if not terms:
+            return None  # the first stage's state is the data
+        return tf.cast(terms[0] if len(terms) == 1 else tf.add_n(terms), self.batch.dtype)
+
+    def _apply(self, policy: SamplePolicy | OuterPolicy) -> None:
+        """Pass 2 inside the model's own `__call__`: stage by stage, new values from weights of the new state."""
+        batch = self.batch
+
+        def update(player: Player, t: int, deviation: tf.Tensor | None, arguments: tuple) -> Tensors:
+            weights = policy.weights(t, self.game.stages[t].players.index(player), deviation)
+            inputs = first_tensor(arguments) if self.options.bilinear else None
+            return batch.move(player, batch.complete(player, self._gradient(player, weights, inputs)))
+
+        start = []
+        for player in self.game.loose_players:
+            gradient = batch.clip(self._loose[player.index])
+            batch.update_metric(player, BatchOnly(batch.batch_size), gradient)
+            start.extend(zip(player.variables, batch.move(player, gradient), strict=True))
+
+        def recorder(inputs: object) -> object:
+            flat = flat_inputs(batch.model, inputs)
+            policy_forward(self.game, flat, batch.frozen, self._deviation, update, start)
+            return batch.y_pred
+
+        batch.call_model(recorder)
+
+
+def _unflatten(structure: list[list], flat: list) -> list[Tensors]:
+    """Cuts a flat list to the lengths of `structure`."""
+    remaining = iter(flat)
+    return [[tf.convert_to_tensor(next(remaining)) for _ in part] for part in structure]

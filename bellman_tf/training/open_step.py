@@ -1,0 +1,45 @@
+"""The open-loop step: the baseline's own, one forward and one backward pass."""
+
+import tensorflow as tf
+
+from bellman_tf.training.batch import Batch, BatchOnly
+from bellman_tf.training.passes import Forward
+
+
+def open_step(batch: Batch) -> None:
+    """Plain gradients from one tape; metrics from captures where a metric reads them.
+
+    Args:
+        batch: the step; its new values are queued.
+    """
+    players, optimizer = batch.game.players, batch.optimizer
+    captured = [p for p in players if optimizer.blocks[p.index].needs_capture and p.covered]
+    variables = [v.value for player in players for v in player.variables]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(variables)
+        if captured:
+            forward = batch.forward(tape, cuts=False)
+        else:
+            forward = Forward()
+            batch.y_pred = batch.call_model()
+        batch.compute_loss()
+    sites = [forward.sites[id(player.calls[0])][0] for player in captured]
+    # Cotangents belong to B J, gradients to J.
+    seed = batch.seed() if captured else None
+    derivatives = tape.gradient(
+        batch.loss, [*variables, *sites], output_gradients=seed, unconnected_gradients="zero"
+    )
+    gradients = [tf.cast(tf.convert_to_tensor(g), batch.dtype) for g in derivatives[: len(variables)]]
+    if captured:
+        gradients = [g / batch.total for g in gradients]
+    captures = {
+        player.index: batch.capture(player, forward, [cotangent])
+        for player, cotangent in zip(captured, derivatives[len(variables) :], strict=True)
+    }
+    if optimizer.global_clipnorm is not None:
+        gradients, _ = tf.clip_by_global_norm(gradients, optimizer.global_clipnorm)
+    remaining = iter(gradients)
+    for player in players:
+        gradient = batch.clip([next(remaining) for _ in player.variables])
+        batch.update_metric(player, captures.get(player.index, BatchOnly(batch.batch_size)), gradient)
+        batch.subtract(player, gradient)

@@ -1,0 +1,70 @@
+"""The command line that the studies share."""
+
+import argparse
+import os
+import pathlib
+import time
+from collections.abc import Callable
+
+from keras_examples import _report, _study
+from keras_examples._methods import BASELINES, Method
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A type for argparse: an integer of at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be an integer >= {least}. Received: {text!r}.")
+        return value
+
+    return parse
+
+
+def parser(description: str, out: str, steps: int, metrics: tuple[str, ...]) -> argparse.ArgumentParser:
+    """The options of every study.
+
+    Args:
+        description: of the command.
+        out: default directory of the results.
+        steps: default length of a run.
+        metrics: default metrics.
+
+    Returns:
+        The parser.
+    """
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    made.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out), help="directory for tables, plots, JSON")
+    made.add_argument("--quick", action="store_true", help="few methods, rates and steps, to see that it works")
+    made.add_argument("--metrics", nargs="+", choices=tuple(BASELINES), default=list(metrics), help="curvatures to compare")
+    made.add_argument("--seeds", type=whole(1), default=3, help="runs per method and learning rate")
+    made.add_argument("--decades", type=whole(1), default=2, help="decades that the learning rates span, two per decade")
+    made.add_argument("--steps", type=whole(1), default=steps, help="length of a run")
+    made.add_argument("--jit", action="store_true", help="compile the steps with XLA")
+    return made
+
+
+def conduct(options: argparse.Namespace, tasks: list[_study.Task], methods: list[list[Method]]) -> None:
+    """Runs the study, prints its table, saves everything.
+
+    Args:
+        options: parsed.
+        tasks: the tasks.
+        methods: the rows of each.
+    """
+    rates = 2 * options.decades + 1
+    progress = _report.Progress(sum(map(len, methods)) * rates * options.seeds)
+    start = time.perf_counter()
+    runs = []
+    for task, rows in zip(tasks, methods, strict=True):
+        runs += _study.compare(task, rows, options.decades, options.seeds, progress)
+    seconds = time.perf_counter() - start
+    shown = {key: value for key, value in vars(options).items()} | {"cores": os.cpu_count()}
+    text = _report.save(options.out, shown, tasks, runs, seconds)
+    print(f"\n{text}\n\n{len(runs)} runs in {seconds:.0f} s; tables, plots and JSON are in {options.out}/")

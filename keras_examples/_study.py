@@ -1,0 +1,239 @@
+"""Training one network with one method at many learning rates and seeds, and comparing methods.
+
+All methods see the same initial weights and the same batches for the same seed. A method is compiled once: between
+runs the weights, the optimizer's state and the learning rate are assigned, so that nothing is traced again.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_examples._data import Data
+from keras_examples._methods import BASE, Method, half_decades, rate_of
+
+LOSS = functools.partial(keras.losses.SparseCategoricalCrossentropy, from_logits=True)
+
+
+@dataclasses.dataclass
+class Task:
+    """A network, its data and the length of a run.
+
+    Attributes:
+        name: what the report calls it.
+        network: makes the network.
+        data: images and labels.
+        batch_size: B.
+        steps: of one run.
+        every: steps between points of the loss curve; divides `steps`.
+        middles: metric -> middle of its learning rates.
+        tail: the score is the mean train loss of so many last steps; 0 = the loss on all training images at the end.
+        jit: compile with XLA.
+    """
+
+    name: str
+    network: Callable[[], keras.Model]
+    data: Data
+    batch_size: int
+    steps: int
+    every: int
+    middles: dict[str, float]
+    tail: int = 0
+    jit: bool = False
+
+    def __post_init__(self) -> None:
+        self._initial: dict[int, list] = {}
+        self._batches: dict[int, tf.data.Dataset] = {}
+
+    def initial_weights(self, seed: int) -> list[np.ndarray]:
+        """The network's weights before training."""
+        if seed not in self._initial:
+            keras.utils.set_random_seed(seed)
+            self._initial[seed] = self.network().get_weights()
+        return self._initial[seed]
+
+    def batches(self, seed: int) -> tf.data.Dataset:
+        """The batches of a whole run, each epoch in a new order."""
+        if seed not in self._batches:
+            rng = np.random.default_rng(seed)
+            count, needed = len(self.data.x_train), self.steps * self.batch_size
+            order = np.concatenate([rng.permutation(count) for _ in range(-(-needed // count))])[:needed]
+            shaped = order.reshape(self.steps, self.batch_size)
+            self._batches[seed] = tf.data.Dataset.from_tensor_slices(
+                (self.data.x_train[shaped], self.data.y_train[shaped])
+            )
+        return self._batches[seed]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one run gave. A loss that is not finite is `inf`.
+
+    Attributes:
+        task: the task's name.
+        metric: of the method.
+        form: of the method.
+        method: its name.
+        rate: learning rate.
+        number: of the learning rate, see `rate_of`.
+        seed: of weights and batches.
+        curve: mean train loss of every `every` steps.
+        loss: the score, see `Task.tail`.
+        accuracy: on the test images at the end.
+        rejected: batches that our optimizers refused because something was not finite.
+        milliseconds: per step, median over the curve's pieces, tracing excluded.
+    """
+
+    task: str
+    metric: str
+    form: str
+    method: str
+    rate: float
+    number: int
+    seed: int
+    curve: tuple[float, ...]
+    loss: float
+    accuracy: float
+    rejected: int
+    milliseconds: float
+
+
+class _Curve(keras.callbacks.Callback):
+    """Loss and time of every piece of a run; stops a run whose weights are lost."""
+
+    def __init__(self, optimizer: keras.optimizers.Optimizer) -> None:
+        super().__init__()
+        self._rejected = getattr(optimizer, "rejected_batches", None)
+        self._seen = 0
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+
+    @property
+    def rejected(self) -> int:
+        """Batches refused so far; the loss that Keras reports leaves them out."""
+        return 0 if self._rejected is None else int(self._rejected.numpy())
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Starts the clock."""
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Notes loss and time."""
+        self.seconds.append(time.perf_counter() - self._start)
+        loss, rejected = float(logs["loss"]), self.rejected
+        lost = rejected > self._seen or not math.isfinite(loss)
+        self.losses.append(math.inf if lost else loss)
+        self._seen = rejected
+        if not math.isfinite(loss):
+            self.model.stop_training = True
+
+
+class Trainer:
+    """One method on one task, compiled once."""
+
+    def __init__(self, task: Task, method: Method) -> None:
+        self.task, self.method = task, method
+        self.model = task.network()
+        self.optimizer = method.make()
+        self.model.compile(
+            optimizer=self.optimizer, loss=LOSS(), steps_per_execution=task.every, jit_compile=task.jit
+        )
+        self.optimizer.build(self.model.trainable_variables)
+        self._fresh = [variable.numpy() for variable in self.optimizer.variables]
+        self._predict = tf.function(functools.partial(self.model, training=False), reduce_retracing=True)
+        self.run(0, 0, steps=task.every)  # traces
+
+    def run(self, number: int, seed: int, steps: int | None = None) -> Run:
+        """Trains from the start.
+
+        Args:
+            number: of the learning rate.
+            seed: of weights and batches.
+            steps: to train for; all of the task's by default.
+
+        Returns:
+            The result.
+        """
+        task = self.task
+        steps = steps or task.steps
+        self.model.set_weights(task.initial_weights(seed))
+        for variable, value in zip(self.optimizer.variables, self._fresh, strict=True):
+            variable.assign(value)
+        self.optimizer.learning_rate = rate_of(number)
+        curve = _Curve(self.optimizer)
+        self.model.fit(
+            task.batches(seed), epochs=steps // task.every, steps_per_epoch=task.every, verbose=0, shuffle=False, callbacks=[curve]
+        )
+        train_loss, accuracy = self._evaluate()
+        pieces = curve.losses + [math.inf] * (steps // task.every - len(curve.losses))
+        loss = float(np.mean(pieces[-task.tail // task.every :])) if task.tail else train_loss
+        return Run(
+            task.name, self.method.metric, self.method.form, self.method.name, rate_of(number), number, seed,
+            tuple(pieces), loss, accuracy, curve.rejected, 1e3 * float(np.median(curve.seconds)) / task.every,
+        )  # fmt: skip
+
+    def _evaluate(self) -> tuple[float, float]:
+        """Loss on the training images (`inf` if `tail` makes it superfluous), accuracy on the test images."""
+        data, loss = self.task.data, math.inf
+        if not self.task.tail:
+            value = float(LOSS()(data.y_train, self._logits(data.x_train)))
+            loss = value if math.isfinite(value) else math.inf
+        return loss, float(np.mean(self._logits(data.x_test).argmax(-1) == data.y_test))
+
+    def _logits(self, x: np.ndarray) -> np.ndarray:
+        return np.concatenate([self._predict(x[k : k + 2000]).numpy() for k in range(0, len(x), 2000)])
+
+
+def mean_loss(runs: list[Run], number: int) -> float:
+    """Mean score over the seeds at one learning rate; `inf` if there is none or one run broke."""
+    losses = [run.loss for run in runs if run.number == number]
+    return float(np.mean(losses)) if losses else math.inf
+
+
+def best_rate(runs: list[Run]) -> int:
+    """Number of the learning rate with the lowest mean score."""
+    return min(sorted({run.number for run in runs}), key=lambda number: mean_loss(runs, number))
+
+
+def compare(task: Task, methods: list[Method], decades: int, seeds: int, progress: object) -> list[Run]:
+    """Runs every method at its learning rates, and at ten times the best of them and of its baseline's.
+
+    Every method of one metric gets the same rates; the baseline must come before the others.
+
+    Args:
+        task: network and data.
+        methods: the rows.
+        decades: spanned by the learning rates.
+        seeds: runs per rate.
+        progress: told about every run, see `keras_examples._report.Progress`.
+
+    Returns:
+        All runs.
+    """
+    everything: list[Run] = []
+    base: dict[str, int] = {}
+    for method in methods:
+        trainer = Trainer(task, method)
+        grid = half_decades(task.middles[method.metric], decades)
+        runs: list[Run] = []
+
+        def cover(numbers: list[int], trainer: Trainer = trainer, runs: list[Run] = runs) -> None:
+            for number in numbers:
+                for seed in range(seeds):
+                    runs.append(trainer.run(number, seed))
+                    progress.add(runs[-1])
+
+        cover(grid)
+        best = best_rate(runs)
+        if method.form == BASE:
+            base[method.metric] = best
+        beyond = sorted({best + 2, base.get(method.metric, best) + 2} - set(grid))
+        progress.expect(len(beyond) * seeds)
+        cover(beyond)
+        everything += runs
+    return everything
