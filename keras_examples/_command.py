@@ -6,6 +6,7 @@ import pathlib
 import time
 from collections.abc import Callable
 
+from bellman_tf.curvature.gram import FORMS
 from keras_examples import _report, _study
 from keras_examples._methods import BASELINES, Method
 
@@ -25,7 +26,9 @@ def whole(least: int) -> Callable[[str], int]:
     return parse
 
 
-def parser(description: str, out: str, steps: int, metrics: tuple[str, ...]) -> argparse.ArgumentParser:
+def parser(
+    description: str, out: str, steps: int, metrics: tuple[str, ...], seeds: int = 3, decades: int = 2
+) -> argparse.ArgumentParser:
     """The options of every study.
 
     Args:
@@ -33,6 +36,8 @@ def parser(description: str, out: str, steps: int, metrics: tuple[str, ...]) -> 
         out: default directory of the results.
         steps: default length of a run.
         metrics: default metrics.
+        seeds: default number of seeds.
+        decades: default span of the learning rates.
 
     Returns:
         The parser.
@@ -43,9 +48,12 @@ def parser(description: str, out: str, steps: int, metrics: tuple[str, ...]) -> 
     made.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out), help="directory for tables, plots, JSON")
     made.add_argument("--quick", action="store_true", help="few methods, rates and steps, to see that it works")
     made.add_argument("--metrics", nargs="+", choices=tuple(BASELINES), default=list(metrics), help="curvatures to compare")
-    made.add_argument("--seeds", type=whole(1), default=3, help="runs per method and learning rate")
-    made.add_argument("--decades", type=whole(1), default=2, help="decades that the learning rates span, two per decade")
+    made.add_argument("--seeds", type=whole(1), default=seeds, help="runs per method and learning rate")
+    made.add_argument("--decades", type=whole(1), default=decades, help="decades that the learning rates span, two per decade")
     made.add_argument("--steps", type=whole(1), default=steps, help="length of a run")
+    made.add_argument(
+        "--gram", choices=FORMS, default="auto", help="how GTDDP forms the Gram matrices, see bellman_tf.curvature.gram"
+    )
     made.add_argument("--jit", action="store_true", help="compile the steps with XLA")
     return made
 
@@ -68,3 +76,9 @@ def conduct(options: argparse.Namespace, tasks: list[_study.Task], methods: list
     shown = {key: value for key, value in vars(options).items()} | {"cores": os.cpu_count()}
     text = _report.save(options.out, shown, tasks, runs, seconds)
     print(f"\n{text}\n\n{len(runs)} runs in {seconds:.0f} s; tables, plots and JSON are in {options.out}/")
+
+
+def multiple(parser: argparse.ArgumentParser, option: str, steps: int, every: int) -> None:
+    """Refuses a number of steps that the pieces of a loss curve do not divide."""
+    if steps % every:
+        parser.error(f"`{option}` must be a multiple of {every}. Received: {steps}.")

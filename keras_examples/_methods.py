@@ -35,12 +35,12 @@ class Method:
     Attributes:
         metric: the curvature.
         form: `BASE`, or one of `FORMS`.
-        options: further options of GTDDP.
+        gram: how GTDDP forms its Gram matrices.
     """
 
     metric: str
     form: str
-    options: tuple = ()
+    gram: str = "auto"
 
     @property
     def name(self) -> str:
@@ -51,7 +51,7 @@ class Method:
         """A new optimizer; the study sets its learning rate."""
         if self.form == BASE:
             return BASELINES[self.metric]()
-        return btf.GTDDP(curvature=self.metric, **FORMS[self.form], **dict(self.options))
+        return btf.GTDDP(curvature=self.metric, gram=self.gram, **FORMS[self.form])
 
 
 def half_decades(rate: float, decades: int) -> list[int]:

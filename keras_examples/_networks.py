@@ -35,8 +35,11 @@ def residual_cnn(shape: tuple[int, ...], width: int, strides: int, normalize: bo
     """
 
     def convolution(x: object, step: int = 1) -> object:
-        x = keras.layers.Conv2D(width, 3, strides=step, padding="same", use_bias=not normalize)(x)
-        return keras.layers.BatchNormalization()(x) if normalize else x
+        x = keras.layers.Conv2D(
+            width, 3, strides=step, padding="same", use_bias=not normalize, kernel_initializer="he_normal"
+        )(x)
+        # Runs are short: Keras's momentum of 0.99 would still remember the first weights at the end.
+        return keras.layers.BatchNormalization(momentum=0.9)(x) if normalize else x
 
     def relu(x: object) -> object:
         return keras.layers.Activation("relu")(x)

@@ -20,12 +20,12 @@ CNN_RATES = {"identity": 0.3, "rmsprop": 0.01, "adam": 0.01, "kfac": 0.1, "ekfac
 EVERY = 50
 
 
-def rows(metrics: Sequence[str], variants: Sequence[str]) -> list[Method]:
+def rows(metrics: Sequence[str], variants: Sequence[str], gram: str) -> list[Method]:
     """Baseline and GTDDP for each metric, and GTDDP's further forms for the metrics in `variants`."""
     methods = []
     for metric in metrics:
         forms = (BASE, MATCHED, BLOCK, OUTER) if metric in variants else (BASE, MATCHED)
-        methods += [Method(metric, form) for form in forms]
+        methods += [Method(metric, form, gram) for form in forms]
     return methods
 
 
@@ -42,20 +42,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         options.seeds, options.decades, options.steps, options.cnn_steps = 1, 1, 150, 50
         options.metrics = [metric for metric in options.metrics if metric in {"identity", "kfac"}] or options.metrics[:1]
-    for steps in (options.steps, options.cnn_steps):
-        if steps % EVERY:
-            parser.error(f"`--steps` and `--cnn-steps` must be multiples of {EVERY}. Received: {steps}.")
+    _command.multiple(parser, "--steps", options.steps, EVERY)
+    _command.multiple(parser, "--cnn-steps", options.cnn_steps, EVERY)
     data = _data.digits()
     shape = data.x_train.shape[1:]
     tasks, methods = [], []
     if "mlp" in options.networks:
         network = functools.partial(_networks.tanh_mlp, shape)
         tasks.append(_study.Task(MLP, network, data, 8, options.steps, EVERY, MLP_RATES, jit=options.jit))
-        methods.append(rows(options.metrics, () if options.quick else ("identity", "kfac")))
+        methods.append(rows(options.metrics, () if options.quick else ("identity", "kfac"), options.gram))
     if "cnn" in options.networks:
-        network = functools.partial(_networks.residual_cnn, shape, width=12, strides=1, normalize=False)
+        network = functools.partial(_networks.residual_cnn, shape, width=12, strides=2, normalize=False)
         tasks.append(_study.Task(CNN, network, data, 32, options.cnn_steps, EVERY, CNN_RATES, jit=options.jit))
-        methods.append(rows(options.metrics, () if options.quick else ("identity",)))
+        methods.append(rows(options.metrics, () if options.quick else ("identity",), options.gram))
     _command.conduct(options, tasks, methods)
 
 

@@ -32,7 +32,7 @@ def weigh(cotangents: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
     weights = tf.cast(weights, cotangents[0].dtype)
     tail = [1] * (len(cotangents[0].shape) - 1)
     if len(cotangents) == 1:
-        return cotangents[0] * tf.reshape(weights, [-1, *tail])
+        return cotangents[0] * (weights if len(tail) == 1 else tf.reshape(weights, [-1, *tail]))
     return tf.add_n([c * tf.reshape(weights[:, j], [-1, *tail]) for j, c in enumerate(cotangents)])
 
 

@@ -66,7 +66,19 @@ def _einsum(layer: keras.Layer) -> Coverage | str:
     plan = einsum_plan(layer)
     if plan is None:
         return f"its equation '{layer.equation}' has no leading batch axis"
+    if layer.bias is not None and _bias_may_stray(layer):
+        return "Keras may add its bias along another axis of the same size"
     return Coverage("einsum dense", PREACTIVATION, capture_einsum, einsum_layout(layer, plan))
+
+
+def _bias_may_stray(layer: keras.Layer) -> bool:
+    """Whether `keras.ops.add` takes a bias along one axis for a channel bias: it looks at axes -1 and 1, by size."""
+    wide = [(axis, size) for axis, size in enumerate(layer.bias.shape, start=-len(layer.bias.shape)) if size > 1]
+    if len(wide) != 1 or wide[0][0] == -1:
+        return False
+    [(axis, size)] = wide
+    output = layer.compute_output_shape(layer.get_build_config()["input_shape"])
+    return output[-1] in {None, size} or (axis != 1 - len(output) and output[1] in {None, size})
 
 
 def _convolution(layer: keras.Layer) -> Coverage | str:

@@ -159,21 +159,29 @@ def _stacked(cotangents: Tensors) -> tf.Tensor:
 
 
 def _factored(capture: LinearMap, metric: Metric, group_size: int | None) -> tf.Tensor:
-    c = _stacked(capture.cotangents)
-    solved_c = metric.scale * metric.cotangent_solve(c)
     m = capture.columns
     if isinstance(metric, IdentityMetric):
-        x = solved_x = capture.inputs[:, None]
-        bias = tf.ones([], x.dtype) if capture.bias else None
+        x = solved_x = capture.inputs
+        bias = 1.0 if capture.bias else 0.0  # the constant feature, added rather than carried
     else:
-        x = capture.augmented()[:, None]
-        solved_x, bias = metric.input_solve(x), None
-    inputs = _pair([x], [solved_x], group_size)
-    if bias is not None:
-        inputs += bias
+        x, bias = capture.augmented(), 0.0
+        solved_x = metric.input_solve(x)
+    if m == 1:
+        c = capture.cotangents[0]
+        solved_c = metric.cotangent_solve(c)
+        if group_size is None:
+            inputs = tf.matmul(x, solved_x, transpose_b=True)
+            outputs = metric.scale * tf.matmul(c, solved_c, transpose_b=True)
+            return tf.expand_dims((inputs + bias if bias else inputs) * outputs, 0)
+        if group_size == 1:
+            inputs = tf.reduce_sum(x * solved_x, axis=1, keepdims=True)
+            outputs = metric.scale * tf.reduce_sum(c * solved_c, axis=1, keepdims=True)
+            return tf.expand_dims((inputs + bias if bias else inputs) * outputs, 2)
+    inputs = _pair([x[:, None]], [solved_x[:, None]], group_size) + bias
     if m > 1:
         inputs = tf.repeat(tf.repeat(inputs, m, axis=1), m, axis=2)
-    return inputs * _pair([c], [solved_c], group_size)
+    c = _stacked(capture.cotangents)
+    return inputs * _pair([c], [metric.scale * metric.cotangent_solve(c)], group_size)
 
 
 def _squares(capture: LinearMap, metric: Metric) -> tf.Tensor:

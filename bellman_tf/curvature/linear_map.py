@@ -60,8 +60,9 @@ class LinearMap(MatrixCapture):
 
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
-        c = tf.reshape(weigh(self.cotangents, weights), [-1, self.layout.width])
-        x = tf.reshape(self.inputs, [-1, self.layout.rows])
+        c, x = weigh(self.cotangents, weights), self.inputs
+        if not self.flat:
+            c, x = tf.reshape(c, [-1, self.layout.width]), tf.reshape(x, [-1, self.layout.rows])
         kernel = tf.reshape(tf.matmul(x, c, transpose_a=True), self.layout.kernel_shape)
         return [kernel, tf.reshape(tf.reduce_sum(c, axis=0), self.layout.bias_shape)] if self.bias else [kernel]
 

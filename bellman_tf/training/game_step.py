@@ -138,7 +138,7 @@ class GameStep:
                 id(call): [weigh(columns, weights) for columns in zip(*self._by_call[id(call)], strict=True)]
                 for call in player.calls
             }
-            return replay_gradient(player, self.forward, cotangents, self.batch.frozen)
+            return replay_gradient(player, self.forward, cotangents)
         if inputs is not None:
             capture = capture.with_inputs(inputs)
         return capture.gradient(weights)
@@ -224,8 +224,9 @@ class GameStep:
         for slot, gradients in self._cut_gradients[t].items():
             moved = to_work(values[slot]) - to_work(self.forward.cuts[t][slot])
             axes = list(range(1, len(moved.shape)))
-            dots = [tf.reduce_sum(to_work(g) * moved, axis=axes) for g in gradients]
-            terms.append(dots[0][:, None] if len(dots) == 1 else tf.stack(dots, axis=1))
+            dots = [tf.reduce_sum(to_work(g) * moved, axis=axes, keepdims=True) for g in gradients]
+            columns = [dot if len(axes) == 1 else tf.reshape(dot, [-1, 1]) for dot in dots]
+            terms.append(columns[0] if len(columns) == 1 else tf.concat(columns, axis=1))
         if not terms:
             return None  # the first stage's state is the data
         return tf.cast(terms[0] if len(terms) == 1 else tf.add_n(terms), self.batch.dtype)

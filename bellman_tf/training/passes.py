@@ -62,6 +62,7 @@ class Forward:
 
     Attributes:
         arguments: (args, kwargs) of every player call, by `id` of the call.
+        states: (variable, value just before the call) of what an open-loop player's layer does not train.
         sites: watched tensors of every player call: its pre-activation, or its outputs.
         cuts: for each stage, the copies of the state's tensors.
         ends: for each output slot that ends in softmax or sigmoid, the tensor before it and the activation's name.
@@ -69,6 +70,7 @@ class Forward:
     """
 
     arguments: dict[int, tuple[tuple, dict]] = dataclasses.field(default_factory=dict)
+    states: dict[int, list[tuple]] = dataclasses.field(default_factory=dict)
     sites: dict[int, Tensors] = dataclasses.field(default_factory=dict)
     cuts: list[dict[Slot, tf.Tensor]] = dataclasses.field(default_factory=list)
     ends: dict[Slot, tuple[tf.Tensor, str]] = dataclasses.field(default_factory=dict)
@@ -137,6 +139,9 @@ def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bo
         args, kwargs = program.arguments(call)
         if player is not None:
             forward.arguments[id(call)] = (args, kwargs)
+            if not player.covered:
+                untrained = call.operation.non_trainable_variables
+                forward.states[id(call)] = [(v, tf.identity(v.value)) for v in untrained]
         before: Tensors = []
         fused = name is not None and hasattr(call.operation, "units")
         preactivation = player is not None and player.covered and player.coverage.site == PREACTIVATION
@@ -151,6 +156,8 @@ def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bo
         else:
             made = program.store(call, call.operation(*args, **kwargs))
         if player is not None:
+            if not player.covered:  # behind the layer's own losses, which `replay_gradient` adds itself
+                made = program.store(call, [copy_with_mask(t) for t in made])
             forward.sites[id(call)] = before if preactivation else [t for t in made if t.dtype.is_floating]
             for tensor in forward.sites[id(call)]:
                 tape.watch(tensor)
@@ -199,24 +206,27 @@ def policy_forward(
         start: (variable, value) of variables whose new values are known from the beginning.
     """
     program = _Program(game, inputs)
-    fresh: list[tuple] = list(start)
+    state, fresh = list(frozen), list(start)
     last = max((t for t, stage in enumerate(game.stages) if stage.players), default=-1)
-    for t, stage in enumerate(game.stages[: last + 1]):
-        with keras.StatelessScope(state_mapping=[*frozen, *fresh], initialize_variables=False):
-            for call in stage.before:
+
+    def run(calls: tuple[Call, ...]) -> None:
+        with keras.StatelessScope(state_mapping=[*state, *fresh], initialize_variables=False) as scope:
+            for call in calls:
                 program.run(call)
+        # A generator that is drawn from again goes on from where it is, as in pass 1.
+        state[:] = [(variable, scope.get_current_value(variable)) for variable, _ in state]
+
+    for t, stage in enumerate(game.stages[: last + 1]):
+        run(stage.before)
         deviation = deviate(t, program.values)
         for player in stage.players:
             values = update(player, t, deviation, program.arguments(player.calls[0]))
             fresh.extend(zip(player.variables, values, strict=True))
-        if t == last:
-            return
-        with keras.StatelessScope(state_mapping=[*frozen, *fresh], initialize_variables=False):
-            for call in stage.calls:
-                program.run(call)
+        if t < last:
+            run(stage.calls)
 
 
-def replay_gradient(player: Player, forward: Forward, cotangents: dict[int, Tensors], frozen: list[tuple]) -> Tensors:
+def replay_gradient(player: Player, forward: Forward, cotangents: dict[int, Tensors]) -> Tensors:
     """Re-weighted gradient of an open-loop player: its recorded calls again, with weighted cotangents.
 
     Losses that the layer adds itself (activity regularizers, `add_loss`) enter unweighted.
@@ -225,7 +235,6 @@ def replay_gradient(player: Player, forward: Forward, cotangents: dict[int, Tens
         player: the player.
         forward: what pass 1 captured.
         cotangents: weighted cotangents of the outputs, by `id` of the call.
-        frozen: (variable, value) of the variables that are not trained, as before pass 1.
 
     Returns:
         The gradient, in the shapes of the player's variables.
@@ -233,15 +242,15 @@ def replay_gradient(player: Player, forward: Forward, cotangents: dict[int, Tens
     values = [tf.convert_to_tensor(v) for v in player.variables]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(values)
-        outputs, seeds = [], []
-        mapping = [*frozen, *zip(player.variables, values, strict=True)]
-        with keras.StatelessScope(state_mapping=mapping, collect_losses=True, initialize_variables=False) as scope:
-            for call in player.calls:
-                args, kwargs = forward.arguments[id(call)]
+        outputs, seeds, own = [], [], []
+        for call in player.calls:
+            args, kwargs = forward.arguments[id(call)]
+            mapping = [*forward.states[id(call)], *zip(player.variables, values, strict=True)]
+            with keras.StatelessScope(state_mapping=mapping, collect_losses=True, initialize_variables=False) as scope:
                 made = keras.tree.flatten(call.operation(*args, **{**kwargs, **_training(call)}))
-                outputs += [t for t in made if t.dtype.is_floating]
-                seeds += cotangents[id(call)]
-        own = [tf.cast(tf.reduce_sum(loss), tf.float32) for loss in scope.losses]
+            outputs += [t for t in made if t.dtype.is_floating]
+            seeds += cotangents[id(call)]
+            own += [tf.reduce_sum(loss) for loss in scope.losses]
         seeds += [tf.ones_like(loss) for loss in own]
     gradient = tape.gradient(outputs + own, values, output_gradients=seeds, unconnected_gradients="zero")
     return [tf.convert_to_tensor(g) for g in gradient]

@@ -77,22 +77,22 @@ class SamplePolicy:
         stacked = self._stack(grams, agents, [*lead, n, n], a.dtype)
         pull = None if linear is None else self._stack(linear, agents, [*lead, n], a.dtype)
         value = sample_space.backward_all(SampleValue(a, L), stacked, pull, diagonal=self._columns == 1)
-        self._values = [SampleValue(*parts) for parts in zip(tf.unstack(value.a), tf.unstack(value.L), strict=True)]
+        a = value.a[..., None] if self.group_size is None else value.a  # columns, ready for plain products
+        self._values = [SampleValue(*parts) for parts in zip(tf.unstack(a), tf.unstack(value.L), strict=True)]
 
     def _stack(self, stages: list[list], agents: int, shape: list, dtype: tf.DType) -> tf.Tensor:
         """`[T, ...]` with the players of a stage added, or `[T, N, ...]` with one row per agent."""
-        zero = None
-        rows = []
+        slots: list = []
         for stage in stages:
-            padded = [*stage, *[None] * (agents - len(stage))]
             if self.joint:
                 known = [part for part in stage if part is not None]
-                padded = [(known[0] if len(known) == 1 else tf.add_n(known)) if known else None]
-            if None in [part if part is None else 0 for part in padded] and zero is None:
-                zero = tf.zeros(shape, dtype)
-            rows.extend(zero if part is None else tf.reshape(part, shape) for part in padded)
-        stacked = tf.stack(rows)
-        return stacked if self.joint else tf.reshape(stacked, [len(stages), agents, *shape])
+                slots.append((known[0] if len(known) == 1 else tf.add_n(known)) if known else None)
+            else:
+                slots.extend([*stage, *[None] * (agents - len(stage))])
+        if any(part is None for part in slots):
+            zero = tf.zeros([1, *shape] if self.group_size is None else shape, dtype)
+            slots = [zero if part is None else part for part in slots]
+        return tf.reshape(tf.stack(slots), [len(stages), *([] if self.joint else [agents]), *shape])
 
     def weights(self, stage: int, agent: int, deviation: tf.Tensor | None) -> tf.Tensor:
         """Weights of one player, `[B, m]`.
@@ -112,8 +112,8 @@ class SamplePolicy:
         if self.group_size is None:
             if deviation is None:
                 return tf.reshape(a, shape)
-            d = tf.reshape(deviation, [-1, 1])
-            w = a[:, None] + tf.matmul(L, tf.matmul(L, d, transpose_a=True))
+            d = deviation if self._columns == 1 else tf.reshape(deviation, [-1, 1])
+            w = a + tf.matmul(L, tf.matmul(L, d, transpose_a=True))
             return w if self._columns == 1 else tf.reshape(w, shape)
         if L.shape[-2:] == [1, 1]:
             return a if deviation is None else a + tf.square(L[..., 0]) * deviation

@@ -35,18 +35,17 @@ def clip(gradient: Tensors, clipvalue: float | None, clipnorm: float | None) -> 
     return gradient
 
 
-def move(variable: keras.Variable, decrease: tf.Tensor, decay: tf.Tensor | None) -> tf.Tensor:
+def move(value: tf.Tensor, decrease: tf.Tensor, decay: tf.Tensor | None) -> tf.Tensor:
     """New value of a variable before its constraint: decoupled weight decay, then the step.
 
     Args:
-        variable: a trainable variable.
+        value: of the variable.
         decrease: what to subtract.
         decay: weight decay times learning rate, or `None`.
 
     Returns:
         The new value.
     """
-    value = tf.convert_to_tensor(variable)
     if decay is not None:
         value -= value * tf.cast(decay, value.dtype)
     return value - tf.cast(decrease, value.dtype)
@@ -82,7 +81,7 @@ class Assignments:
 
     def add(self, variable: keras.Variable, value: tf.Tensor) -> None:
         """Queues one new value."""
-        self._pending.append((variable, tf.cast(value, variable.dtype)))
+        self._pending.append((variable, value))
 
     def subtract(self, variable: keras.Variable, direction: tf.Tensor, rate: tf.Tensor) -> None:
         """Queues `variable -= rate * direction`: the plain step, with the guard folded into the rate."""
@@ -91,7 +90,7 @@ class Assignments:
     def by_variable(self) -> dict[int, tf.Tensor]:
         """The new values by `id` of their variable."""
         moved = {id(v): tf.convert_to_tensor(v) - rate * direction for v, direction, rate in self._steps}
-        return moved | {id(variable): value for variable, value in self._pending}
+        return moved | {id(variable): tf.cast(value, variable.dtype) for variable, value in self._pending}
 
     def replace(self, variable: keras.Variable, value: tf.Tensor) -> None:
         """Changes what is queued for a variable to a new value."""
@@ -118,6 +117,7 @@ class Assignments:
             # 0 where the batch is bad, whatever the direction holds.
             optimizer.assign_sub(variable, tf.math.multiply_no_nan(direction, guarded))
         for variable, value in self._pending:
-            optimizer.assign(variable, tf.where(accepted, constrain(variable, value), tf.convert_to_tensor(variable)))
+            new = constrain(variable, tf.cast(value, variable.dtype))
+            optimizer.assign(variable, tf.where(accepted, new, tf.convert_to_tensor(variable)))
         for variable, value in restore:
             optimizer.assign(variable, tf.where(accepted, tf.convert_to_tensor(variable), value))

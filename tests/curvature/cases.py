@@ -38,9 +38,9 @@ CASES = {
         L.EinsumDense, (5, 4), "abc,cde->abed", output_shape=(None, 3, 2), bias_axes="ed"
     ),
     "einsum bias of one feature": _case(
-        L.EinsumDense, (5, 4), "abc,cde->abde", output_shape=(None, 2, 3), bias_axes="d"
+        L.EinsumDense, (5, 4), "abc,cde->abde", output_shape=(5, 2, 3), bias_axes="d"
     ),
-    "einsum bias of the positions": _case(L.EinsumDense, (3, 4), "abc,cd->abd", output_shape=(3, 3), bias_axes="b"),
+    "einsum bias of the positions": _case(L.EinsumDense, (3, 4), "abc,cd->abd", output_shape=(3, 2), bias_axes="b"),
     "einsum two inputs": _case(L.EinsumDense, (5, 2, 3), "abde,def->abf", output_shape=(None, 4), bias_axes="f"),
     "einsum inputs apart": _case(L.EinsumDense, (2, 5, 3), "adbe,def->abf", output_shape=(5, 4), bias_axes="f"),
     "einsum kernel transposed": _case(L.EinsumDense, (4,), "ab,cb->ac", output_shape=(3,), bias_axes="c"),

@@ -93,16 +93,21 @@ def test_it_agrees_with_the_definition_of_the_layer(name, rng):
         assert_close(q, want.reshape(len(x), 1, *shape), rtol=EXACT)
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if isinstance(draw(CASES[n], np.random.default_rng(0)).capture, MatrixCapture)])  # fmt: skip
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("dense", "einsum", "conv"))])
 def test_the_matrix_form_holds_the_same_numbers(name, rng):
     sample = draw(CASES[name], rng, columns=2)
-    capture, layout = sample.capture, sample.capture.layout
+    capture = sample.capture
+    if not isinstance(capture, MatrixCapture):
+        assert coverage(sample.layer).matrix is None
+        return
+    layout = capture.layout
     matrix = capture.matrix_per_sample()
     assert matrix.shape == (3, 2, layout.all_rows, layout.width)
     for q, want in zip(layout.unpack(matrix), capture.per_sample(), strict=True):
         assert_close(q, want)
     assert_close(layout.pack(capture.per_sample()), matrix)
-    if coverage(sample.layer).matrix is None:
+    if name == "conv 2d groups":  # one matrix, but no Kronecker structure
+        assert coverage(sample.layer).matrix is None
         return
     assert coverage(sample.layer).matrix == layout
     x, c = capture.augmented().numpy(), capture.cotangents[0].numpy()
@@ -175,9 +180,9 @@ def test_float32_agrees_in_every_mode_and_with_any_batch_size(name, rng):
     free = [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in (x, c, w)]
     modes = {
         "eager": compute,
-        "traced": tf.function(compute),
-        "compiled": tf.function(compute, jit_compile=True),
-        "any batch size": tf.function(compute, input_signature=free),
+        "traced": tf.function(compute, autograph=False),
+        "compiled": tf.function(compute, autograph=False, jit_compile=True),
+        "any batch size": tf.function(compute, autograph=False, input_signature=free),
     }
     for mode, run in modes.items():
         results = run(x, c, w)

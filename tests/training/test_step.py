@@ -1,0 +1,227 @@
+"""The whole step against `verification/references/training.py`, in float64, three steps each."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import bellman_tf as btf
+from tests.helpers import assert_close
+from verification.references import training as reference
+
+RATE = 0.7
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx("float32")
+
+
+def chain():
+    """A tanh network, one player per stage; a player is one matrix whose last row is the bias."""
+    model = btf.Sequential(
+        [
+            layers.Input((4,)),
+            layers.Dense(5, activation="tanh"),
+            layers.Dense(3, activation="tanh"),
+            layers.Dense(3),
+        ]
+    )
+    tanh = lambda x, U: np.tanh(x @ U[0][:-1] + U[0][-1])  # noqa: E731
+    return model, [(0, tanh), (1, tanh), (2, lambda x, U: x @ U[0][:-1] + U[0][-1])]
+
+
+def block():
+    """Two players in the second stage, and two tensors beside the main path across the third cut."""
+    inputs = layers.Input((4,))
+    x = layers.Dense(3, activation="tanh", name="p0")(inputs)
+    h = layers.Dense(2, activation="tanh", name="p1")(x)
+    s = layers.Dense(3, name="p2")(x)
+    z = layers.Add()([layers.Dense(3, activation="tanh", name="p3")(h), s, x])
+    model = btf.Model(inputs, layers.Dense(3, name="p4")(z))
+
+    def dense(x, W):
+        return x @ W[:-1] + W[-1]
+
+    return model, [
+        (("p0",), lambda x, U: np.tanh(dense(x, U[0]))),
+        (("p1", "p2"), lambda x, U: np.concatenate([np.tanh(dense(x, U[0])), dense(x, U[1]), x])),
+        (("p3",), lambda s, U: np.tanh(dense(s[:2], U[0])) + s[2:5] + s[5:]),
+        (("p4",), lambda x, U: dense(x, U[0])),
+    ]
+
+
+def players(model, names):
+    """Kernel and bias of each named layer as one matrix."""
+    names = names if isinstance(names, tuple) else (names,)
+    found = [model.get_layer(name=n) if isinstance(n, str) else model.layers[n] for n in names]
+    return [np.vstack([layer.kernel.numpy(), layer.bias.numpy()[None]]) for layer in found]
+
+
+def data(batch=6):
+    rng = np.random.default_rng(4)
+    return rng.normal(size=(batch, 4)), rng.integers(0, 3, batch)
+
+
+def follow(make, optimizer, step, *, costs=None, y=None, loss=None, rate=RATE):
+    """Trains three steps both ways and compares losses and weights after each."""
+    keras.utils.set_random_seed(3)
+    model, stages = make()
+    x, labels = data()
+    y = labels if y is None else y
+    costs = costs or [reference.softmax_cost(label) for label in labels]
+    model.compile(optimizer=optimizer, loss=loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    parameters = [players(model, names) for names, _ in stages]
+    for _ in range(3):
+        network = [(f, U) for (_, f), U in zip(stages, parameters, strict=True)]
+        parameters, expected_loss, *rest = step(network, x, costs, rate)
+        observed = model.train_on_batch(x, y)
+        assert_close(observed, expected_loss, rtol=1e-10, label="loss")
+        for (names, _), expected in zip(stages, parameters, strict=True):
+            for actual, matrix in zip(players(model, names), expected, strict=True):
+                assert_close(actual, matrix, rtol=1e-9, label=f"weights of {names}")
+    return model, rest
+
+
+def with_options(**options):
+    return lambda network, x, costs, rate: reference.train_step(network, x, costs, rate, **options)
+
+
+def identity(**options):
+    return btf.GTDDP(RATE, curvature="identity", **options)
+
+
+@pytest.mark.parametrize("terminal", ["matched", "outer_product", "full", 1, 2])
+def test_a_batch_coupled_step_is_the_dense_recursion(terminal):
+    follow(block, identity(terminal_hessian=terminal), with_options(terminal=terminal))
+
+
+@pytest.mark.parametrize("information", ["open", "feedback", "cooperative_open", "cooperative"])
+@pytest.mark.parametrize("make", [chain, block])
+def test_every_information_structure_is_the_dense_one(make, information):
+    follow(make, identity(information=information), with_options(information=information))
+
+
+def test_feedback_players_with_a_full_terminal_hessian_keep_values_of_their_own():
+    options = {"information": "feedback"}
+    follow(block, identity(terminal_hessian="full", **options), with_options(terminal="full", **options))
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 4, 6])
+def test_groups_are_dense_recursions_side_by_side(group_size):
+    follow(block, identity(group_size=group_size), with_options(group_size=group_size))
+
+
+def test_groups_of_full_terminal_hessians():
+    options = {"group_size": 4}
+    follow(chain, identity(terminal_hessian="full", **options), with_options(terminal="full", **options))
+
+
+def test_block_diagonal_is_groups_of_one():
+    follow(block, identity(value_hessian="block_diagonal"), with_options(group_size=1))
+
+
+@pytest.mark.parametrize("terminal", ["matched", "outer_product"])
+def test_the_published_form_is_the_papers_recursion(terminal):
+    optimizer = identity(value_hessian="outer_product", terminal_hessian=terminal)
+
+    def step(network, x, costs, rate):
+        return reference.published_step(network, x, costs, rate, terminal=terminal)
+
+    follow(block, optimizer, step)
+
+
+def test_clamps_are_counted():
+    rate, total = 40.0, []
+
+    def step(network, x, costs, rate):
+        new, loss, clamps = reference.published_step(network, x, costs, rate)
+        total.append(clamps)
+        return new, loss
+
+    optimizer = btf.GTDDP.as_published(rate, curvature="identity")
+    follow(chain, optimizer, step, rate=rate)
+    assert sum(total) > 0
+    assert int(optimizer.clamped_values) == sum(total)
+
+
+def test_squared_error_has_its_own_terminal_hessian():
+    y = np.random.default_rng(5).normal(size=(6, 3))
+    costs = [reference.square_cost(row) for row in y]
+    loss = keras.losses.MeanSquaredError()
+    follow(block, identity(terminal_hessian="full"), with_options(terminal="full"), costs=costs, y=y, loss=loss)
+
+
+def test_regularizers_enter_the_recursion():
+    def make():
+        model, stages = chain()
+        for layer in model.layers:
+            layer.kernel.regularizer = layer.bias.regularizer = keras.regularizers.L2(0.05)
+        return model, stages
+
+    def step(network, x, costs, rate):
+        new, loss = reference.train_step(network, x, costs, rate, regularizer_gradient=lambda part: 0.1 * part)
+        own = 0.05 * sum(np.sum(part**2) for _, U in network for part in U)
+        return new, loss + own
+
+    follow(make, identity(), step)
+
+
+def test_a_partial_last_batch_is_a_smaller_game():
+    keras.utils.set_random_seed(3)
+    model, stages = block()
+    x, y = data()
+    model.compile(optimizer=identity(), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    parameters = [players(model, names) for names, _ in stages]
+    for part in (slice(0, 4), slice(4, 6)):
+        network = [(f, U) for (_, f), U in zip(stages, parameters, strict=True)]
+        costs = [reference.softmax_cost(label) for label in y[part]]
+        parameters, _ = reference.train_step(network, x[part], costs, RATE)
+    model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    for (names, _), expected in zip(stages, parameters, strict=True):
+        for actual, matrix in zip(players(model, names), expected, strict=True):
+            assert_close(actual, matrix, rtol=1e-9, label=f"weights of {names}")
+
+
+def test_the_step_does_not_depend_on_the_order_of_the_samples():
+    weights = []
+    for order in (np.arange(6), np.random.default_rng(0).permutation(6)):
+        keras.utils.set_random_seed(3)
+        model, _ = block()
+        x, y = data()
+        model.compile(optimizer=identity(), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.train_on_batch(x[order], y[order])
+        weights.append(model.get_weights())
+    for first, second in zip(*weights, strict=True):
+        assert_close(first, second, rtol=1e-11)
+
+
+def test_compiled_and_eager_agree():
+    weights = []
+    for options in ({}, {"jit_compile": True}, {"run_eagerly": True}):
+        keras.utils.set_random_seed(3)
+        model, _ = block()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer=btf.GTDDP(0.1), loss=loss, **options)
+        for _ in range(2):
+            model.train_on_batch(*data())
+        weights.append(model.get_weights())
+    for other in weights[1:]:
+        for first, second in zip(weights[0], other, strict=True):
+            assert_close(first, second, rtol=1e-10)
+
+
+def test_the_reference_agrees_with_finite_differences():
+    """The oracle's own derivatives: its open step is the gradient of the mean cost."""
+    model, stages = block()
+    x, y = data()
+    network = [(f, players(model, names)) for names, f in stages]
+    costs = [reference.softmax_cost(label) for label in y]
+    new, loss = reference.train_step(network, x, costs, 1e-6, information="open")
+    squared = sum(np.sum((a - b) ** 2) for (_, U), V in zip(network, new, strict=True) for a, b in zip(U, V, strict=True))
+    moved = [(f, V) for (f, _), V in zip(network, new, strict=True)]
+    after = reference.Linearisation(moved, x, costs).loss
+    assert after - loss == pytest.approx(-squared / 1e-6, rel=1e-3)
