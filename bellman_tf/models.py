@@ -94,6 +94,14 @@ class GameMixin:
             object.__setattr__(self, "_open_loop_unsaid", False)
             self.optimizer.warn_open_loop(self.game)
 
+    def get_metrics_result(self) -> dict:
+        """As Keras's; the loss is NaN, not 0, when every batch so far has been rejected."""
+        results = super().get_metrics_result()
+        tracker = next((m for m in self.metrics if m.name == "loss"), None)
+        if isinstance(self.optimizer, GTDDP) and isinstance(tracker, keras.metrics.Mean) and "loss" in results:
+            results["loss"] = keras.ops.divide(tracker.total, tracker.count)
+        return results
+
     def make_train_function(self, force: bool = False) -> object:
         """As Keras's; warns about players without feedback, or leaves that to the first step of a delayed build."""
         function = super().make_train_function(force)

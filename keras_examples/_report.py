@@ -57,6 +57,11 @@ def number_text(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.1e}"
 
 
+def loss_text(runs: list[Run], number: int) -> str:
+    """Mean loss over the seeds at one learning rate; "-" without runs."""
+    return number_text(mean_loss(runs, number)) if any(run.number == number for run in runs) else "-"
+
+
 def by_method(runs: list[Run]) -> dict[str, list[Run]]:
     """Runs of one task, method by method."""
     grouped: dict[str, list[Run]] = {}
@@ -81,7 +86,7 @@ def table(runs: list[Run]) -> str:
         loss, accuracy = [run.loss for run in best], [100 * run.accuracy for run in best]
         rows.append((
             name, f"{rate_of(number):g}", _spread(loss), f"{np.mean(accuracy):.1f} +- {np.std(accuracy):.1f}",
-            number_text(mean_loss(own, number + 2)), f"{np.median([run.milliseconds for run in own]):.2f}",
+            loss_text(own, number + 2), f"{np.median([run.milliseconds for run in own]):.2f}",
         ))  # fmt: skip
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
@@ -109,9 +114,8 @@ def rate_table(runs: list[Run]) -> str:
         for number in sorted({run.number for run in runs if run.metric == metric}):
             cells = []
             for method in own.values():
-                here = [run for run in method if run.number == number]
-                accuracy = np.mean([100 * run.accuracy for run in here]) if here else 0
-                cells.append(f"{number_text(mean_loss(method, number))} / {accuracy:.0f}%" if here else "")
+                accuracies = [100 * run.accuracy for run in method if run.number == number]
+                cells.append(f"{loss_text(method, number)} / {np.mean(accuracies):.0f}%" if accuracies else "-")
             rows.append((f"{rate_of(number):g}", *cells))
         lines = ["| " + " | ".join(row) + " |" for row in rows]
         tables.append("\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]))
@@ -139,7 +143,7 @@ def verdicts(runs: list[Run]) -> str:
         lines.append(
             f"{own[0].method} against {base[0].method}: best {number_text(low)} against {number_text(high)}"
             f" ({'not above' if low <= high else 'ABOVE'}); at {rate_of(ten):g}, ten times the baseline's best rate, "
-            f"{number_text(mean_loss(own, ten))} against {number_text(mean_loss(base, ten))}"
+            f"{loss_text(own, ten)} against {loss_text(base, ten)}"
         )
     return "\n".join(lines)
 

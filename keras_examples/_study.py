@@ -34,6 +34,7 @@ class Task:
         middles: metric -> middle of its learning rates.
         tail: the score is the mean train loss of so many last steps; 0 = the loss on all training images at the end.
         jit: compile with XLA.
+        beyond: also run at ten times the best rates where that is outside the grid.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Task:
     middles: dict[str, float]
     tail: int = 0
     jit: bool = False
+    beyond: bool = True
 
     def __post_init__(self) -> None:
         self._initial: dict[int, list] = {}
@@ -201,7 +203,7 @@ def best_rate(runs: list[Run]) -> int:
 
 
 def compare(task: Task, methods: list[Method], decades: int, seeds: int, progress: object) -> list[Run]:
-    """Runs every method at its learning rates, and at ten times the best of them and of its baseline's.
+    """Runs every method at its learning rates, and perhaps at ten times the best of them and of its baseline's.
 
     Every method of one metric gets the same rates; the baseline must come before the others.
 
@@ -232,7 +234,8 @@ def compare(task: Task, methods: list[Method], decades: int, seeds: int, progres
         best = best_rate(runs)
         if method.form == BASE:
             base[method.metric] = best
-        beyond = sorted({best + 2, base.get(method.metric, best) + 2} - set(grid))
+        wanted = {best + 2, base.get(method.metric, best) + 2} if task.beyond else set()
+        beyond = sorted(wanted - set(grid))
         progress.expect(len(beyond) * seeds)
         cover(beyond)
         everything += runs

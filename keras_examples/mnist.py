@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tasks.append(
                 _study.Task(
                     name, network, data, batch_size, options.steps, EVERY, RATES, tail=min(TAIL, options.steps),
-                    jit=options.jit,
+                    jit=options.jit, beyond=False,
                 )  # fmt: skip
             )
             forms = (BASE, BLOCK, MATCHED, OUTER)

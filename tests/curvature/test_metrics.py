@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Step
 from bellman_tf.curvature.coverage import coverage, make_block, player_layout
+from bellman_tf.curvature.diagonal import DiagonalFisherBlock
 from tests.curvature.cases import CASES, automatic, draw, flat
 from tests.helpers import assert_close
 from tests.strategies.matrices import seeds
@@ -159,11 +160,46 @@ def test_adam_averages_the_direction(rng):
     assert_close(flat([m[None] for m in moved])[0], flat([d[None] for d in metric.inverse])[0] * expected, rtol=1e-12)
 
 
+def diagonal_fisher(samples, found):
+    """Metric of the diagonal Fisher block after seeing the samples; `found` is what `coverage` said."""
+    block = DiagonalFisherBlock(player_layout("p", samples[0].shapes, found), DAMPING, 0.6)
+    state = [tf.zeros(spec.shape, tf.float64) for spec in block.state_specs()]
+    for t, sample in enumerate(samples):
+        capture = sample.capture
+        step = Step(tf.constant(t, tf.int64), tf.constant(RATE, tf.float64))
+        state, metric = block.update(state, capture, capture.gradient(capture.mean_weights()), step)
+    return metric
+
+
 @pytest.mark.parametrize("name", ["dense", "conv 2d groups", "depthwise 2d", "layer norm", "einsum batched kernel"])
 def test_the_diagonal_is_that_of_the_fisher_matrix(name, rng):
-    sample = draw(CASES[name], rng)
-    block = make_block(options.KFAC(damping=DAMPING), player_layout(name, sample.shapes, "not covered")._replace_covered())
-    raise NotImplementedError
+    player = Player(options.Identity(), name, rng, steps=3)
+    moments = [diagonal.fisher(flat(automatic(sample), 2)[:, 0]) for sample in player.samples]
+    player.metric = diagonal_fisher(player.samples, coverage(player.layer))
+    player.assert_solves(np.diag(np.diag(diagonal.running_mean(moments, 0.6)) + DAMPING) / RATE, rng)
+
+
+def test_the_diagonal_of_an_embedding_takes_repeated_tokens_as_other_samples(rng):
+    """Exact where no sample repeats a token; where one does, each occurrence counts for itself."""
+    player = Player(options.Identity(), "embedding", rng)
+    [sample] = player.samples
+    expected = np.zeros(player.shapes[0])
+    for i, l in np.ndindex(*sample.inputs.shape):
+        expected[sample.inputs[i, l]] += sample.cotangents[0][i, l].numpy() ** 2 / len(sample.inputs)
+    player.metric = diagonal_fisher([sample], coverage(player.layer))
+    player.assert_solves(np.diag(expected.ravel() + DAMPING) / RATE, rng)
+
+    once = sample._replace(inputs=tf.constant(np.stack([rng.permutation(5) for _ in range(4)])))
+    once = once._replace(cotangents=[sample.cotangents[0][:, :5]])
+    player.metric = diagonal_fisher([once], coverage(player.layer))
+    player.assert_solves(np.diag(np.diag(diagonal.fisher(flat(automatic(once), 2)[:, 0])) + DAMPING) / RATE, rng)
+
+
+def test_an_open_loop_player_squares_its_mean_gradient(rng):
+    player = Player(options.Identity(), "dense", rng)
+    g = flat(automatic(player.samples[0]), 2)[:, 0].mean(axis=0)
+    player.metric = diagonal_fisher(player.samples, "not covered")
+    player.assert_solves(np.diag(4 * g**2 + DAMPING) / RATE, rng)
 
 
 @pytest.mark.parametrize("name", ["dense", "conv 1d", "embedding", "layer norm", "einsum two features"])

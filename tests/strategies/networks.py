@@ -45,8 +45,8 @@ def labels(batch: int) -> np.ndarray:
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
-    """Standard normal numbers in float32."""
-    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+    """Standard normal numbers in Keras's default dtype."""
+    return np.random.default_rng(seed).normal(size=shape).astype(keras.config.floatx())
 
 
 def tokens(batch: int, length: int = 5) -> np.ndarray:
@@ -193,9 +193,9 @@ def attention() -> keras.Model:
 def others() -> keras.Model:
     """Trainable layers without a Gram form."""
     inputs = layers.Input((4, 5))
-    x = layers.TimeDistributed(layers.Dense(6), name="each")(inputs)
+    x = layers.TimeDistributed(layers.Dense(6, activity_regularizer="l2"), name="each")(inputs)
     x = layers.PReLU(name="prelu")(x)
-    x = Scale(name="user")(layers.LSTM(5, name="lstm")(x))
+    x = Scale(name="user")(layers.LSTM(5, activity_regularizer="l2", dropout=0.2, name="lstm")(x))
     return btf.Model(inputs, layers.Dense(CLASSES, name="head")(x))
 
 

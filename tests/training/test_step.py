@@ -159,12 +159,12 @@ def test_regularizers_enter_the_recursion():
     def make():
         model, stages = chain()
         for layer in model.layers:
-            layer.kernel.regularizer = layer.bias.regularizer = keras.regularizers.L2(0.05)
+            layer.kernel.regularizer = layer.bias.regularizer = keras.regularizers.L2(0.0625)
         return model, stages
 
     def step(network, x, costs, rate):
-        new, loss = reference.train_step(network, x, costs, rate, regularizer_gradient=lambda part: 0.1 * part)
-        own = 0.05 * sum(np.sum(part**2) for _, U in network for part in U)
+        new, loss = reference.train_step(network, x, costs, rate, regularizer_gradient=lambda part: 0.125 * part)
+        own = 0.0625 * sum(np.sum(part**2) for _, U in network for part in U)
         return new, loss + own
 
     follow(make, identity(), step)
