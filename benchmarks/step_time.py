@@ -156,7 +156,15 @@ def measure(model_name: str, rows: list[str], jit: bool, rounds: int, kfac_every
 
 def peak_memory(model_name: str, row: str, kfac_every: int) -> float:
     """Growth of the resident set, MB, of a fresh process that builds and runs one row."""
-    command = [sys.executable, "-m", "benchmarks.step_time", "--one", f"{model_name}/{row}", "--kfac-every", str(kfac_every)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.step_time",
+        "--one",
+        f"{model_name}/{row}",
+        "--kfac-every",
+        str(kfac_every),
+    ]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(output.strip().splitlines()[-1])
 

@@ -119,7 +119,7 @@ def running_mean(old: tf.Tensor, new: tf.Tensor, decay: float, count: tf.Tensor)
     Returns:
         The new mean; equal to `new` at the first update.
     """
-    rate = tf.minimum(tf.cast(decay, new.dtype), 1 - 1 / (tf.cast(count, new.dtype) + 1))
+    rate = tf.minimum(tf.constant(decay, new.dtype), 1 - 1 / (tf.cast(count, new.dtype) + 1))
     return rate * old + (1 - rate) * new
 
 

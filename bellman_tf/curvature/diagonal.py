@@ -136,10 +136,10 @@ class AdamBlock(Block):
         beta_1, beta_2 = self.config.beta_1, self.config.beta_2
         dtype = step.learning_rate.dtype
         t = tf.cast(step.iteration + 1, dtype)
-        rate = step.learning_rate * tf.sqrt(1 - tf.pow(tf.cast(beta_2, dtype), t))
+        rate = step.learning_rate * tf.sqrt(1 - tf.pow(tf.constant(beta_2, dtype), t))
         second = [v + (tf.square(g) - v) * (1 - beta_2) for v, g in zip(second, gradient, strict=True)]
         inverse = [rate / (tf.sqrt(v) + self.config.epsilon) for v in second]
-        correction = 1 - tf.pow(tf.cast(beta_1, dtype), t)
+        correction = 1 - tf.pow(tf.constant(beta_1, dtype), t)
         return first + second, AdamMetric(inverse, first, beta_1, correction)
 
     def describe(self) -> str:

@@ -83,9 +83,11 @@ class FullBlock(Block):
         q = flatten([part[:, 0] for part in capture.per_sample()], self.layout.shapes)
         moment = tf.matmul(q, q, transpose_a=True) / tf.cast(capture.batch_size, q.dtype)
         matrix = running_mean(matrix, moment, self.config.decay, step.iteration)
-        damping = tf.cast(self.config.damping, matrix.dtype)
         [inverse] = every(
-            self.config.invert_every, step.iteration, lambda: [inverse_spd(factor_spd(matrix, damping))], [inverse]
+            self.config.invert_every,
+            step.iteration,
+            lambda: [inverse_spd(factor_spd(matrix, self.config.damping))],
+            [inverse],
         )
         return [matrix, inverse], DenseMetric(inverse, self.layout.shapes, step.learning_rate)
 

@@ -240,7 +240,7 @@ def _bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
 def _sketch(capture: Convolution, metric: Metric, group_size: int | None, seed: tf.Tensor) -> tf.Tensor:
     """Unbiased: the kernel's part from `SKETCHED_TAPS` taps drawn without replacement, the bias's part exact."""
     total = len(capture.taps.offsets)
-    order = tf.argsort(tf.random.stateless_uniform([total], seed))
+    order = tf.argsort(tf.random.stateless_uniform([total], seed, alg="philox"))  # the same under XLA
     offsets = tf.constant(capture.taps.offsets)
     parts, solved = _bias_part(capture, metric)
     for tap in tf.unstack(order[:SKETCHED_TAPS]):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from bellman_tf import _checks
 from bellman_tf.curvature.capture import Tensors, to_work
 from bellman_tf.losses import (
     SumOfHeads,
@@ -38,7 +39,16 @@ class Terminal:
             forward: what pass 1 captured.
             observed: what `observe_losses` recorded.
             cost: function from the list of output values (in slot order) to B J, for automatic differentiation.
+
+        Raises:
+            ValueError: if a loss has no batch axis.
         """
+        for seen in observed:
+            if seen.values.shape.rank == 0:
+                raise _checks.error(
+                    "loss", "return one value per sample", seen.loss.name,
+                    "It returned a scalar. Leave the mean over the batch to Keras, or use information='open'.",
+                )  # fmt: skip
         self._forward, self._cost = forward, cost
         self.slots = []
         self._forms: list[list] = []

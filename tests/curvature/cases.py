@@ -37,9 +37,7 @@ CASES = {
     "einsum two features swapped": _case(
         L.EinsumDense, (5, 4), "abc,cde->abed", output_shape=(None, 3, 2), bias_axes="ed"
     ),
-    "einsum bias of one feature": _case(
-        L.EinsumDense, (5, 4), "abc,cde->abde", output_shape=(5, 2, 3), bias_axes="d"
-    ),
+    "einsum bias of one feature": _case(L.EinsumDense, (5, 4), "abc,cde->abde", output_shape=(5, 2, 3), bias_axes="d"),
     "einsum bias of the positions": _case(L.EinsumDense, (3, 4), "abc,cd->abd", output_shape=(3, 2), bias_axes="b"),
     "einsum two inputs": _case(L.EinsumDense, (5, 2, 3), "abde,def->abf", output_shape=(None, 4), bias_axes="f"),
     "einsum inputs apart": _case(L.EinsumDense, (2, 5, 3), "adbe,def->abf", output_shape=(5, 4), bias_axes="f"),
@@ -134,8 +132,7 @@ def automatic(sample):
             for part, gradient in zip(parts, gradients, strict=True):
                 part.append(tf.convert_to_tensor(gradient).numpy())
     return [
-        np.stack(part).reshape(len(inputs), len(cotangents), *v.shape)
-        for part, v in zip(parts, variables, strict=True)
+        np.stack(part).reshape(len(inputs), len(cotangents), *v.shape) for part, v in zip(parts, variables, strict=True)
     ]
 
 

@@ -122,9 +122,7 @@ def test_new_inputs_meet_the_old_cotangents(name, rng):
     sample = draw(CASES[name], rng, columns=2)
     other = Sample(sample.layer, tf.constant(rng.normal(size=sample.inputs.shape)), sample.cotangents)
     w = tf.constant(rng.normal(size=(3, 2)))
-    for mine, want in zip(
-        sample.capture.with_inputs(other.inputs).gradient(w), other.capture.gradient(w), strict=True
-    ):
+    for mine, want in zip(sample.capture.with_inputs(other.inputs).gradient(w), other.capture.gradient(w), strict=True):
         assert_close(mine, want, rtol=EXACT)
 
 

@@ -6,10 +6,10 @@ import tensorflow as tf
 
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature import gram as module
-from bellman_tf.curvature.block import Step
 from bellman_tf.curvature.coverage import coverage, make_block, player_layout
 from bellman_tf.curvature.gram import choose_form, gram
 from tests.curvature.cases import CASES, automatic, draw, flat
+from tests.curvature.players import initial_state, step
 from tests.helpers import assert_close
 from verification.references import gram as reference
 
@@ -33,11 +33,8 @@ class Player:
         self.shapes = self.sample.shapes
         self.capture = self.sample.capture
         block = make_block(CONFIGS[config], player_layout(name, self.shapes, coverage(self.sample.layer)))
-        initial = {"zeros": np.zeros, "ones": np.ones, "identity": lambda shape: np.eye(*shape)}
-        state = [tf.constant(initial[spec.initial](spec.shape), tf.float64) for spec in block.state_specs()]
-        step = Step(tf.constant(0, tf.int64), tf.constant(0.3, tf.float64))
         gradient = self.capture.gradient(self.capture.mean_weights())
-        _, self.metric = block.update(state, self.capture, gradient, step)
+        _, self.metric = block.update(initial_state(block), self.capture, gradient, step(0))
 
     def dense(self):
         """M, from the solve of every unit vector."""
@@ -78,8 +75,6 @@ FORMS = [
     ("conv 2d", "ekfac", "auto", "per_sample"),
     ("conv 2d stride 3 valid", "ekfac patches", "exact", "per_sample"),
     ("conv 2d one by one stride 2", "kfac", "positions", "positions"),
-    ("conv 2d groups", "kfac", "sketch", "per_sample"),
-    ("conv 2d groups", "identity", "positions", "per_sample"),
     ("depthwise 2d", "kfac", "auto", "per_sample"),
     ("separable 1d", "identity", "reduced", "per_sample"),
     ("embedding", "identity", "lookup", "lookup"),
@@ -101,6 +96,13 @@ def test_every_form_is_the_gram_matrix(name, config, form, chosen, columns, rng,
     player = Player(config, name, rng, columns)
     for group_size in (None, 1, 2, BATCH, BATCH + 2):
         player.assert_gram(form, chosen, group_size)
+
+
+def test_grouped_convolutions_form_their_gradients(rng):
+    player = Player("kfac", "conv 2d groups", rng, columns=2, batch=2)
+    assert choose_form(player.capture, player.metric, "positions") == "per_sample"
+    assert choose_form(player.capture, player.metric, "reduced") == "per_sample"
+    player.assert_gram("sketch", "per_sample", None)
 
 
 @pytest.mark.parametrize("config", ["identity", "rmsprop", "ekfac", "full"])
@@ -157,8 +159,14 @@ def test_large_convolutions_are_sketched(rng, monkeypatch):
     assert choose_form(player.capture, player.metric, "exact") == "per_sample"
 
 
-REDUCED = [("conv 2d", "identity"), ("conv 2d stride 2", "kfac"), ("conv 2d even", "ekfac"), ("conv 1d causal", "rmsprop"),
-           ("conv 2d stride 3 valid", "kfac"), ("conv 3d", "identity")]  # fmt: skip
+REDUCED = [
+    ("conv 2d", "identity"),
+    ("conv 2d stride 2", "kfac"),
+    ("conv 2d even", "ekfac"),
+    ("conv 1d causal", "rmsprop"),
+    ("conv 2d stride 3 valid", "kfac"),
+    ("conv 3d", "identity"),
+]
 
 
 @pytest.mark.parametrize(("name", "config"), REDUCED)
@@ -199,9 +207,13 @@ def test_the_reduced_form_is_exact_for_inputs_constant_in_space(config, rng):
 
 
 MODES = [
-    ("dense", "kfac", "auto", 2), ("dense rank 3", "kfac", "positions", None), ("conv 2d stride 2", "kfac", "sketch", 2),
-    ("conv 2d stride 2", "ekfac", "reduced", None), ("embedding", "kfac", "lookup", 2), ("group norm", "full", "auto", 1),
-]  # fmt: skip
+    ("dense", "ekfac", "auto", 2),
+    ("dense rank 3", "kfac", "positions", None),
+    ("conv 2d stride 2", "kfac", "sketch", 2),
+    ("conv 1d", "identity", "reduced", None),
+    ("embedding", "kfac", "lookup", 2),
+    ("group norm", "full", "auto", 1),
+]
 
 
 @pytest.mark.parametrize(("name", "config", "form", "group_size"), MODES)
@@ -215,13 +227,11 @@ def test_float32_agrees_in_every_mode_and_with_any_batch_size(name, config, form
     block = make_block(CONFIGS[config], player_layout(name, sample.shapes, coverage(sample.layer)))
 
     def run(layer, x, c, dtype):
-        initial = {"zeros": np.zeros, "ones": np.ones, "identity": lambda shape: np.eye(*shape)}
-        state = [tf.constant(initial[spec.initial](spec.shape), dtype) for spec in block.state_specs()]
+        state = initial_state(block, dtype)
         capture = coverage(layer).capture(layer, x, [c, 2 * c])
         results = {}
         for t in range(2):  # the second step keeps the inverses of the first, inside tf.cond
-            step = Step(tf.constant(t, tf.int64), tf.constant(0.3, dtype))
-            state, metric = block.update(state, capture, None, step)
+            state, metric = block.update(state, capture, None, step(t, dtype))
         results["state"] = state
         results["step"] = metric.solve(capture.gradient(capture.mean_weights()))
         results["gram"] = gram(capture, metric, group_size, form, tf.constant([3, 4]))

@@ -108,9 +108,7 @@ class Linearisation:
         for f, U in stages:
             x, u = self.states[-1], _flat(U)
             self.f_x.append(np.stack([jacobian(lambda s, U=U, f=f: f(s, U), row) for row in x]))
-            self.f_u.append(
-                np.stack([jacobian(lambda v, U=U, f=f, row=row: f(row, _split(v, U)), u) for row in x])
-            )
+            self.f_u.append(np.stack([jacobian(lambda v, U=U, f=f, row=row: f(row, _split(v, U)), u) for row in x]))
             self.states.append(np.stack([f(row, U) for row in x]))
         ends = [cost(z) for cost, z in zip(costs, self.states[-1], strict=True)]
         self.g, self.H = np.stack([end[1] for end in ends]), np.stack([end[2] for end in ends])
@@ -182,7 +180,9 @@ def train_step(stages, inputs, costs, learning_rate, *, terminal="matched", grou
         du = -learning_rate * own[t]
         for agent, chosen in enumerate(whole[t]):
             if information == "open":
-                du[chosen] -= learning_rate * np.mean([line.f_u[t][i].T @ _costate(line, t, i) for i in range(B)], axis=0)
+                du[chosen] -= learning_rate * np.mean(
+                    [line.f_u[t][i].T @ _costate(line, t, i) for i in range(B)], axis=0
+                )
                 continue
             for number, group in enumerate(groups):
                 k, K = policies[agent, number][t]

@@ -1,4 +1,4 @@
-"""Blocks and their metrics: statistics equal the published formulas, solves equal dense solves."""
+"""Kronecker-factored blocks: statistics equal the published formulas, solves equal dense solves."""
 
 from typing import NamedTuple
 
@@ -9,17 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Step
-from bellman_tf.curvature.coverage import coverage, make_block, player_layout
-from bellman_tf.curvature.diagonal import DiagonalFisherBlock
+from bellman_tf.curvature.coverage import coverage
 from tests.curvature.cases import CASES, automatic, draw, flat
+from tests.curvature.players import DAMPING, RATE, Player, step
 from tests.helpers import assert_close
 from tests.strategies.matrices import seeds
 from verification.references import capture as layers
 from verification.references import diagonal, kfac
 
-RATE = 0.3
-DAMPING = 0.05
 KRONECKER = {
     "dense": {},
     "dense without bias": {},
@@ -67,155 +64,6 @@ def statistics(sample):
     if found.matrix.bias_shape is not None:
         rows = np.concatenate([rows, np.ones_like(rows[..., :1])], axis=-1)
     return Statistics(pixels, rows, positions, flat(automatic(sample), 2)[:, 0])
-
-
-class Player:
-    """One layer with a block that has seen a few batches."""
-
-    def __init__(self, config, name, rng, steps=1, batch=4, rate=RATE):
-        self.samples = [draw(CASES[name], rng, batch=batch)]
-        layer = self.samples[0].layer
-        for _ in range(steps - 1):
-            fresh = draw(CASES[name], rng, batch=batch)
-            self.samples.append(fresh._replace(layer=layer))
-        self.layer, self.shapes = layer, self.samples[0].shapes
-        self.block = make_block(config, player_layout(name, self.shapes, coverage(layer)))
-        initial = {"zeros": np.zeros, "ones": np.ones, "identity": lambda shape: np.eye(*shape)}
-        self.state = [tf.constant(initial[spec.initial](spec.shape), tf.float64) for spec in self.block.state_specs()]
-        self.states = []
-        for t, sample in enumerate(self.samples):
-            step = Step(tf.constant(t, tf.int64), tf.constant(rate, tf.float64))
-            capture = sample.capture
-            self.state, self.metric = self.block.update(
-                self.state, capture, capture.gradient(capture.mean_weights()), step
-            )
-            self.states.append(self.state)
-
-    def assert_solves(self, M, rng, rtol=1e-10):
-        """`solve`, with one vector, leading axes, and one tap or the bias alone, against the dense metric."""
-        parts = [rng.normal(size=(2, 3, *shape)) for shape in self.shapes]
-        solved = self.metric.solve([tf.constant(part) for part in parts])
-        expected = np.linalg.solve(M, flat(parts, 2).reshape(6, -1).T).T.reshape(2, 3, -1)
-        assert_close(flat(solved, 2), expected, rtol=rtol, label="solve with leading axes")
-        for part, solution in zip(self.metric.solve([tf.constant(p[1, 2]) for p in parts]), solved, strict=True):
-            assert_close(part, solution[1, 2], rtol=rtol, label="solve one by one")
-        if self.metric.tapwise and coverage(self.layer).convolution:
-            self._assert_solves_taps(M, rng, rtol)
-
-    def _assert_solves_taps(self, M, rng, rtol):
-        kernel_shape = self.shapes[0]
-        taps = int(np.prod(kernel_shape[:-2]))
-        for tap in {0, taps // 2, taps - 1}:
-            kernel = np.zeros((taps, *kernel_shape[-2:]))
-            kernel[tap] = rng.normal(size=kernel_shape[-2:])
-            parts = [kernel.reshape(kernel_shape)] + [np.zeros(shape) for shape in self.shapes[1:]]
-            expected = np.linalg.solve(M, flat([p[None] for p in parts])[0])[: kernel.size].reshape(kernel.shape)
-            assert not np.delete(expected, tap, 0).any() or np.abs(np.delete(expected, tap, 0)).max() < 1e-12
-            for index in (tap, tf.constant(tap)):
-                solved = self.metric.solve_tap(tf.constant(kernel[tap]), index)
-                assert_close(solved, expected[tap], rtol=rtol, label=f"solve_tap {tap}")
-        if len(self.shapes) > 1:
-            bias = rng.normal(size=(2, *self.shapes[1]))
-            zero = np.zeros((2, kernel.size))
-            expected = np.linalg.solve(M, np.concatenate([zero, bias], 1).T).T[:, kernel.size :]
-            assert_close(self.metric.solve_bias(tf.constant(bias)), expected, rtol=rtol, label="solve_bias")
-
-
-@pytest.mark.parametrize("name", ["dense", "conv 2d", "embedding", "group norm"])
-def test_identity_is_the_learning_rate(name, rng):
-    player = Player(options.Identity(), name, rng)
-    size = sum(int(np.prod(shape)) for shape in player.shapes)
-    player.assert_solves(np.eye(size) / RATE, rng)
-
-
-@pytest.mark.parametrize("name", ["dense", "conv 2d", "embedding", "separable 2d"])
-def test_rmsprop_is_its_formula(name, rng):
-    player = Player(options.RMSprop(rho=0.8, epsilon=1e-3), name, rng, steps=3)
-    gradients = [flat(automatic(sample), 2)[:, 0].mean(axis=0) for sample in player.samples]
-    player.assert_solves(np.diag(diagonal.rmsprop(gradients, 0.8, 1e-3, RATE)), rng)
-
-
-@pytest.mark.parametrize("name", ["dense", "conv 2d", "embedding", "batch norm"])
-def test_adam_is_its_formula(name, rng):
-    player = Player(options.Adam(beta_1=0.7, beta_2=0.9, epsilon=1e-3), name, rng, steps=3)
-    gradients = [flat(automatic(sample), 2)[:, 0].mean(axis=0) for sample in player.samples]
-    M = diagonal.adam(gradients, 0.9, 1e-3, RATE)
-    player.assert_solves(np.diag(M), rng)
-
-
-def test_adam_averages_the_direction(rng):
-    """Three steps with gradients that are not those of the metric, as feedback makes them."""
-    config = options.Adam(beta_1=0.7, beta_2=0.9, epsilon=1e-3)
-    player = Player(config, "dense", rng)
-    state, directions, count = player.state, [], len(player.shapes)
-    for t in range(3):
-        capture = player.samples[0].capture
-        step = Step(tf.constant(t, tf.int64), tf.constant(RATE, tf.float64))
-        state, metric = player.block.update(state, capture, capture.gradient(capture.mean_weights()), step)
-        directions.append([rng.normal(size=shape) for shape in player.shapes])
-        moved, changed = metric.step([tf.constant(d) for d in directions[-1]])
-        assert sorted(changed) == list(range(count))
-        state = [changed.get(k, part) for k, part in enumerate(state)]
-    expected = diagonal.adam_direction([flat([d[None] for d in ds])[0] for ds in directions], 0.7)
-    assert_close(flat([m[None] for m in moved])[0], flat([d[None] for d in metric.inverse])[0] * expected, rtol=1e-12)
-
-
-def diagonal_fisher(samples, found):
-    """Metric of the diagonal Fisher block after seeing the samples; `found` is what `coverage` said."""
-    block = DiagonalFisherBlock(player_layout("p", samples[0].shapes, found), DAMPING, 0.6)
-    state = [tf.zeros(spec.shape, tf.float64) for spec in block.state_specs()]
-    for t, sample in enumerate(samples):
-        capture = sample.capture
-        step = Step(tf.constant(t, tf.int64), tf.constant(RATE, tf.float64))
-        state, metric = block.update(state, capture, capture.gradient(capture.mean_weights()), step)
-    return metric
-
-
-@pytest.mark.parametrize("name", ["dense", "conv 2d groups", "depthwise 2d", "layer norm", "einsum batched kernel"])
-def test_the_diagonal_is_that_of_the_fisher_matrix(name, rng):
-    player = Player(options.Identity(), name, rng, steps=3)
-    moments = [diagonal.fisher(flat(automatic(sample), 2)[:, 0]) for sample in player.samples]
-    player.metric = diagonal_fisher(player.samples, coverage(player.layer))
-    player.assert_solves(np.diag(np.diag(diagonal.running_mean(moments, 0.6)) + DAMPING) / RATE, rng)
-
-
-def test_the_diagonal_of_an_embedding_takes_repeated_tokens_as_other_samples(rng):
-    """Exact where no sample repeats a token; where one does, each occurrence counts for itself."""
-    player = Player(options.Identity(), "embedding", rng)
-    [sample] = player.samples
-    expected = np.zeros(player.shapes[0])
-    for i, l in np.ndindex(*sample.inputs.shape):
-        expected[sample.inputs[i, l]] += sample.cotangents[0][i, l].numpy() ** 2 / len(sample.inputs)
-    player.metric = diagonal_fisher([sample], coverage(player.layer))
-    player.assert_solves(np.diag(expected.ravel() + DAMPING) / RATE, rng)
-
-    once = sample._replace(inputs=tf.constant(np.stack([rng.permutation(5) for _ in range(4)])))
-    once = once._replace(cotangents=[sample.cotangents[0][:, :5]])
-    player.metric = diagonal_fisher([once], coverage(player.layer))
-    player.assert_solves(np.diag(np.diag(diagonal.fisher(flat(automatic(once), 2)[:, 0])) + DAMPING) / RATE, rng)
-
-
-def test_an_open_loop_player_squares_its_mean_gradient(rng):
-    player = Player(options.Identity(), "dense", rng)
-    g = flat(automatic(player.samples[0]), 2)[:, 0].mean(axis=0)
-    player.metric = diagonal_fisher(player.samples, "not covered")
-    player.assert_solves(np.diag(4 * g**2 + DAMPING) / RATE, rng)
-
-
-@pytest.mark.parametrize("name", ["dense", "conv 1d", "embedding", "layer norm", "einsum two features"])
-def test_full_is_the_damped_fisher_matrix(name, rng):
-    player = Player(options.Full(damping=DAMPING, decay=0.6), name, rng, steps=3)
-    moments = [diagonal.fisher(flat(automatic(sample), 2)[:, 0]) for sample in player.samples]
-    M = diagonal.running_mean(moments, 0.6) + DAMPING * np.eye(len(moments[0]))
-    player.assert_solves(M / RATE, rng)
-
-
-def test_full_inverts_when_it_is_due(rng):
-    player = Player(options.Full(damping=DAMPING, decay=0.6, invert_every=2), "dense", rng, steps=4)
-    moments = [diagonal.fisher(flat(automatic(sample), 2)[:, 0]) for sample in player.samples]
-    M = diagonal.running_mean(moments[:3], 0.6) + DAMPING * np.eye(len(moments[0]))
-    player.assert_solves(M / RATE, rng)
-    assert_close(player.state[0], diagonal.running_mean(moments, 0.6), rtol=1e-12)
 
 
 def expected_factors(sample, form):
@@ -344,8 +192,7 @@ def test_kfac_is_exact_for_independent_inputs_and_cotangents(seed):
     sample = player.samples[0]._replace(
         inputs=tf.constant(some_x[x.ravel()]), cotangents=[tf.constant(some_c[c.ravel()])]
     )
-    step = Step(tf.constant(0, tf.int64), tf.constant(RATE, tf.float64))
-    state, _ = player.block.update(player.state, sample.capture, None, step)
+    state, _ = player.block.update(player.state, sample.capture, None, step(0))
     F = diagonal.fisher(flat(automatic(sample), 2)[:, 0])
     assert_close(np.kron(state[0], state[1]), F, rtol=1e-12)
 

@@ -1,0 +1,39 @@
+"""The text of `game_summary`."""
+
+import bellman_tf as btf
+from tests.strategies.networks import RawTensorFlow, cross_entropy, mlp, normal, recurrent
+
+
+def summary(model):
+    lines = []
+    model.game_summary(print_fn=lines.append)
+    return "\n".join(lines)
+
+
+def test_it_shows_stages_players_and_how_they_are_covered():
+    model = recurrent()
+    model.compile(optimizer=btf.GTDDP(curvature="ekfac"), **cross_entropy())
+    text = summary(model)
+    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines()]
+    assert ["stage", "player", "kind", "parameters", "curvature", "coverage"] in rows
+    assert ["0", "table", "embedding", "36"] == next(row for row in rows if "table" in row)[:4]
+    gru = next(line for line in text.splitlines() if " gru " in line)
+    assert "open-loop" in gru
+    assert "GRU has no Gram form" in gru
+    assert next(row for row in rows if "head" in row)[4] == "ekfac"
+    assert "3 stages, 3 players, 219 parameters, 24.7% of them covered" in text
+
+
+def test_without_our_optimizer_the_curvature_is_open():
+    assert [line.split()[4] for line in summary(mlp()).splitlines() if line.startswith(("0", "1", "2"))] == ["-"] * 3
+
+
+def test_it_says_why_a_model_is_not_traced():
+    model = RawTensorFlow()
+    model(normal(2, 6))
+    assert "Not traced: `call` of the model" in summary(model)
+
+
+def test_it_prints_by_default(capsys):
+    mlp().game_summary()
+    assert capsys.readouterr().out.startswith('Game of model "')

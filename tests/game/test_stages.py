@@ -1,0 +1,130 @@
+"""Graphs, stages and cuts of known networks."""
+
+import keras
+import pytest
+from keras import layers
+
+import bellman_tf as btf
+from bellman_tf.game.graph import Slot, UntraceableModelError, trace
+from tests.strategies.networks import NETWORKS, RawTensorFlow, Subclassed, nested, normal, residual_cnn, shared
+
+
+def names(game):
+    return [[player.name for player in stage.players] for stage in game.stages]
+
+
+def test_parallel_branches_share_a_stage():
+    game = residual_cnn().game
+    assert names(game) == [["stem"], ["stem_bn"], ["inner"], ["wide", "shortcut"], ["wide_bn"], ["head"]]
+
+
+def test_the_state_holds_every_tensor_that_crosses_the_cut():
+    """Before `inner`: what it reads, which the shortcut reads too. Before `wide_bn`: both branches."""
+    game = residual_cnn().game
+    assert [len(stage.state) for stage in game.stages] == [0, 1, 1, 1, 2, 1]
+
+
+def test_a_long_shortcut_is_open_until_it_is_read():
+    inputs = layers.Input((3,))
+    x = start = layers.Dense(3)(inputs)
+    for _ in range(3):
+        x = layers.Dense(3)(x)
+    game = btf.Model(inputs, layers.Dense(3)(layers.Add()([x, start]))).game
+    assert [len(stage.state) for stage in game.stages] == [0, 1, 2, 2, 1]
+
+
+def test_an_early_output_stays_in_the_state_to_the_end():
+    inputs = layers.Input((3,))
+    early = layers.Dense(2)(inputs)
+    game = btf.Model(inputs, [early, layers.Dense(2)(layers.Dense(2)(early))]).game
+    assert [len(stage.state) for stage in game.stages] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in {"delayed mlp", "raw tensorflow"}])
+def test_every_call_runs_once_and_after_what_it_reads(name):
+    network = NETWORKS[name]
+    model = network.make()
+    if not model.built:
+        model(network.data(2)[0])
+    game = model.game
+    order = [call for stage in game.stages for call in (*stage.before, *stage.calls)] + list(game.after)
+    assert sorted(map(id, order)) == sorted(map(id, game.graph.calls))
+    known = set(game.graph.inputs)
+    for t, stage in enumerate(game.stages):
+        for call in stage.before:
+            assert set(call.inputs) <= known
+            known |= set(call.outputs)
+        assert set(stage.state) <= known
+        for call in stage.calls:
+            assert set(call.inputs) <= known
+            assert set(call.inputs) <= set(stage.state) | set(game.graph.inputs) or t == 0
+        known |= {slot for call in stage.calls for slot in call.outputs}
+    for call in game.after:
+        assert set(call.inputs) <= known
+        known |= set(call.outputs)
+    assert {slot for slot in keras.tree.flatten(game.graph.outputs)} <= known
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "delayed mlp"])
+def test_every_trainable_variable_has_one_player(name):
+    network = NETWORKS[name]
+    model = network.make()
+    if not model.built:
+        model(network.data(2)[0])
+    owned = [id(v) for player in model.game.players for v in player.variables]
+    assert sorted(owned) == sorted(id(v) for v in model.trainable_variables)
+    assert [player.index for player in model.game.players] == list(range(len(model.game.players)))
+
+
+def test_a_shared_layer_is_one_open_loop_player_in_its_first_stage():
+    game = shared().game
+    [player] = game.open_loop_players
+    assert player.name == "twice"
+    assert len(player.calls) == 2
+    assert player.coverage == "it is applied 2 times"
+    assert names(game) == [["before"], ["twice"], [], ["head"]]
+
+
+def test_layers_that_share_a_variable_are_one_player():
+    inputs = layers.Input((4,))
+    first = layers.Dense(4, name="first")
+    second = layers.Dense(4, name="second")
+    x = second(first(inputs))
+    second.kernel = first.kernel
+    model = btf.Model(inputs, x)
+    [player] = model.game.players
+    assert player.name == "first + second"
+    assert not player.covered
+
+
+def test_nested_models_are_inlined_and_frozen_layers_are_no_players():
+    game = nested().game
+    assert sorted(player.name for player in game.players) == ["inside", "tail_1", "tail_2"]
+    assert not any(isinstance(call.operation, keras.Model) for call in game.graph.calls)
+
+
+def test_the_game_follows_the_trainable_variables():
+    model = residual_cnn()
+    game = model.game
+    assert model.game is game
+    model.get_layer("inner").trainable = False
+    assert len(model.game.players) == len(game.players) - 1
+
+
+def test_an_untraceable_model_says_why():
+    model = RawTensorFlow()
+    model(normal(2, 6))
+    with pytest.raises(UntraceableModelError, match="cannot run on symbolic tensors"):
+        trace(model)
+    assert "cannot run on symbolic tensors" in model.game.reason
+    assert not model.game.stages
+    assert [player.stage for player in model.game.players] == [None, None]
+
+
+def test_a_subclassed_model_is_traced_with_its_operators():
+    model = Subclassed()
+    model(normal(2, 6))
+    graph = trace(model)
+    assert len(graph.inputs) == 1
+    assert isinstance(graph.outputs, Slot)
+    assert {"first", "second", "head"} <= {call.operation.name for call in graph.calls}

@@ -1,0 +1,138 @@
+"""What every optimizer of the package must do; a new one joins by adding a row."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import bellman_tf as btf
+from tests.strategies.networks import Subclassed, cross_entropy, labels, mlp, normal
+
+ROWS = {
+    "GTDDP": btf.GTDDP,
+    "GTDDP ekfac": lambda: btf.GTDDP(0.05, curvature="ekfac"),
+    "GTDDP adam": lambda: btf.GTDDP(0.01, curvature="adam", terminal_hessian=2),
+    "GTDDP rmsprop": lambda: btf.GTDDP(0.01, curvature="rmsprop", value_hessian="block_diagonal"),
+    "GTDDP full": lambda: btf.GTDDP(0.05, curvature="full", group_size=3),
+    "GTDDP as published": lambda: btf.GTDDP.as_published(0.03),
+    "DDPNOpt": btf.DDPNOpt,
+    "KFAC": btf.KFAC,
+    "EKFAC": btf.EKFAC,
+}
+
+
+@pytest.fixture(params=ROWS, name="make")
+def _make(request):
+    return ROWS[request.param]
+
+
+def network():
+    return btf.Sequential([layers.Input((6,)), layers.Dense(4, activation="tanh"), layers.Dropout(0.2, seed=1), layers.Dense(3)])
+
+
+def data(batch=8):
+    return normal(batch, 6), labels(batch)
+
+
+def state(model):
+    return [v.numpy() for v in (*model.variables, *model.optimizer.variables, *model.seed_variables())]
+
+
+def test_it_decreases_a_quadratic(make):
+    model = btf.Sequential([layers.Input((4,)), layers.Dense(2)])
+    model.compile(optimizer=make(), loss="mse")
+    x = normal(16, 4)
+    history = model.fit(x, x[:, :2] * 2.0, batch_size=16, epochs=15, verbose=0, shuffle=False).history["loss"]
+    assert history[-1] < 0.9 * history[0]
+    assert all(np.isfinite(history))
+
+
+def test_it_traces_once(make):
+    model, traces = network(), []
+    model.compile(optimizer=make(), **cross_entropy())
+    step = model.train_step
+    object.__setattr__(model, "train_step", lambda data: (traces.append(1), step(data))[1])
+    for _ in range(3):
+        model.train_on_batch(*data())
+    assert len(traces) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*Skipping variable loading.*")
+def test_it_saves_mid_run_and_continues_identically(make, tmp_path):
+    x, y = data()
+    model = network()
+    model.compile(optimizer=make(), **cross_entropy())
+    fit = {"batch_size": 4, "shuffle": False, "verbose": 0}
+    model.fit(x, y, **fit)
+    model.save(tmp_path / "model.keras")
+    model.fit(x, y, epochs=2, **fit)
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded) is type(model)
+    assert type(loaded.optimizer) is type(model.optimizer)
+    loaded.fit(x, y, epochs=2, **fit)
+    for expected, actual in zip(state(model), state(loaded), strict=True):
+        assert np.array_equal(expected, actual)
+
+
+def test_its_configuration_makes_the_round_trip(make):
+    optimizer = make()
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(optimizer)))
+    again = keras.saving.deserialize_keras_object(config)
+    assert type(again) is type(optimizer)
+    assert again.get_config() == optimizer.get_config()
+    assert again.options == optimizer.options
+    assert again.curvature == optimizer.curvature
+
+
+def test_a_bad_batch_changes_nothing_but_the_counter(make):
+    x, y = data()
+    model = network()
+    model.compile(optimizer=make(), **cross_entropy())
+    model.train_on_batch(x, y)
+    before = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+    bad = x.copy()
+    bad[2, 3] = np.inf
+    model.train_on_batch(bad, y)
+    assert int(model.optimizer.rejected_batches) == 1
+    for variable, old in zip((*model.variables, *model.optimizer.variables), before, strict=True):
+        if variable is not model.optimizer.rejected_batches and "seed" not in variable.path:
+            assert np.array_equal(variable.numpy(), old), variable.path
+    assert np.isfinite(model.train_on_batch(x, y))
+    assert int(model.optimizer.iterations) == 2
+
+
+def test_it_needs_the_layers(make):
+    model = keras.Sequential([layers.Input((6,)), layers.Dense(3)])
+    model.compile(optimizer=make(), **cross_entropy())
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"model = bellman_tf.as_game\(model\)"):
+        model.fit(*data(), verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_it_belongs_to_one_model(make):
+    optimizer = make()
+    model = mlp()
+    model.compile(optimizer=optimizer, **cross_entropy())
+    model.train_on_batch(*data())
+    with pytest.raises(ValueError, match="`optimizer` must be new, or have been built for this model"):
+        mlp().compile(optimizer=optimizer, **cross_entropy())
+    model.compile(optimizer=optimizer, **cross_entropy())  # its own model may be compiled again
+    model.train_on_batch(*data())
+
+
+@pytest.mark.parametrize("make", [btf.GTDDP, btf.EKFAC], indirect=False)
+@pytest.mark.parametrize("kind", [mlp, Subclassed])
+def test_other_kinds_of_models_continue_identically_too(kind, make, tmp_path):
+    x, y = data()
+    model = kind()
+    model.compile(optimizer=make(), **cross_entropy())
+    model.fit(x, y, batch_size=4, verbose=0, shuffle=False)
+    model.save(tmp_path / "model.keras")
+    model.fit(x, y, batch_size=4, verbose=0, shuffle=False)
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded.fit(x, y, batch_size=4, verbose=0, shuffle=False)
+    for expected, actual in zip(state(model), state(loaded), strict=True):
+        assert np.array_equal(expected, actual)

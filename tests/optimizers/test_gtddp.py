@@ -1,0 +1,192 @@
+"""`GTDDP` inside Keras: options it refuses, saved state that does not fit, bad batches, precision policies."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import bellman_tf as btf
+from tests.strategies.networks import cross_entropy, labels, mlp, normal, residual_cnn
+
+
+def data(batch=8):
+    return normal(batch, 6), labels(batch)
+
+
+def compiled(optimizer=None, make=mlp, **options):
+    model = make()
+    model.compile(optimizer=optimizer or btf.GTDDP(), **{**cross_entropy(), **options})
+    return model
+
+
+BAD_OPTIONS = [
+    ({"learning_rate": -1.0}, "`learning_rate` must be a finite number >= 0"),
+    ({"learning_rate": float("nan")}, "`learning_rate` must be a finite number"),
+    ({"curvature": "hessian"}, "`curvature` must be one of 'identity'"),
+    ({"curvature": 3}, "`curvature` must be one of"),
+    ({"information": "perfect"}, "`information` must be one of 'open'"),
+    ({"value_hessian": "exact"}, "`value_hessian` must be one of"),
+    ({"terminal_hessian": "exact"}, "`terminal_hessian` must be one of 'matched', 'outer_product', 'full' or a rank"),
+    ({"terminal_hessian": 0}, "`terminal_hessian` must be an integer >= 1"),
+    ({"terminal_hessian": True}, "`terminal_hessian` must be one of"),
+    ({"group_size": 0}, "`group_size` must be an integer >= 1"),
+    ({"group_size": 2.0}, "`group_size` must be an integer >= 1"),
+    ({"group_size": 2, "value_hessian": "block_diagonal"}, "`group_size` must be None with"),
+    ({"value_hessian": "outer_product", "terminal_hessian": "full"}, "`terminal_hessian` must be 'matched' or"),
+    ({"bilinear": 1}, "`bilinear` must be True or False"),
+    ({"gram": "small"}, "`gram` must be one of"),
+    ({"weight_decay": -0.1}, "`weight_decay` must be a finite number >= 0"),
+    ({"clipnorm": "1"}, "`clipnorm` must be a finite number"),
+    ({"global_clipnorm": 1.0}, "`global_clipnorm` must be None unless information='open'"),
+    ({"loss_scale_factor": 2.0}, "`loss_scale_factor` must be None"),
+    ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps` must be None"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=lambda value: str(value)[:40])
+def test_options_are_checked_when_it_is_made(options, message):
+    with pytest.raises(ValueError) as raised:
+        btf.GTDDP(**options)
+    assert str(raised.value).startswith(message)
+    assert "Received: " in str(raised.value)
+
+
+def refuses(model, x, y, message):
+    """A batch is refused with a message, and no weight has moved."""
+    before = [v.numpy() for v in model.variables]
+    with pytest.raises(ValueError, match=message):
+        model.train_on_batch(x, y)
+    assert all(np.array_equal(v.numpy(), old) for v, old in zip(model.variables, before, strict=True))
+
+
+def test_a_rank_above_the_output_is_refused():
+    refuses(compiled(btf.GTDDP(terminal_hessian=7)), *data(), "`rank` must be an integer from 1 to 3")
+
+
+def test_an_empty_batch_is_refused():
+    model = compiled()
+    refuses(model, *data(0), "`x` must hold at least one sample")
+    assert np.isfinite(model.train_on_batch(*data()))
+
+
+def test_a_loss_without_a_batch_axis_is_refused():
+    def scalar(y, z):
+        return keras.ops.mean(keras.ops.square(z))
+
+    refuses(compiled(loss=scalar), *data(), "`loss` must return one value per sample")
+    compiled(btf.KFAC(), loss=scalar).train_on_batch(*data())  # open-loop, no sample has a weight of its own
+
+
+def test_wrong_shapes_and_dtypes_are_refused():
+    x, y = data()
+    refuses(compiled(), x[:, :4], y, "expected axis -1 of input shape to have value 6")
+    refuses(compiled(loss="mse"), x, np.zeros((8, 2), "float32"), "shape|Dimensions|Incompatible")
+
+
+def test_a_frozen_layer_after_building_is_noticed():
+    model = compiled()
+    model.train_on_batch(*data())
+    model.layers[0].trainable = False
+    model.compile(optimizer=btf.GTDDP(), **cross_entropy())
+    model.train_on_batch(*data())
+    model.layers[0].trainable = True
+    refuses_again = model.make_train_function(force=True)
+    with pytest.raises(ValueError, match="`model` must have the trainable variables"):
+        refuses_again(iter([data()]))
+
+
+def test_dynamic_loss_scaling_is_refused():
+    keras.config.set_dtype_policy("mixed_float16")
+    with pytest.raises(ValueError, match="`optimizer` must not be wrapped in dynamic loss scaling"):
+        compiled()
+
+
+def test_mixed_bfloat16_keeps_state_and_weights_in_float32():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = compiled(make=residual_cnn)
+    x, y = normal(8, 6, 6, 2), labels(8)
+    losses = model.fit(x, y, batch_size=8, epochs=4, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    floats = [v for v in (*model.variables, *model.optimizer.variables) if "float" in v.dtype]
+    assert {v.dtype for v in floats} == {"float32"}
+    rounded = [np.array_equal(v.numpy(), tf.cast(tf.cast(v.numpy(), tf.bfloat16), tf.float32)) for v in model.trainable_variables]
+    assert not all(rounded), "new weights have passed through bfloat16"
+
+
+def test_it_compiles_from_its_registered_name():
+    model = compiled("bellman_tf>GTDDP")
+    assert type(model.optimizer) is btf.GTDDP
+    assert np.isfinite(model.train_on_batch(*data()))
+
+
+def test_the_papers_letter_is_one_setting():
+    optimizer = btf.GTDDP.as_published()
+    assert (optimizer.options.value_hessian, optimizer.options.terminal_hessian) == ("outer_product", "outer_product")
+    assert btf.DDPNOpt.as_published(curvature="rmsprop").options.information == "feedback"
+    assert btf.DDPNOpt().options.information == "feedback"
+    assert btf.KFAC().options.information == "open"
+
+
+@pytest.mark.parametrize("other", [btf.GTDDP(curvature="adam"), btf.GTDDP(curvature="identity"), btf.GTDDP(use_ema=True)])
+def test_state_of_another_optimizer_does_not_load(other):
+    model, stranger = compiled(btf.GTDDP()), compiled(other)
+    model.train_on_batch(*data())
+    stranger.train_on_batch(*data())
+    store: dict = {}
+    stranger.optimizer.save_own_variables(store)
+    before = [v.numpy() for v in model.optimizer.variables]
+    with pytest.raises(ValueError, match="`store` must hold"):
+        model.optimizer.load_own_variables(store)
+    assert all(np.array_equal(v.numpy(), old) for v, old in zip(model.optimizer.variables, before, strict=True))
+
+
+def test_state_of_other_shapes_does_not_load():
+    model = compiled()
+    wider = btf.Sequential([layers.Input((6,)), layers.Dense(8), layers.Dense(5), layers.Dense(3)])
+    wider.compile(optimizer=btf.GTDDP(), **cross_entropy())
+    model.train_on_batch(*data())
+    wider.train_on_batch(*data())
+    store: dict = {}
+    wider.optimizer.save_own_variables(store)
+    with pytest.raises(ValueError, match="`store` must hold shape"):
+        model.optimizer.load_own_variables(store)
+
+
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=["graph", "jit", "eager"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_batch_leaves_no_trace_but_a_count(bad, options):
+    model = compiled(make=residual_cnn, metrics=["accuracy", "sparse_categorical_crossentropy"], **options)
+    x, y = normal(8, 6, 6, 2), labels(8)
+    poisoned = x.copy()
+    poisoned[0, 1, 2, 0] = bad
+    first = model.train_on_batch(x, y, return_dict=True)
+    before = {v.path: v.numpy() for v in (*model.variables, *model.optimizer.variables)}
+    logs = model.train_on_batch(poisoned, y, return_dict=True)
+    assert all(np.isfinite(value) for value in logs.values())
+    for variable in (*model.variables, *model.optimizer.variables):
+        if not ({"rejected_batches"} & set(variable.path.split("/")) or "seed" in variable.path):
+            assert np.array_equal(variable.numpy(), before[variable.path]), variable.path
+    assert int(model.optimizer.rejected_batches) == 1
+    model.reset_metrics()
+    assert model.train_on_batch(x, y, return_dict=True)["loss"] < first["loss"]
+
+
+def test_a_first_bad_batch_does_not_poison_the_metrics():
+    model = compiled(metrics=["sparse_categorical_crossentropy"])
+    x, y = data()
+    bad = x.copy()
+    bad[1] = np.nan
+    history = model.fit(np.concatenate([bad, x]), np.concatenate([y, y]), batch_size=8, shuffle=False, verbose=0).history
+    assert np.isfinite(list(history.values())).all()
+    assert int(model.optimizer.rejected_batches) == 1
+
+
+def test_an_overflowing_gradient_is_a_bad_batch_too():
+    model = compiled()
+    x, y = data()
+    model.train_on_batch(x, y)
+    before = model.get_weights()
+    model.train_on_batch(x * np.float32(3e38), y)
+    assert int(model.optimizer.rejected_batches) == 1
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
