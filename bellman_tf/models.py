@@ -106,6 +106,7 @@ class GameMixin:
         """As Keras's; warns about players without feedback, or leaves that to the first step of a delayed build."""
         function = super().make_train_function(force)
         if isinstance(self.optimizer, GTDDP) and self.built:
+            self.optimizer.build(self.trainable_variables)  # variables made while tracing cost a second trace
             self.warn_open_loop()
         return function
 

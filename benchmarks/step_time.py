@@ -1,12 +1,15 @@
 """Time, memory and tracing of one training step, as ratios to Keras's own `train_step` with SGD.
 
-    python -m benchmarks.step_time [--rounds 30] [--models mlp,cnn,resnet18] [--rows ...] [--out benchmarks/step_time.json]
+    python -m benchmarks.step_time [--rounds 30] [--models mlp,cnn] [--rows ...] [--out benchmarks/step_time.json]
 
 Every row is a compiled model of its own. All rows of a model live in one process and are timed in turns (one block of
-steps each, round after round), so that a slow moment of the machine falls on all of them; the ratio is between
-medians. A block of steps runs inside one compiled `steps_per_execution` loop, so that Python's share of a step is
-small; `--per-call` times single `train_on_batch`-like calls instead. Peak memory is the growth of the resident set of
-a fresh process that runs one row (`--memory`).
+steps each, round after round), so that a slow moment of the machine falls on all of them; a ratio is between medians.
+Two ways of running a step are timed:
+
+    fit     the compiled train function that `fit` calls, once per step, on a data set of one repeated batch
+    graph   many steps inside one compiled loop (as `steps_per_execution` does): operations only, no Python
+
+Peak memory (`--memory`) is the growth of the resident set of a fresh process that runs one row.
 """
 
 import argparse
@@ -120,11 +123,22 @@ class Row:
         self.trace = time.perf_counter() - start
         self._block = block
         float(block())
+        self.model.make_train_function()
+        self._data = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
+        self.model.train_function(self._data)
 
-    def time(self) -> float:
-        """Seconds per step of one block."""
+    def graph(self) -> float:
+        """Seconds per step inside one compiled loop."""
         start = time.perf_counter()
         float(self._block())
+        return (time.perf_counter() - start) / self.steps
+
+    def fit(self) -> float:
+        """Seconds per call of the train function."""
+        start = time.perf_counter()
+        for _ in range(self.steps):
+            logs = self.model.train_function(self._data)
+        float(logs["loss"])
         return (time.perf_counter() - start) / self.steps
 
 
@@ -135,22 +149,22 @@ def measure(model_name: str, rows: list[str], jit: bool, rounds: int, kfac_every
     for name in rows:
         built[name] = Row(model_name, name, jit, steps, kfac_every)
         print(f"  built {model_name} / {name} (trace {built[name].trace:.1f} s)", file=sys.stderr, flush=True)
-    times: dict[str, list[float]] = {name: [] for name in rows}
+    times: dict[tuple, list[float]] = {(name, way): [] for name in rows for way in ("fit", "graph")}
     for _ in range(rounds):
         for name in rows:
-            times[name].append(built[name].time())
-    base = statistics.median(times["keras sgd"])
-    result = {}
+            times[name, "fit"].append(built[name].fit())
+            times[name, "graph"].append(built[name].graph())
+    result: dict = {}
     for name in rows:
-        median = statistics.median(times[name])
-        low, high = np.percentile(times[name], [25, 75])
-        result[name] = {
-            "ms": round(1e3 * median, 4),
-            "ms_quartiles": [round(1e3 * float(low), 4), round(1e3 * float(high), 4)],
-            "ratio": round(median / base, 3),
-            "trace_s": round(built[name].trace, 2),
-            "trace_ratio": round(built[name].trace / built["keras sgd"].trace, 2),
-        }
+        entry = result[name] = {}
+        for way in ("fit", "graph"):
+            median = statistics.median(times[name, way])
+            low, high = np.percentile(times[name, way], [25, 75])
+            entry[f"{way}_ms"] = round(1e3 * median, 4)
+            entry[f"{way}_ms_quartiles"] = [round(1e3 * float(low), 4), round(1e3 * float(high), 4)]
+            entry[f"{way}_ratio"] = round(median / statistics.median(times["keras sgd", way]), 3)
+        entry["trace_s"] = round(built[name].trace, 2)
+        entry["trace_ratio"] = round(built[name].trace / built["keras sgd"].trace, 2)
     return result
 
 
@@ -186,7 +200,7 @@ def main() -> None:
         model_name, row = options.one.split("/")
         built = Row(model_name, row, False, 1, options.kfac_every)
         for _ in range(3):
-            built.time()
+            built.graph()
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
         return
     everything = list(optimizers(options.kfac_every))
@@ -209,12 +223,13 @@ def main() -> None:
                     result[name]["peak_mb"] = round(peak_memory(model_name, name, options.kfac_every), 1)
             key = f"{model_name} jit {'on' if jit else 'off'}"
             report["results"][key] = result
-            print(f"\n{key}\n{'row':24}{'ms':>10}{'ratio':>8}{'target':>8}{'trace s':>9}{'peak MB':>9}")
+            head = f"{'row':22}{'fit ms':>10}{'ratio':>7}{'graph ms':>10}{'ratio':>7}{'target':>8}{'trace':>7}{'MB':>8}"
+            print(f"\n{key}\n{head}")
             for name, entry in result.items():
                 target = TARGETS.get(name, ("", "", ""))[MODELS.index(model_name)]
                 print(
-                    f"{name:24}{entry['ms']:10.3f}{entry['ratio']:8.2f}{target!s:>8}{entry['trace_s']:9.1f}"
-                    f"{entry.get('peak_mb', ''):>9}",
+                    f"{name:22}{entry['fit_ms']:10.3f}{entry['fit_ratio']:7.2f}{entry['graph_ms']:10.3f}"
+                    f"{entry['graph_ratio']:7.2f}{target!s:>8}{entry['trace_ratio']:7.2f}{entry.get('peak_mb', ''):>8}",
                     flush=True,
                 )
             if options.out:

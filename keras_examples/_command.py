@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from bellman_tf.curvature.gram import FORMS
 from keras_examples import _report, _study
-from keras_examples._methods import BASELINES, Method
+from keras_examples._methods import METRICS, Method
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -47,12 +47,17 @@ def parser(
     )
     made.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out), help="directory for tables, plots, JSON")
     made.add_argument("--quick", action="store_true", help="few methods, rates and steps, to see that it works")
-    made.add_argument("--metrics", nargs="+", choices=tuple(BASELINES), default=list(metrics), help="curvatures to compare")
+    made.add_argument("--metrics", nargs="+", choices=METRICS, default=list(metrics), help="curvatures to compare")
     made.add_argument("--seeds", type=whole(1), default=seeds, help="runs per method and learning rate")
-    made.add_argument("--decades", type=whole(1), default=decades, help="decades that the learning rates span, two per decade")
+    made.add_argument(
+        "--decades", type=whole(1), default=decades, help="decades that the learning rates span, two per decade"
+    )
     made.add_argument("--steps", type=whole(1), default=steps, help="length of a run")
     made.add_argument(
         "--gram", choices=FORMS, default="auto", help="how GTDDP forms the Gram matrices, see bellman_tf.curvature.gram"
+    )
+    made.add_argument(
+        "--invert-every", type=whole(1), default=1, help="steps between factorisations of K-FAC and EKFAC, both sides"
     )
     made.add_argument("--jit", action="store_true", help="compile the steps with XLA")
     return made
@@ -73,7 +78,7 @@ def conduct(options: argparse.Namespace, tasks: list[_study.Task], methods: list
     for task, rows in zip(tasks, methods, strict=True):
         runs += _study.compare(task, rows, options.decades, options.seeds, progress)
     seconds = time.perf_counter() - start
-    shown = {key: value for key, value in vars(options).items()} | {"cores": os.cpu_count()}
+    shown = vars(options) | {"cores": os.cpu_count()}
     text = _report.save(options.out, shown, tasks, runs, seconds)
     print(f"\n{text}\n\n{len(runs)} runs in {seconds:.0f} s; tables, plots and JSON are in {options.out}/")
 

@@ -48,11 +48,13 @@ def mnist(data_dir: str | None) -> Data:
         ValueError: if there is no such directory or MNIST is not in it.
     """
     advice = (
-        "Pass `--data-dir` or set TFDS_DATA_DIR; `python -c \"import tensorflow_datasets as tfds; "
+        'Pass `--data-dir` or set TFDS_DATA_DIR; `python -c "import tensorflow_datasets as tfds; '
         "tfds.load('mnist', data_dir='DIRECTORY')\"` prepares one."
     )
     if not data_dir or not (pathlib.Path(data_dir) / "mnist").is_dir():
-        raise ValueError(f"`data_dir` must be a TFDS directory that holds mnist. Received: data_dir={data_dir!r}. {advice}")
+        raise ValueError(
+            f"`data_dir` must be a TFDS directory that holds mnist. Received: data_dir={data_dir!r}. {advice}"
+        )
     import tensorflow_datasets as tfds  # an extra: `pip install "bellman_tf[examples]"`
 
     parts = []

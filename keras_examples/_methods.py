@@ -19,13 +19,13 @@ FORMS = {
     OUTER: {"value_hessian": "batch", "terminal_hessian": "outer_product"},
 }
 
-BASELINES: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
+KERAS_BASELINES: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     "identity": keras.optimizers.SGD,
     "rmsprop": keras.optimizers.RMSprop,
     "adam": keras.optimizers.Adam,
-    "kfac": btf.KFAC,
-    "ekfac": btf.EKFAC,
 }
+OUR_BASELINES: dict[str, Callable[..., keras.optimizers.Optimizer]] = {"kfac": btf.KFAC, "ekfac": btf.EKFAC}
+METRICS = (*KERAS_BASELINES, *OUR_BASELINES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,22 +36,32 @@ class Method:
         metric: the curvature.
         form: `BASE`, or one of `FORMS`.
         gram: how GTDDP forms its Gram matrices.
+        invert_every: steps between factorisations of K-FAC and EKFAC.
     """
 
     metric: str
     form: str
     gram: str = "auto"
+    invert_every: int = 1
 
     @property
     def name(self) -> str:
         """What the table calls it."""
-        return BASELINES[self.metric].__name__ if self.form == BASE else f"{self.form}, {self.metric}"
+        if self.form != BASE:
+            return f"{self.form}, {self.metric}"
+        return (KERAS_BASELINES | OUR_BASELINES)[self.metric].__name__
 
     def make(self) -> keras.optimizers.Optimizer:
         """A new optimizer; the study sets its learning rate."""
-        if self.form == BASE:
-            return BASELINES[self.metric]()
-        return btf.GTDDP(curvature=self.metric, gram=self.gram, **FORMS[self.form])
+        curvature: object = self.metric
+        if self.metric in OUR_BASELINES:
+            config = btf.curvature.KFAC if self.metric == "kfac" else btf.curvature.EKFAC
+            curvature = config(invert_every=self.invert_every)
+        if self.form != BASE:
+            return btf.GTDDP(curvature=curvature, gram=self.gram, **FORMS[self.form])
+        if self.metric in KERAS_BASELINES:
+            return KERAS_BASELINES[self.metric]()
+        return OUR_BASELINES[self.metric](curvature=curvature)
 
 
 def half_decades(rate: float, decades: int) -> list[int]:

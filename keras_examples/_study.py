@@ -32,7 +32,8 @@ class Task:
         steps: of one run.
         every: steps between points of the loss curve; divides `steps`.
         middles: metric -> middle of its learning rates.
-        tail: the score is the mean train loss of so many last steps; 0 = the loss on all training images at the end.
+        tail: the score is the mean train loss of so many last steps; 0 = the loss on all training images, mean over
+            the ends of the last sixth of the pieces (at a constant rate single iterates are noisy).
         jit: compile with XLA.
         beyond: also run at ten times the best rates where that is outside the grid.
     """
@@ -108,9 +109,11 @@ class Run:
 class _Curve(keras.callbacks.Callback):
     """Loss and time of every piece of a run; stops a run whose weights are lost."""
 
-    def __init__(self, optimizer: keras.optimizers.Optimizer) -> None:
+    def __init__(self, optimizer: keras.optimizers.Optimizer, first: int, evaluate: Callable[[], float] | None) -> None:
         super().__init__()
         self._rejected = getattr(optimizer, "rejected_batches", None)
+        self._first, self._evaluate = first, evaluate
+        self.ends: list[float] = []
         self._seen = 0
         self.losses: list[float] = []
         self.seconds: list[float] = []
@@ -133,6 +136,8 @@ class _Curve(keras.callbacks.Callback):
         self._seen = rejected
         if not math.isfinite(loss):
             self.model.stop_training = True
+        if self._evaluate is not None and epoch >= self._first:
+            self.ends.append(self._evaluate())
 
 
 class Trainer:
@@ -142,9 +147,7 @@ class Trainer:
         self.task, self.method = task, method
         self.model = task.network()
         self.optimizer = method.make()
-        self.model.compile(
-            optimizer=self.optimizer, loss=LOSS(), steps_per_execution=task.every, jit_compile=task.jit
-        )
+        self.model.compile(optimizer=self.optimizer, loss=LOSS(), steps_per_execution=task.every, jit_compile=task.jit)
         self.optimizer.build(self.model.trainable_variables)
         self._fresh = [variable.numpy() for variable in self.optimizer.variables]
         self._predict = tf.function(functools.partial(self.model, training=False), reduce_retracing=True)
@@ -167,25 +170,26 @@ class Trainer:
         for variable, value in zip(self.optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
         self.optimizer.learning_rate = rate_of(number)
-        curve = _Curve(self.optimizer)
+        pieces = steps // task.every
+        curve = _Curve(self.optimizer, pieces - max(1, pieces // 6), None if task.tail else self._train_loss)
         self.model.fit(
-            task.batches(seed), epochs=steps // task.every, steps_per_epoch=task.every, verbose=0, shuffle=False, callbacks=[curve]
+            task.batches(seed), epochs=pieces, steps_per_epoch=task.every, verbose=0, shuffle=False, callbacks=[curve]
         )
-        train_loss, accuracy = self._evaluate()
-        pieces = curve.losses + [math.inf] * (steps // task.every - len(curve.losses))
-        loss = float(np.mean(pieces[-task.tail // task.every :])) if task.tail else train_loss
+        losses = curve.losses + [math.inf] * (pieces - len(curve.losses))
+        if task.tail:
+            loss = float(np.mean(losses[-(task.tail // task.every) :]))
+        else:
+            loss = float(np.mean(curve.ends)) if math.isfinite(losses[-1]) else math.inf
+        accuracy = float(np.mean(self._logits(task.data.x_test).argmax(-1) == task.data.y_test))
         return Run(
             task.name, self.method.metric, self.method.form, self.method.name, rate_of(number), number, seed,
-            tuple(pieces), loss, accuracy, curve.rejected, 1e3 * float(np.median(curve.seconds)) / task.every,
+            tuple(losses), loss, accuracy, curve.rejected, 1e3 * float(np.median(curve.seconds)) / task.every,
         )  # fmt: skip
 
-    def _evaluate(self) -> tuple[float, float]:
-        """Loss on the training images (`inf` if `tail` makes it superfluous), accuracy on the test images."""
-        data, loss = self.task.data, math.inf
-        if not self.task.tail:
-            value = float(LOSS()(data.y_train, self._logits(data.x_train)))
-            loss = value if math.isfinite(value) else math.inf
-        return loss, float(np.mean(self._logits(data.x_test).argmax(-1) == data.y_test))
+    def _train_loss(self) -> float:
+        """Loss on all training images, `inf` if it is not finite."""
+        value = float(LOSS()(self.task.data.y_train, self._logits(self.task.data.x_train)))
+        return value if math.isfinite(value) else math.inf
 
     def _logits(self, x: np.ndarray) -> np.ndarray:
         return np.concatenate([self._predict(x[k : k + 2000]).numpy() for k in range(0, len(x), 2000)])

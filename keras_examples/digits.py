@@ -8,24 +8,25 @@ two decades, and what happens at ten times the best rate, where the baseline bre
 with B = 8, and a small residual CNN whose blocks are games of cooperating players.
 """
 
+import argparse
 import functools
 from collections.abc import Sequence
 
 from keras_examples import _command, _data, _networks, _study
-from keras_examples._methods import BASE, BASELINES, BLOCK, MATCHED, OUTER, Method
+from keras_examples._methods import BASE, BLOCK, MATCHED, METRICS, OUTER, Method
 
 MLP, CNN = "digits mlp", "digits cnn"
 MLP_RATES = {"identity": 0.1, "rmsprop": 0.01, "adam": 0.01, "kfac": 0.03, "ekfac": 0.03}
 CNN_RATES = {"identity": 0.3, "rmsprop": 0.01, "adam": 0.01, "kfac": 0.1, "ekfac": 0.1}
-EVERY = 50
+MLP_EVERY, CNN_EVERY = 50, 10
 
 
-def rows(metrics: Sequence[str], variants: Sequence[str], gram: str) -> list[Method]:
+def rows(options: argparse.Namespace, variants: Sequence[str]) -> list[Method]:
     """Baseline and GTDDP for each metric, and GTDDP's further forms for the metrics in `variants`."""
     methods = []
-    for metric in metrics:
+    for metric in options.metrics:
         forms = (BASE, MATCHED, BLOCK, OUTER) if metric in variants else (BASE, MATCHED)
-        methods += [Method(metric, form, gram) for form in forms]
+        methods += [Method(metric, form, options.gram, options.invert_every) for form in forms]
     return methods
 
 
@@ -35,26 +36,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: of the command line.
     """
-    parser = _command.parser(__doc__.splitlines()[0], "results/digits", 1500, tuple(BASELINES))
-    parser.add_argument("--networks", nargs="+", choices=("mlp", "cnn"), default=["mlp", "cnn"], help="networks to train")
-    parser.add_argument("--cnn-steps", type=_command.whole(1), default=300, help="length of a run of the CNN")
+    parser = _command.parser(__doc__.splitlines()[0], "results/digits", 1500, METRICS)
+    parser.add_argument(
+        "--networks", nargs="+", choices=("mlp", "cnn"), default=["mlp", "cnn"], help="networks to train"
+    )
+    parser.add_argument("--cnn-steps", type=_command.whole(1), default=200, help="length of a run of the CNN")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.seeds, options.decades, options.steps, options.cnn_steps = 1, 1, 150, 50
-        options.metrics = [metric for metric in options.metrics if metric in {"identity", "kfac"}] or options.metrics[:1]
-    _command.multiple(parser, "--steps", options.steps, EVERY)
-    _command.multiple(parser, "--cnn-steps", options.cnn_steps, EVERY)
+        options.seeds, options.decades, options.steps, options.cnn_steps = 1, 1, 100, 50
+        few = [metric for metric in options.metrics if metric in {"identity", "kfac"}]
+        options.metrics = few or options.metrics[:1]
+    _command.multiple(parser, "--steps", options.steps, MLP_EVERY)
+    _command.multiple(parser, "--cnn-steps", options.cnn_steps, CNN_EVERY)
     data = _data.digits()
     shape = data.x_train.shape[1:]
     tasks, methods = [], []
     if "mlp" in options.networks:
         network = functools.partial(_networks.tanh_mlp, shape)
-        tasks.append(_study.Task(MLP, network, data, 8, options.steps, EVERY, MLP_RATES, jit=options.jit))
-        methods.append(rows(options.metrics, () if options.quick else ("identity", "kfac"), options.gram))
+        tasks.append(_study.Task(MLP, network, data, 8, options.steps, MLP_EVERY, MLP_RATES, jit=options.jit))
+        methods.append(rows(options, () if options.quick else ("identity", "kfac")))
     if "cnn" in options.networks:
         network = functools.partial(_networks.residual_cnn, shape, width=12, strides=2, normalize=False)
-        tasks.append(_study.Task(CNN, network, data, 32, options.cnn_steps, EVERY, CNN_RATES, jit=options.jit))
-        methods.append(rows(options.metrics, () if options.quick else ("identity",), options.gram))
+        tasks.append(_study.Task(CNN, network, data, 32, options.cnn_steps, CNN_EVERY, CNN_RATES, jit=options.jit))
+        methods.append(rows(options, ("identity",))[: 2 if options.quick else None])
     _command.conduct(options, tasks, methods)
 
 

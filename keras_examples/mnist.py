@@ -25,11 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: of the command line.
     """
-    parser = _command.parser(
-        __doc__.splitlines()[0], "results/mnist", 250, ("identity", "rmsprop"), seeds=2, decades=1
-    )
+    parser = _command.parser(__doc__.splitlines()[0], "results/mnist", 250, ("identity", "rmsprop"), seeds=2, decades=1)
     parser.add_argument(
-        "--data-dir", default=os.environ.get("TFDS_DATA_DIR"), help="TFDS directory; default: environment's TFDS_DATA_DIR"
+        "--data-dir",
+        default=os.environ.get("TFDS_DATA_DIR"),
+        help="TFDS directory; default: environment's TFDS_DATA_DIR",
     )
     parser.add_argument("--batch-sizes", nargs="+", type=_command.whole(1), default=[64, 128], help="batch sizes")
     parser.add_argument(
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     options = parser.parse_args(arguments)
     if options.quick:
-        options.seeds, options.steps, options.batch_sizes = 1, 30, options.batch_sizes[:1]
+        options.seeds, options.steps, options.batch_sizes = 1, min(options.steps, 30), options.batch_sizes[:1]
         options.metrics, options.normalization = options.metrics[:1], options.normalization[:1]
     _command.multiple(parser, "--steps", options.steps, EVERY)
     try:
@@ -55,12 +55,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name = f"mnist {'BN ' if normalized else ''}B={batch_size}"
             tasks.append(
                 _study.Task(
-                    name, network, data, batch_size, options.steps, EVERY, RATES, tail=min(TAIL, options.steps),
-                    jit=options.jit, beyond=False,
+                    name,
+                    network,
+                    data,
+                    batch_size,
+                    options.steps,
+                    EVERY,
+                    RATES,
+                    tail=min(TAIL, options.steps),
+                    jit=options.jit,
+                    beyond=False,
                 )  # fmt: skip
             )
             forms = (BASE, BLOCK, MATCHED, OUTER)
-            methods.append([Method(metric, form, options.gram) for metric in options.metrics for form in forms])
+            methods.append(
+                [
+                    Method(metric, form, options.gram, options.invert_every)
+                    for metric in options.metrics
+                    for form in forms
+                ]
+            )
     _command.conduct(options, tasks, methods)
 
 

@@ -39,7 +39,9 @@ def test_imports_point_up(path):
         assert ORDER.index(part) <= ORDER.index(own), f"{path.name} of {own} imports {module}"
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.parent.glob("verification/references/*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.parent.glob("verification/references/*.py")), ids=lambda path: path.name
+)
 def test_references_import_nothing_of_ours(path):
     assert not list(imported(path))
     roots = {

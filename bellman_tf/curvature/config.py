@@ -23,13 +23,13 @@ class Config:
         return cls(**config)
 
 
-@keras.saving.register_keras_serializable("bellman_tf")
+@keras.saving.register_keras_serializable("bellman_tf.curvature")
 @dataclasses.dataclass(frozen=True)
 class Identity(Config):
     """M = I / learning rate: stochastic gradient descent."""
 
 
-@keras.saving.register_keras_serializable("bellman_tf")
+@keras.saving.register_keras_serializable("bellman_tf.curvature")
 @dataclasses.dataclass(frozen=True)
 class RMSprop(Config):
     """M = diag(sqrt(v + epsilon)) / learning rate, v a running mean of squared gradients (Keras's RMSprop).
@@ -47,7 +47,7 @@ class RMSprop(Config):
         _checks.check_real("epsilon", self.epsilon, above=0)
 
 
-@keras.saving.register_keras_serializable("bellman_tf")
+@keras.saving.register_keras_serializable("bellman_tf.curvature")
 @dataclasses.dataclass(frozen=True)
 class Adam(Config):
     """M from Adam's bias-corrected second moment; its first moment averages the re-weighted gradient.
@@ -71,7 +71,7 @@ class Adam(Config):
 CONVOLUTION_FORMS = ("sua", "autocorrelation", "patches")
 
 
-@keras.saving.register_keras_serializable("bellman_tf")
+@keras.saving.register_keras_serializable("bellman_tf.curvature")
 @dataclasses.dataclass(frozen=True)
 class KFAC(Config):
     """M = (A + pi sqrt(damping) I) (x) (B + sqrt(damping)/pi I) / learning rate.
@@ -105,7 +105,7 @@ class KFAC(Config):
         _checks.check_choice("convolution", self.convolution, CONVOLUTION_FORMS)
 
 
-@keras.saving.register_keras_serializable("bellman_tf")
+@keras.saving.register_keras_serializable("bellman_tf.curvature")
 @dataclasses.dataclass(frozen=True)
 class EKFAC(KFAC):
     """K-FAC's eigenbasis with the second moments measured in it every step, George et al. 2018.
@@ -123,7 +123,7 @@ class EKFAC(KFAC):
         _checks.check_choice("scalings", self.scalings, ("auto", "exact", "uncorrelated"))
 
 
-@keras.saving.register_keras_serializable("bellman_tf")
+@keras.saving.register_keras_serializable("bellman_tf.curvature")
 @dataclasses.dataclass(frozen=True)
 class Full(Config):
     """M = (E[q q'] + damping I) / learning rate, the whole empirical Fisher matrix of each player: small layers.

@@ -39,6 +39,9 @@ CASES = {
     ),
     "einsum bias of one feature": _case(L.EinsumDense, (5, 4), "abc,cde->abde", output_shape=(5, 2, 3), bias_axes="d"),
     "einsum bias of the positions": _case(L.EinsumDense, (3, 4), "abc,cd->abd", output_shape=(3, 2), bias_axes="b"),
+    "einsum bias as long as the matrix is wide": _case(
+        L.EinsumDense, (6, 4), "abc,cde->abde", output_shape=(6, 2, 3), bias_axes="b"
+    ),
     "einsum two inputs": _case(L.EinsumDense, (5, 2, 3), "abde,def->abf", output_shape=(None, 4), bias_axes="f"),
     "einsum inputs apart": _case(L.EinsumDense, (2, 5, 3), "adbe,def->abf", output_shape=(5, 4), bias_axes="f"),
     "einsum kernel transposed": _case(L.EinsumDense, (4,), "ab,cb->ac", output_shape=(3,), bias_axes="c"),

@@ -110,7 +110,10 @@ def test_mixed_bfloat16_keeps_state_and_weights_in_float32():
     assert losses[-1] < losses[0]
     floats = [v for v in (*model.variables, *model.optimizer.variables) if "float" in v.dtype]
     assert {v.dtype for v in floats} == {"float32"}
-    rounded = [np.array_equal(v.numpy(), tf.cast(tf.cast(v.numpy(), tf.bfloat16), tf.float32)) for v in model.trainable_variables]
+    rounded = [
+        np.array_equal(v.numpy(), tf.cast(tf.cast(v.numpy(), tf.bfloat16), tf.float32))
+        for v in model.trainable_variables
+    ]
     assert not all(rounded), "new weights have passed through bfloat16"
 
 
@@ -128,7 +131,9 @@ def test_the_papers_letter_is_one_setting():
     assert btf.KFAC().options.information == "open"
 
 
-@pytest.mark.parametrize("other", [btf.GTDDP(curvature="adam"), btf.GTDDP(curvature="identity"), btf.GTDDP(use_ema=True)])
+@pytest.mark.parametrize(
+    "other", [btf.GTDDP(curvature="adam"), btf.GTDDP(curvature="identity"), btf.GTDDP(use_ema=True)]
+)
 def test_state_of_another_optimizer_does_not_load(other):
     model, stranger = compiled(btf.GTDDP()), compiled(other)
     model.train_on_batch(*data())
@@ -177,7 +182,9 @@ def test_a_first_bad_batch_does_not_poison_the_metrics():
     x, y = data()
     bad = x.copy()
     bad[1] = np.nan
-    history = model.fit(np.concatenate([bad, x]), np.concatenate([y, y]), batch_size=8, shuffle=False, verbose=0).history
+    history = model.fit(
+        np.concatenate([bad, x]), np.concatenate([y, y]), batch_size=8, shuffle=False, verbose=0
+    ).history
     assert np.isfinite(list(history.values())).all()
     assert int(model.optimizer.rejected_batches) == 1
 

@@ -206,7 +206,9 @@ def nested() -> keras.Model:
     frozen_in = layers.Input((5,))
     frozen = keras.Model(frozen_in, layers.Dense(5, activation="tanh", name="fixed")(frozen_in), name="frozen")
     frozen.trainable = False
-    tail = keras.Sequential([layers.Input((5,)), layers.Dense(4, activation="relu", name="tail_1"), layers.Dense(CLASSES, name="tail_2")])
+    tail = keras.Sequential(
+        [layers.Input((5,)), layers.Dense(4, activation="relu", name="tail_1"), layers.Dense(CLASSES, name="tail_2")]
+    )
     inputs = layers.Input((5,))
     x = layers.Add()([frozen(inputs), block(inputs)])
     return btf.Model(inputs, tail(layers.Add()([x, frozen(x)])))

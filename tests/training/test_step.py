@@ -221,7 +221,9 @@ def test_the_reference_agrees_with_finite_differences():
     network = [(f, players(model, names)) for names, f in stages]
     costs = [reference.softmax_cost(label) for label in y]
     new, loss = reference.train_step(network, x, costs, 1e-6, information="open")
-    squared = sum(np.sum((a - b) ** 2) for (_, U), V in zip(network, new, strict=True) for a, b in zip(U, V, strict=True))
+    squared = sum(
+        np.sum((a - b) ** 2) for (_, U), V in zip(network, new, strict=True) for a, b in zip(U, V, strict=True)
+    )
     moved = [(f, V) for (f, _), V in zip(network, new, strict=True)]
     after = reference.Linearisation(moved, x, costs).loss
     assert after - loss == pytest.approx(-squared / 1e-6, rel=1e-3)

@@ -1,0 +1,137 @@
+"""The examples run in their --quick mode and write what they promise."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_examples import _data, _methods, _report, _study, digits, mnist
+
+FILES = ("results.json", "table.md")
+
+
+@pytest.fixture(scope="module")
+def tiny_mnist(tmp_path_factory):
+    """A TFDS directory with the features of MNIST and few images."""
+    import tensorflow_datasets as tfds
+
+    rng = np.random.default_rng(0)
+    directory = tmp_path_factory.mktemp("tfds")
+    version = directory / "mnist" / "3.0.1"
+    version.mkdir(parents=True)
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(shape=(28, 28, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
+    )
+    template = tfds.core.ShardedFileTemplate(str(version), dataset_name="mnist", filetype_suffix="tfrecord")
+    splits = []
+    for name, count in (("train", 40), ("test", 20)):
+        images = rng.integers(0, 256, (count, 28, 28, 1)).astype("uint8")
+        records = [
+            features.serialize_example(features.encode_example({"image": image, "label": k % 10}))
+            for k, image in enumerate(images)
+        ]
+        with tf.io.TFRecordWriter(str(version / f"mnist-{name}.tfrecord-00000-of-00001")) as writer:
+            for record in records:
+                writer.write(record)
+        size = sum(map(len, records))
+        splits.append(tfds.core.SplitInfo(name=name, shard_lengths=[count], num_bytes=size, filename_template=template))
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(version), features=features, split_infos=splits, filename_template=None, check_data=False
+    )
+    return directory
+
+
+def _run(**changes):
+    fields = {
+        "task": "t", "metric": "identity", "form": _methods.BASE, "method": "SGD", "rate": 1.0, "number": 0, "seed": 0,
+        "curve": (1.0,), "loss": 1.0, "accuracy": 0.5, "rejected": 0, "milliseconds": 1.0,
+    }  # fmt: skip
+    return _study.Run(**{**fields, **changes})
+
+
+def _saved(out):
+    assert all((out / name).stat().st_size for name in FILES)
+    assert list(out.glob("*.png"))
+    return json.loads((out / "results.json").read_text())
+
+
+def test_digits_quick_compares_gtddp_with_its_baselines(tmp_path, capsys):
+    digits.main(["--quick", "--out", str(tmp_path)])
+    saved = _saved(tmp_path)
+    methods = {run["method"] for run in saved["runs"]}
+    assert methods == {"SGD", "GTDDP, identity", "KFAC", "GTDDP, kfac"}
+    assert {run["task"] for run in saved["runs"]} == {"digits mlp", "digits cnn"}
+    assert saved["versions"]["keras"] and saved["options"]["seeds"] == 1
+    best = min(run["loss"] for run in saved["runs"] if run["method"] == "GTDDP, kfac" and run["loss"] is not None)
+    assert best < 1.0  # 100 steps from 2.3
+    assert "GTDDP, kfac against KFAC" in capsys.readouterr().out
+
+
+def test_mnist_quick_reads_tfds(tiny_mnist, tmp_path, capsys):
+    arguments = [
+        "--quick",
+        "--steps",
+        "10",
+        "--batch-sizes",
+        "8",
+        "--data-dir",
+        str(tiny_mnist),
+        "--out",
+        str(tmp_path),
+    ]
+    mnist.main(arguments)
+    saved = _saved(tmp_path)
+    assert {run["task"] for run in saved["runs"]} == {"mnist B=8"}
+    assert len({run["method"] for run in saved["runs"]}) == 4
+    assert "GTDDP block, identity against SGD" in capsys.readouterr().out
+
+
+def test_mnist_without_data_says_what_to_do(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        mnist.main(["--data-dir", str(tmp_path)])
+    message = capsys.readouterr().err
+    assert "`data_dir` must be a TFDS directory that holds mnist. Received: data_dir=" in message
+    assert "TFDS_DATA_DIR" in message
+
+
+@pytest.mark.parametrize("arguments", [["--steps", "75"], ["--seeds", "0"], ["--decades", "x"], ["--metrics", "sgd"]])
+def test_a_bad_option_is_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        digits.main(arguments)
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_digits_are_split_without_overlap():
+    data = _data.digits()
+    assert data.x_train.shape == (1437, 8, 8, 1) and data.x_test.shape == (360, 8, 8, 1)
+    train, test = ({image.tobytes() for image in part} for part in (data.x_train, data.x_test))
+    assert not train & test
+
+
+def test_learning_rates_are_half_decades_around_the_middle():
+    rates = [_methods.rate_of(number) for number in _methods.half_decades(0.1, 2)]
+    assert rates == [0.01, 0.03, 0.1, 0.3, 1.0]
+    assert [_methods.rate_of(number) for number in (-1, 0, 1)] == [0.3, 1.0, 3.0]
+
+
+def test_a_second_run_of_a_trainer_repeats_the_first():
+    task = _study.Task("t", lambda: digits._networks.tanh_mlp((8, 8, 1)), _data.digits(), 8, 20, 10, {})
+    trainer = _study.Trainer(task, _methods.Method("rmsprop", _methods.MATCHED))
+    first, _, again = trainer.run(-4, 1), trainer.run(0, 0), trainer.run(-4, 1)
+    assert (first.curve, first.loss, first.accuracy) == (again.curve, again.loss, again.accuracy)
+
+
+def test_the_best_rate_is_that_of_the_lowest_mean_and_a_broken_run_never_wins():
+    runs = [_run(number=0, loss=0.1), _run(number=0, seed=1, loss=float("inf")), _run(number=1, loss=0.3)]
+    assert _study.best_rate(runs) == 1
+    assert "broken" in _report.rate_table(runs)
+
+
+def test_the_comparison_names_a_loss_above_the_baselines():
+    ours = {"form": _methods.MATCHED, "method": "GTDDP, identity"}
+    runs = [_run(loss=0.2), _run(loss=0.3, **ours), _run(loss=5.0, number=2), _run(loss=0.4, number=2, **ours)]
+    assert _report.verdicts(runs) == (
+        "GTDDP, identity against SGD: best 0.3 against 0.2 (ABOVE); at 10, ten times the baseline's best rate, "
+        "0.4 against 5"
+    )
