@@ -21,10 +21,10 @@ def assert_close(actual, expected, *, rtol=0.0, atol=0.0, label=""):
     if np.max(gap) <= bound:
         return
     worst = np.argsort(gap, axis=None)[::-1][:5]
-    rows = [
-        f"  {tuple(int(k) for k in np.unravel_index(i, gap.shape))}: {actual.flat[i]!r} against {expected.flat[i]!r}, gap {gap.flat[i]:.3e}"
-        for i in worst
-    ]
+    rows = []
+    for i in worst:
+        index = tuple(int(k) for k in np.unravel_index(i, gap.shape))
+        rows.append(f"  {index}: {actual.flat[i]!r} against {expected.flat[i]!r}, gap {gap.flat[i]:.3e}")
     count = np.count_nonzero(gap > bound)
     raise AssertionError(f"{label} {count} of {gap.size} entries off by more than {bound:.3e}:\n" + "\n".join(rows))
 

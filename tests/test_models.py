@@ -73,10 +73,9 @@ def test_at_a_vanishing_learning_rate_the_game_follows_the_gradient(name):
             if not model.built:
                 model(x)
             before = [v.numpy() for v in model.trainable_variables]
-            with contextlib.suppress(UserWarning):
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    model.train_on_batch(x, y)
+            with contextlib.suppress(UserWarning), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model.train_on_batch(x, y)
             moved.append([(v.numpy() - old) / 1e-9 for v, old in zip(model.trainable_variables, before, strict=True)])
         for variable, expected, actual in zip(model.trainable_variables, *moved, strict=True):
             assert_close(actual, expected, rtol=1e-4, atol=1e-6, label=variable.path)

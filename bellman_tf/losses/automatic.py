@@ -131,7 +131,7 @@ class AutomaticHead:
         return hessian_times_by_ad(self.phi, [self.z], [v])[0] if self._per_sample() else tf.zeros_like(self.z)
 
     def quadratic(self, v):
-        """v' H v.
+        """V' H v.
 
         Args:
             v: shaped like `z`.

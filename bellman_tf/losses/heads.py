@@ -219,7 +219,7 @@ class SoftmaxHead:
         return self.f[..., None] * softmax_hessian_times(self.probability, v)
 
     def quadratic(self, v):
-        """v' H v = f sum_c p_c (v_c - p.v)^2, a sum of nonnegative terms.
+        """V' H v = f sum_c p_c (v_c - p.v)^2, a sum of nonnegative terms.
 
         Args:
             v: shaped like `z`.
@@ -306,7 +306,7 @@ class DiagonalHead:
         return self.curvature * v
 
     def quadratic(self, v):
-        """v' H v.
+        """V' H v.
 
         Args:
             v: shaped like `z`.

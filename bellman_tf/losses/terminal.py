@@ -123,7 +123,7 @@ class SumOfHeads:
         return tf.add_n([head.hessian_times(v) for head in self.heads])
 
     def quadratic(self, v):
-        """v' H v.
+        """V' H v.
 
         Args:
             v: shaped like `z`.

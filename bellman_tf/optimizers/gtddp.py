@@ -96,8 +96,11 @@ class GTDDP(keras.optimizers.Optimizer):
         if isinstance(learning_rate, float):
             _checks.check_real("learning_rate", learning_rate, least=0)
         for argument, value in (
-            ("weight_decay", weight_decay), ("clipnorm", clipnorm), ("clipvalue", clipvalue), ("global_clipnorm", global_clipnorm)
-        ):  # fmt: skip
+            ("weight_decay", weight_decay),
+            ("clipnorm", clipnorm),
+            ("clipvalue", clipvalue),
+            ("global_clipnorm", global_clipnorm),
+        ):
             if value is not None:
                 _checks.check_real(argument, value, least=0)
         if global_clipnorm is not None and information != "open":

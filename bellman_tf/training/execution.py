@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import keras
 
@@ -19,7 +19,7 @@ _running = _Running()
 
 
 @contextlib.contextmanager
-def recorded(model: keras.Model, recorder: Callable) -> Iterator[None]:
+def recorded(model: keras.Model, recorder: Callable) -> Generator[None, None, None]:
     """Inside the context, calling `model` runs `recorder(inputs)` in place of the model's own `call`.
 
     Args:

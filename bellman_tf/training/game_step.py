@@ -8,7 +8,7 @@ from bellman_tf.curvature.gram import gram
 from bellman_tf.game.stages import Player
 from bellman_tf.losses import observe_losses
 from bellman_tf.training.batch import Batch, BatchOnly, flat_inputs
-from bellman_tf.training.passes import Forward, first_tensor, policy_forward, replay_gradient
+from bellman_tf.training.passes import first_tensor, policy_forward, replay_gradient
 from bellman_tf.training.policy import INFORMATION, OuterPolicy, SamplePolicy
 from bellman_tf.training.terminal import Terminal, structure_with
 
@@ -72,9 +72,7 @@ class GameStep:
         site_columns, cut_columns, beta_squared = [at_sites], [at_cuts], None
         if not collinear:
             for seeds in terminal.factor_columns(None if options.terminal_hessian == "full" else options.columns):
-                parts = tape.gradient(
-                    terminal.z, [*sites, *cuts], output_gradients=seeds, unconnected_gradients="zero"
-                )
+                parts = tape.gradient(terminal.z, [*sites, *cuts], output_gradients=seeds, unconnected_gradients="zero")
                 site_columns.append(parts[: len(sites)])
                 cut_columns.append(parts[len(sites) :])
         elif options.terminal_hessian == "matched":

@@ -26,9 +26,7 @@ def open_step(batch: Batch) -> None:
     sites = [forward.sites[id(player.calls[0])][0] for player in captured]
     # Cotangents belong to B J, gradients to J.
     seed = batch.seed() if captured else None
-    derivatives = tape.gradient(
-        batch.loss, [*variables, *sites], output_gradients=seed, unconnected_gradients="zero"
-    )
+    derivatives = tape.gradient(batch.loss, [*variables, *sites], output_gradients=seed, unconnected_gradients="zero")
     gradients = [tf.cast(tf.convert_to_tensor(g), batch.dtype) for g in derivatives[: len(variables)]]
     if captured:
         gradients = [g / batch.total for g in gradients]

@@ -8,7 +8,7 @@ they were before pass 1, so dropout masks agree, and what it would write to them
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import keras
 import tensorflow as tf
@@ -20,7 +20,7 @@ from bellman_tf.game.stages import Game, Player
 
 
 @contextlib.contextmanager
-def tapped(layer: keras.Layer, tap: Callable) -> Iterator[None]:
+def tapped(layer: keras.Layer, tap: Callable) -> Generator[None, None, None]:
     """Inside the context, `layer` hands its pre-activation to `tap` before the activation.
 
     Swapping the public attribute keeps the layer's own code: activity regularizers, masks and casts are untouched.
@@ -131,7 +131,7 @@ def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bo
         The model's outputs, and what was captured.
     """
     program, forward = _Program(game, inputs), Forward()
-    outputs = {slot for slot in keras.tree.flatten(game.graph.outputs)}
+    outputs = set(keras.tree.flatten(game.graph.outputs))
 
     def run(call: Call) -> None:
         name = last_activation(call) if outputs & set(call.outputs) else None

@@ -64,7 +64,7 @@ def test_every_call_runs_once_and_after_what_it_reads(name):
     for call in game.after:
         assert set(call.inputs) <= known
         known |= set(call.outputs)
-    assert {slot for slot in keras.tree.flatten(game.graph.outputs)} <= known
+    assert set(keras.tree.flatten(game.graph.outputs)) <= known
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "delayed mlp"])

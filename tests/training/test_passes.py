@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import bellman_tf as btf
+from bellman_tf.game.graph import Slot
 from bellman_tf.training.batch import Batch
 from bellman_tf.training.game_step import GameStep
 from bellman_tf.training.passes import capture_forward, policy_forward
@@ -57,7 +58,7 @@ def _loss_from(model, forward, t, change, size, x, y):
     for call in (*model.game.stages[t].calls, *later, *model.game.after):
         if all(slot in values for slot in call.inputs):
             args, kwargs = keras.tree.map_structure(
-                lambda leaf: values[leaf] if leaf in values else leaf, (call.args, call.kwargs)
+                lambda leaf: values.get(leaf, leaf) if isinstance(leaf, Slot) else leaf, (call.args, call.kwargs)
             )
             if getattr(call.operation, "_call_has_training_arg", False):
                 kwargs = {**kwargs, "training": True}
