@@ -7,7 +7,7 @@ other optimizer.
 import keras
 
 from bellman_tf import _checks
-from bellman_tf.game.report import game_summary
+from bellman_tf.game.report import print_game
 from bellman_tf.game.stages import Game
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.training.execution import dispatching
@@ -46,8 +46,9 @@ class GameMixin:
         Args:
             print_fn: what to print with; `print` by default.
         """
-        optimizer = self.optimizer if isinstance(getattr(self, "optimizer", None), GTDDP) else None
-        game_summary(self.game, self.name, optimizer, print_fn)
+        optimizer = getattr(self, "optimizer", None)
+        metrics = optimizer.describe(self.game) if isinstance(optimizer, GTDDP) else None
+        print_game(self.game, self.name, metrics, print_fn)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """As Keras's; remembers the structure of the inputs, to trace a subclassed model."""

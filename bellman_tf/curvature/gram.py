@@ -20,6 +20,7 @@ import tensorflow as tf
 from bellman_tf.curvature.block import Metric
 from bellman_tf.curvature.capture import Capture, MatrixCapture, Tensors
 from bellman_tf.curvature.convolution import Convolution
+from bellman_tf.curvature.coverage import Coverage
 from bellman_tf.curvature.diagonal import DiagonalMetric, IdentityMetric
 from bellman_tf.curvature.embedding import Lookup
 from bellman_tf.curvature.kfac import EigenMetric
@@ -72,6 +73,33 @@ def choose_form(capture: Capture, metric: Metric, requested: str) -> str:
         < capture.layout.rows * capture.layout.width
     )
     return "positions" if cheaper and requested != "per_sample" and capture.positions <= 64 else "per_sample"
+
+
+def static_plan(found: Coverage, output_shape: tuple, parameters: int) -> tuple[str, int | None]:
+    """What "auto" will do with a player, for a metric that keeps taps apart and one column per sample.
+
+    Args:
+        found: the player's coverage.
+        output_shape: of its layer, batch axis first.
+        parameters: of the player.
+
+    Returns:
+        The form in words, and the multiplications per sample of its per-sample part (`None` if not static).
+    """
+    middle = output_shape[1:-1]
+    if found.kind == "embedding":
+        return "lookup", None
+    if None in middle:
+        return "per sample", None
+    positions = math.prod(middle)
+    work = positions * parameters
+    if found.matrix is not None and not found.convolution and not middle:
+        return "factored", found.matrix.all_rows + found.matrix.width
+    if found.convolution and found.matrix is not None and found.taps > 1:
+        work = positions * found.matrix.rows * found.matrix.width
+        if work > SKETCH_ABOVE:
+            return f"sketch, {SKETCHED_TAPS} of {found.taps} taps", work * SKETCHED_TAPS // found.taps
+    return "per sample", work
 
 
 def gram(

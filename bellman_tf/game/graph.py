@@ -31,12 +31,14 @@ class Call:
         args: positional arguments, tensors replaced by `Slot`s.
         kwargs: keyword arguments, tensors replaced by `Slot`s.
         outputs: slots of the flattened outputs.
+        shapes: static shapes of the outputs.
     """
 
     operation: keras.Operation
     args: tuple
     kwargs: dict
     outputs: tuple[Slot, ...]
+    shapes: tuple[tuple, ...]
 
     @property
     def inputs(self) -> tuple[Slot, ...]:
@@ -101,7 +103,8 @@ class _Tracer:
             if len(inner) == len(operation.inputs):
                 return keras.tree.flatten(self.run(operation.inputs, operation.outputs, inner))
         made = [self.new_slot() for _ in node.outputs]
-        self.calls.append(Call(operation, args, kwargs, tuple(made)))
+        shapes = tuple(tuple(tensor.shape) for tensor in node.outputs)
+        self.calls.append(Call(operation, args, kwargs, tuple(made), shapes))
         return made
 
     @staticmethod

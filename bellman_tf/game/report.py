@@ -1,33 +1,31 @@
 """`game_summary`: stages and players as a table, in the manner of Keras's `summary`."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from bellman_tf.game.stages import Game, Player
+if TYPE_CHECKING:  # the game prints itself through this file
+    from bellman_tf.game.stages import Game, Player
 
-_COLUMNS = ("stage", "player", "kind", "parameters", "curvature", "coverage")
+_COLUMNS = ("stage", "player", "kind", "parameters", "curvature", "gram", "coverage")
 
 
-def _row(player: Player, optimizer: object) -> tuple[str, ...]:
-    if optimizer is None:
-        metric = "-"
-    else:
-        block = optimizer.blocks[player.index] if optimizer.blocks else optimizer.make_block(player)
-        metric = block.describe()
+def _row(player: "Player", metrics: list[str] | None) -> tuple[str, ...]:
+    metric = "-" if metrics is None else metrics[player.index]
     covered = f"covered ({player.coverage.site})" if player.covered else f"open-loop: {player.coverage}"
     stage = "-" if player.stage is None else str(player.stage)
-    return stage, player.name, player.kind, f"{player.parameters:,}", metric, covered
+    return stage, player.name, player.kind, f"{player.parameters:,}", metric, player.gram, covered
 
 
-def game_summary(game: Game, name: str, optimizer: object = None, print_fn: Callable | None = None) -> None:
+def print_game(game: "Game", name: str, metrics: list[str] | None, print_fn: Callable | None = None) -> None:
     """Prints the game.
 
     Args:
         game: the game.
         name: the model's name.
-        optimizer: a `GTDDP`, or `None` if the model is not compiled with one.
+        metrics: a description of each player's curvature, or `None` without one of our optimizers.
         print_fn: what to print with; Keras's `print` by default.
     """
-    rows = [_row(player, optimizer) for player in game.players]
+    rows = [_row(player, metrics) for player in game.players]
     widths = [max(len(row[k]) for row in [_COLUMNS, *rows]) for k in range(len(_COLUMNS))]
     line = "  ".join("-" * width for width in widths)
 

@@ -6,11 +6,14 @@ player. Source: algorithm.md, Section 1; GTDDP Sec. 3.1; DGN Fig. 2.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import keras
 
 from bellman_tf.curvature.coverage import Coverage, coverage
+from bellman_tf.curvature.gram import static_plan
 from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, trace
+from bellman_tf.game.report import print_game
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,26 +49,50 @@ class Player:
         return self.coverage.kind if self.covered else "open-loop"
 
     @property
+    def gram(self) -> str:
+        """Form of the Gram matrix under `gram="auto"` and a metric that does not mix taps; "none" if open-loop."""
+        return self._plan[0]
+
+    @property
+    def gram_cost(self) -> int | None:
+        """Multiplications per sample of that form's per-sample part, `None` if a size is not static."""
+        return self._plan[1]
+
+    @property
+    def _plan(self) -> tuple[str, int | None]:
+        if not self.covered:
+            return "none", 0
+        return static_plan(self.coverage, self.calls[0].shapes[0], self.parameters)
+
+    @property
     def parameters(self) -> int:
         """Number of parameters."""
         return sum(int(keras.ops.size(v)) for v in self.variables)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Stage:
-    """One stage of the game.
+class Stage(tuple):
+    """One stage of the game: the tuple of players that act here for the first time (a shared layer acts once).
 
     Attributes:
         before: calls without parameters that lead up to the cut before this stage.
         state: slots crossing the cut.
         calls: calls of players at this stage, in graph order.
-        players: players that act here for the first time (a shared layer acts once).
     """
 
     before: tuple[Call, ...]
     state: tuple[Slot, ...]
     calls: tuple[Call, ...]
-    players: tuple[Player, ...]
+
+    def __new__(cls, players: tuple[Player, ...], before: tuple, state: tuple, calls: tuple) -> "Stage":
+        """Makes the tuple and attaches what lies around it."""
+        stage = super().__new__(cls, players)
+        stage.before, stage.state, stage.calls = before, state, calls
+        return stage
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """The players, as a plain tuple."""
+        return tuple(self)
 
 
 class Game:
@@ -100,6 +127,15 @@ class Game:
             self._add_player(group, _stage(group[0], made))
         self._add_loose(model)
         self._cut(calls, made)
+
+    def summary(self, name: str = "model", print_fn: Callable | None = None) -> None:
+        """Prints stages and players as a table.
+
+        Args:
+            name: the model's name.
+            print_fn: what to print with; `print` by default.
+        """
+        print_game(self, name, None, print_fn)
 
     @property
     def open_loop_players(self) -> list[Player]:
@@ -161,7 +197,7 @@ class Game:
         for t in range(depth):
             state = tuple(s for s, time in made.items() if 1 <= time <= t and last_read.get(s, -1) >= t)
             players = tuple(p for p in self.players if p.stage == t)
-            self.stages.append(Stage(tuple(between[t]), state, tuple(acting[t]), players))
+            self.stages.append(Stage(players, tuple(between[t]), state, tuple(acting[t])))
         self.after = tuple(between[depth])
 
 

@@ -44,7 +44,7 @@ class GTDDP(keras.optimizers.Optimizer):
             scalar recursion, with its clamp).
         terminal_hessian: "matched" (the loss's true curvature along its gradient), "outer_product" (g g'), "full"
             (the loss's Hessian), or an integer rank of its truncation.
-        group_size: couple samples in groups of this size; `None` is the whole (per-replica) batch.
+        group_size: couple samples in groups of this size; `None` is the whole batch.
         bilinear: form the re-weighted gradient with the layer's new input.
         gram: how Gram matrices are formed, see `bellman_tf.curvature.gram`; "auto" chooses by static shapes.
         weight_decay: decoupled, as in Keras.
@@ -173,6 +173,13 @@ class GTDDP(keras.optimizers.Optimizer):
                 "optimizer", "be new, or have been built for this model", self.name,
                 f"Create another {type(self).__name__} for the model '{model.name}'.",
             )  # fmt: skip
+        if model.distribute_strategy.num_replicas_in_sync > 1:
+            raise _checks.error(
+                "model",
+                "run on one replica: gradients and statistics are not reduced across replicas yet",
+                model.name,
+                "Build it outside the strategy's scope.",
+            )
         self._model = weakref.ref(model)
 
     def _bound_model(self) -> keras.Model:
@@ -214,6 +221,18 @@ class GTDDP(keras.optimizers.Optimizer):
         """
         shapes = tuple(tuple(v.shape) for v in player.variables)
         return make_block(self.curvature, player_layout(player.name, shapes, player.coverage))
+
+    def describe(self, game: Game) -> list[str]:
+        """Each player's curvature in a word or two.
+
+        Args:
+            game: the model's game.
+
+        Returns:
+            One description per player.
+        """
+        blocks = self.blocks or [self.make_block(player) for player in game.players]
+        return [block.describe() for block in blocks]
 
     def _new_state(self, name: str, spec: object, dtype: str) -> keras.Variable:
         initial = keras.initializers.Identity() if spec.initial == "identity" else spec.initial

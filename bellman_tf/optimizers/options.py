@@ -18,7 +18,7 @@ class GameOptions:
         information: information structure, one of `INFORMATION`.
         value_hessian: which samples the value Hessian couples, one of `VALUE_HESSIANS`.
         terminal_hessian: one of `TERMINAL_HESSIANS`, or the rank of its truncation.
-        group_size: samples coupled together; `None` is the whole (per-replica) batch.
+        group_size: samples coupled together; `None` is the whole batch.
         bilinear: whether the weighted gradient uses the layer's new input (claims OURS-7).
         gram: form of the Gram matrices, one of `FORMS`.
     """

@@ -33,8 +33,8 @@ class Batch:
     """One step while it is traced.
 
     Attributes:
-        batch_size: samples of this replica.
-        total: samples of the whole batch, B, a scalar in `dtype`.
+        batch_size: samples.
+        total: the same as a scalar in `dtype`, B.
         dtype: of the recursion, float64 if any variable is, else float32.
         frozen: (variable, value before the step) of every variable that is not trained.
         values: value before the step of every player's variables, read before the model's own `__call__` casts them.
@@ -50,8 +50,7 @@ class Batch:
         first = next(leaf for leaf in keras.tree.flatten(self.x) if leaf is not None)
         self.batch_size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
         self.dtype = tf.float64 if any(v.dtype == "float64" for v in model.trainable_variables) else tf.float32
-        self.replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self.total = tf.cast(self.batch_size * self.replicas, self.dtype)
+        self.total = tf.cast(self.batch_size, self.dtype)
         self.frozen = _frozen(model)
         self.values = [[tf.convert_to_tensor(v) for v in player.variables] for player in self.game.players]
         self.own = [own_cost_gradient(player.variables) for player in self.game.players]
@@ -166,8 +165,7 @@ class Batch:
         tracker = next((m for m in model.metrics if m.name == "loss"), None)
         if tracker is not None:
             counted = tf.cast(accepted, tracker.dtype)
-            loss = self.loss if self.replicas == 1 else self.loss * self.replicas
-            loss = tf.math.multiply_no_nan(tf.cast(loss, tracker.dtype), counted)
+            loss = tf.math.multiply_no_nan(tf.cast(self.loss, tracker.dtype), counted)
             tracker.update_state(loss, sample_weight=counted * tf.cast(self.batch_size, tracker.dtype))
         return self._metrics(accepted)
 

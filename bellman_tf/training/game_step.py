@@ -170,8 +170,6 @@ class GameStep:
             group_size=group_size,
             dtype=batch.dtype,
         )
-        if batch.replicas > 1:  # made for the mean over this replica's samples
-            value = sample_space.SampleValue(value.a / batch.replicas, value.L / batch.replicas**0.5)
         policy = SamplePolicy(value, group_size, self.information.joint, self.columns, batch.batch_size)
         grams, pulls = [], []
         for stage in self.game.stages:

@@ -56,7 +56,7 @@ class SamplePolicy:
             group_size: samples per group.
             joint: whether the players of a stage share one value.
             columns: m, columns per sample.
-            batch_size: B of this replica.
+            batch_size: B.
         """
         self.group_size, self.joint = group_size, joint
         self._columns, self._batch_size = columns, batch_size

@@ -1,5 +1,7 @@
 """The text of `game_summary`."""
 
+import keras
+
 import bellman_tf as btf
 from tests.strategies.networks import RawTensorFlow, cross_entropy, mlp, normal, recurrent
 
@@ -15,7 +17,7 @@ def test_it_shows_stages_players_and_how_they_are_covered():
     model.compile(optimizer=btf.GTDDP(curvature="ekfac"), **cross_entropy())
     text = summary(model)
     rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines()]
-    assert ["stage", "player", "kind", "parameters", "curvature", "coverage"] in rows
+    assert ["stage", "player", "kind", "parameters", "curvature", "gram", "coverage"] in rows
     assert next(row for row in rows if "table" in row)[:4] == ["0", "table", "embedding", "36"]
     gru = next(line for line in text.splitlines() if " gru " in line)
     assert "open-loop" in gru
@@ -37,3 +39,17 @@ def test_it_says_why_a_model_is_not_traced():
 def test_it_prints_by_default(capsys):
     mlp().game_summary()
     assert capsys.readouterr().out.startswith('Game of model "')
+
+
+def test_the_gram_form_follows_the_static_shapes():
+    inputs = keras.Input((16, 16, 8))
+    x = keras.layers.Conv2D(32, 3, padding="same", name="large")(inputs)
+    x = keras.layers.Conv2D(4, 1, name="pointwise")(x)
+    outputs = keras.layers.Dense(3, name="head")(keras.layers.Flatten()(x))
+    game = btf.Model(inputs, outputs).game
+    assert [player.gram for player in game.players] == ["sketch, 1 of 9 taps", "per sample", "factored"]
+    assert [player.gram_cost for player in game.players] == [16 * 16 * 8 * 32, 16 * 16 * (32 * 4 + 4), 1025 + 3]
+    assert [[player.name for player in stage] for stage in game.stages] == [["large"], ["pointwise"], ["head"]]
+    lines = []
+    game.summary(print_fn=lines.append)
+    assert "3 stages, 3 players" in lines[0]

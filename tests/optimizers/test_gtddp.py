@@ -197,3 +197,10 @@ def test_an_overflowing_gradient_is_a_bad_batch_too():
     model.train_on_batch(x * np.float32(3e38), y)
     assert int(model.optimizer.rejected_batches) == 1
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_a_strategy_with_several_replicas_is_refused(monkeypatch):
+    model = mlp()
+    monkeypatch.setattr(type(model), "distribute_strategy", type("Two", (), {"num_replicas_in_sync": 2}))
+    with pytest.raises(ValueError, match="`model` must run on one replica"):
+        btf.GTDDP().bind(model)
