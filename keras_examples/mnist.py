@@ -1,6 +1,6 @@
 """GTDDP beside SGD and RMSprop on MNIST: a residual CNN, with and without BatchNormalization.
 
-    python -m keras_examples.mnist --data-dir DIRECTORY            # about half an hour on two cores
+    python -m keras_examples.mnist --data-dir DIRECTORY            # about an hour on two cores
     python -m keras_examples.mnist --data-dir DIRECTORY --quick    # less than two minutes
 
 You will see: the mean train loss of the last 30 of 250 steps and the test accuracy, for the baseline and for three
