@@ -52,6 +52,23 @@ def _masked(inputs: tf.Tensor, mask: tf.Tensor, axes: list[int], epsilon: float)
     return (inputs - mean) * tf.math.rsqrt(variance + epsilon)
 
 
+def scaled(layer: keras.Layer, normalised: tf.Tensor) -> tf.Tensor:
+    """The normalised input times the layer's scale.
+
+    Args:
+        layer: a BatchNormalization.
+        normalised: `[B, ...]`, as `normalised_input` gives it.
+
+    Returns:
+        The layer's output without its shift.
+    """
+    if not layer.scale:
+        return normalised
+    shape = [1] * len(normalised.shape)
+    shape[layer.axis % len(shape)] = -1
+    return normalised * tf.reshape(tf.cast(tf.convert_to_tensor(layer.gamma), normalised.dtype), shape)
+
+
 def capture_scale_shift(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> PerSampleCapture:
     """Captures a normalisation layer.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import keras
 
-from bellman_tf.curvature.coverage import Coverage, coverage
+from bellman_tf.curvature.coverage import PREACTIVATION, Coverage, coverage
 from bellman_tf.curvature.gram import static_plan
 from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, trace
 from bellman_tf.game.report import print_game
@@ -104,6 +104,8 @@ class Game:
         players: every player, in order of stage; then those whose place is not known.
         stages: the stages in forward order.
         after: calls without parameters behind the last stage.
+        normalised_by: for a player whose pre-activation goes through one BatchNormalization and nowhere else, by
+            `index`, the call of that normalisation.
         player_of: player of each call that has one, by `id` of the call.
     """
 
@@ -127,6 +129,7 @@ class Game:
             self._add_player(group, _stage(group[0], made))
         self._add_loose(model)
         self._cut(calls, made)
+        self.normalised_by = self._normalisations(calls)
 
     def summary(self, name: str = "model", print_fn: Callable | None = None) -> None:
         """Prints stages and players as a table.
@@ -174,6 +177,27 @@ class Game:
                 known.update(id(v) for v in own)
                 reason = "its model cannot be traced" if self.graph is None else "its place in the network is not known"
                 self.players.append(Player(len(self.players), layer.name, (layer,), tuple(own), (), None, reason))
+
+    def _normalisations(self, calls: tuple[Call, ...]) -> dict[int, Call]:
+        readers: dict[Slot, list[Call]] = {}
+        for call in calls:
+            for slot in call.inputs:
+                readers.setdefault(slot, []).append(call)
+        outputs = set(keras.tree.flatten(self.graph.outputs)) if self.graph else set()
+        found = {}
+        for player in self.players:
+            if not player.covered or player.coverage.site != PREACTIVATION:
+                continue
+            [slot] = player.calls[0].outputs
+            [layer] = player.layers
+            linear = layer.activation is None or layer.activation is keras.activations.linear
+            reading = readers.get(slot, [])
+            if linear and len(reading) == 1 and slot not in outputs:
+                after = self.player_of.get(id(reading[0]))
+                batch = isinstance(reading[0].operation, keras.layers.BatchNormalization)
+                if batch and after is not None and after.covered:
+                    found[player.index] = reading[0]
+        return found
 
     def _cut(self, calls: tuple[Call, ...], made: dict[Slot, int]) -> None:
         depth = 1 + max((player.stage for player in self.players if player.stage is not None), default=-1)

@@ -5,6 +5,7 @@ import tensorflow as tf
 from bellman_tf.bellman import outer_product, sample_space
 from bellman_tf.curvature.capture import Capture, Tensors, to_work, weigh
 from bellman_tf.curvature.gram import gram
+from bellman_tf.curvature.scale_shift import normalised_input, scaled
 from bellman_tf.game.stages import Player
 from bellman_tf.losses import observe_losses
 from bellman_tf.training.batch import Batch, BatchOnly, flat_inputs
@@ -137,9 +138,28 @@ class GameStep:
                 for call in player.calls
             }
             return replay_gradient(player, self.forward, cotangents)
+        if player.index in self.game.normalised_by:
+            capture, weights = self._through_normalisation(player, weights)
         if inputs is not None:
             capture = capture.with_inputs(inputs)
         return capture.gradient(weights)
+
+    def _through_normalisation(self, player: Player, weights: tf.Tensor) -> tuple[Capture, tf.Tensor]:
+        """Weighs behind the BatchNormalization that follows a layer, and takes the cotangent back through it.
+
+        The normalisation couples samples: slices of one backward pass before it are not the samples' gradients, and
+        weighing them breaks the invariance of the network under a change of the weights' scale. Behind it they are
+        the samples' own (up to the next normalisation).
+        """
+        call = self.game.normalised_by[player.index]
+        weighted = weigh([to_work(column[0]) for column in self._by_call[id(call)]], weights)
+        h = to_work(self.forward.sites[id(player.calls[0])][0])
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(h)
+            output = scaled(call.operation, normalised_input(call.operation, h))
+        back = tape.gradient(output, h, output_gradients=weighted)
+        ones = tf.ones([self.batch.batch_size, 1], self.batch.dtype)
+        return self.batch.capture(player, self.forward, [back]), ones
 
     def _gram(self, player: Player, group_size: int | None) -> tf.Tensor:
         seed = tf.stack([tf.cast(self.batch.step.iteration, tf.int32), player.index])

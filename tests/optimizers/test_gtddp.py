@@ -91,9 +91,9 @@ def test_a_frozen_layer_after_building_is_noticed():
     model.compile(optimizer=btf.GTDDP(), **cross_entropy())
     model.train_on_batch(*data())
     model.layers[0].trainable = True
-    refuses_again = model.make_train_function(force=True)
+    model.make_train_function(force=True)
     with pytest.raises(ValueError, match="`model` must have the trainable variables"):
-        refuses_again(iter([data()]))
+        model.train_function(iter([data()]))
 
 
 def test_dynamic_loss_scaling_is_refused():
@@ -168,6 +168,7 @@ def test_a_bad_batch_leaves_no_trace_but_a_count(bad, options):
     first = model.train_on_batch(x, y, return_dict=True)
     before = {v.path: v.numpy() for v in (*model.variables, *model.optimizer.variables)}
     logs = model.train_on_batch(poisoned, y, return_dict=True)
+    assert np.isnan(logs.pop("loss"))  # nothing has been accepted since the metrics were reset
     assert all(np.isfinite(value) for value in logs.values())
     for variable in (*model.variables, *model.optimizer.variables):
         if not ({"rejected_batches"} & set(variable.path.split("/")) or "seed" in variable.path):
@@ -194,7 +195,7 @@ def test_an_overflowing_gradient_is_a_bad_batch_too():
     x, y = data()
     model.train_on_batch(x, y)
     before = model.get_weights()
-    model.train_on_batch(x * np.float32(3e38), y)
+    model.train_on_batch(np.sign(x) * np.float32(3e38), y)
     assert int(model.optimizer.rejected_batches) == 1
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
