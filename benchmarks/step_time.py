@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -183,6 +182,12 @@ def peak_memory(model_name: str, row: str, kfac_every: int) -> float:
     return float(output.strip().splitlines()[-1])
 
 
+def _peak() -> float:
+    """Peak resident set of this process in kB; `getrusage` would count the parent's from before `exec`."""
+    with open("/proc/self/status") as status:
+        return float(next(line for line in status if line.startswith("VmHWM")).split()[1])
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -196,12 +201,12 @@ def main() -> None:
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = _peak()
         model_name, row = options.one.split("/")
         built = Row(model_name, row, False, 1, options.kfac_every)
         for _ in range(3):
             built.graph()
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        print((_peak() - before) / 1024)
         return
     everything = list(optimizers(options.kfac_every))
     rows = [name for name in everything if name == "keras sgd" or not options.rows or name in options.rows.split(",")]
