@@ -183,7 +183,8 @@ def peak_memory(model_name: str, row: str, kfac_every: int) -> float:
 
 
 def _peak() -> float:
-    """Peak resident set of this process in kB; `getrusage` would count the parent's from before `exec`."""
+    """Peak resident set of this process in kB."""
+    # Not getrusage, which counts the parent's from before exec.
     with open("/proc/self/status") as status:
         return float(next(line for line in status if line.startswith("VmHWM")).split()[1])
 
