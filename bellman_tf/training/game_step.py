@@ -150,6 +150,13 @@ class GameStep:
         The normalisation couples samples: slices of one backward pass before it are not the samples' gradients, and
         weighing them breaks the invariance of the network under a change of the weights' scale. Behind it they are
         the samples' own (up to the next normalisation).
+
+        Args:
+            player: a player in `Game.normalised_by`.
+            weights: `[B, m]`.
+
+        Returns:
+            A capture whose cotangent holds the weights already, and weights of one for it.
         """
         call = self.game.normalised_by[player.index]
         weighted = weigh([to_work(column[0]) for column in self._by_call[id(call)]], weights)
