@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--steps", default="0,200", help="training steps after which to measure")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--draws", type=int, default=20, help="random sketches averaged")
-    parser.add_argument("--learning-rate", type=float, default=0.3)
+    parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--out", default="")
     options = parser.parse_args()
     x, y = data()
@@ -132,7 +132,7 @@ def main() -> None:
         keras.utils.set_random_seed(0)
         model = network(normalised)
         model.compile(
-            btf.GTDDP(options.learning_rate, curvature="identity"), keras.losses.SparseCategoricalCrossentropy(True)
+            btf.GTDDP(options.learning_rate, curvature="rmsprop"), keras.losses.SparseCategoricalCrossentropy(True)
         )
         done = 0
         model.train_on_batch(x[: options.batch], y[: options.batch])
