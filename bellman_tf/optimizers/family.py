@@ -14,7 +14,7 @@ class DDPNOpt(GTDDP):
     Source: DDPN (all), DDP1.
     """
 
-    def __init__(self, learning_rate: object = 0.1, *, information: str = "feedback", **options: object) -> None:
+    def __init__(self, learning_rate: object = 0.03, *, information: str = "feedback", **options: object) -> None:
         super().__init__(learning_rate, information=information, **options)
 
 
@@ -26,7 +26,7 @@ class KFAC(GTDDP):
     """
 
     def __init__(
-        self, learning_rate: object = 0.03, *, curvature: object = "kfac", information: str = "open", **options: object
+        self, learning_rate: object = 0.01, *, curvature: object = "kfac", information: str = "open", **options: object
     ) -> None:
         super().__init__(learning_rate, curvature=curvature, information=information, **options)
 
@@ -39,6 +39,6 @@ class EKFAC(GTDDP):
     """
 
     def __init__(
-        self, learning_rate: object = 0.03, *, curvature: object = "ekfac", information: str = "open", **options: object
+        self, learning_rate: object = 0.01, *, curvature: object = "ekfac", information: str = "open", **options: object
     ) -> None:
         super().__init__(learning_rate, curvature=curvature, information=information, **options)

@@ -68,7 +68,7 @@ class GTDDP(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate: object = 0.1,
+        learning_rate: object = 0.03,
         *,
         curvature: object = "kfac",
         information: str = "cooperative",
@@ -143,7 +143,7 @@ class GTDDP(keras.optimizers.Optimizer):
         )
 
     @classmethod
-    def as_published(cls, learning_rate: object = 0.1, **options: object) -> "GTDDP":
+    def as_published(cls, learning_rate: object = 0.03, **options: object) -> "GTDDP":
         """The setting that follows the paper's letter where the letter is computable.
 
         Terminal Hessian g g', scalar recursion with the metric in place of Q_uu, clamps counted.
