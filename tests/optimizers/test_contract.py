@@ -18,8 +18,8 @@ ROWS = {
     "GTDDP full": lambda: btf.GTDDP(0.3, curvature="full", group_size=3),
     "GTDDP as published": lambda: btf.GTDDP.as_published(0.03),
     "DDPNOpt": btf.DDPNOpt,
-    "KFAC": btf.KFAC,
-    "EKFAC": btf.EKFAC,
+    "KFAC": lambda: btf.KFAC(0.1),
+    "EKFAC": lambda: btf.EKFAC(0.1),
 }
 
 
