@@ -230,13 +230,15 @@ def test_applications_are_games_with_every_player_covered(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_applications_train(name):
-    x, y = normal(4, 32, 32, 3), labels(4)
+    # Four samples are too few: MobileNetV2 ends in 1 x 1 maps, where BatchNormalization over so few values turns one
+    # rounding error of the first step (1e-7) into 3e-2 by the third, in Keras's own SGD as well.
+    x, y = normal(16, 32, 32, 3), labels(16)
     weights = []
     sgd, mine = keras.optimizers.SGD(1e-3), btf.GTDDP(1e-3, information="open", curvature="identity")
     for optimizer in (sgd, mine, btf.GTDDP(1e-3)):
         model = application(name)
         model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy")
-        losses = model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0).history["loss"]
+        losses = model.fit(x, y, batch_size=16, epochs=3, shuffle=False, verbose=0).history["loss"]
         assert np.isfinite(losses).all()
         weights.append(model.get_weights())
     for expected, actual in zip(*weights[:2], strict=True):
