@@ -7,7 +7,7 @@ from bellman_tf.optimizers import EKFAC, GTDDP, KFAC, DDPNOpt
 
 __version__ = "0.1.0"
 
-__all__ = [  # noqa: RUF022 - grouped as the documentation groups them
+__all__ = [
     # models
     "Model", "Sequential", "as_game",
     # optimizers
