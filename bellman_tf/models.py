@@ -120,6 +120,14 @@ class GameMixin:
             signature = keras.tree.map_structure(_symbolic, x)
             object.__setattr__(self, "_game_input_signature", signature)  # past Keras's attribute tracking
 
+    def get_build_config(self) -> dict | None:
+        """As Keras's; a subclassed model built by its first training step reports the shapes it has seen."""
+        config = super().get_build_config()
+        if config is None and self._input_signature is not None and not isinstance(self, keras.Function):
+            shapes = keras.tree.map_structure(lambda leaf: tuple(leaf.shape), self._input_signature)
+            config = {"input_shape": shapes}
+        return config
+
     def build_from_config(self, config: dict) -> None:
         """As Keras's; also remembers the input shapes of a subclassed model."""
         super().build_from_config(config)

@@ -138,3 +138,27 @@ def test_other_kinds_of_models_continue_identically_too(kind, make, tmp_path):
     loaded.fit(x, y, batch_size=4, verbose=0, shuffle=False)
     for expected, actual in zip(state(model), state(loaded), strict=True):
         assert np.array_equal(expected, actual)
+
+
+@keras.saving.register_keras_serializable("bellman_tf_tests")
+class Unseen(btf.Model):
+    """A subclassed model that fit builds: nobody has called it or given it a shape before."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden, self.head = layers.Dense(4, activation="tanh"), layers.Dense(3)
+
+    def call(self, x):
+        return self.head(self.hidden(x))
+
+
+def test_a_subclassed_model_built_by_fit_loads_with_its_optimizer(tmp_path):
+    x, y = data()
+    model = Unseen()
+    model.compile(optimizer=btf.DDPNOpt(0.03), **cross_entropy())
+    model.fit(x, y, batch_size=8, epochs=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for mine, theirs in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        assert np.array_equal(mine.numpy(), theirs.numpy())
+    assert np.array_equal(model.predict(x, verbose=0), loaded.predict(x, verbose=0))
