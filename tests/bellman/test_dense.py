@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bellman_tf import bellman
 from tests.helpers import assert_close
-from tests.strategies.stages import games, random_spd
+from verification.problems.games import games, random_spd
 from verification.references import dense as reference
 
 seeds = st.integers(0, 2**32 - 1)

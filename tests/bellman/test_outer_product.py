@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bellman_tf.bellman import outer_product, sample_space
 from tests.helpers import assert_close
-from tests.strategies.stages import games, random_game
+from verification.problems.games import games, random_game
 from verification.references import outer_product as reference
 
 

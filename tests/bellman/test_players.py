@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bellman_tf import bellman
 from tests.helpers import assert_close
-from tests.strategies.stages import random_spd
+from verification.problems.games import random_spd
 from verification.references import players as reference
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bellman_tf.bellman import sample_space
 from tests.helpers import assert_close
-from tests.strategies.stages import Game, Network, Player, StageData, games, network_game, random_game, random_kinds
+from verification.problems.games import Game, Network, Player, StageData, games, network_game, random_game, random_kinds
 from verification.references import dense
 from verification.references import sample_space as reference
 

@@ -11,7 +11,7 @@ from bellman_tf.curvature.capture import MatrixCapture
 from bellman_tf.curvature.coverage import coverage
 from tests.curvature.cases import CASES, Case, Sample, automatic, draw
 from tests.helpers import assert_close
-from tests.strategies.matrices import seeds
+from verification.problems.matrices import seeds
 from verification.references import capture as reference
 
 EXACT = 1e-12

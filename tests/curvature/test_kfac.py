@@ -13,7 +13,7 @@ from bellman_tf.curvature.coverage import coverage
 from tests.curvature.cases import CASES, automatic, draw, flat
 from tests.curvature.players import DAMPING, RATE, Player, step
 from tests.helpers import assert_close
-from tests.strategies.matrices import seeds
+from verification.problems.matrices import seeds
 from verification.references import capture as layers
 from verification.references import diagonal, kfac
 

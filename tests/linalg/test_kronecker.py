@@ -25,7 +25,7 @@ from bellman_tf.linalg import (
 from tests.helpers import assert_close
 from tests.linalg.modes import DTYPES, assert_modes_agree
 from tests.strategies.kronecker import correlated_kronecker_players, game
-from tests.strategies.matrices import dtypes, gram_matrices, rotation, seeds, spd_matrices, with_spectrum
+from verification.problems.matrices import dtypes, gram_matrices, rotation, seeds, spd_matrices, with_spectrum
 from verification.references import kronecker as reference
 
 EPS = np.finfo(np.float64).eps

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from bellman_tf.linalg.products import matmul, matvec
 from tests.helpers import assert_close
 from tests.linalg.modes import DTYPES, assert_modes_agree
-from tests.strategies.matrices import seeds
+from verification.problems.matrices import seeds
 
 
 @st.composite

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bellman_tf.linalg import block_inverse, cooperative_solve, schur_complement, symmetrize
 from tests.helpers import assert_close
 from tests.linalg.modes import DTYPES, assert_modes_agree
-from tests.strategies.matrices import partition, partitioned_spd, rotation, spd_matrices, with_spectrum
+from verification.problems.matrices import partition, partitioned_spd, rotation, spd_matrices, with_spectrum
 from verification.references import schur as reference
 from verification.references.solve import backward_error
 

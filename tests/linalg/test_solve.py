@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bellman_tf.linalg import Factor, factor_gram, factor_spd, inverse_spd, is_finite, solve_spd, whiten
 from tests.helpers import assert_close
 from tests.linalg.modes import DTYPES, assert_modes_agree
-from tests.strategies.matrices import gram_matrices, partitioned_spd, spd_matrices, with_spectrum
+from verification.problems.matrices import gram_matrices, partitioned_spd, spd_matrices, with_spectrum
 from verification.references import solve as reference
 
 

@@ -9,7 +9,7 @@ from bellman_tf.linalg import eigh, is_finite, symmetrize
 from bellman_tf.linalg.symmetric import _jacobi
 from tests.helpers import assert_close
 from tests.linalg.modes import DTYPES, assert_modes_agree
-from tests.strategies.matrices import KINDS, rotation, spectrum, symmetric_matrices, with_spectrum
+from verification.problems.matrices import KINDS, rotation, spectrum, symmetric_matrices, with_spectrum
 from verification.references import symmetric as reference
 
 

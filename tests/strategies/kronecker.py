@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
-from tests.strategies.matrices import partition, player_count, seeds
+from verification.problems.matrices import partition, player_count, seeds
 
 
 class KroneckerGame(NamedTuple):

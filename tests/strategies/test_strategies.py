@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from tests.strategies.kronecker import correlated_kronecker_players
-from tests.strategies.matrices import (
+from verification.problems.matrices import (
     KINDS,
     gram_matrices,
     partitioned_spd,

@@ -1,0 +1,11 @@
+"""The four papers, and what we derived ourselves; `verification.claims` fills them with claims."""
+
+from verification.claim import Paper
+
+AUTHORS = "Guan-Horng Liu, Tianrong Chen, Evangelos A. Theodorou"
+
+GTDDP = Paper("GTDDP", "Game-theoretic DDP for residual networks (GT-DDP)", AUTHORS)
+DDP1 = Paper("DDP1", "Differential Dynamic Programming Neural Optimizer", AUTHORS)
+DGN = Paper("DGN", "Dynamic Game Theoretic Neural Optimizer (DGNOpt)", AUTHORS)
+DDPN = Paper("DDPN", "DDPNOpt: Differential Dynamic Programming Neural Optimizer", AUTHORS)
+OURS = Paper("OURS", "Derived for bellman_tf", "the authors of bellman_tf")

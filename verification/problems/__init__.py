@@ -1,0 +1,1 @@
+"""Random problems as Hypothesis strategies: matrices with a chosen spectrum, stages, games, networks."""
