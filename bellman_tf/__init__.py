@@ -3,7 +3,7 @@
 from bellman_tf import bellman, curvature, linalg
 from bellman_tf.game import Game, Player, Stage
 from bellman_tf.models import Model, Sequential, as_game
-from bellman_tf.optimizers import EKFAC, GTDDP, KFAC, DDPNOpt
+from bellman_tf.optimizers import DDP, EKFAC, GTDDP, KFAC, DDPNOpt
 
 __version__ = "0.1.0"
 
@@ -11,7 +11,7 @@ __all__ = [
     # models
     "Model", "Sequential", "as_game",
     # optimizers
-    "GTDDP", "DDPNOpt", "KFAC", "EKFAC",
+    "GTDDP", "DDPNOpt", "KFAC", "EKFAC", "DDP",
     # the game
     "Game", "Player", "Stage",
     # options and mathematics

@@ -188,7 +188,7 @@ class Claim:
             Verdict.EMPIRICAL: ("tested_by",),
             Verdict.DEFINITION: ("check", "over"),
         }[self.verdict]
-        missing = [name for name in needs if not getattr(self, name)]
+        missing = [name for name in needs if getattr(self, name) in (None, "", {})]
         if missing:
             raise ValueError(f"claim {self.id} with verdict {self.verdict} lacks {', '.join(missing)}")
 

@@ -6,6 +6,7 @@ player. Source: algorithm.md, Section 1; GTDDP Sec. 3.1; DGN Fig. 2.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import keras
@@ -67,7 +68,7 @@ class Player:
     @property
     def parameters(self) -> int:
         """Number of parameters."""
-        return sum(int(keras.ops.size(v)) for v in self.variables)
+        return sum(math.prod(v.shape) for v in self.variables)
 
 
 class Stage(tuple):

@@ -1,4 +1,5 @@
 """Keras optimizers: one class with every option, and its named settings."""
 
+from bellman_tf.optimizers.ddp import DDP
 from bellman_tf.optimizers.family import EKFAC, KFAC, DDPNOpt
 from bellman_tf.optimizers.gtddp import GTDDP

@@ -12,8 +12,9 @@ from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.coverage import make_block, player_layout
 from bellman_tf.game.stages import Game
 from bellman_tf.optimizers.options import GameOptions
+from bellman_tf.training.batch import Batch
 from bellman_tf.training.policy import INFORMATION
-from bellman_tf.training.step import train_step
+from bellman_tf.training.step import solve, train_step
 from bellman_tf.training.update import Assignments
 
 _NEEDS_MODEL = (
@@ -287,6 +288,14 @@ class GTDDP(keras.optimizers.Optimizer):
                 "Compile the model again after freezing or adding layers.",
             )  # fmt: skip
         return train_step(model, self, data)
+
+    def solve(self, batch: Batch) -> None:
+        """Queues the new values of one step; what a subclass replaces to step otherwise.
+
+        Args:
+            batch: the step.
+        """
+        solve(batch)
 
     def queue_averages(self, assignments: Assignments) -> None:
         """Queues the moving averages of the variables (`use_ema`), and their overwriting.

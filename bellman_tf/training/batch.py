@@ -41,6 +41,7 @@ class Batch:
         own: gradient l_u of each player's regularizers, `None` per variable where there is none.
         metrics: each player's metric of this step, once known.
         clamped: clamps of the papers' recursion.
+        witnesses: tensors that must be finite, besides the new values, for the batch to be accepted.
     """
 
     def __init__(self, model: keras.Model, optimizer: object, data: object) -> None:
@@ -56,6 +57,7 @@ class Batch:
         self.own = [own_cost_gradient(player.variables) for player in self.game.players]
         self.metrics: list[Metric | None] = [None] * len(self.game.players)
         self.clamped = tf.zeros([], tf.int32)
+        self.witnesses: Tensors = []
         self.assignments = Assignments()
         rate = tf.cast(optimizer.learning_rate, self.dtype)
         self.step = Step(tf.convert_to_tensor(optimizer.iterations), rate)
@@ -140,12 +142,17 @@ class Batch:
         decreases, changed = self.metrics[player.index].step(gradient)
         for k, tensor in changed.items():
             self._new_state[player.index][k] = tensor
+        values = self.shifted(player, decreases)
+        for variable, value in zip(player.variables, values, strict=True):
+            self.assignments.add(variable, value)
+        return [constrain(variable, value) for variable, value in zip(player.variables, values, strict=True)]
+
+    def shifted(self, player: Player, decreases: Tensors) -> Tensors:
+        """The player's values less `decreases` and weight decay, before constraints; nothing is queued."""
         values = []
         for variable, old, decrease in zip(player.variables, self.values[player.index], decreases, strict=True):
             decays = self._decay is not None and self.optimizer._use_weight_decay(variable)
-            value = move(old, decrease, self._decay if decays else None)
-            self.assignments.add(variable, value)
-            values.append(constrain(variable, value))
+            values.append(move(old, decrease, self._decay if decays else None))
         return values
 
     # ---- the verdict
@@ -157,7 +164,7 @@ class Batch:
             for variable, before, after in zip(variables, old, new, strict=True):
                 if after is not before:
                     self.assignments.add(variable, after)
-        accepted = all_finite([self.loss, *self.assignments.values])
+        accepted = all_finite([self.loss, *self.witnesses, *self.assignments.values])
         optimizer.queue_averages(self.assignments)
         restore = [(v, value) for v, value in self.frozen if v.dtype.startswith(("float", "bfloat"))]
         self.assignments.apply(optimizer, accepted, restore)

@@ -9,7 +9,7 @@ from bellman_tf.curvature.scale_shift import normalised_input, scaled
 from bellman_tf.game.stages import Player
 from bellman_tf.losses import observe_losses
 from bellman_tf.training.batch import Batch, BatchOnly, flat_inputs
-from bellman_tf.training.passes import first_tensor, policy_forward, replay_gradient
+from bellman_tf.training.passes import first_tensor, policy_forward, replay_gradient, unflatten
 from bellman_tf.training.policy import INFORMATION, OuterPolicy, SamplePolicy
 from bellman_tf.training.terminal import Terminal, structure_with
 
@@ -68,7 +68,7 @@ class GameStep:
         derivatives = tape.gradient(
             batch.loss, tf.nest.flatten(sources), output_gradients=batch.seed(), unconnected_gradients="zero"
         )
-        at_sites, at_cuts, at_z, at_values, at_loose = _unflatten(sources, derivatives)
+        at_sites, at_cuts, at_z, at_values, at_loose = unflatten(sources, derivatives)
         terminal.resolve(at_values)
         site_columns, cut_columns, beta_squared = [at_sites], [at_cuts], None
         if not collinear:
@@ -275,9 +275,3 @@ class GameStep:
             return batch.y_pred
 
         batch.call_model(recorder)
-
-
-def _unflatten(structure: list[list], flat: list) -> list[Tensors]:
-    """Cuts a flat list to the lengths of `structure`."""
-    remaining = iter(flat)
-    return [[tf.convert_to_tensor(next(remaining)) for _ in part] for part in structure]

@@ -186,6 +186,34 @@ def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bo
     return program.result(), forward
 
 
+@dataclasses.dataclass(frozen=True)
+class Applied:
+    """What pass 2 leaves behind when it runs to the end.
+
+    Attributes:
+        outputs: the model's outputs with the new weights.
+        state: (variable, value) of every variable of the model as the new weights leave it.
+        losses: what layers added themselves on the way (activity regularizers, `add_loss`).
+    """
+
+    outputs: object
+    state: list[tuple]
+    losses: Tensors
+
+    def cost(self, loss: Callable[[object], tf.Tensor]) -> tf.Tensor:
+        """J of the new weights on the same batch, regularizers included; nothing is written.
+
+        Args:
+            loss: function from the outputs to J, reading the model's variables and losses.
+
+        Returns:
+            Scalar.
+        """
+        with keras.StatelessScope(state_mapping=self.state, collect_losses=True, initialize_variables=False) as scope:
+            scope.losses.extend(self.losses)
+            return loss(self.outputs)
+
+
 def policy_forward(
     game: Game,
     inputs: Tensors,
@@ -193,7 +221,8 @@ def policy_forward(
     deviate: Callable[[int, dict[Slot, tf.Tensor]], object],
     update: Callable[[Player, int, object, object], Tensors],
     start: list[tuple],
-) -> None:
+    finish: bool = False,
+) -> Applied | None:
     """Pass 2: stage by stage, measures the deviation of the state, updates the stage's players and moves on.
 
     Args:
@@ -204,26 +233,37 @@ def policy_forward(
         update: function of (player, stage number, deviation, new arguments of the player's first call) giving the
             new values of the player's variables.
         start: (variable, value) of variables whose new values are known from the beginning.
+        finish: whether to run on behind the last player, to the outputs of the new network.
+
+    Returns:
+        What the pass leaves behind, `None` unless `finish`.
     """
     program = _Program(game, inputs)
-    state, fresh = list(frozen), list(start)
+    state, fresh, losses = list(frozen), list(start), []
     last = max((t for t, stage in enumerate(game.stages) if stage.players), default=-1)
 
     def run(calls: tuple[Call, ...]) -> None:
-        with keras.StatelessScope(state_mapping=[*state, *fresh], initialize_variables=False) as scope:
+        with keras.StatelessScope(
+            state_mapping=[*state, *fresh], collect_losses=finish, initialize_variables=False
+        ) as scope:
             for call in calls:
                 program.run(call)
+        losses.extend(scope.losses)
         # A generator that is drawn from again goes on from where it is, as in pass 1.
         state[:] = [(variable, scope.get_current_value(variable)) for variable, _ in state]
 
-    for t, stage in enumerate(game.stages[: last + 1]):
+    for t, stage in enumerate(game.stages if finish else game.stages[: last + 1]):
         run(stage.before)
         deviation = deviate(t, program.values)
         for player in stage.players:
             values = update(player, t, deviation, program.arguments(player.calls[0]))
             fresh.extend(zip(player.variables, values, strict=True))
-        if t < last:
+        if finish or t < last:
             run(stage.calls)
+    if not finish:
+        return None
+    run(game.after)
+    return Applied(program.result(), [*state, *fresh], losses)
 
 
 def replay_gradient(player: Player, forward: Forward, cotangents: dict[int, Tensors]) -> Tensors:
@@ -270,3 +310,17 @@ def first_tensor(arguments: tuple) -> tf.Tensor:
         The tensor.
     """
     return next(leaf for leaf in keras.tree.flatten(arguments) if tf.is_tensor(leaf))
+
+
+def unflatten(structure: list[list], flat: list) -> list[Tensors]:
+    """Cuts a flat list to the lengths of `structure`.
+
+    Args:
+        structure: a list of lists.
+        flat: tensors or `IndexedSlices`, as many as `structure` has entries.
+
+    Returns:
+        The tensors, in the form of `structure`.
+    """
+    remaining = iter(flat)
+    return [[tf.convert_to_tensor(next(remaining)) for _ in part] for part in structure]

@@ -8,7 +8,7 @@
     update        assigned if everything is finite                   (update.py)
 
 `game_step.py` puts these together; `information="open"` needs none of the last three beyond the metric and runs
-`open_step.py`, the baseline's own step.
+`open_step.py`, the baseline's own step. `dense_step.py` is vanilla batch DDP, with every matrix written out.
 """
 
 import keras
@@ -31,9 +31,18 @@ def train_step(model: keras.Model, optimizer: object, data: object) -> dict:
         The metrics' results, as Keras's `train_step`.
     """
     batch = Batch(model, optimizer, data)
-    curved = INFORMATION[optimizer.options.information].curved
+    optimizer.solve(batch)
+    return batch.finish()
+
+
+def solve(batch: Batch) -> None:
+    """The game's step, or the baseline's where the value's curvature is not used or no layer is known.
+
+    Args:
+        batch: the step; its new values are queued.
+    """
+    curved = INFORMATION[batch.optimizer.options.information].curved
     if curved and batch.game.graph is not None and batch.game.stages:
         game_step(batch)
     else:
         open_step(batch)
-    return batch.finish()

@@ -100,8 +100,10 @@ class Assignments:
 
     @property
     def values(self) -> Tensors:
-        """The queued tensors."""
-        return [value for _, value in self._pending] + [direction for _, direction, _ in self._steps]
+        """The queued floating-point tensors."""
+        return [value for _, value in self._pending if value.dtype.is_floating] + [
+            direction for _, direction, _ in self._steps
+        ]
 
     def apply(self, optimizer: keras.optimizers.Optimizer, accepted: tf.Tensor, restore: list[tuple]) -> None:
         """Assigns the queued values, or on a bad batch puts back what the forward pass has changed.

@@ -20,6 +20,7 @@ ROWS = {
     "DDPNOpt": btf.DDPNOpt,
     "KFAC": lambda: btf.KFAC(0.1),
     "EKFAC": lambda: btf.EKFAC(0.1),
+    "DDP": lambda: btf.DDP(0.5, line_search=3),
 }
 
 

@@ -66,6 +66,16 @@ def stack(f_x, f_u):
     return block_diag(*f_x), np.concatenate(list(f_u), axis=0)
 
 
+def augment(g, H, batch_size=None):
+    """Value of the mean loss of stacked samples, from each one's gradient [B, n] and Hessian [B, n, n].
+
+    Returns:
+        The pair v, W.
+    """
+    batch_size = len(g) if batch_size is None else batch_size
+    return np.concatenate(list(g)) / batch_size, block_diag(*H) / batch_size
+
+
 def backward_batch(g, H, stages, *, batch_size=None):
     """The exact batch recursion: stages are (f_x [B, n', n], f_u [B, n', m], M, l_u); M is the curvature of the cost.
 
@@ -74,8 +84,7 @@ def backward_batch(g, H, stages, *, batch_size=None):
     Returns:
         Per stage (k, K, v, W, decrease): the value before it, and the model's decrease at zero deviation.
     """
-    batch_size = len(g) if batch_size is None else batch_size
-    v, W = np.concatenate(list(g)) / batch_size, block_diag(*H) / batch_size
+    v, W = augment(g, H, batch_size)
     steps = []
     for f_x, f_u, M, l_u in reversed(stages):
         F_X, F_u = stack(f_x, f_u)

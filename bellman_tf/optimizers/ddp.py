@@ -1,0 +1,108 @@
+"""Vanilla batch DDP as a Keras optimizer, for small networks."""
+
+import keras
+import tensorflow as tf
+
+from bellman_tf import _checks
+from bellman_tf.optimizers.gtddp import GTDDP
+from bellman_tf.training.batch import Batch
+from bellman_tf.training.dense_step import DenseOptions, dense_step
+
+
+@keras.saving.register_keras_serializable("bellman_tf")
+class DDP(GTDDP):
+    """Differential dynamic programming on the stacked states of the batch, with every matrix written out.
+
+    What the papers call vanilla DDP and intractable beyond DIGITS: exact terminal Hessian, Q_uu and V_XX dense. With
+    `second_order=False` and `value_damping=0` it takes the same steps as
+    `GTDDP(learning_rate, curvature="identity", terminal_hessian="full")`, which needs matrices of the batch's size
+    only; this class is for small networks and for the terms that only the dense form has.
+
+    Args:
+        learning_rate: its inverse is the Tikhonov term on Q_uu; float, schedule or callable.
+        second_order: keep the second derivatives of the layers and of the regularizers. Where they make Q_uu
+            indefinite, its Tikhonov term grows by the most negative eigenvalue.
+        value_damping: Tikhonov term on V_XX at every stage.
+        line_search: how often a step may be halved until J falls as predicted; 0 takes every step.
+        memory_budget: bytes the dense matrices may take; a larger problem is refused.
+        weight_decay: decoupled, as in Keras.
+        use_ema: as in Keras.
+        ema_momentum: as in Keras.
+        ema_overwrite_frequency: as in Keras.
+        name: as in Keras.
+
+    Attributes:
+        failed_searches: steps for which no halving lowered J; the weights stayed.
+        last_step: the alpha of the last step that was searched.
+
+    Raises:
+        ValueError: for an option outside its range; at the first step for a network that is too large, with its size,
+            or has a layer that is applied twice.
+
+    Source: DDP1 Alg. 1, Eqs. 29-34.
+    """
+
+    def __init__(
+        self,
+        learning_rate: object = 0.1,
+        *,
+        second_order: bool = False,
+        value_damping: float = 0.0,
+        line_search: int = 0,
+        memory_budget: int = 2**31,
+        weight_decay: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        dense = DenseOptions(second_order, value_damping, line_search, memory_budget)
+        if isinstance(learning_rate, float | int):
+            _checks.check_real("learning_rate", learning_rate, above=0)
+        super().__init__(
+            learning_rate,
+            curvature="identity",
+            terminal_hessian="full",
+            weight_decay=weight_decay,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            name=name,
+        )
+        self.dense = dense
+        self.failed_searches = self.add_variable((), dtype="int64", name="failed_searches")
+        self.last_step = self.add_variable((), initializer="ones", name="last_step")
+
+    def solve(self, batch: Batch) -> None:
+        """Queues the new values of one dense step.
+
+        Args:
+            batch: the step.
+        """
+        dense_step(batch, self.dense)
+
+    def search_counts(self, alpha: tf.Tensor) -> list[tuple]:
+        """What a line search leaves in the optimizer's variables.
+
+        Args:
+            alpha: the step taken, 0 if none.
+
+        Returns:
+            Pairs (variable, new value).
+        """
+        failed = tf.convert_to_tensor(self.failed_searches) + tf.cast(tf.equal(alpha, 0), tf.int64)
+        return [(self.last_step, tf.cast(alpha, self.last_step.dtype)), (self.failed_searches, failed)]
+
+    def warn_open_loop(self, game: object) -> None:
+        """Nothing to warn of: every layer has its Jacobian."""
+
+    def get_config(self) -> dict:
+        """The options, for Keras serialisation."""
+        config = super().get_config()
+        kept = ("name", "learning_rate", "weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency")
+        return {key: config[key] for key in kept} | {
+            "second_order": self.dense.second_order,
+            "value_damping": self.dense.value_damping,
+            "line_search": self.dense.line_search,
+            "memory_budget": self.dense.memory_budget,
+        }
