@@ -49,9 +49,8 @@ def parser(
     made.add_argument("--quick", action="store_true", help="few methods, rates and steps, to see that it works")
     made.add_argument("--metrics", nargs="+", choices=METRICS, default=list(metrics), help="curvatures to compare")
     made.add_argument("--seeds", type=whole(1), default=seeds, help="runs per method and learning rate")
-    made.add_argument(
-        "--decades", type=whole(1), default=decades, help="decades that the learning rates span, two per decade"
-    )
+    made.add_argument("--decades", type=whole(1), default=decades, help="decades that the learning rates span")
+    made.add_argument("--per-decade", type=int, choices=(2, 4), default=2, help="learning rates per decade")
     made.add_argument("--steps", type=whole(1), default=steps, help="length of a run")
     made.add_argument(
         "--gram", choices=FORMS, default="auto", help="how GTDDP forms the Gram matrices, see bellman_tf.curvature.gram"
@@ -71,12 +70,12 @@ def conduct(options: argparse.Namespace, tasks: list[_study.Task], methods: list
         tasks: the tasks.
         methods: the rows of each.
     """
-    rates = 2 * options.decades + 1
+    rates = options.per_decade * options.decades + 1
     progress = _report.Progress(sum(map(len, methods)) * rates * options.seeds)
     start = time.perf_counter()
     runs = []
     for task, rows in zip(tasks, methods, strict=True):
-        runs += _study.compare(task, rows, options.decades, options.seeds, progress)
+        runs += _study.compare(task, rows, options.decades, options.per_decade, options.seeds, progress)
     seconds = time.perf_counter() - start
     shown = vars(options) | {"cores": os.cpu_count()}
     text = _report.save(options.out, shown, tasks, runs, seconds)

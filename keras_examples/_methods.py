@@ -64,20 +64,25 @@ class Method:
         return OUR_BASELINES[self.metric](curvature=curvature)
 
 
-def half_decades(rate: float, decades: int) -> list[int]:
-    """The learning rates of a study, as numbers for `rate_of`: half a decade apart around a middle.
+DECADE = 4  # numbers of learning rates per factor of ten
+
+
+def learning_rates(rate: float, decades: int, per_decade: int = 2) -> list[int]:
+    """The learning rates of a study, as numbers for `rate_of`, around a middle.
 
     Args:
         rate: the middle, 1 or 3 times a power of ten.
         decades: how many the rates span.
+        per_decade: 2 or 4 of them in each.
 
     Returns:
-        `2 * decades + 1` numbers.
+        `per_decade * decades + 1` numbers.
     """
-    middle = min(range(-20, 20), key=lambda number: abs(rate_of(number) - rate))
-    return list(range(middle - decades, middle + decades + 1))
+    middle = min(range(-40, 40), key=lambda number: abs(rate_of(number) - rate))
+    half = DECADE * decades // 2
+    return list(range(middle - half, middle + half + 1, DECADE // per_decade))
 
 
 def rate_of(number: int) -> float:
-    """The learning rate 1, 3, 10, 30, ... with this number; 0 is 1.0, and ten times the rate is two further."""
-    return float(f"{1 if number % 2 == 0 else 3}e{number // 2}")
+    """The learning rate 1, 1.8, 3, 5.6, 10 ... with this number; 0 is 1.0, ten times the rate is `DECADE` further."""
+    return float(f"{(1, 1.8, 3, 5.6)[number % DECADE]}e{number // DECADE}")

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 import bellman_tf
-from keras_examples._methods import BASE, BLOCK, MATCHED, OUTER, rate_of
+from keras_examples._methods import BASE, BLOCK, DECADE, MATCHED, OUTER, rate_of
 from keras_examples._study import Run, Task, best_rate, mean_loss
 
 COLOURS = {BASE: "0.3", MATCHED: "tab:blue", BLOCK: "tab:orange", OUTER: "tab:green"}
@@ -86,7 +86,7 @@ def table(runs: list[Run]) -> str:
         loss, accuracy = [run.loss for run in best], [100 * run.accuracy for run in best]
         rows.append((
             name, f"{rate_of(number):g}", _spread(loss), f"{np.mean(accuracy):.1f} +- {np.std(accuracy):.1f}",
-            loss_text(own, number + 2), f"{np.median([run.milliseconds for run in own]):.2f}",
+            loss_text(own, number + DECADE), f"{np.median([run.milliseconds for run in own]):.2f}",
         ))  # fmt: skip
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
@@ -138,7 +138,7 @@ def verdicts(runs: list[Run]) -> str:
         if own[0].form == BASE or not base:
             continue
         theirs, ours = best_rate(base), best_rate(own)
-        ten = theirs + 2
+        ten = theirs + DECADE
         low, high = mean_loss(own, ours), mean_loss(base, theirs)
         lines.append(
             f"{own[0].method} against {base[0].method}: best {number_text(low)} against {number_text(high)}"

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_examples._data import Data
-from keras_examples._methods import BASE, Method, half_decades, rate_of
+from keras_examples._methods import BASE, DECADE, Method, learning_rates, rate_of
 
 LOSS = functools.partial(keras.losses.SparseCategoricalCrossentropy, from_logits=True)
 
@@ -206,7 +206,9 @@ def best_rate(runs: list[Run]) -> int:
     return min(sorted({run.number for run in runs}), key=lambda number: mean_loss(runs, number))
 
 
-def compare(task: Task, methods: list[Method], decades: int, seeds: int, progress: object) -> list[Run]:
+def compare(
+    task: Task, methods: list[Method], decades: int, per_decade: int, seeds: int, progress: object
+) -> list[Run]:
     """Runs every method at its learning rates, and perhaps at ten times the best of them and of its baseline's.
 
     Every method of one metric gets the same rates; the baseline must come before the others.
@@ -215,6 +217,7 @@ def compare(task: Task, methods: list[Method], decades: int, seeds: int, progres
         task: network and data.
         methods: the rows.
         decades: spanned by the learning rates.
+        per_decade: rates in each, 2 or 4.
         seeds: runs per rate.
         progress: told about every run, see `keras_examples._report.Progress`.
 
@@ -225,7 +228,7 @@ def compare(task: Task, methods: list[Method], decades: int, seeds: int, progres
     base: dict[str, int] = {}
     for method in methods:
         trainer = Trainer(task, method)
-        grid = half_decades(task.middles[method.metric], decades)
+        grid = learning_rates(task.middles[method.metric], decades, per_decade)
         runs: list[Run] = []
 
         def cover(numbers: list[int], trainer: Trainer = trainer, runs: list[Run] = runs) -> None:
@@ -238,7 +241,7 @@ def compare(task: Task, methods: list[Method], decades: int, seeds: int, progres
         best = best_rate(runs)
         if method.form == BASE:
             base[method.metric] = best
-        wanted = {best + 2, base.get(method.metric, best) + 2} if task.beyond else set()
+        wanted = {best + DECADE, base.get(method.metric, best) + DECADE} if task.beyond else set()
         beyond = sorted(wanted - set(grid))
         progress.expect(len(beyond) * seeds)
         cover(beyond)

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--networks", nargs="+", choices=("mlp", "cnn"), default=["mlp", "cnn"], help="networks to train"
     )
-    parser.add_argument("--cnn-steps", type=_command.whole(1), default=200, help="length of a run of the CNN")
+    parser.add_argument("--cnn-steps", type=_command.whole(1), default=150, help="length of a run of the CNN")
     options = parser.parse_args(arguments)
     if options.quick:
         options.seeds, options.decades, options.steps, options.cnn_steps = 1, 1, 100, 50
