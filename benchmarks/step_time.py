@@ -182,7 +182,7 @@ def peak_memory(model_name: str, row: str, kfac_every: int) -> float:
     return float(output.strip().splitlines()[-1])
 
 
-def _peak() -> float:
+def peak_resident() -> float:
     """Peak resident set of this process in kB."""
     # Not getrusage, which counts the parent's from before exec.
     with open("/proc/self/status") as status:
@@ -202,12 +202,12 @@ def main() -> None:
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        before = _peak()
+        before = peak_resident()
         model_name, row = options.one.split("/")
         built = Row(model_name, row, False, 1, options.kfac_every)
         for _ in range(3):
             built.graph()
-        print((_peak() - before) / 1024)
+        print((peak_resident() - before) / 1024)
         return
     everything = list(optimizers(options.kfac_every))
     rows = [name for name in everything if name == "keras sgd" or not options.rows or name in options.rows.split(",")]

@@ -6,7 +6,19 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "bellman_tf"
-ORDER = ("_checks", "linalg", "bellman", "curvature", "game", "losses", "training", "optimizers", "models")
+ORDER = (
+    "_checks",
+    "linalg",
+    "bandit",
+    "bellman",
+    "trajectory",
+    "curvature",
+    "game",
+    "losses",
+    "training",
+    "optimizers",
+    "models",
+)
 
 
 def part_of(path):

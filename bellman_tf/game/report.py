@@ -9,10 +9,12 @@ if TYPE_CHECKING:  # the game prints itself through this file
 _COLUMNS = ("stage", "player", "kind", "parameters", "curvature", "gram", "coverage")
 
 
-def _row(player: "Player", metrics: list[str] | None) -> tuple[str, ...]:
+def _row(player: "Player", metrics: list[str] | None, ranges: dict[int, tuple[int, int]]) -> tuple[str, ...]:
     metric = "-" if metrics is None else metrics[player.index]
     covered = f"covered ({player.coverage.site})" if player.covered else f"open-loop: {player.coverage}"
     stage = "-" if player.stage is None else str(player.stage)
+    if player.stage is not None and ranges[player.index][1] > ranges[player.index][0]:
+        stage += " ({}-{})".format(*ranges[player.index])
     return stage, player.name, player.kind, f"{player.parameters:,}", metric, player.gram, covered
 
 
@@ -25,7 +27,7 @@ def print_game(game: "Game", name: str, metrics: list[str] | None, print_fn: Cal
         metrics: a description of each player's curvature, or `None` without one of our optimizers.
         print_fn: what to print with; Keras's `print` by default.
     """
-    rows = [_row(player, metrics) for player in game.players]
+    rows = [_row(player, metrics, game.ranges) for player in game.players]
     widths = [max(len(row[k]) for row in [_COLUMNS, *rows]) for k in range(len(_COLUMNS))]
     line = "  ".join("-" * width for width in widths)
 
@@ -41,4 +43,8 @@ def print_game(game: "Game", name: str, metrics: list[str] | None, print_fn: Cal
     lines.append(
         f"{len(game.stages)} stages, {len(game.players)} players, {total:,} parameters, {share:.1f}% of them covered"
     )
+    if game.alignments.count > 1:
+        lines.append(
+            f"{game.alignments.count} alignments: a stage (from-to) is that of a player that may act elsewhere"
+        )
     (print_fn or print)("\n".join(lines))

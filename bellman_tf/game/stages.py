@@ -5,14 +5,18 @@ tensor that crosses the cut: made before, read at stage t or later (or an output
 player. Source: algorithm.md, Section 1; GTDDP Sec. 3.1; DGN Fig. 2.
 """
 
+import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
 import keras
 
+from bellman_tf import _checks
 from bellman_tf.curvature.coverage import PREACTIVATION, Coverage, coverage
 from bellman_tf.curvature.gram import static_plan
+from bellman_tf.game.alignments import Alignments
 from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, trace
 from bellman_tf.game.report import print_game
 
@@ -108,6 +112,7 @@ class Game:
         normalised_by: for a player whose pre-activation goes through one BatchNormalization and nowhere else, by
             `index`, the call of that normalisation.
         player_of: player of each call that has one, by `id` of the call.
+        when: stage of each of these calls, by `id` of the call.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -123,14 +128,58 @@ class Game:
             self.graph, self.reason = None, str(error)
         calls = self.graph.calls if self.graph else ()
         groups = _players_of(calls)
-        made = _times(calls, {id(call) for group in groups for call in group})
+        made, self.when = _times(calls, {id(call) for group in groups for call in group})
         self.players: list[Player] = []
         self.player_of: dict[int, Player] = {}
-        for group in sorted(groups, key=lambda group: _stage(group[0], made)):
-            self._add_player(group, _stage(group[0], made))
+        for group in sorted(groups, key=lambda group: self.when[id(group[0])]):
+            self._add_player(group, self.when[id(group[0])])
         self._add_loose(model)
         self._cut(calls, made)
         self.normalised_by = self._normalisations(calls)
+
+    @functools.cached_property
+    def alignments(self) -> Alignments:
+        """The placements of players off the longest path."""
+        return Alignments(self)
+
+    @property
+    def ranges(self) -> dict[int, tuple[int, int]]:
+        """Earliest and latest stage of every player whose place is known, by index."""
+        return self.alignments.ranges
+
+    def aligned(self, placement: dict[int, int]) -> "Game":
+        """The same players in other stages.
+
+        Args:
+            placement: stage of each player that is to move, by the player's index.
+
+        Returns:
+            A game; players keep their indices.
+
+        Raises:
+            ValueError: if a player cannot act at its stage.
+        """
+        game = copy.copy(self)
+        game.__dict__.pop("alignments", None)
+        wanted = {
+            id(self.players[index].calls[0]): stage for index, stage in placement.items() if self.players[index].calls
+        }
+        calls = self.graph.calls if self.graph else ()
+        made, game.when = _times(calls, set(self.player_of), wanted)
+        for index, stage in placement.items():
+            player = self.players[index]
+            early, late = self.ranges.get(index, (None, None))
+            if player.stage is None or not early <= stage <= late or game.when[id(player.calls[0])] != stage:
+                raise _checks.error(
+                    "alignment", f"keep the order of the layers, {player.name} in stages {early} to {late}", stage,
+                    "`model.game.alignments` lists what is possible.",
+                )  # fmt: skip
+        game.players = [
+            dataclasses.replace(p, stage=game.when[id(p.calls[0])]) if p.stage is not None else p for p in self.players
+        ]
+        game.player_of = {call: game.players[player.index] for call, player in self.player_of.items()}
+        game._cut(calls, made)
+        return game
 
     def summary(self, name: str = "model", print_fn: Callable | None = None) -> None:
         """Prints stages and players as a table.
@@ -201,14 +250,13 @@ class Game:
         return found
 
     def _cut(self, calls: tuple[Call, ...], made: dict[Slot, int]) -> None:
-        depth = 1 + max((player.stage for player in self.players if player.stage is not None), default=-1)
-        depth = max(depth, 1 + max((_stage(c, made) for c in calls if id(c) in self.player_of), default=-1))
+        depth = 1 + max(self.when.values(), default=-1)
         last_read: dict[Slot, int] = {}
         between: list[list[Call]] = [[] for _ in range(depth + 1)]
         acting: list[list[Call]] = [[] for _ in range(depth)]
         for call in calls:
             if id(call) in self.player_of:
-                time = _stage(call, made)
+                time = self.when[id(call)]
                 acting[time].append(call)
             else:
                 time = max((made[slot] for slot in call.inputs), default=0) - 1
@@ -226,19 +274,21 @@ class Game:
         self.after = tuple(between[depth])
 
 
-def _stage(call: Call, made: dict[Slot, int]) -> int:
-    return max((made[slot] for slot in call.inputs), default=0)
-
-
-def _times(calls: tuple[Call, ...], acting: set[int]) -> dict[Slot, int]:
-    """Number of player calls on the longest path to each slot."""
+def _times(
+    calls: tuple[Call, ...], acting: set[int], wanted: dict[int, int] | None = None
+) -> tuple[dict[Slot, int], dict[int, int]]:
+    """Stage from which each slot is there, and stage of each player call, by `id`: the earliest, or later if wanted."""
     made: dict[Slot, int] = {}
+    when: dict[int, int] = {}
     for call in calls:
         for slot in call.inputs:
             made.setdefault(slot, 0)
-        time = _stage(call, made) + (id(call) in acting)
+        time = max((made[slot] for slot in call.inputs), default=0)
+        if id(call) in acting:
+            when[id(call)] = time = max(time, (wanted or {}).get(id(call), 0))
+            time += 1
         made.update(dict.fromkeys(call.outputs, time))
-    return made
+    return made, when
 
 
 def _players_of(calls: tuple[Call, ...]) -> list[list[Call]]:

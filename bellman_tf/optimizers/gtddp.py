@@ -12,9 +12,11 @@ from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.coverage import make_block, player_layout
 from bellman_tf.game.stages import Game
 from bellman_tf.optimizers.options import GameOptions
-from bellman_tf.training.batch import Batch
+from bellman_tf.training.batch import Batch, Outcome
 from bellman_tf.training.policy import INFORMATION
 from bellman_tf.training.step import solve, train_step
+from bellman_tf.training.step_control import get as step_control_named
+from bellman_tf.training.step_control import judge
 from bellman_tf.training.update import Assignments
 
 _NEEDS_MODEL = (
@@ -22,6 +24,25 @@ _NEEDS_MODEL = (
     "Change one line: `model = bellman_tf.as_game(model)` before `compile` (for a subclassed model, derive it from "
     "`bellman_tf.Model`)."
 )
+
+
+def curvature_block(curvature: object, player: object) -> Block:
+    """The block of a player under a curvature.
+
+    Args:
+        curvature: config object.
+        player: a `Player`.
+
+    Returns:
+        The block.
+    """
+    shapes = tuple(tuple(v.shape) for v in player.variables)
+    return make_block(curvature, player_layout(player.name, shapes, player.coverage))
+
+
+def _first_state(shape: tuple, dtype: object = None) -> tf.Tensor:
+    return tf.one_hot(0, shape[0], dtype=dtype)  # damping 1, nothing measured
+
 
 _SEED = "seed_"  # keys of the random generators' states in the saved file
 
@@ -48,6 +69,9 @@ class GTDDP(keras.optimizers.Optimizer):
         group_size: couple samples in groups of this size; `None` is the whole batch.
         bilinear: form the re-weighted gradient with the layer's new input.
         gram: how Gram matrices are formed, see `bellman_tf.curvature.gram`; "auto" chooses by static shapes.
+        step_control: `None`, "levenberg_marquardt" or a `bellman_tf.LevenbergMarquardt`: damping by the ratio of the
+            actual to the predicted decrease on the batch, and steps that raise it refused; needs
+            `value_hessian="batch"` without groups. The state is in `damping` and `refused_steps`.
         weight_decay: decoupled, as in Keras.
         clipnorm: per variable, as in Keras.
         clipvalue: per variable, as in Keras.
@@ -78,6 +102,7 @@ class GTDDP(keras.optimizers.Optimizer):
         group_size: int | None = None,
         bilinear: bool = False,
         gram: str = "auto",
+        step_control: object = None,
         weight_decay: float | None = None,
         clipnorm: float | None = None,
         clipvalue: float | None = None,
@@ -92,6 +117,12 @@ class GTDDP(keras.optimizers.Optimizer):
     ) -> None:
         options = GameOptions(information, value_hessian, terminal_hessian, group_size, bilinear, gram)
         metric = curvature_config.get(curvature)
+        control = step_control_named(step_control)
+        if control is not None and (value_hessian != "batch" or group_size is not None or information == "open"):
+            raise _checks.error(
+                "step_control", "be None unless value_hessian='batch', group_size=None and information is not 'open': "
+                "only then is there a second pass and a predicted decrease of the whole batch", step_control,
+            )  # fmt: skip
         if isinstance(learning_rate, int) and not isinstance(learning_rate, bool):
             learning_rate = float(learning_rate)
         if isinstance(learning_rate, float):
@@ -133,6 +164,7 @@ class GTDDP(keras.optimizers.Optimizer):
         )
         self.options = options
         self.curvature = metric
+        self.step_control = control
         self.blocks: list[Block] = []
         self.state: list[list[keras.Variable]] = []
         self._model: weakref.ref | None = None
@@ -142,6 +174,9 @@ class GTDDP(keras.optimizers.Optimizer):
         self.clamped_values = self.add_variable(
             (), dtype="int64", name="clamped_values", aggregation="only_first_replica"
         )
+        if control is not None:
+            self.control_state = self.add_variable((4,), initializer=_first_state, dtype="float32", name="control")
+            self.refused_steps = self.add_variable((), dtype="int64", name="refused_steps")
 
     @classmethod
     def as_published(cls, learning_rate: object = 0.03, **options: object) -> "GTDDP":
@@ -220,8 +255,12 @@ class GTDDP(keras.optimizers.Optimizer):
         Returns:
             The block.
         """
-        shapes = tuple(tuple(v.shape) for v in player.variables)
-        return make_block(self.curvature, player_layout(player.name, shapes, player.coverage))
+        return curvature_block(self.curvature, player)
+
+    @property
+    def wants_outcome(self) -> bool:
+        """Whether a step must know what it does to J: the second pass then runs to the outputs."""
+        return self.step_control is not None
 
     def describe(self, game: Game) -> list[str]:
         """Each player's curvature in a word or two.
@@ -289,6 +328,28 @@ class GTDDP(keras.optimizers.Optimizer):
             )  # fmt: skip
         return train_step(model, self, data)
 
+    def games(self, game: Game) -> list[Game]:
+        """The placements of the players that a step may be taken in.
+
+        Args:
+            game: the model's game, every player at its earliest stage.
+
+        Returns:
+            At least one.
+        """
+        return [game]
+
+    def branch(self, count: int) -> tf.Tensor:
+        """Number of the placement that this step is taken in; asked only if there are several.
+
+        Args:
+            count: of placements.
+
+        Returns:
+            Integer scalar.
+        """
+        return tf.zeros([], tf.int32)
+
     def solve(self, batch: Batch) -> None:
         """Queues the new values of one step; what a subclass replaces to step otherwise.
 
@@ -318,16 +379,49 @@ class GTDDP(keras.optimizers.Optimizer):
                 due = tf.equal((tf.convert_to_tensor(self.iterations) + 1) % frequency, 0)
                 assignments.replace(variable, tf.where(due, value, new[id(variable)]))
 
-    def count(self, accepted: tf.Tensor, clamped: tf.Tensor) -> None:
-        """Advances the iteration on an accepted batch; counts rejected batches and clamps.
+    @property
+    def damping(self) -> tf.Tensor:
+        """The factor on every metric, with step control."""
+        return self.control_state[0]
+
+    def control_step(self, outcome: Outcome, accepted: tf.Tensor) -> tf.Tensor:
+        """Judges the step and moves the damping.
 
         Args:
-            accepted: boolean scalar.
+            outcome: predicted and actual decrease.
+            accepted: whether the batch is good; a bad one leaves the damping as it is.
+
+        Returns:
+            Whether the step may be taken.
+        """
+        state = tf.convert_to_tensor(self.control_state)
+        verdict = judge(self.step_control, state, *outcome)
+        self.assign(self.control_state, tf.where(accepted, verdict.state, state))
+        return verdict.taken
+
+    rate_factor = 1.0  # what a subclass makes of the learning rate that metrics see
+
+    def observe(self, outcome: Outcome, accepted: tf.Tensor) -> None:
+        """Hears what a step does to J; for subclasses.
+
+        Args:
+            outcome: predicted and actual decrease.
+            accepted: whether the batch is good.
+        """
+
+    def count(self, accepted: tf.Tensor, taken: tf.Tensor, clamped: tf.Tensor) -> None:
+        """Advances the iteration on a step taken; counts rejected batches, refused steps and clamps.
+
+        Args:
+            accepted: boolean scalar, whether the batch is good.
+            taken: boolean scalar, whether its step is taken.
             clamped: integer scalar.
         """
-        yes = tf.cast(accepted, tf.int64)
+        good, yes = tf.cast(accepted, tf.int64), tf.cast(taken, tf.int64)
         self.assign_add(self.iterations, yes)
-        self.assign_add(self.rejected_batches, 1 - yes)
+        self.assign_add(self.rejected_batches, 1 - good)
+        if self.step_control is not None:
+            self.assign_add(self.refused_steps, good - yes)
         if self.options.value_hessian == "outer_product":
             self.assign_add(self.clamped_values, yes * tf.cast(clamped, tf.int64))
 
@@ -389,5 +483,6 @@ class GTDDP(keras.optimizers.Optimizer):
             group_size=options.group_size,
             bilinear=options.bilinear,
             gram=options.gram,
+            step_control=keras.saving.serialize_keras_object(self.step_control),
         )
         return config

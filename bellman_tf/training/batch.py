@@ -1,6 +1,7 @@
 """What both kinds of step share: the batch, the model's loss, metrics and updates of the players, the verdict."""
 
 import dataclasses
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -29,6 +30,20 @@ class BatchOnly:
     batch_size: object
 
 
+class Outcome(NamedTuple):
+    """What the step does to J on its own batch, scalars.
+
+    Attributes:
+        predicted: decrease of the quadratic model.
+        actual: decrease of J.
+        held_out: `[3]`, what the plain step does to samples that had no part in it, see `SamplePolicy.held_out_model`.
+    """
+
+    predicted: tf.Tensor
+    actual: tf.Tensor
+    held_out: tf.Tensor
+
+
 class Batch:
     """One step while it is traced.
 
@@ -42,12 +57,13 @@ class Batch:
         metrics: each player's metric of this step, once known.
         clamped: clamps of the papers' recursion.
         witnesses: tensors that must be finite, besides the new values, for the batch to be accepted.
+        outcome: predicted and actual decrease of J, `None` where the second pass does not run to its end.
     """
 
-    def __init__(self, model: keras.Model, optimizer: object, data: object) -> None:
-        self.model, self.optimizer = model, optimizer
+    def __init__(self, model: keras.Model, optimizer: object, data: object, game: Game | None = None) -> None:
+        self.model, self.optimizer, self.data = model, optimizer, data
         self.x, self.y, self.sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self.game: Game = model.game
+        self.game: Game = model.game if game is None else game
         first = next(leaf for leaf in keras.tree.flatten(self.x) if leaf is not None)
         self.batch_size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
         self.dtype = tf.float64 if any(v.dtype == "float64" for v in model.trainable_variables) else tf.float32
@@ -58,9 +74,13 @@ class Batch:
         self.metrics: list[Metric | None] = [None] * len(self.game.players)
         self.clamped = tf.zeros([], tf.int32)
         self.witnesses: Tensors = []
+        self.outcome: Outcome | None = None
         self.assignments = Assignments()
         rate = tf.cast(optimizer.learning_rate, self.dtype)
-        self.step = Step(tf.convert_to_tensor(optimizer.iterations), rate)
+        fast = rate if optimizer.rate_factor == 1 else rate * optimizer.rate_factor
+        control = optimizer.step_control
+        damped = fast if control is None else fast / tf.cast(optimizer.damping, self.dtype)
+        self.step = Step(tf.convert_to_tensor(optimizer.iterations), damped)
         self._decay = None if optimizer.weight_decay is None else optimizer.weight_decay * rate
         self._state = [[tf.convert_to_tensor(v) for v in variables] for variables in optimizer.state]
         self._new_state = [list(state) for state in self._state]
@@ -155,26 +175,53 @@ class Batch:
             values.append(move(old, decrease, self._decay if decays else None))
         return values
 
+    # ---- what a branch hands on
+
+    def changed_state(self) -> dict[tuple[int, int], tf.Tensor]:
+        """New curvature state, by player and position, where it is not the old one."""
+        pairs = zip(self._state, self._new_state, strict=True)
+        return {
+            (k, j): new
+            for k, (before, after) in enumerate(pairs)
+            for j, (old, new) in enumerate(zip(before, after, strict=True))
+            if new is not old
+        }
+
+    def adopt_state(self, changed: dict[tuple[int, int], tf.Tensor]) -> None:
+        """Takes over what `changed_state` of another batch said."""
+        for (k, j), tensor in changed.items():
+            self._new_state[k][j] = tensor
+
     # ---- the verdict
 
     def finish(self) -> dict:
         """Assigns what is finite, counts what is not, and reports as Keras does."""
         model, optimizer = self.model, self.optimizer
-        for variables, old, new in zip(optimizer.state, self._state, self._new_state, strict=True):
-            for variable, before, after in zip(variables, old, new, strict=True):
-                if after is not before:
-                    self.assignments.add(variable, after)
-        accepted = all_finite([self.loss, *self.witnesses, *self.assignments.values])
+        for (k, j), tensor in self.changed_state().items():
+            self.assignments.add(optimizer.state[k][j], tensor)
+        accepted, taken = self._judge()
+        if self.outcome is not None:
+            optimizer.observe(self.outcome, accepted)
         optimizer.queue_averages(self.assignments)
         restore = [(v, value) for v, value in self.frozen if v.dtype.startswith(("float", "bfloat"))]
-        self.assignments.apply(optimizer, accepted, restore)
-        optimizer.count(accepted, self.clamped)
+        self.assignments.apply(optimizer, taken, restore)
+        optimizer.count(accepted, taken, self.clamped)
         tracker = next((m for m in model.metrics if m.name == "loss"), None)
         if tracker is not None:
             counted = tf.cast(accepted, tracker.dtype)
             loss = tf.math.multiply_no_nan(tf.cast(self.loss, tracker.dtype), counted)
             tracker.update_state(loss, sample_weight=counted * tf.cast(self.batch_size, tracker.dtype))
         return self._metrics(accepted)
+
+    def _judge(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Whether the batch is good, and whether its step is taken; both are one without step control."""
+        values = all_finite(self.assignments.values)
+        accepted = all_finite([self.loss, *self.witnesses])
+        if self.optimizer.step_control is None:
+            return accepted & values, accepted & values
+        accepted &= tf.math.is_finite(self.outcome.predicted)
+        taken = accepted & values & self.optimizer.control_step(self.outcome, accepted)
+        return accepted, taken
 
     def _metrics(self, accepted: tf.Tensor) -> dict:
         """Updates the metrics with an accepted batch only: one NaN would stay in them until the epoch ends."""

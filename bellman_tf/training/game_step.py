@@ -8,8 +8,8 @@ from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.scale_shift import normalised_input, scaled
 from bellman_tf.game.stages import Player
 from bellman_tf.losses import observe_losses
-from bellman_tf.training.batch import Batch, BatchOnly, flat_inputs
-from bellman_tf.training.passes import first_tensor, policy_forward, replay_gradient, unflatten
+from bellman_tf.training.batch import Batch, BatchOnly, Outcome, flat_inputs
+from bellman_tf.training.passes import Applied, first_tensor, policy_forward, replay_gradient, unflatten
 from bellman_tf.training.policy import INFORMATION, OuterPolicy, SamplePolicy
 from bellman_tf.training.terminal import Terminal, structure_with
 
@@ -36,6 +36,8 @@ class GameStep:
         self.options = batch.optimizer.options
         self.information = INFORMATION[self.options.information]
         self.captures: list[Capture | None] = [None] * len(self.game.players)
+        self._own_drop: Tensors = []  # l_u' M^{-1} l_u of the covered players
+        self._open_drop: Tensors = []  # <g, decrease> of the open-loop players
 
     def run(self) -> None:
         """Passes, recursion, new values."""
@@ -174,7 +176,7 @@ class GameStep:
         return tf.cast(gram(capture, metric, group_size, self.options.gram, seed), self.batch.dtype)
 
     def _own_pull(self, player: Player) -> tf.Tensor | None:
-        """`<q_ij, M^{-1} l_u>`, `[B, m]`, or `None` without own cost."""
+        """`<q_ij, M^{-1} l_u>`, `[B, m]`, or `None` without own cost; adds `l_u' M^{-1} l_u` to the prediction."""
         own = self.batch.own[player.index]
         if all(cost is None for cost in own):
             return None
@@ -182,7 +184,9 @@ class GameStep:
             tf.zeros(v.shape, self.batch.dtype) if l is None else tf.cast(l, self.batch.dtype)
             for v, l in zip(player.variables, own, strict=True)
         ]
-        return self.captures[player.index].inner(self.batch.metrics[player.index].solve(cost))
+        solved = self.batch.metrics[player.index].solve(cost)
+        self._own_drop += [tf.reduce_sum(l * s) for l, s in zip(cost, solved, strict=True)]
+        return self.captures[player.index].inner(solved)
 
     def _sample_backward(self, beta_squared: tf.Tensor | None) -> SamplePolicy:
         """Metrics and Gram matrices of all players, then all stages at once."""
@@ -261,17 +265,45 @@ class GameStep:
         def update(player: Player, t: int, deviation: tf.Tensor | None, arguments: tuple) -> Tensors:
             weights = policy.weights(t, self.game.stages[t].players.index(player), deviation)
             inputs = first_tensor(arguments) if self.options.bilinear else None
-            return batch.move(player, batch.complete(player, self._gradient(player, weights, inputs)))
+            gradient = batch.complete(player, self._gradient(player, weights, inputs))
+            return self._move(player, gradient)
 
         start = []
         for player in self.game.loose_players:
             gradient = batch.clip(self._loose[player.index])
             batch.update_metric(player, BatchOnly(batch.batch_size), gradient)
-            start.extend(zip(player.variables, batch.move(player, gradient), strict=True))
+            start.extend(zip(player.variables, self._move(player, gradient), strict=True))
+        left: list[Applied | None] = []
 
         def recorder(inputs: object) -> object:
             flat = flat_inputs(batch.model, inputs)
-            policy_forward(self.game, flat, batch.frozen, self._deviation, update, start)
+            left.append(policy_forward(self.game, flat, batch.frozen, self._deviation, update, start, self._finish))
             return batch.y_pred
 
         batch.call_model(recorder)
+        if left[0] is not None:
+            after = tf.cast(left[0].cost(batch.loss_of), batch.dtype)
+            actual = tf.cast(batch.loss, batch.dtype) - after
+            batch.outcome = Outcome(self._predicted(policy), actual, policy.held_out_model())
+
+    @property
+    def _finish(self) -> bool:
+        """Whether anyone wants to know what the step does to J."""
+        return self.batch.optimizer.wants_outcome
+
+    def _move(self, player: Player, gradient: Tensors) -> Tensors:
+        """The player's new values; notes what an open-loop player should gain."""
+        values = self.batch.move(player, gradient)
+        if self._finish and self.captures[player.index] is None:
+            old = self.batch.values[player.index]
+            self._open_drop += [
+                tf.reduce_sum(g * tf.cast(a - b, self.batch.dtype))
+                for g, a, b in zip(gradient, old, values, strict=True)
+            ]
+        return values
+
+    def _predicted(self, policy: SamplePolicy) -> tf.Tensor:
+        """Decrease of the quadratic model: the recursion's, and half of <g, step> of every open-loop player."""
+        own = tf.add_n(self._own_drop) if self._own_drop else None
+        decrease = policy.predicted_reduction(own)
+        return decrease + tf.add_n(self._open_drop) / 2 if self._open_drop else decrease

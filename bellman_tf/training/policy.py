@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from bellman_tf.bellman import outer_product, sample_space
 from bellman_tf.bellman.sample_space import SampleValue, from_groups, to_groups
+from bellman_tf.linalg.products import matvec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,7 @@ class SamplePolicy:
         stacked = self._stack(grams, agents, [*lead, n, n], a.dtype)
         pull = None if linear is None else self._stack(linear, agents, [*lead, n], a.dtype)
         value = sample_space.backward_all(SampleValue(a, L), stacked, pull, diagonal=self._columns == 1)
+        self._solved = SampleValue(a, L), SampleValue(value.a[0], value.L[0]), stacked, pull
         a = value.a[..., None] if self.group_size is None else value.a  # columns, ready for plain products
         self._values = [SampleValue(*parts) for parts in zip(tf.unstack(a), tf.unstack(value.L), strict=True)]
 
@@ -93,6 +95,40 @@ class SamplePolicy:
             zero = tf.zeros([1, *shape] if self.group_size is None else shape, dtype)
             slots = [zero if part is None else part for part in slots]
         return tf.reshape(tf.stack(slots), [len(stages), *([] if self.joint else [agents]), *shape])
+
+    def predicted_reduction(self, own: tf.Tensor | None) -> tf.Tensor:
+        """Decrease of J in the quadratic model, scalar; agents with values of their own are added.
+
+        Args:
+            own: sum of `l_u' M^{-1} l_u` over all covered players, `None` for zero.
+
+        Returns:
+            The decrease; exact for one group and one agent.
+        """
+        terminal, initial, grams, linear = self._solved
+        parts = sample_space.predicted_reduction(terminal, initial, grams, linear)
+        return tf.reduce_sum(parts) + (0 if own is None else own / 2)
+
+    def held_out_model(self) -> tf.Tensor:
+        """What the plain step does to samples that it was not computed from.
+
+        With all weights a_T sample i moves by `v_i = -sum_j Gamma_ij a_Tj` along its columns, Gamma the sum of all Gram
+        matrices. Without j = i, times B / (B - 1), v is what the step does to a sample that had no part in it; with the
+        terminal value (a_T, L_T L_T') a step of tau times the size lowers J by `slope tau - curvature tau^2 / 2`.
+
+        Returns:
+            `[3]`: slope on samples without a part in the step, slope on the batch itself, curvature.
+        """
+        terminal, _, grams, _ = self._solved
+        gram, m = tf.reduce_sum(grams, axis=0), self._columns
+        n = tf.shape(gram)[-1]
+        sample = tf.range(n) // m
+        others = tf.cast(sample[:, None] != sample[None, :], gram.dtype)
+        B = tf.cast(n // m, gram.dtype)
+        moved = matvec(gram, terminal.a)
+        apart = matvec(gram * others, terminal.a) * tf.math.divide_no_nan(B, B - 1)
+        curvature = tf.reduce_sum(tf.square(matvec(terminal.L, apart, transpose_a=True)))
+        return tf.stack([tf.reduce_sum(terminal.a * apart), tf.reduce_sum(terminal.a * moved), curvature])
 
     def weights(self, stage: int, agent: int, deviation: tf.Tensor | None) -> tf.Tensor:
         """Weights of one player, `[B, m]`.

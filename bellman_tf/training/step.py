@@ -17,6 +17,7 @@ from bellman_tf.training.batch import Batch
 from bellman_tf.training.game_step import game_step
 from bellman_tf.training.open_step import open_step
 from bellman_tf.training.policy import INFORMATION
+from bellman_tf.training.switch import switched
 
 
 def train_step(model: keras.Model, optimizer: object, data: object) -> dict:
@@ -31,7 +32,12 @@ def train_step(model: keras.Model, optimizer: object, data: object) -> dict:
         The metrics' results, as Keras's `train_step`.
     """
     batch = Batch(model, optimizer, data)
-    optimizer.solve(batch)
+    games = optimizer.games(model.game)
+    if len(games) == 1:
+        batch.game = games[0]
+        optimizer.solve(batch)
+    else:
+        switched(batch, games, optimizer.branch(len(games)), optimizer.solve)
     return batch.finish()
 
 

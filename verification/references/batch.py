@@ -1,4 +1,4 @@
-"""Stacked samples: second-order tensors and costs of the augmented problem (DDP1 Eqs. 17, 18), written out by blocks."""
+"""Stacked samples: second-order tensors and costs of the augmented problem (DDP1 Eqs. 17, 18), by blocks."""
 
 import numpy as np
 from scipy.linalg import block_diag

@@ -1,7 +1,7 @@
 """Second-order forward differentiation: arrays that carry their first and second derivatives in d variables.
 
-A function written with the operations below, and with NumPy's tanh, exp, log, where and concatenate, takes a `Jet` for an
-array; `expansion` differentiates it twice without being told any derivative.
+A function written with the operations below, and with NumPy's tanh, exp, log, where and concatenate, takes a `Jet` for
+an array; `expansion` differentiates it twice without being told any derivative.
 """
 
 import numpy as np

@@ -35,3 +35,27 @@ def stage(values, f_x, f_us, l_us, l_uus):
     solved = -np.linalg.solve(system[:, 1 + n :], system[:, : 1 + n])
     k, K = solved[:, 0], solved[:, 1:]
     return k, K, [dense.follow(gradient, hessian, k, K) for gradient, hessian in expansions], system[:, 1 + n :]
+
+
+def without_cross(v, W, f_x, f_us, l_us, l_uus):
+    """Group rationality with P_uv := 0, gains and the papers' value update; nothing here needs to be definite.
+
+    Args:
+        v: `[n']`.
+        W: `[n', n']`.
+        f_x: `[n', n]`.
+        f_us: `[n', m_p]` per player.
+        l_us: `[m_p]` per player.
+        l_uus: `[m_p, m_p]` per player.
+
+    Returns:
+        Joint gains k and K, and the pair (v, W) before the stage.
+    """
+    value, gains = (f_x.T @ v, f_x.T @ W @ f_x), []
+    for f_u, l_u, l_uu in zip(f_us, l_us, l_uus, strict=True):
+        gradient, hessian = dense.expand(v, W, f_x, f_u, l_u=l_u, l_uu=l_uu)
+        n = f_x.shape[1]
+        k, K = dense.minimise(gradient, hessian, n)
+        gains.append((k, K))
+        value = (value[0] + hessian[n:, :n].T @ k, value[1] + hessian[n:, :n].T @ K)
+    return np.concatenate([k for k, _ in gains]), np.vstack([K for _, K in gains]), value

@@ -1,8 +1,8 @@
 """Optimal control of a trajectory, written out: derivatives by complex steps, adjoints, whole horizons, active sets.
 
 One instance, no batch. A function is given as f(z, t) of z = (x, u) and must accept complex numbers; a stage of a
-quadratic model is the gradient g [n + m] and the Hessian H [n + m, n + m] of the cost in z and the Jacobian F [n, n + m]
-of the dynamics, with their tensor D [n, n + m, n + m] where it is used.
+quadratic model is the gradient g [n + m] and the Hessian H [n + m, n + m] of the cost in z, and the Jacobian
+F [n, n + m] of the dynamics with, where it is used, their tensor D [n, n + m, n + m].
 """
 
 import itertools
@@ -142,10 +142,14 @@ def box_minimum(H, g, lower, upper):
         where = np.array(where)
         free = where == 0
         d = np.where(where < 0, lower, np.where(where > 0, upper, 0.0))
+        if not np.isfinite(d).all():
+            continue
         if free.any():
             d[free] = -np.linalg.solve(H[np.ix_(free, free)], g[free] + H[np.ix_(free, ~free)] @ d[~free])
+        if (d < lower).any() or (d > upper).any():
+            continue
         value = g @ d + 0.5 * d @ H @ d
-        if np.isfinite(d).all() and (d >= lower).all() and (d <= upper).all() and value < best_value:
+        if value < best_value:
             best, best_value, best_free = d, value, free
     return best, best_free
 
