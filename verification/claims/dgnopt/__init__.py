@@ -1,5 +1,18 @@
 """Claims of the paper below; one module per theme."""
 
+from verification.claims.dgnopt import (
+    bandit,
+    definitions,
+    derivation,
+    equivalence,
+    experiments,
+    fisher,
+    kronecker,
+    lemmas,
+    open_loop,
+    principles,
+    updates,
+)
 from verification.papers import DGN as PAPER
 
 __all__ = ["PAPER"]
