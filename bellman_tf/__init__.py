@@ -1,9 +1,10 @@
 """Training deep networks as optimal control: differential dynamic programming and dynamic games for Keras."""
 
-from bellman_tf import bellman, curvature, linalg
+from bellman_tf import bandit, bellman, callbacks, curvature, linalg
 from bellman_tf.game import Game, Player, Stage
 from bellman_tf.models import Model, Sequential, as_game
-from bellman_tf.optimizers import DDP, EKFAC, GTDDP, KFAC, DDPNOpt
+from bellman_tf.optimizers import DDP, EKFAC, GTDDP, KFAC, DDPNOpt, DGNOpt
+from bellman_tf.training.step_control import LevenbergMarquardt
 
 __version__ = "0.1.0"
 
@@ -11,9 +12,13 @@ __all__ = [
     # models
     "Model", "Sequential", "as_game",
     # optimizers
-    "GTDDP", "DDPNOpt", "KFAC", "EKFAC", "DDP",
+    "GTDDP", "DDPNOpt", "DGNOpt", "KFAC", "EKFAC", "DDP",
+    # step control
+    "LevenbergMarquardt",
     # the game
     "Game", "Player", "Stage",
+    # seeing it
+    "callbacks",
     # options and mathematics
-    "curvature", "linalg", "bellman",
+    "curvature", "linalg", "bellman", "bandit",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ ORDER = (
     "training",
     "optimizers",
     "models",
+    "callbacks",
 )
 
 

@@ -73,6 +73,8 @@ class DDP(GTDDP):
         self.failed_searches = self.add_variable((), dtype="int64", name="failed_searches")
         self.last_step = self.add_variable((), initializer="ones", name="last_step")
 
+    tells = False
+
     def solve(self, batch: Batch) -> None:
         """Queues the new values of one dense step.
 

@@ -13,6 +13,7 @@ from bellman_tf.curvature.coverage import make_block, player_layout
 from bellman_tf.game.stages import Game
 from bellman_tf.optimizers.options import GameOptions
 from bellman_tf.training.batch import Batch, Outcome
+from bellman_tf.training.monitor import names_of
 from bellman_tf.training.policy import INFORMATION
 from bellman_tf.training.step import solve, train_step
 from bellman_tf.training.step_control import get as step_control_named
@@ -400,6 +401,35 @@ class GTDDP(keras.optimizers.Optimizer):
         return verdict.taken
 
     rate_factor = 1.0  # what a subclass makes of the learning rate that metrics see
+
+    watched = False  # whether a `GameMonitor` listens
+    tells = True  # whether its steps can be watched
+
+    @property
+    def monitor(self) -> tf.Variable | None:
+        """`[2, K + 1]`: sums over steps and latest values of what a watched step tells, and the number of steps."""
+        return self.__dict__.get("_monitor")
+
+    def tell(self, game: Game, outcome: Outcome | None, telemetry: dict, accepted: tf.Tensor) -> None:
+        """Adds what a step tells to the sums.
+
+        Args:
+            game: the game of the step.
+            outcome: what it does to J.
+            telemetry: numbers by name.
+            accepted: whether the batch is good; a bad one is not counted.
+        """
+        names = names_of(self, game)
+        if self.monitor is None or self.monitor.shape != (2, len(names) + 1):
+            with tf.init_scope():
+                object.__setattr__(self, "_monitor", tf.Variable(tf.zeros([2, len(names) + 1]), trainable=False))
+        known = dict(telemetry)
+        if outcome is not None:
+            known |= {"predicted_reduction": outcome.predicted, "actual_reduction": outcome.actual}
+        known["damping"] = tf.ones([]) if self.step_control is None else self.damping
+        values = tf.stack([*(tf.cast(known[name], tf.float32) for name in names), tf.ones([])])
+        old = tf.convert_to_tensor(self.monitor)
+        self.monitor.assign(tf.where(accepted, tf.stack([old[0] + values, values]), old))
 
     def observe(self, outcome: Outcome, accepted: tf.Tensor) -> None:
         """Hears what a step does to J; for subclasses.

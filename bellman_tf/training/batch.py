@@ -58,6 +58,7 @@ class Batch:
         clamped: clamps of the papers' recursion.
         witnesses: tensors that must be finite, besides the new values, for the batch to be accepted.
         outcome: predicted and actual decrease of J, `None` where the second pass does not run to its end.
+        telemetry: numbers about the sample weights, by name, where the optimizer is watched.
     """
 
     def __init__(self, model: keras.Model, optimizer: object, data: object, game: Game | None = None) -> None:
@@ -75,6 +76,7 @@ class Batch:
         self.clamped = tf.zeros([], tf.int32)
         self.witnesses: Tensors = []
         self.outcome: Outcome | None = None
+        self.telemetry: dict[str, tf.Tensor] = {}
         self.assignments = Assignments()
         rate = tf.cast(optimizer.learning_rate, self.dtype)
         fast = rate if optimizer.rate_factor == 1 else rate * optimizer.rate_factor
@@ -202,6 +204,8 @@ class Batch:
         accepted, taken = self._judge()
         if self.outcome is not None:
             optimizer.observe(self.outcome, accepted)
+        if optimizer.watched:
+            optimizer.tell(self.game, self.outcome, self.telemetry, accepted)
         optimizer.queue_averages(self.assignments)
         restore = [(v, value) for v, value in self.frozen if v.dtype.startswith(("float", "bfloat"))]
         self.assignments.apply(optimizer, taken, restore)

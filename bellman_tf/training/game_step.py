@@ -9,6 +9,7 @@ from bellman_tf.curvature.scale_shift import normalised_input, scaled
 from bellman_tf.game.stages import Player
 from bellman_tf.losses import observe_losses
 from bellman_tf.training.batch import Batch, BatchOnly, Outcome, flat_inputs
+from bellman_tf.training.monitor import feedback_ratio, leverage, predicts, spread
 from bellman_tf.training.passes import Applied, first_tensor, policy_forward, replay_gradient, unflatten
 from bellman_tf.training.policy import INFORMATION, OuterPolicy, SamplePolicy
 from bellman_tf.training.terminal import Terminal, structure_with
@@ -263,7 +264,10 @@ class GameStep:
         batch = self.batch
 
         def update(player: Player, t: int, deviation: tf.Tensor | None, arguments: tuple) -> Tensors:
-            weights = policy.weights(t, self.game.stages[t].players.index(player), deviation)
+            agent = self.game.stages[t].players.index(player)
+            weights = policy.weights(t, agent, deviation)
+            if batch.optimizer.watched:
+                self._tell(policy, t, agent, weights)
             inputs = first_tensor(arguments) if self.options.bilinear else None
             gradient = batch.complete(player, self._gradient(player, weights, inputs))
             return self._move(player, gradient)
@@ -283,13 +287,29 @@ class GameStep:
         batch.call_model(recorder)
         if left[0] is not None:
             after = tf.cast(left[0].cost(batch.loss_of), batch.dtype)
-            actual = tf.cast(batch.loss, batch.dtype) - after
-            batch.outcome = Outcome(self._predicted(policy), actual, policy.held_out_model())
+            batch.outcome = self._outcome(policy, tf.cast(batch.loss, batch.dtype) - after)
 
     @property
     def _finish(self) -> bool:
         """Whether anyone wants to know what the step does to J."""
-        return self.batch.optimizer.wants_outcome
+        return self.batch.optimizer.wants_outcome or self.batch.optimizer.watched
+
+    def _outcome(self, policy: SamplePolicy | OuterPolicy, actual: tf.Tensor) -> Outcome:
+        """What the step does to J; without a prediction where the model is not that of the whole batch."""
+        if predicts(self.options):
+            return Outcome(self._predicted(policy), actual, policy.held_out_model())
+        return Outcome(tf.constant(float("nan"), actual.dtype), actual, tf.zeros([3], actual.dtype))
+
+    def _tell(self, policy: SamplePolicy | OuterPolicy, t: int, agent: int, weights: tf.Tensor) -> None:
+        """Notes how the sample weights look; of a stage, those of its first player."""
+        if agent:
+            return
+        plain, telemetry = policy.weights(t, agent, None), self.batch.telemetry
+        if t == 0:
+            telemetry["leverage"] = leverage(plain)
+        elif self.information.feedback:
+            telemetry[f"feedback_ratio/stage_{t}"] = feedback_ratio(weights, plain)
+        telemetry["weight_spread"] = spread(weights)
 
     def _move(self, player: Player, gradient: Tensors) -> Tensors:
         """The player's new values; notes what an open-loop player should gain."""

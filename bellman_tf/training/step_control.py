@@ -37,7 +37,7 @@ class LevenbergMarquardt:
         refuse_factor: at least 1.
         bound: at least 0; 0 refuses every step that raises J on its batch.
         memory: of the running means of slope and curvature, in [0, 1).
-        trust: least slope on other samples, as a share of the batch's own, so that noise cannot raise the damping forever.
+        trust: least slope on other samples, as a share of the batch's own: noise cannot raise the damping forever.
         boldness: above 1 takes longer steps than the model of the plain step allows, which the recursion's own
             curvature may bear: 2 or 3 trained faster at B = 64 on DIGITS, and broke at B = 8.
         least: smallest damping.

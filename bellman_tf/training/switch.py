@@ -58,14 +58,16 @@ class _Export:
             [values[key] for key in self._variables],
             list(self._changed.values()),
             [] if inner.outcome is None else list(inner.outcome),
+            [inner.telemetry[name] for name in sorted(inner.telemetry)],
         ]
+        self._told = sorted(inner.telemetry)
         self._outcome = type(inner.outcome)
         self.tensors = [tf.convert_to_tensor(t) for t in tf.nest.flatten(self._structure)]
 
     def adopt(self, batch: Batch, tensors: Tensors) -> None:
         """Puts the results into a batch outside the branches."""
         parts = tf.nest.pack_sequence_as(self._structure, tensors)
-        (batch.loss, batch.clamped), leaves, masks, witnesses, values, changed, outcome = parts
+        (batch.loss, batch.clamped), leaves, masks, witnesses, values, changed, outcome, told = parts
         remaining = iter(masks)
         for leaf, masked in zip(leaves, self._masked, strict=True):
             if masked:
@@ -77,3 +79,4 @@ class _Export:
             batch.assignments.add(by_id[key], value)
         batch.adopt_state(dict(zip(self._changed, changed, strict=True)))
         batch.outcome = self._outcome(*outcome) if outcome else None
+        batch.telemetry = dict(zip(self._told, told, strict=True))

@@ -1,0 +1,185 @@
+"""Callbacks: what a game tells while it trains, and rewards for alignments from data that are held out."""
+
+import csv
+import importlib.util
+import pathlib
+
+import keras
+import numpy as np
+
+from bellman_tf import _checks
+from bellman_tf.optimizers.dgnopt import DGNOpt
+from bellman_tf.optimizers.gtddp import GTDDP
+from bellman_tf.training.monitor import names_of
+
+
+class GameMonitor(keras.callbacks.Callback):
+    """Per epoch, and per step if asked: what the recursion predicts, what happens, and who answers whom.
+
+    Per epoch the means over the steps go to the logs (so to `History`, `CSVLogger`, `TensorBoard` if these come after
+    it), under the names of `bellman_tf.training.monitor`:
+
+    - `predicted_reduction`, `actual_reduction`: of J, on the step's own batch, and `reduction_ratio`, that of their
+      means (the prediction needs `value_hessian="batch"` without groups);
+    - `damping`: the factor of step control on every metric, 1 without it;
+    - `feedback_ratio/stage_t`: norm of the feedback part of the sample weights over that of the open-loop part;
+    - `weight_spread`: standard deviation of the samples' weights over their mean, at the last stage;
+    - `leverage`: mean over samples of `1 - B a_i`, how much of a sample's weight the stages take away;
+    - `clamped_values`, `rejected_batches`, `refused_steps`: counts so far;
+    - `alignment_probability/m`: of the bandit.
+
+    Without this callback nothing of it is computed.
+
+    Args:
+        csv: file for one line per step.
+        tensorboard: directory for TensorBoard summaries, one per step; needs the package `tensorboard` to be read.
+        every: steps between lines and summaries.
+
+    Raises:
+        ValueError: if `every` is below 1, if TensorBoard is asked for and not installed, or at `fit` if the model's
+            optimizer is not of this package.
+    """
+
+    def __init__(self, csv: str | None = None, tensorboard: str | None = None, every: int = 1) -> None:
+        super().__init__()
+        _checks.check_integer("every", every, least=1)
+        self._path = None if csv is None else pathlib.Path(csv)
+        self._directory, self._every = tensorboard, every
+        if tensorboard is not None and importlib.util.find_spec("tensorboard") is None:
+            hint = "Install it: pip install tensorboard."
+            raise _checks.error("tensorboard", "be None without the package of that name", tensorboard, hint)
+        self._file = self._writer = self._rows = None
+        self._start: np.ndarray | None = None
+
+    def set_model(self, model: keras.Model) -> None:
+        """Asks the optimizer to keep count; the train function is made anew.
+
+        Args:
+            model: the model that trains.
+        """
+        super().set_model(model)
+        optimizer = model.optimizer
+        if not isinstance(optimizer, GTDDP):
+            raise _checks.error(
+                "optimizer", "be of this package for GameMonitor", type(optimizer).__name__, "Compile with btf.GTDDP()."
+            )
+        if not optimizer.watched:
+            optimizer.watched = True
+            model.train_function = None
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Opens the files."""
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("w", newline="")
+        if self._directory is not None:
+            import tensorflow as tf
+
+            self._writer = tf.summary.create_file_writer(str(self._directory))
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Remembers where the sums stand."""
+        self._start = self._sums()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Writes a line."""
+        step = int(self.model.optimizer.iterations)
+        if (self._file is None and self._writer is None) or step % self._every:
+            return
+        values = self._latest()
+        if self._file is not None:
+            if self._rows is None:
+                self._rows = csv.DictWriter(self._file, ["step", *values])
+                self._rows.writeheader()
+            self._rows.writerow({"step": step, **values})
+        if self._writer is not None:
+            import tensorflow as tf
+
+            with self._writer.as_default():
+                for name, value in values.items():
+                    tf.summary.scalar(f"game/{name}", value, step=step)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Puts the epoch's means into the logs."""
+        if logs is None:
+            return
+        now = self._sums()
+        if now is None:
+            return
+        start = np.zeros_like(now) if self._start is None else self._start
+        gained = now - start
+        if gained[-1] > 0:
+            means = dict(zip(self._names(), gained[:-1] / gained[-1], strict=True))
+            logs |= {name: float(value) for name, value in means.items()}
+            if means.get("predicted_reduction"):
+                logs["reduction_ratio"] = float(means["actual_reduction"] / means["predicted_reduction"])
+        logs |= self._counts()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Closes the files; the optimizer keeps count no longer."""
+        for each in (self._file, self._writer):
+            if each is not None:
+                each.close()
+        self._file = self._writer = self._rows = None
+        self.model.optimizer.watched = False
+        self.model.train_function = None
+
+    def _names(self) -> list[str]:
+        return names_of(self.model.optimizer, self.model.game)
+
+    def _sums(self) -> np.ndarray | None:
+        sums = self.model.optimizer.monitor
+        return None if sums is None else sums.numpy()[0]
+
+    def _latest(self) -> dict[str, float]:
+        monitor = self.model.optimizer.monitor
+        values = dict(zip(self._names(), map(float, monitor.numpy()[1][:-1]), strict=True))
+        return values | {name: float(value) for name, value in self._counts().items()}
+
+    def _counts(self) -> dict[str, float]:
+        optimizer = self.model.optimizer
+        counts = {"rejected_batches": int(optimizer.rejected_batches)}
+        if optimizer.options.value_hessian == "outer_product":
+            counts["clamped_values"] = int(optimizer.clamped_values)
+        if optimizer.step_control is not None:
+            counts["refused_steps"] = int(optimizer.refused_steps)
+        if isinstance(optimizer, DGNOpt) and optimizer.adaptive and optimizer.built:
+            for k, p in enumerate(optimizer.probabilities.numpy()):
+                counts[f"alignment_probability/{k}"] = float(p)
+        return counts
+
+
+class AlignmentReward(keras.callbacks.Callback):
+    """Rewards an alignment with the accuracy on data that are held out, the papers' choice.
+
+    For `DGNOpt(alignment="adaptive", reward="held_out")`: after every `every` steps a batch of the held-out data is
+    classified, its accuracy is the reward, and the bandit draws the alignment of the next steps.
+
+    Args:
+        x: held-out inputs.
+        y: held-out labels, integers or one row of probabilities each.
+        every: steps that an alignment is tried for.
+        batch_size: samples per reward, taken in turn.
+
+    Raises:
+        ValueError: if a number is below 1.
+    """
+
+    def __init__(self, x: object, y: object, every: int = 10, batch_size: int = 256) -> None:
+        super().__init__()
+        _checks.check_integer("every", every, least=1)
+        _checks.check_integer("batch_size", batch_size, least=1)
+        self._x, self._y, self._every, self._size = np.asarray(x), np.asarray(y), every, batch_size
+        self._steps = self._rounds = 0
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Counts steps; at the end of a round rewards the alignment."""
+        self._steps += 1
+        if self._steps % self._every:
+            return
+        picked = (np.arange(self._size) + self._size * self._rounds) % len(self._x)
+        self._rounds += 1
+        scores = np.asarray(self.model(self._x[picked], training=False))
+        labels = self._y[picked]
+        labels = labels.argmax(axis=-1) if labels.ndim > 1 and labels.shape[-1] > 1 else labels.reshape(-1)
+        self.model.optimizer.give_reward(float(np.mean(scores.argmax(axis=-1) == labels)))

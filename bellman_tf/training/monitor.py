@@ -1,0 +1,75 @@
+"""What a step tells when it is watched: a vector of numbers, summed over steps, in a fixed order of names."""
+
+import tensorflow as tf
+
+from bellman_tf.game.stages import Game
+from bellman_tf.training.policy import INFORMATION
+
+
+def predicts(options: object) -> bool:
+    """Whether the recursion's model is that of the whole batch, so that its predicted decrease is one of J.
+
+    Args:
+        options: a `GameOptions`.
+
+    Returns:
+        Whether it is.
+    """
+    return options.value_hessian == "batch" and options.group_size is None
+
+
+def names_of(optimizer: object, game: Game) -> list[str]:
+    """The numbers that a watched step yields, in order; none for an open-loop step.
+
+    Args:
+        optimizer: a `GTDDP`.
+        game: the model's game.
+
+    Returns:
+        Names.
+    """
+    information = INFORMATION[optimizer.options.information]
+    if not information.curved or game.graph is None or not game.stages or not optimizer.tells:
+        return []
+    names = ["predicted_reduction"] if predicts(optimizer.options) else []
+    names += ["actual_reduction", "damping", "weight_spread", "leverage"]
+    return names + ([f"feedback_ratio/stage_{t}" for t in range(1, len(game.stages))] if information.feedback else [])
+
+
+def spread(weights: tf.Tensor) -> tf.Tensor:
+    """Standard deviation over mean of the samples' weights.
+
+    Args:
+        weights: `[B, m]`, the gradient's column first.
+
+    Returns:
+        Scalar.
+    """
+    w = weights[:, 0]
+    return tf.math.divide_no_nan(tf.math.reduce_std(w), tf.abs(tf.reduce_mean(w)))
+
+
+def leverage(weights: tf.Tensor) -> tf.Tensor:
+    """Mean over the samples of 1 - B a_i: the share of a sample's weight that the stages behind take away.
+
+    Args:
+        weights: `[B, m]`, a of the first stage.
+
+    Returns:
+        Scalar.
+    """
+    w = weights[:, 0]
+    return 1 - tf.reduce_sum(w)
+
+
+def feedback_ratio(weights: tf.Tensor, plain: tf.Tensor) -> tf.Tensor:
+    """Norm of the part of the weights that answers the new state, over that of the rest.
+
+    Args:
+        weights: `[B, m]`.
+        plain: the same without feedback.
+
+    Returns:
+        Scalar.
+    """
+    return tf.math.divide_no_nan(tf.norm(weights - plain), tf.norm(plain))
