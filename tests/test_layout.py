@@ -19,6 +19,7 @@ ORDER = (
     "optimizers",
     "models",
     "callbacks",
+    "analysis",
 )
 
 

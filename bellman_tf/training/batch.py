@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric, Step
 from bellman_tf.curvature.capture import Capture, Tensors
+from bellman_tf.curvature.cooperative import JointMetric
 from bellman_tf.curvature.diagonal import IdentityMetric
 from bellman_tf.game.stages import Game, Player
 from bellman_tf.training.execution import recorded
@@ -28,6 +29,18 @@ class BatchOnly:
     """Stands in for a capture where only the batch size is known."""
 
     batch_size: object
+
+
+class Together(NamedTuple):
+    """Players of one stage whose directions are solved together.
+
+    Attributes:
+        players: in the order of their coupling.
+        metric: the joint metric.
+    """
+
+    players: list[Player]
+    metric: JointMetric
 
 
 class Outcome(NamedTuple):
@@ -55,6 +68,7 @@ class Batch:
         values: value before the step of every player's variables, read before the model's own `__call__` casts them.
         own: gradient l_u of each player's regularizers, `None` per variable where there is none.
         metrics: each player's metric of this step, once known.
+        together: the players that a player acts together with and their joint metric, by the player's index.
         clamped: clamps of the papers' recursion.
         witnesses: tensors that must be finite, besides the new values, for the batch to be accepted.
         outcome: predicted and actual decrease of J, `None` where the second pass does not run to its end.
@@ -73,6 +87,9 @@ class Batch:
         self.values = [[tf.convert_to_tensor(v) for v in player.variables] for player in self.game.players]
         self.own = [own_cost_gradient(player.variables) for player in self.game.players]
         self.metrics: list[Metric | None] = [None] * len(self.game.players)
+        self.together: dict[int, Together] = {}
+        self._seen: dict[int, object] = {}
+        self._coupled: set[int] = set()
         self.clamped = tf.zeros([], tf.int32)
         self.witnesses: Tensors = []
         self.outcome: Outcome | None = None
@@ -146,8 +163,31 @@ class Batch:
         """Updates the player's statistics and keeps its metric of this step."""
         index = player.index
         block = self.optimizer.blocks[index]
+        self._seen[index] = capture
         self._new_state[index], self.metrics[index] = block.update(self._state[index], capture, gradient, self.step)
         return self.metrics[index]
+
+    def couple(self) -> None:
+        """Updates the couplings whose players all have their metrics of this step, and joins those in one stage.
+
+        In an alignment that takes the players of a coupling apart each acts under its own metric.
+        """
+        for number, coupling in enumerate(self.optimizer.couplings):
+            members = [self.game.players[k] for k in coupling.players]
+            metrics = [self.metrics[player.index] for player in members]
+            if number in self._coupled or any(metric is None for metric in metrics):
+                continue
+            self._coupled.add(number)
+            place = len(self.game.players) + number
+            seen, own = ([kept[k] for k in coupling.players] for kept in (self._seen, self._new_state))
+            self._new_state[place], joined = coupling.update(self._state[place], seen, own, metrics, self.step)
+            if len({player.stage for player in members}) > 1:
+                continue
+            if isinstance(joined, JointMetric):
+                self.together.update({k: Together(members, joined) for k in coupling.players})
+            else:
+                for k, metric in zip(coupling.players, joined, strict=True):
+                    self.metrics[k] = metric
 
     def subtract(self, player: Player, gradient: Tensors) -> None:
         """Queues the plain step of a player whose new values nobody needs."""
@@ -164,6 +204,14 @@ class Batch:
         decreases, changed = self.metrics[player.index].step(gradient)
         for k, tensor in changed.items():
             self._new_state[player.index][k] = tensor
+        return self._queue(player, decreases)
+
+    def move_together(self, together: Together, gradients: list[Tensors]) -> list[Tensors]:
+        """Queues the new values of players with a joint metric and returns them, in the order of `together`."""
+        decreases = together.metric.solve(gradients)
+        return [self._queue(player, own) for player, own in zip(together.players, decreases, strict=True)]
+
+    def _queue(self, player: Player, decreases: Tensors) -> Tensors:
         values = self.shifted(player, decreases)
         for variable, value in zip(player.variables, values, strict=True):
             self.assignments.add(variable, value)

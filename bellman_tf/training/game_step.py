@@ -2,10 +2,11 @@
 
 import tensorflow as tf
 
-from bellman_tf.bellman import outer_product, sample_space
+from bellman_tf.bellman import SampleValue, outer_product, sample_space
 from bellman_tf.curvature.capture import Capture, Tensors, to_work, weigh
 from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.scale_shift import normalised_input, scaled
+from bellman_tf.game.graph import Slot
 from bellman_tf.game.stages import Player
 from bellman_tf.losses import observe_losses
 from bellman_tf.training.batch import Batch, BatchOnly, Outcome, flat_inputs
@@ -48,6 +49,18 @@ class GameStep:
         else:
             policy = self._sample_backward(beta_squared)
         self._apply(policy)
+
+    def look(self) -> list[SampleValue]:
+        """The step without its second pass: nothing is queued; needs `value_hessian="batch"` without groups.
+
+        Returns:
+            The value before every stage, a `[B m, 1]`, L `[B m, k]`.
+        """
+        return self._sample_backward(self._differentiate()).values
+
+    def cut_gradients(self, t: int) -> dict[Slot, Tensors]:
+        """Gradients of the state at the cut before a stage, one tensor per column, by slot."""
+        return self._cut_gradients[t]
 
     # ---- pass 1 and the backward pass
 

@@ -36,8 +36,19 @@ def open_step(batch: Batch) -> None:
     }
     if optimizer.global_clipnorm is not None:
         gradients, _ = tf.clip_by_global_norm(gradients, optimizer.global_clipnorm)
-    remaining = iter(gradients)
+    remaining, waiting = iter(gradients), {}
+    coupled = {k for coupling in optimizer.couplings for k in coupling.players}
     for player in players:
         gradient = batch.clip([next(remaining) for _ in player.variables])
         batch.update_metric(player, captures.get(player.index, BatchOnly(batch.batch_size)), gradient)
-        batch.subtract(player, gradient)
+        if player.index in coupled:
+            waiting[player.index] = gradient
+        else:
+            batch.subtract(player, gradient)
+    batch.couple()
+    for index in list(waiting):
+        if index not in batch.together:
+            batch.subtract(players[index], waiting[index])
+        elif index == batch.together[index].players[0].index:
+            together = batch.together[index]
+            batch.move_together(together, [waiting[player.index] for player in together.players])

@@ -96,6 +96,11 @@ class SamplePolicy:
             slots = [zero if part is None else part for part in slots]
         return tf.reshape(tf.stack(slots), [len(stages), *([] if self.joint else [agents]), *shape])
 
+    @property
+    def values(self) -> list[SampleValue]:
+        """The value before every stage."""
+        return self._values
+
     def predicted_reduction(self, own: tf.Tensor | None) -> tf.Tensor:
         """Decrease of J in the quadratic model, scalar; agents with values of their own are added.
 
