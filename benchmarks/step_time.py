@@ -29,13 +29,23 @@ import tensorflow as tf
 
 import bellman_tf as btf
 
-MODELS = ("mlp", "cnn", "resnet18")
+MODELS = ("mlp", "cnn", "resnet18", "branches")
 TARGETS = {
-    "open": (1.1, 1.1, 1.1),
-    "block identity": (2.0, 2.2, 2.2),
-    "block kfac": (2.5, 2.5, 2.7),
-    "batch identity": (2.3, 3.3, 3.3),
-    "batch kfac": (2.9, 3.75, 4.05),
+    "open": (1.1, 1.1, 1.1, ""),
+    "block identity": (2.0, 2.2, 2.2, ""),
+    "block kfac": (2.5, 2.5, 2.7, ""),
+    "batch identity": (2.3, 3.3, 3.3, ""),
+    "batch kfac": (2.9, 3.75, 4.05, ""),
+}
+# What a row is compared with besides SGD, and what the ratio may be.
+AGAINST = {
+    "players=2": ("batch identity", 1.0),
+    "adaptive alignment": ("batch identity", 1.1),
+    "step control": ("batch identity", 1.05),
+    "monitored": ("batch identity", 1.03),
+    "coop exact": ("batch kfac", 1.25),
+    "coop published": ("batch kfac", ""),
+    "coop rescale": ("batch kfac", ""),
 }
 
 
@@ -75,10 +85,31 @@ def resnet18() -> tuple[keras.Model, tuple, int]:
     return keras.Model(inputs, outputs), (32, 32, 3), 32
 
 
+def branches() -> tuple[keras.Model, tuple, int]:
+    """Residual MLP with trainable shortcuts beside two layers, B = 64: two players a stage, movable shortcuts."""
+    inputs = keras.Input((64,))
+    x = keras.layers.Dense(64, activation="tanh")(inputs)
+    for _ in range(2):
+        y = keras.layers.Dense(64, activation="tanh")(x)
+        x = keras.layers.Add()([keras.layers.Dense(64)(y), keras.layers.Dense(64)(x)])
+    return keras.Model(inputs, keras.layers.Dense(10)(x)), (64,), 64
+
+
 def optimizers(kfac_every: int) -> dict:
     """The rows: name to optimizer, `None` for Keras's SGD."""
     kfac = btf.curvature.KFAC(invert_every=kfac_every)
+
+    def coop(mode: str) -> btf.GTDDP:
+        return btf.GTDDP(0.01, curvature=btf.curvature.KFAC(invert_every=kfac_every, cooperative=mode))
+
     return {
+        "players=2": btf.DGNOpt(0.01, curvature="identity", players=2),
+        "adaptive alignment": btf.DGNOpt(0.01, curvature="identity", alignment="adaptive"),
+        "step control": btf.GTDDP(0.01, curvature="identity", step_control="levenberg_marquardt"),
+        "monitored": btf.GTDDP(0.01, curvature="identity"),
+        "coop exact": coop("exact"),
+        "coop published": coop("published"),
+        "coop rescale": coop("rescale"),
         "keras sgd": None,
         "open": btf.GTDDP(0.01, information="open", curvature="identity"),
         "block identity": btf.GTDDP(0.01, curvature="identity", value_hessian="block_diagonal"),
@@ -101,6 +132,8 @@ class Row:
         optimizer = optimizers(kfac_every)[row]
         self.model = model if row.startswith("keras") else btf.as_game(model)
         optimizer = keras.optimizers.SGD(0.01) if optimizer is None else optimizer
+        if row == "monitored":
+            optimizer.watched = True
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.model.compile(optimizer=optimizer, loss=loss, jit_compile=jit)
         rng = np.random.default_rng(0)
@@ -143,7 +176,7 @@ class Row:
 
 def measure(model_name: str, rows: list[str], jit: bool, rounds: int, kfac_every: int) -> dict:
     """Times all rows of one model in turns; prints and returns medians, ratios and spread."""
-    steps = {"mlp": 200, "cnn": 4, "resnet18": 1}[model_name]
+    steps = {"mlp": 200, "cnn": 4, "resnet18": 1, "branches": 50}[model_name]
     built = {}
     for name in rows:
         built[name] = Row(model_name, name, jit, steps, kfac_every)
@@ -162,6 +195,10 @@ def measure(model_name: str, rows: list[str], jit: bool, rounds: int, kfac_every
             entry[f"{way}_ms"] = round(1e3 * median, 4)
             entry[f"{way}_ms_quartiles"] = [round(1e3 * float(low), 4), round(1e3 * float(high), 4)]
             entry[f"{way}_ratio"] = round(median / statistics.median(times["keras sgd", way]), 3)
+        if AGAINST.get(name, ("",))[0] in rows:
+            for way in ("fit", "graph"):
+                other = statistics.median(times[AGAINST[name][0], way])
+                entry[f"{way}_against"] = round(statistics.median(times[name, way]) / other, 3)
         entry["trace_s"] = round(built[name].trace, 2)
         entry["trace_ratio"] = round(built[name].trace / built["keras sgd"].trace, 2)
     return result
@@ -232,12 +269,16 @@ def main() -> None:
             head = f"{'row':22}{'fit ms':>10}{'ratio':>7}{'graph ms':>10}{'ratio':>7}{'target':>8}{'trace':>7}{'MB':>8}"
             print(f"\n{key}\n{head}")
             for name, entry in result.items():
-                target = TARGETS.get(name, ("", "", ""))[MODELS.index(model_name)]
+                target = TARGETS.get(name, ("", "", "", ""))[MODELS.index(model_name)]
                 print(
                     f"{name:22}{entry['fit_ms']:10.3f}{entry['fit_ratio']:7.2f}{entry['graph_ms']:10.3f}"
                     f"{entry['graph_ratio']:7.2f}{target!s:>8}{entry['trace_ratio']:7.2f}{entry.get('peak_mb', ''):>8}",
                     flush=True,
                 )
+                if "fit_against" in entry:
+                    other, most = AGAINST[name]
+                    ratios = f"fit {entry['fit_against']:.2f}, graph {entry['graph_against']:.2f}"
+                    print(f"{'':22}against {other}: {ratios}; target {most}", flush=True)
             if options.out:
                 with open(options.out, "w") as file:
                     json.dump(report, file, indent=1)
