@@ -1,6 +1,6 @@
 """Training deep networks as optimal control: differential dynamic programming and dynamic games for Keras."""
 
-from bellman_tf import analysis, bandit, bellman, callbacks, curvature, linalg
+from bellman_tf import analysis, bandit, bellman, callbacks, curvature, linalg, trajectory
 from bellman_tf.game import Game, Player, Stage
 from bellman_tf.models import Model, Sequential, as_game
 from bellman_tf.optimizers import DDP, EKFAC, GTDDP, KFAC, DDPNOpt, DGNOpt
@@ -20,5 +20,5 @@ __all__ = [
     # seeing it
     "callbacks", "analysis",
     # options and mathematics
-    "curvature", "linalg", "bellman", "bandit",
+    "curvature", "linalg", "bellman", "trajectory", "bandit",
 ]  # fmt: skip

@@ -1,0 +1,220 @@
+"""First and second derivatives of all stages at once, by automatic differentiation or as given.
+
+A function that treats its rows independently is differentiated by repeating each row once per output and direction,
+so that two nested tapes give every entry of its Hessians in one call: no loop over stages, outputs or directions.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from bellman_tf import _checks
+from bellman_tf.bellman import Value
+
+
+class DynamicsDerivatives(NamedTuple):
+    """Derivatives of x' = f(x, u, t), row by row.
+
+    Attributes:
+        jacobian_state: `[rows, n, n]`.
+        jacobian_control: `[rows, n, m]`.
+        dynamics_xx: `[rows, n, n, n]`, output first, or `None` for zero.
+        dynamics_ux: `[rows, n, m, n]` or `None`.
+        dynamics_uu: `[rows, n, m, m]` or `None`.
+    """
+
+    jacobian_state: tf.Tensor
+    jacobian_control: tf.Tensor
+    dynamics_xx: tf.Tensor | None = None
+    dynamics_ux: tf.Tensor | None = None
+    dynamics_uu: tf.Tensor | None = None
+
+
+class CostDerivatives(NamedTuple):
+    """Derivatives of the running cost, row by row.
+
+    Attributes:
+        cost_x: `[rows, n]`.
+        cost_u: `[rows, m]`.
+        cost_xx: `[rows, n, n]`.
+        cost_ux: `[rows, m, n]`.
+        cost_uu: `[rows, m, m]`.
+    """
+
+    cost_x: tf.Tensor
+    cost_u: tf.Tensor
+    cost_xx: tf.Tensor
+    cost_ux: tf.Tensor
+    cost_uu: tf.Tensor
+
+
+class Derivatives(NamedTuple):
+    """Callables that replace automatic differentiation, each where it is not `None`.
+
+    Attributes:
+        dynamics: `(x, u, t) -> DynamicsDerivatives`.
+        running_cost: `(x, u, t) -> CostDerivatives`.
+        terminal_cost: `(x) -> bellman.Value`, gradient `[rows, n]` and Hessian `[rows, n, n]`.
+    """
+
+    dynamics: Callable | None = None
+    running_cost: Callable | None = None
+    terminal_cost: Callable | None = None
+
+
+class Model(NamedTuple):
+    """Derivatives along a trajectory in z = (x, u), T stages of B instances.
+
+    Attributes:
+        cost_z: `[T, B, z]`.
+        cost_zz: `[T, B, z, z]`.
+        jacobian: `[T, B, n, z]`.
+        dynamics_zz: `[T, B, n, z, z]`, or `None` for the Gauss-Newton model.
+        terminal: `Value`, `[B, n]` and `[B, n, n]`.
+    """
+
+    cost_z: tf.Tensor
+    cost_zz: tf.Tensor
+    jacobian: tf.Tensor
+    dynamics_zz: tf.Tensor | None
+    terminal: Value
+
+
+def differentiate(function, z, outputs, second_order):
+    """Jacobians, and Hessians if wanted, of a function of rows.
+
+    Args:
+        function: `(z [copies rows, size], copies) -> [copies rows, outputs]`, each row from its own row alone; copies
+            of a row stand next to each other.
+        z: `[rows, size]`, sizes static.
+        outputs: number of outputs.
+        second_order: whether to make the Hessians.
+
+    Returns:
+        `[rows, outputs, size]`, and `[rows, outputs, size, size]` or `None`.
+
+    Checked against: `verification/references/trajectory.py`.
+
+    Example:
+        >>> J, H = differentiate(lambda z, copies: z**3, tf.constant([[2.0]]), 1, True)
+        >>> J.numpy().tolist(), H.numpy().tolist()
+        ([[[12.0]]], [[[[12.0]]]])
+    """
+    rows, size = z.shape
+    copies = outputs * (size if second_order else 1)
+    z = tf.repeat(z, copies, axis=0)
+    output = tf.tile(tf.repeat(tf.eye(outputs, dtype=z.dtype), copies // outputs, axis=0), [rows, 1])
+    with tf.GradientTape(watch_accessed_variables=False) as outer:
+        outer.watch(z)
+        with tf.GradientTape(watch_accessed_variables=False) as inner:
+            inner.watch(z)
+            chosen = tf.reduce_sum(function(z, copies) * output)
+        first = inner.gradient(chosen, z, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        if not second_order:
+            return tf.reshape(first, [rows, outputs, size]), None
+        direction = tf.tile(tf.eye(size, dtype=z.dtype), [rows * outputs, 1])
+        along = tf.reduce_sum(first * direction)
+    second = outer.gradient(along, z, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    first = tf.reshape(first, [rows, outputs, size, size])[:, :, 0]
+    return first, tf.reshape(second, [rows, outputs, size, size])
+
+
+def model_along(problem, states, controls, second_order):
+    """Derivatives of costs and dynamics along a trajectory.
+
+    Args:
+        problem: `Problem`.
+        states: `[T + 1, B, n]`.
+        controls: `[T, B, m]`.
+        second_order: whether to make the tensors of the dynamics.
+
+    Returns:
+        `Model`.
+
+    Raises:
+        ValueError: if a given derivative has the wrong shape, or `second_order` is wanted of one without tensors.
+    """
+    T, B, m = controls.shape
+    n = states.shape[-1]
+    rows = T * B
+    x, u = tf.reshape(states[:-1], [rows, n]), tf.reshape(controls, [rows, m])
+    t = tf.repeat(tf.range(T), B)
+    cost_z, cost_zz = _of_cost(problem, x, u, t)
+    jacobian, dynamics_zz = _of_dynamics(problem, x, u, t, second_order)
+    shapes = ([T, B, *array.shape[1:]] for array in (cost_z, cost_zz, jacobian))
+    arrays = map(tf.reshape, (cost_z, cost_zz, jacobian), shapes)
+    if dynamics_zz is not None:
+        dynamics_zz = tf.reshape(dynamics_zz, [T, B, n, n + m, n + m])
+    return Model(*arrays, dynamics_zz, _of_terminal_cost(problem, states[-1]))
+
+
+def _of_cost(problem, x, u, t):
+    n, m = x.shape[1], u.shape[1]
+    given = problem.derivatives.running_cost
+    if given is None:
+        gradient, hessian = differentiate(
+            lambda z, copies: problem.cost_of(z[:, :n], z[:, n:], tf.repeat(t, copies))[:, None],
+            tf.concat([x, u], axis=1),
+            1,
+            True,
+        )
+        return gradient[:, 0], hessian[:, 0]
+    shapes = {"cost_x": [n], "cost_u": [m], "cost_xx": [n, n], "cost_ux": [m, n], "cost_uu": [m, m]}
+    cost = _checked("running_cost", CostDerivatives(*given(x, u, t)), shapes, x)
+    return tf.concat([cost.cost_x, cost.cost_u], axis=1), _block(cost.cost_xx, cost.cost_ux, cost.cost_uu)
+
+
+def _of_dynamics(problem, x, u, t, second_order):
+    n, m = x.shape[1], u.shape[1]
+    given = problem.derivatives.dynamics
+    if given is None:
+        return differentiate(
+            lambda z, copies: problem.next_of(z[:, :n], z[:, n:], tf.repeat(t, copies)),
+            tf.concat([x, u], axis=1),
+            n,
+            second_order,
+        )
+    shapes = {
+        "jacobian_state": [n, n],
+        "jacobian_control": [n, m],
+        "dynamics_xx": [n, n, n],
+        "dynamics_ux": [n, m, n],
+        "dynamics_uu": [n, m, m],
+    }
+    f = _checked("dynamics", DynamicsDerivatives(*given(x, u, t)), shapes, x)
+    jacobian = tf.concat([f.jacobian_state, f.jacobian_control], axis=2)
+    if not second_order or f.dynamics_xx is f.dynamics_ux is f.dynamics_uu is None:
+        return jacobian, None
+    blocks = [
+        tf.zeros([x.shape[0], *shapes[name]], x.dtype) if block is None else block
+        for name, block in list(f._asdict().items())[2:]
+    ]
+    return jacobian, _block(*blocks)
+
+
+def _of_terminal_cost(problem, x):
+    given = problem.derivatives.terminal_cost
+    if given is None:
+        gradient, hessian = differentiate(lambda x, copies: problem.terminal_cost_of(x)[:, None], x, 1, True)
+        return Value(gradient[:, 0], hessian[:, 0])
+    n = x.shape[1]
+    return _checked("terminal_cost", Value(*given(x)), {"V_x": [n], "V_xx": [n, n]}, x)
+
+
+def _block(xx, ux, uu):
+    top = tf.concat([xx, tf.linalg.matrix_transpose(ux)], axis=-1)
+    return tf.concat([top, tf.concat([ux, uu], axis=-1)], axis=-2)
+
+
+def _checked(name, given, shapes, x):
+    arrays = []
+    for (field, array), shape in zip(given._asdict().items(), shapes.values(), strict=True):
+        if array is not None:
+            array = tf.convert_to_tensor(array, x.dtype)
+            wanted = [x.shape[0], *shape]
+            if not array.shape.is_compatible_with(wanted):
+                raise _checks.error(f"derivatives.{name}.{field}.shape", f"be {wanted}", array.shape.as_list())
+            array = tf.ensure_shape(array, wanted)
+        arrays.append(array)
+    return type(given)(*arrays)

@@ -1,0 +1,189 @@
+"""The forward pass: rolling out a policy, and backtracking until the cost falls as expected."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from bellman_tf.linalg.products import matvec
+
+
+class Rollout(NamedTuple):
+    """A trajectory and its cost.
+
+    Attributes:
+        states: `[T + 1, B, n]`.
+        controls: `[T, B, m]`.
+        cost: `[B]`.
+    """
+
+    states: tf.Tensor
+    controls: tf.Tensor
+    cost: tf.Tensor
+
+
+class Search(NamedTuple):
+    """What the line search found.
+
+    Attributes:
+        rollout: `Rollout`, the nominal one where nothing was accepted.
+        step: `[B]`, step size, 0 where nothing was accepted.
+        reduction: `[B]`, of the cost.
+    """
+
+    rollout: Rollout
+    step: tf.Tensor
+    reduction: tf.Tensor
+
+
+def total_cost(problem, states, controls):
+    """Cost of trajectories.
+
+    Args:
+        problem: `Problem`.
+        states: `[T + 1, B, n]`.
+        controls: `[T, B, m]`.
+
+    Returns:
+        `[B]`.
+    """
+    T, B, m = controls.shape
+    x = tf.reshape(states[:-1], [T * B, -1])
+    running = problem.cost_of(x, tf.reshape(controls, [T * B, m]), tf.repeat(tf.range(T), B))
+    return tf.reduce_sum(tf.reshape(running, [T, B]), axis=0) + problem.terminal_cost_of(states[-1])
+
+
+def roll(problem, state, controls):
+    """Follows given controls.
+
+    Args:
+        problem: `Problem`.
+        state: `[B, n]`, the first.
+        controls: `[T, B, m]`.
+
+    Returns:
+        `Rollout`.
+    """
+    T, B, _ = controls.shape
+
+    def advance(t, x, states):
+        x = problem.next_of(x, tf.gather(controls, t), tf.fill([B], t))
+        return t + 1, x, states.write(t, x)
+
+    states = tf.TensorArray(controls.dtype, T, element_shape=state.shape)
+    *_, states = tf.while_loop(lambda t, *_: t < T, advance, (tf.constant(0), state, states), maximum_iterations=T)
+    states = tf.concat([state[None], states.stack()], axis=0)
+    return Rollout(states, controls, total_cost(problem, states, controls))
+
+
+def follow(problem, nominal, sweep, step, limits):
+    """Follows the policy `control + step open_loop + feedback @ (state - nominal_state)`, clipped to the limits.
+
+    Args:
+        problem: `Problem`.
+        nominal: `Rollout`.
+        sweep: `Sweep`.
+        step: `[B]`.
+        limits: of the controls, `[T, 1, m]` each, or `None`.
+
+    Returns:
+        `Rollout`.
+    """
+    T, B, m = nominal.controls.shape
+    n = nominal.states.shape[-1]
+    opened = nominal.controls + step[:, None] * sweep.open_loop
+
+    def advance(t, x, states, controls):
+        u = tf.gather(opened, t) + matvec(tf.gather(sweep.feedback, t), x - tf.gather(nominal.states, t))
+        if limits is not None:
+            u = tf.clip_by_value(u, *(tf.gather(limit, t) for limit in limits))
+        x = problem.next_of(x, u, tf.fill([B], t))
+        return t + 1, x, states.write(t, x), controls.write(t, u)
+
+    arrays = (tf.TensorArray(opened.dtype, T, element_shape=[B, size]) for size in (n, m))
+    start = (tf.constant(0), nominal.states[0], *arrays)
+    *_, states, controls = tf.while_loop(lambda t, *_: t < T, advance, start, maximum_iterations=T)
+    states = tf.concat([nominal.states[:1], states.stack()], axis=0)
+    controls = controls.stack()
+    return Rollout(states, controls, total_cost(problem, states, controls))
+
+
+def is_finite(rollout):
+    """Whether a trajectory and its cost are finite.
+
+    Args:
+        rollout: `Rollout`.
+
+    Returns:
+        `[B]`, bool.
+    """
+    along = (tf.reduce_all(tf.math.is_finite(array), axis=(0, 2)) for array in rollout[:2])
+    return tf.math.is_finite(rollout.cost) & next(along) & next(along)
+
+
+def expected_reduction(sweep, step):
+    """Reduction of the cost that the quadratic model expects.
+
+    Args:
+        sweep: `Sweep`.
+        step: `[B]` or a number.
+
+    Returns:
+        `[B]`, -(step slope + step^2 / 2 curvature).
+
+    Source: Tassa, Erez, Todorov (2012), Section II-E.
+    """
+    return -step * (sweep.slope + 0.5 * step * sweep.curvature)
+
+
+def choose(chosen, new, old):
+    """`new` for the chosen instances, `old` for the others; tensors `[B, ...]`, or `[T, B, ...]` for a `Rollout`.
+
+    Args:
+        chosen: `[B]`, bool.
+        new: `Rollout`.
+        old: `Rollout`.
+
+    Returns:
+        `Rollout`.
+    """
+    states, controls = (tf.where(chosen[:, None], x, y) for x, y in zip(new[:2], old[:2], strict=True))
+    return Rollout(states, controls, tf.where(chosen, new.cost, old.cost))
+
+
+def search(problem, nominal, sweep, wanted, limits, options):
+    """Backtracks, each instance for itself, until all that are wanted have been accepted or the steps are used up.
+
+    Where the expected reduction is lost in the rounding of the cost, a step is accepted if the cost does not visibly
+    rise.
+
+    Args:
+        problem: `Problem`.
+        nominal: `Rollout`.
+        sweep: `Sweep`.
+        wanted: `[B]`, bool.
+        limits: of the controls, or `None`.
+        options: `LineSearch`.
+
+    Returns:
+        `Search`.
+    """
+    eps = np.finfo(nominal.cost.dtype.as_numpy_dtype).eps
+    rounding = 10.0 * eps * (1.0 + tf.abs(nominal.cost))
+
+    def trial(i, size, pending, best, step):
+        new = follow(problem, nominal, sweep, tf.fill(tf.shape(step), size), limits)
+        reduction = nominal.cost - new.cost
+        expected = expected_reduction(sweep, size)
+        good = (expected > 0.0) & (reduction >= options.ratio * expected)
+        good |= (tf.abs(expected) <= rounding) & (reduction >= -rounding)
+        good &= pending & is_finite(new)
+        step = tf.where(good, size, step)
+        return i + 1, size * options.factor, pending & ~good, choose(good, new, best), step
+
+    one = tf.ones([], nominal.cost.dtype)
+    start = (tf.constant(0), one, wanted, nominal, tf.zeros_like(nominal.cost))
+    *_, best, step = tf.while_loop(
+        lambda i, size, pending, *_: (i < options.trials) & tf.reduce_any(pending), trial, start
+    )
+    return Search(best, step, nominal.cost - best.cost)

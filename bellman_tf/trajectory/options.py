@@ -1,0 +1,70 @@
+"""How far to step, and how much to regularise when a step cannot be taken."""
+
+import dataclasses
+
+from bellman_tf import _checks
+
+
+@dataclasses.dataclass(frozen=True)
+class Regularization:
+    """Schedule of the regularisation mu, one mu per initial state.
+
+    Where a sweep meets an indefinite Q_uu, or no step of the line search is accepted, mu grows; after every accepted
+    step it shrinks, both at a rate that itself grows, so that mu is zero a few iterations after it was last needed.
+
+    Attributes:
+        on: what mu is added to; "control": Q_uu + mu I; "state": V_xx + mu I behind the stage, which holds the new
+            states, and not the controls, near the old ones; "both". "state" alone cannot repair a direction of the
+            control that the dynamics do not see.
+        initial: mu of the first sweep.
+        smallest: below this mu is zero; the first step up from zero.
+        largest: beyond this an instance stops, with `Status.INDEFINITE` or `Status.LINE_SEARCH_FAILED`.
+        factor: growth of the rate.
+
+    Raises:
+        ValueError: if a value is out of its range.
+
+    Source: Tassa, Erez, Todorov, "Synthesis and stabilization of complex behaviors through online trajectory
+        optimization" (2012), Section II-F.
+    """
+
+    on: str = "both"
+    initial: float = 0.0
+    smallest: float = 1e-6
+    largest: float = 1e10
+    factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        _checks.check_choice("on", self.on, ("control", "state", "both"))
+        _checks.check_real("initial", self.initial, least=0.0)
+        _checks.check_real("smallest", self.smallest, above=0.0)
+        _checks.check_real("factor", self.factor, above=1.0)
+        _checks.check_real("largest", self.largest, least=max(self.smallest, self.initial))
+
+
+@dataclasses.dataclass(frozen=True)
+class LineSearch:
+    """Backtracking over the step sizes 1, factor, factor^2, ...
+
+    A step alpha is accepted when the cost falls by at least `ratio` times the reduction that the quadratic model
+    expects of it.
+
+    Attributes:
+        factor: ratio of one step size to the one before.
+        trials: number of step sizes.
+        ratio: least share of the expected reduction.
+
+    Raises:
+        ValueError: if a value is out of its range.
+
+    Source: Tassa, Erez, Todorov (2012), Section II-E.
+    """
+
+    factor: float = 0.5
+    trials: int = 12
+    ratio: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _checks.check_real("factor", self.factor, above=0.0, below=1.0)
+        _checks.check_integer("trials", self.trials, least=1)
+        _checks.check_real("ratio", self.ratio, least=0.0, below=1.0)

@@ -1,0 +1,82 @@
+"""What a solve gives back, and why it stopped."""
+
+import enum
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from bellman_tf.bellman import Gains, Value
+
+
+class Status(enum.IntEnum):
+    """Why an instance stopped.
+
+    Attributes:
+        RUNNING: it has not; never returned.
+        CONVERGED_GRADIENT: the projected gradient of the cost in the controls is within tolerance.
+        CONVERGED_COST: a full step without regularisation lowered the cost, or is expected to, by no more than the
+            tolerance.
+        MAX_ITERATIONS: the iterations were used up.
+        LINE_SEARCH_FAILED: no step lowered the cost as expected, for any regularisation up to the largest.
+        INDEFINITE: Q_uu was not positive definite for any regularisation up to the largest. Gains and value of such
+            an instance are zero.
+        NON_FINITE: the cost, a state or a derivative of the nominal trajectory is not finite: at the start, or
+            where a derivative is infinite at a finite cost. Gains and value of such an instance are zero.
+    """
+
+    RUNNING = 0
+    CONVERGED_GRADIENT = 1
+    CONVERGED_COST = 2
+    MAX_ITERATIONS = 3
+    LINE_SEARCH_FAILED = 4
+    INDEFINITE = 5
+    NON_FINITE = 6
+
+
+class History(NamedTuple):
+    """One entry per iteration; entry 0 is the first trajectory. After an instance has stopped its last is repeated.
+
+    Attributes:
+        cost: `[..., iterations + 1]`.
+        gradient: `[..., iterations + 1]`, largest entry of the projected gradient of the cost in the controls.
+        expected: `[..., iterations + 1]`, reduction that the model promises for the full step that comes next.
+        step: `[..., iterations + 1]`, step size that led here, 0 where none was accepted or the instance had stopped.
+        regularization: `[..., iterations + 1]`, mu of the sweep made here.
+    """
+
+    cost: tf.Tensor
+    gradient: tf.Tensor
+    expected: tf.Tensor
+    step: tf.Tensor
+    regularization: tf.Tensor
+
+
+class Solution(NamedTuple):
+    """A trajectory, the policy around it, `control + open_loop + feedback @ (state - nominal_state)`, and its value.
+
+    The gains and the value are those of the trajectory returned. `open_loop` is the step that would be tried next.
+
+    Attributes:
+        states: `[..., T + 1, n]`.
+        controls: `[..., T, m]`.
+        gains: `Gains`, `[..., T, m]` and `[..., T, m, n]`; feedback rows of controls at a limit are zero.
+        value: `Value`, `[..., T + 1, n]` and `[..., T + 1, n, n]`: the expansion of the cost-to-go of the policy.
+        cost: `[...]`.
+        status: `[...]`, int32, see `Status`.
+        iterations: `[...]`, int32.
+        history: `History`.
+    """
+
+    states: tf.Tensor
+    controls: tf.Tensor
+    gains: Gains
+    value: Value
+    cost: tf.Tensor
+    status: tf.Tensor
+    iterations: tf.Tensor
+    history: History
+
+    @property
+    def converged(self) -> tf.Tensor:
+        """`[...]`, bool: whether one of the two convergence tests was met."""
+        return (self.status == Status.CONVERGED_GRADIENT) | (self.status == Status.CONVERGED_COST)
