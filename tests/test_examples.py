@@ -110,9 +110,9 @@ def test_digits_are_split_without_overlap():
 
 
 def test_learning_rates_are_half_decades_around_the_middle():
-    rates = [_methods.rate_of(number) for number in _methods.half_decades(0.1, 2)]
+    rates = [_methods.rate_of(number) for number in _methods.learning_rates(0.1, 2)]
     assert rates == [0.01, 0.03, 0.1, 0.3, 1.0]
-    assert [_methods.rate_of(number) for number in (-1, 0, 1)] == [0.3, 1.0, 3.0]
+    assert [_methods.rate_of(number) for number in (-2, 0, 1, 2)] == [0.3, 1.0, 1.8, 3.0]
 
 
 def test_a_second_run_of_a_trainer_repeats_the_first():
@@ -130,7 +130,7 @@ def test_the_best_rate_is_that_of_the_lowest_mean_and_a_broken_run_never_wins():
 
 def test_the_comparison_names_a_loss_above_the_baselines():
     ours = {"form": _methods.MATCHED, "method": "GTDDP, identity"}
-    runs = [_run(loss=0.2), _run(loss=0.3, **ours), _run(loss=5.0, number=2), _run(loss=0.4, number=2, **ours)]
+    runs = [_run(loss=0.2), _run(loss=0.3, **ours), _run(loss=5.0, number=4), _run(loss=0.4, number=4, **ours)]
     assert _report.verdicts(runs) == (
         "GTDDP, identity against SGD: best 0.3 against 0.2 (ABOVE); at 10, ten times the baseline's best rate, "
         "0.4 against 5"
