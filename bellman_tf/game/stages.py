@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import functools
 import math
+import pathlib
 from collections.abc import Callable
 
 import keras
@@ -189,6 +190,17 @@ class Game:
             print_fn: what to print with; `print` by default.
         """
         print_game(self, name, None, print_fn)
+
+    def plot(self, path: str | pathlib.Path, **options: object) -> None:
+        """Draws stages and players into a file; needs matplotlib.
+
+        Args:
+            path: of the file, ending in .png, .svg or .pdf.
+            **options: of `bellman_tf.game.plot.plot_game`: name, stages_per_row, dpi.
+        """
+        from bellman_tf.game.plot import plot_game
+
+        plot_game(self, path, **options)
 
     @property
     def open_loop_players(self) -> list[Player]:

@@ -143,6 +143,31 @@ def test_the_state_lives_in_a_compiled_loop():
     assert_close(p, wide, atol=1e-6)
 
 
+@pytest.mark.parametrize("jit", [False, True])
+def test_the_state_lives_in_variables_and_the_arm_chooses_a_branch(jit):
+    """As in a training step: arm 2 pays best, and the step is traced once."""
+    one, traces = bandit.Exp3PlusPlus(), []
+    variables = [tf.Variable(part) for part in one.init(3)]
+
+    @tf.function(jit_compile=jit)
+    def step(k):
+        traces.append(1)
+        state = bandit.State(*(variable.read_value() for variable in variables))
+        p = one.probabilities(state)
+        arm = one.choose(state, tf.stack([7, k]))
+        reward = tf.switch_case(arm, [lambda m=m: tf.constant(m / 2) for m in range(3)])
+        for variable, part in zip(variables, one.update(state, arm, reward, tf.gather(p, arm)), strict=True):
+            variable.assign(part)
+
+    for k in range(200):
+        step(tf.constant(k))
+    state = bandit.State(*variables)
+    assert len(traces) == 1
+    assert int(state.rounds) == 200
+    assert np.argmax(state.pulls.numpy()) == 2
+    assert bandit.mean_rewards(state).numpy().tolist() == [0.0, 0.5, 1.0]
+
+
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 def test_small_losses_on_a_large_sum_are_not_lost(mode):
     one = bandit.Exp3()

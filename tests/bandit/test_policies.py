@@ -159,6 +159,13 @@ def test_ucb1_plays_what_its_bound_says(state):
     assert (p > 0)[bounds == bounds.max()].all()
 
 
+def test_ucb1_counts_the_rounds_so_far():
+    """Pulls 1 and 2: the bonuses differ by 0.434 after 3 rounds, would differ by 0.488 after 4; the means by 0.46."""
+    state = to_state(3, [1, 2], [0.0, 0.0], [0.0, 0.92])
+    assert bandit.UCB1().probabilities(state).numpy().tolist() == [0, 1]
+    assert bandit.UCB1(2.8).probabilities(state).numpy().tolist() == [1, 0]
+
+
 def test_ucb1_tries_every_arm_first():
     one = bandit.UCB1()
     state, seen = one.init(4), []
