@@ -1,9 +1,9 @@
 """`python -m verification.mutate`: breaks the core on purpose, one sign at a time, and looks whether a claim goes red.
 
 A mutant changes one operator of one line of `bellman_tf/linalg` or `bellman_tf/bellman`: + to -, - to +, * to /, a
-minus sign left out, a transposition left out. Each runs in this process: the code of the mutated function is put in
-place of the original's, wherever it has been imported, and only the claims that call the function are run. An error or
-a claim that runs too long counts as found out, like a contradiction.
+minus sign left out, a transposition left out. In a process of its own the code of the mutated function is put in place of
+the original's, wherever it has been imported, and only the claims that call the function are run. An error or a claim
+that runs too long counts as found out, like a contradiction.
 
 Ends with 1 when fewer than 95 % are found out.
 """
@@ -20,12 +20,13 @@ import importlib
 import inspect
 import pathlib
 import pkgutil
-import signal
 import sys
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from types import CodeType, FunctionType, ModuleType
 
 import keras
@@ -36,7 +37,7 @@ from verification.claims import CLAIMS
 from verification.run import run
 
 TARGET = 0.95
-SECONDS = 60  # for the claims of one mutant
+SECONDS = 180  # for the claims of one mutant, start of the process included
 # Mutants that compute the same thing, by module and mutated line, with the reason.
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("bellman_tf.linalg.symmetric", "return (A[..., 0], A - A - 1.0)"): "an eigenvector's sign is free",
@@ -62,10 +63,6 @@ class Mutant:
     before: str
     after: str
     code: CodeType
-
-
-class OutOfTime(Exception):  # noqa: N818 (it is an alarm, not an error)
-    """The claims of a mutant run too long."""
 
 
 def core_modules() -> list[ModuleType]:
@@ -201,10 +198,6 @@ def applied(mutant: Mutant) -> Generator[None]:
         function.__code__ = original
 
 
-def _ring(signum: int, frame: object) -> None:
-    raise OutOfTime
-
-
 def found_out(mutant: Mutant, names: list[str]) -> str:
     """Runs claims on a mutant until one goes red.
 
@@ -216,20 +209,55 @@ def found_out(mutant: Mutant, names: list[str]) -> str:
         The claim that found it, or an empty string.
     """
     with applied(mutant):
-        signal.signal(signal.SIGALRM, _ring)
-        signal.alarm(SECONDS)
-        try:
-            for name in names:
-                try:
-                    if run(CLAIMS[name], "fast").contradiction:
-                        return name
-                except OutOfTime:
-                    return f"{name} (too long)"
-                except Exception as error:  # noqa: BLE001 (whatever a broken core raises, it has been found out)
-                    return f"{name} ({type(error).__name__})"
-        finally:
-            signal.alarm(0)
+        for name in names:
+            try:
+                if run(CLAIMS[name], "fast").contradiction:
+                    return name
+            except Exception as error:  # noqa: BLE001 (whatever a broken core raises, it has been found out)
+                return f"{name} ({type(error).__name__})"
     return ""
+
+
+def _serve(pipe: Connection) -> None:
+    """The worker: answers (module, number of the mutant, claims) with what found it out."""
+    known: dict[str, list[Mutant]] = {}
+    while True:
+        module, number, names = pipe.recv()
+        if module not in known:
+            known[module] = list(mutants(importlib.import_module(module)))
+        pipe.send(found_out(known[module][number], names))
+
+
+class Worker:
+    """A process that tries mutants: a mutant may never end, and compiled loops cannot be interrupted."""
+
+    def __init__(self) -> None:
+        self._pipe, other = get_context("spawn").Pipe()
+        self._process = get_context("spawn").Process(target=_serve, args=(other,), daemon=True)
+        self._process.start()
+
+    def ask(self, module: str, number: int, names: list[str]) -> str:
+        """What finds a mutant out; too long counts, and costs the worker its life.
+
+        Args:
+            module: dotted name.
+            number: of the mutant in the module.
+            names: claims to run.
+
+        Returns:
+            The claim, or an empty string.
+        """
+        self._pipe.send((module, number, names))
+        if self._pipe.poll(SECONDS):
+            return self._pipe.recv()
+        self.stop()
+        self.__init__()
+        return "too long"
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.join()
 
 
 def callers() -> dict[str, list[str]]:
@@ -276,16 +304,13 @@ def main() -> int:
         parser.error(
             f"`--module` must be one of {[m.__name__[11:] for m in core_modules()]}. Received: {options.module}."
         )
-    called = callers()
-    everything = [mutant for module in modules for mutant in mutants(module)]
-    progress, lines, tally = (
-        keras.utils.Progbar(len(everything), unit_name="mutant"),
-        [],
-        defaultdict(lambda: [0, 0, 0]),
-    )
-    for done, mutant in enumerate(everything, 1):
+    called, worker = callers(), Worker()
+    everything = [pair for module in modules for pair in enumerate(mutants(module))]
+    progress = keras.utils.Progbar(len(everything), unit_name="mutant")
+    lines, tally = [], defaultdict(lambda: [0, 0, 0])
+    for done, (number, mutant) in enumerate(everything, 1):
         names = called.get(f"{mutant.module}:{mutant.function}", [])
-        killer = found_out(mutant, names)
+        killer = worker.ask(mutant.module, number, names) if names else ""
         reason = "" if killer else EQUIVALENT.get((mutant.module, mutant.after), "")
         tally[mutant.module][0 if killer else 1 if reason else 2] += 1
         verdict = killer or (f"SAME: {reason}" if reason else f"SURVIVES ({len(names)} claims call it)")
@@ -293,6 +318,7 @@ def main() -> int:
             f"{mutant.module}:{mutant.line} {mutant.function}\n    {mutant.before}\n    {mutant.after}\n    {verdict}"
         )
         progress.update(done)
+    worker.stop()
     print("\n" + "\n".join(line for line in lines if "SURVIVES" in line or "SAME: " in line))
     print(f"\n{'module':34}{'found out':>10}{'same':>6}{'survive':>9}")
     for module, counts in tally.items():
