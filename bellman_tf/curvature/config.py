@@ -69,6 +69,7 @@ class Adam(Config):
 
 
 CONVOLUTION_FORMS = ("sua", "autocorrelation", "patches")
+COOPERATION = ("exact", "published", "rescale")
 
 
 @keras.saving.register_keras_serializable("bellman_tf.curvature")
@@ -89,6 +90,12 @@ class KFAC(Config):
         convolution: input factor of convolutions. "sua" takes pixels as spatially uncorrelated (one `[c_in, c_in]`
             factor for every tap), "autocorrelation" the full factor from one convolution (exact up to the border),
             "patches" the full factor exactly.
+        cooperative: cross blocks between the players of one stage, see `bellman_tf.curvature.cooperative`. `False`
+            (none), "exact" (the joint matrix with blocks A_nm (x) B_nm is solved; two players by canonical
+            correlations, more by conjugate gradients to a relative residual of 1e-6), "published" (GTDDP Thm. 3 and
+            DGN Prop. 5, which overestimate the step) or "rescale" (GTDDP Cor. 7, as if the players were identical).
+        cooperative_sign: of the cross terms of "published": 1 as in GTDDP Eqs. 53-54, -1 as in DGN Eq. 15 (two
+            players only).
     """
 
     damping: float = 1e-2
@@ -96,6 +103,8 @@ class KFAC(Config):
     update_every: int = 1
     invert_every: int = 10
     convolution: str = "sua"
+    cooperative: str | bool = False
+    cooperative_sign: int = 1
 
     def __post_init__(self) -> None:
         _checks.check_real("damping", self.damping, above=0)
@@ -103,6 +112,11 @@ class KFAC(Config):
         _checks.check_integer("update_every", self.update_every, least=1)
         _checks.check_integer("invert_every", self.invert_every, least=1)
         _checks.check_choice("convolution", self.convolution, CONVOLUTION_FORMS)
+        if self.cooperative is not False and self.cooperative not in COOPERATION:
+            names = ", ".join(map(repr, COOPERATION))
+            raise _checks.error("cooperative", f"be False or one of {names}", self.cooperative)
+        if isinstance(self.cooperative_sign, bool) or self.cooperative_sign not in {1, -1}:
+            raise _checks.error("cooperative_sign", "be 1 or -1", self.cooperative_sign)
 
 
 @keras.saving.register_keras_serializable("bellman_tf.curvature")

@@ -18,7 +18,7 @@ from bellman_tf.curvature.depthwise import capture_depthwise, capture_separable
 from bellman_tf.curvature.diagonal import AdamBlock, DiagonalFisherBlock, IdentityBlock, RMSpropBlock
 from bellman_tf.curvature.embedding import capture_embedding
 from bellman_tf.curvature.full import FullBlock
-from bellman_tf.curvature.kfac import EKFACBlock, KFACBlock
+from bellman_tf.curvature.kfac import EKFACBlock, KFACBlock, KFACEigenBlock
 from bellman_tf.curvature.linear_map import capture_dense, capture_einsum, einsum_layout, einsum_plan
 from bellman_tf.curvature.scale_shift import capture_scale_shift
 
@@ -213,5 +213,5 @@ def make_block(config: options.Config, layout: PlayerLayout) -> Block:
     if isinstance(config, options.EKFAC) and layout.matrix is not None:
         return EKFACBlock(layout, config)
     if isinstance(config, options.KFAC) and layout.matrix is not None:
-        return KFACBlock(layout, config)
+        return KFACEigenBlock(layout, config) if config.cooperative == "rescale" else KFACBlock(layout, config)
     return DiagonalFisherBlock(layout, config.damping, config.decay)

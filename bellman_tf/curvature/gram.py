@@ -132,9 +132,9 @@ def gram(
         return _squares(capture, metric)
     if isinstance(metric, EigenMetric) and isinstance(capture, MatrixCapture):
         q = metric.rotate(capture.matrix_per_sample())
-        return _pair([q], [metric.inverse * q], group_size)
+        return inner_products([q], [metric.inverse * q], group_size)
     parts = capture.per_sample()
-    return _pair(parts, metric.solve(parts), group_size)
+    return inner_products(parts, metric.solve(parts), group_size)
 
 
 def _few_pairs(capture: Lookup) -> bool:
@@ -162,7 +162,7 @@ def _grouped(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
     return tf.reshape(split, [sizes[0], sizes[1] * sizes[2], math.prod(sizes[3:])])
 
 
-def _pair(parts: Tensors, solved: Tensors, group_size: int | None) -> tf.Tensor:
+def inner_products(parts: Tensors, solved: Tensors, group_size: int | None) -> tf.Tensor:
     """`sum over variables of Q (M^{-1} Q)'` inside groups."""
     total = []
     for q, s in zip(parts, solved, strict=True):
@@ -181,7 +181,7 @@ def _rows(tensor: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tensor, [-1, math.prod(tensor.shape[2:])])
 
 
-def _stacked(cotangents: Tensors) -> tf.Tensor:
+def stacked(cotangents: Tensors) -> tf.Tensor:
     """M tensors `[B, ...]` to `[B, m, ...]`."""
     return cotangents[0][:, None] if len(cotangents) == 1 else tf.stack(cotangents, axis=1)
 
@@ -205,11 +205,11 @@ def _factored(capture: LinearMap, metric: Metric, group_size: int | None) -> tf.
             inputs = tf.reduce_sum(x * solved_x, axis=1, keepdims=True)
             outputs = metric.scale * tf.reduce_sum(c * solved_c, axis=1, keepdims=True)
             return tf.expand_dims((inputs + bias if bias else inputs) * outputs, 2)
-    inputs = _pair([x[:, None]], [solved_x[:, None]], group_size) + bias
+    inputs = inner_products([x[:, None]], [solved_x[:, None]], group_size) + bias
     if m > 1:
         inputs = tf.repeat(tf.repeat(inputs, m, axis=1), m, axis=2)
-    c = _stacked(capture.cotangents)
-    return inputs * _pair([c], [metric.scale * metric.cotangent_solve(c)], group_size)
+    c = stacked(capture.cotangents)
+    return inputs * inner_products([c], [metric.scale * metric.cotangent_solve(c)], group_size)
 
 
 def _squares(capture: LinearMap, metric: Metric) -> tf.Tensor:
@@ -221,7 +221,7 @@ def _squares(capture: LinearMap, metric: Metric) -> tf.Tensor:
         inverse = capture.layout.pack(metric.inverse)
     else:
         parts = capture.per_sample()
-        return _pair(parts, metric.solve(parts), 1)
+        return inner_products(parts, metric.solve(parts), 1)
     return tf.reduce_sum(tf.matmul(tf.square(x), inverse) * tf.square(c), axis=1)[:, None, None]
 
 
@@ -229,7 +229,7 @@ def _positions(capture: MatrixCapture, metric: Metric, group_size: int | None) -
     """Sum over pairs of positions of input products times cotangent products."""
     x = capture.augmented()
     first, second = (_grouped(part, group_size) for part in (x, metric.input_solve(x)))
-    c = _stacked(capture.cotangents)
+    c = stacked(capture.cotangents)
     return _sum_pairs(
         tf.matmul(first, second, transpose_b=True), c, metric.scale * metric.cotangent_solve(c), group_size
     )
@@ -275,7 +275,7 @@ def _sketch(capture: Convolution, metric: Metric, group_size: int | None, seed: 
         q = capture.tap_gradients(tf.unstack(offsets[tap]))
         parts.append(q)
         solved.append(total / SKETCHED_TAPS * metric.solve_tap(q, tap))
-    return _pair(parts, solved, group_size)
+    return inner_products(parts, solved, group_size)
 
 
 def _reduced(capture: Convolution, metric: Metric, group_size: int | None) -> tf.Tensor:
@@ -304,7 +304,7 @@ def _reduced(capture: Convolution, metric: Metric, group_size: int | None) -> tf
     parts, solved = _bias_part(capture, metric)
     parts.append(q)
     solved.append(tf.add_n([metric.solve_tap(q, tap) for tap in range(len(capture.taps.offsets))]))
-    return _pair(parts, solved, group_size)
+    return inner_products(parts, solved, group_size)
 
 
 def _pool(tensor: tf.Tensor, cells: list[int], *, average: bool) -> tf.Tensor:
@@ -321,14 +321,14 @@ def _pool(tensor: tf.Tensor, cells: list[int], *, average: bool) -> tf.Tensor:
 
 def _lookup(capture: Lookup, metric: Metric, group_size: int | None) -> tf.Tensor:
     """Pairs of positions that hold the same token: `sum_lk [token_il = token_jk] <c_il, M^{-1} c_jk>`."""
-    c = _stacked(capture.cotangents)  # [B, m, L, e]
+    c = stacked(capture.cotangents)  # [B, m, L, e]
     if isinstance(metric, DiagonalMetric):
         solved = tf.gather(metric.inverse[0], capture.tokens)[:, None] * c
     elif isinstance(metric, IdentityMetric):
         solved = metric.scale * c
     else:
         parts = capture.per_sample()
-        return _pair(parts, metric.solve(parts), group_size)
+        return inner_products(parts, metric.solve(parts), group_size)
     # What pads a group matches token 0, but its cotangents are zero.
     tokens = _split(capture.tokens, group_size)
     tokens = tf.reshape(tokens, [tf.shape(tokens)[0], -1])  # [G, b L]

@@ -124,11 +124,15 @@ class EigenMetric(Metric):
         one = tf.ones([], matrix.dtype)
         return matmul(self._rows.apply(tf.transpose(self._U_A), matrix, one), self._U_B)
 
+    def rotate_back(self, matrix: tf.Tensor) -> tf.Tensor:
+        """`U_A G U_B'`, the inverse of `rotate`."""
+        turned = matmul(matrix, self._U_B, transpose_b=True)
+        return self._rows.apply(self._U_A, turned, tf.ones([], turned.dtype))
+
     def solve(self, parts: Tensors) -> Tensors:
         """Into the eigenbasis, through the diagonal, and back; leading axes are allowed."""
         layout = self._rows.layout
-        turned = matmul(self.inverse * self.rotate(layout.pack(parts)), self._U_B, transpose_b=True)
-        return layout.unpack(self._rows.apply(self._U_A, turned, tf.ones([], turned.dtype)))
+        return layout.unpack(self.rotate_back(self.inverse * self.rotate(layout.pack(parts))))
 
     def rotate_input(self, x: tf.Tensor) -> tf.Tensor:
         """`x U_A`, `[..., size]`."""
@@ -255,9 +259,13 @@ class EKFACBlock(KFACBlock):
 
         U_A, U_B, s = every(self.config.invert_every, step.iteration, refresh, state[2:])
         metric = EigenMetric(self.rows, U_A, U_B, s)
-        s = self.config.decay * s + (1 - self.config.decay) * self._second_moments(capture, metric)
+        s = self._measured(s, capture, metric)
         metric.inverse = step.learning_rate / (s + self.config.damping)
         return [A, B, U_A, U_B, s], metric
+
+    def _measured(self, s: tf.Tensor, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
+        """The scalings of this step."""
+        return self.config.decay * s + (1 - self.config.decay) * self._second_moments(capture, metric)
 
     def _second_moments(self, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
         """`E[(U_A' q U_B)^2]`, `[rows(+1), e]`, from column 0."""
@@ -296,3 +304,15 @@ class EKFACBlock(KFACBlock):
     def describe(self) -> str:
         """A word or two for `game_summary`."""
         return "e" + super().describe()
+
+
+class KFACEigenBlock(EKFACBlock):
+    """K-FAC in its eigenbasis, where damping adds to eigenvalues as Corollary 7 has it: for `cooperative="rescale"`."""
+
+    def _measured(self, s: tf.Tensor, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
+        """K-FAC's own eigenvalues."""
+        return s
+
+    def describe(self) -> str:
+        """A word or two for `game_summary`."""
+        return KFACBlock.describe(self)

@@ -1,7 +1,19 @@
 """Linear algebra on tensors: symmetric matrices, damped solves, Schur complements, Kronecker products."""
 
-from bellman_tf.linalg.kronecker import (
+from bellman_tf.linalg.cooperative import (
+    GameFactor,
+    PairFactor,
     block_khatri_rao,
+    factor_block_form,
+    factor_game,
+    factor_pair,
+    kronecker_block_form,
+    kronecker_cooperative_solve,
+    solve_block_form,
+    solve_game,
+    solve_pair,
+)
+from bellman_tf.linalg.kronecker import (
     ekfac_solve,
     kfac_solve,
     khatri_rao,
@@ -9,8 +21,6 @@ from bellman_tf.linalg.kronecker import (
     kron_multiply,
     kron_solve,
     kron_solve_factored,
-    kronecker_block_form,
-    kronecker_cooperative_solve,
     split_damping,
     unvec,
     vec,
@@ -21,12 +31,17 @@ from bellman_tf.linalg.symmetric import eigh, is_finite, symmetrize
 
 __all__ = [
     "Factor",
+    "GameFactor",
+    "PairFactor",
     "block_inverse",
     "block_khatri_rao",
     "cooperative_solve",
     "eigh",
     "ekfac_solve",
+    "factor_block_form",
+    "factor_game",
     "factor_gram",
+    "factor_pair",
     "factor_spd",
     "inverse_spd",
     "is_finite",
@@ -39,6 +54,9 @@ __all__ = [
     "kronecker_block_form",
     "kronecker_cooperative_solve",
     "schur_complement",
+    "solve_block_form",
+    "solve_game",
+    "solve_pair",
     "solve_spd",
     "split_damping",
     "symmetrize",

@@ -13,8 +13,7 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf.linalg import _shapes
 from bellman_tf.linalg.products import matmul
-from bellman_tf.linalg.solve import factor_spd, inverse_spd, solve_spd, whiten
-from bellman_tf.linalg.symmetric import eigh
+from bellman_tf.linalg.solve import factor_spd, solve_spd
 
 _transpose = tf.linalg.matrix_transpose
 
@@ -147,32 +146,6 @@ def khatri_rao(A, B):
     product = A[..., :, tf.newaxis, :] * B[..., tf.newaxis, :, :]  # [..., m, p, k]
     (m, k), (p, _) = _sizes(A), _sizes(B)
     return tf.reshape(product, tf.concat([tf.shape(product)[:-3], [m * p, k]], axis=0))
-
-
-def block_khatri_rao(A_blocks, B_blocks):
-    """The joint matrix of N players with blocks `A_nm (x) B_nm`, for tests and small cases.
-
-    Args:
-        A_blocks: N rows of N blocks `[..., a_n, a_m]` of a symmetric matrix; only m <= n is read.
-        B_blocks: N rows of N blocks `[..., b_n, b_m]` of a symmetric matrix; only m <= n is read.
-
-    Returns:
-        `[..., sum a_n b_n, sum a_n b_n]`, positive semidefinite if both joint factors are.
-
-    Raises:
-        ValueError: if the numbers of blocks or their shapes do not fit.
-
-    Source: GTDDP Sec. 3.3 and DGN Prop. 5, with the sign + of the Gauss-Newton cross block.
-    Checked against: `verification/references/kronecker.py`.
-
-    Example:
-        >>> blocks = [[tf.constant([[2.0]]), None], [tf.constant([[1.0]]), tf.constant([[3.0]])]]
-        >>> block_khatri_rao(blocks, blocks).numpy().tolist()
-        [[4.0, 1.0], [1.0, 9.0]]
-    """
-    A_blocks, B_blocks = _checked_games(A_blocks, B_blocks)
-    rows = zip(A_blocks, B_blocks, strict=True)
-    return _assemble([[kron(A, B) for A, B in zip(A_row, B_row, strict=True)] for A_row, B_row in rows])
 
 
 def kron_solve(A, B, X):
@@ -322,138 +295,7 @@ def ekfac_solve(basis_A, basis_B, scalings, damping, X):
     return kron_multiply(basis_A, basis_B, coordinates / damped)
 
 
-def kronecker_cooperative_solve(A_blocks, B_blocks, gradients):
-    """Joint solve of players whose metric has blocks `A_nm (x) B_nm`: exact for one and two, bounded for more.
-
-    Two players, at the cost of K-FAC: in coordinates that whiten the diagonal blocks, with `C_A` and `C_B` the whitened
-    cross blocks, eliminating the second player leaves
-
-        X_1 - (C_B C_B^T) X_1 (C_A C_A^T) = R_1 - C_B R_2 C_A^T,        X_2 = R_2 - C_B^T X_1 C_A,
-
-    diagonal in the eigenbases of `C_B C_B^T` and `C_A C_A^T`, whose eigenvalues are the squared canonical correlations.
-    Squaring costs no digit here: only `1 - s_a s_b` is divided by, and an absolute error eps in `s` is all that the
-    conditioning `1 / (1 - s_a s_b)` of the problem sees anyway. No singular value decomposition, which XLA computes to
-    half the digits, is needed.
-
-    Three players and more: NOT the joint solve but `kronecker_block_form`, which see.
-
-    Args:
-        A_blocks: N rows of N blocks `[..., a_n, a_m]`, inputs' moments; only m <= n is read. Damped on the diagonal.
-        B_blocks: N rows of N blocks `[..., b_n, b_m]`, outputs' moments; only m <= n is read. Damped on the diagonal.
-        gradients: N matrices `[..., b_n, a_n]`.
-
-    Returns:
-        List of N matrices `[..., b_n, a_n]`, to be subtracted from the weights.
-
-    Raises:
-        ValueError: if the numbers of blocks or their shapes do not fit.
-
-    Numerics: NaN when a diagonal block is not positive definite. Relative error grows like the condition of the
-        whitened joint matrix plus that of the diagonal blocks, times eps.
-    Source: GTDDP Thm. 3 and DGN Prop. 5, replaced by the exact solve of the matrix they approximate.
-    Checked against: `verification/references/kronecker.py`.
-
-    Example:
-        >>> blocks = [[tf.constant([[4.0]]), None], [tf.constant([[2.0]]), tf.constant([[4.0]])]]
-        >>> [x.numpy().item() for x in kronecker_cooperative_solve(blocks, blocks, 2 * [tf.constant([[20.0]])])]
-        [1.0, 1.0]
-    """
-    games = _checked_games(A_blocks, B_blocks, gradients)
-    if len(gradients) == 1:
-        ((A,),), ((B,),), (X,) = games
-        return [kron_solve(A, B, X)]
-    if len(gradients) > 2:
-        return kronecker_block_form(A_blocks, B_blocks, gradients)
-    ((A_1,), (A_21, A_2)), ((B_1,), (B_21, B_2)), (G_1, G_2) = games
-    A_1, A_2, B_1, B_2 = (factor_spd(M) for M in (A_1, A_2, B_1, B_2))
-    C_A = whiten(A_1, _transpose(whiten(A_2, A_21)))  # [..., a_1, a_2]
-    C_B = whiten(B_1, _transpose(whiten(B_2, B_21)))  # [..., b_1, b_2]
-    R_1, R_2 = _kron_whiten(A_1, B_1, G_1), _kron_whiten(A_2, B_2, G_2)
-    s_A, U_A = eigh(matmul(C_A, C_A, transpose_b=True))
-    s_B, U_B = eigh(matmul(C_B, C_B, transpose_b=True))
-    left = kron_multiply(_transpose(U_A), _transpose(U_B), R_1 - kron_multiply(C_A, C_B, R_2))
-    left /= 1.0 - s_B[..., :, tf.newaxis] * s_A[..., tf.newaxis, :]
-    X_1 = kron_multiply(U_A, U_B, left)
-    X_2 = R_2 - kron_multiply(_transpose(C_A), _transpose(C_B), X_1)
-    return [_kron_unwhiten(A_1, B_1, X_1), _kron_unwhiten(A_2, B_2, X_2)]
-
-
-def kronecker_block_form(A_blocks, B_blocks, gradients):
-    """The papers' cooperative K-FAC step, `U_n = sum_m [B^{-1}]_nm G_m [A^{-1}]_mn`: an approximation.
-
-    Applies P, the matrix with blocks `[A^{-1}]_nm (x) [B^{-1}]_nm`, a principal part of `(A (x) B)^{-1}`. It is not the
-    inverse of H, the matrix with blocks `A_nm (x) B_nm`, but bounds it in the Loewner order, `H^{-1} <= P`, and so
-    overestimates the step, the more the players have in common. Equality, for instance, without cross blocks.
-
-    Args:
-        A_blocks: N rows of N blocks `[..., a_n, a_m]`; only m <= n is read. The joint matrix is positive definite; all
-            blocks have the same batch axes.
-        B_blocks: N rows of N blocks `[..., b_n, b_m]`; only m <= n is read. The joint matrix is positive definite.
-        gradients: N matrices `[..., b_n, a_n]`.
-
-    Returns:
-        List of N matrices `[..., b_n, a_n]`.
-
-    Raises:
-        ValueError: if the numbers of blocks or their shapes do not fit.
-
-    Numerics: NaN when a joint factor is not positive definite. Relative error grows like their condition times eps.
-    Source: GTDDP Thm. 3 and Eqs. 52-54; DGN Prop. 5 and Eqs. 29-31.
-    Checked against: `verification/references/kronecker.py`.
-
-    Example:
-        >>> blocks = [[tf.constant([[4.0]]), None], [tf.constant([[0.0]]), tf.constant([[1.0]])]]
-        >>> [x.numpy().item() for x in kronecker_block_form(blocks, blocks, 2 * [tf.constant([[16.0]])])]
-        [1.0, 16.0]
-    """
-    A_blocks, B_blocks, gradients = _checked_games(A_blocks, B_blocks, gradients)
-    A_inverse, B_inverse = _inverse_blocks(A_blocks), _inverse_blocks(B_blocks)
-    players = range(len(gradients))
-    return [tf.add_n([kron_multiply(A_inverse[n][m], B_inverse[n][m], gradients[m]) for m in players]) for n in players]
-
-
 def _sizes(M):
     # static where known, so that results keep their static shapes
     dynamic = tf.shape(M)
     return [dynamic[axis] if M.shape[axis] is None else M.shape[axis] for axis in (-2, -1)]
-
-
-def _kron_whiten(factor_A, factor_B, X):
-    # (L_A (x) L_B)^{-1} on X
-    return _transpose(whiten(factor_A, _transpose(whiten(factor_B, X))))
-
-
-def _kron_unwhiten(factor_A, factor_B, X):
-    # (L_A (x) L_B)^{-T} on X
-    half = tf.linalg.triangular_solve(factor_B.lower, X, adjoint=True)
-    return _transpose(tf.linalg.triangular_solve(factor_A.lower, _transpose(half), adjoint=True))
-
-
-def _assemble(blocks):
-    # The symmetric matrix of the blocks on and below the diagonal
-    players = range(len(blocks))
-    return tf.concat(
-        [tf.concat([blocks[n][m] if m <= n else _transpose(blocks[m][n]) for m in players], axis=-1) for n in players],
-        axis=-2,
-    )
-
-
-def _inverse_blocks(blocks):
-    # All N x N blocks of the inverse of the joint matrix
-    sizes = [_sizes(row[-1])[0] for row in blocks]
-    inverse = inverse_spd(factor_spd(_assemble(blocks)))
-    return [tf.split(rows, sizes, axis=-1) for rows in tf.split(inverse, sizes, axis=-2)]
-
-
-def _checked_games(A_blocks, B_blocks, gradients=None):
-    A_blocks = _shapes.lower_blocks("A_blocks", A_blocks)
-    B_blocks = _shapes.lower_blocks("B_blocks", B_blocks)
-    if len(A_blocks) != len(B_blocks):
-        raise _checks.error("len(B_blocks)", f"be len(A_blocks) = {len(A_blocks)}", len(B_blocks))
-    _shapes.as_matrices(**{"A_blocks[0][0]": A_blocks[0][0], "B_blocks[0][0]": B_blocks[0][0]})
-    if gradients is None:
-        return A_blocks, B_blocks
-    gradients = _shapes.per_player("gradients", gradients, "B_blocks", [row[-1] for row in B_blocks])
-    for n, G in enumerate(gradients):
-        _shapes.check_columns(f"gradients[{n}]", G, f"A_blocks[{n}][{n}]", A_blocks[n][n])
-    return A_blocks, B_blocks, gradients

@@ -1,5 +1,7 @@
 """GTDDP: training as a cooperative dynamic game, one Keras optimizer."""
 
+import dataclasses
+import math
 import warnings
 import weakref
 
@@ -9,6 +11,7 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf.curvature import config as curvature_config
 from bellman_tf.curvature.block import Block
+from bellman_tf.curvature.cooperative import Coupling, make_couplings
 from bellman_tf.curvature.coverage import make_block, player_layout
 from bellman_tf.game.stages import Game
 from bellman_tf.optimizers.options import GameOptions
@@ -39,6 +42,13 @@ def curvature_block(curvature: object, player: object) -> Block:
     """
     shapes = tuple(tuple(v.shape) for v in player.variables)
     return make_block(curvature, player_layout(player.name, shapes, player.coverage))
+
+
+def _positions(player: object) -> int | None:
+    """At how many positions a player with a matrix form is applied to one sample; `None` if that is not static."""
+    if not player.covered or player.coverage.matrix is None or None in player.calls[0].shapes[0][1:]:
+        return None
+    return math.prod(player.calls[0].shapes[0][1:]) // player.coverage.matrix.width
 
 
 def _first_state(shape: tuple, dtype: object = None) -> tf.Tensor:
@@ -118,6 +128,11 @@ class GTDDP(keras.optimizers.Optimizer):
     ) -> None:
         options = GameOptions(information, value_hessian, terminal_hessian, group_size, bilinear, gram)
         metric = curvature_config.get(curvature)
+        if getattr(metric, "cooperative", False) and information == "feedback":
+            raise _checks.error(
+                "cooperative", "be False with information='feedback': players with their own values do not cooperate",
+                metric.cooperative,
+            )  # fmt: skip
         control = step_control_named(step_control)
         if control is not None and (value_hessian != "batch" or group_size is not None or information == "open"):
             raise _checks.error(
@@ -167,6 +182,7 @@ class GTDDP(keras.optimizers.Optimizer):
         self.curvature = metric
         self.step_control = control
         self.blocks: list[Block] = []
+        self.couplings: list[Coupling] = []
         self.state: list[list[keras.Variable]] = []
         self._model: weakref.ref | None = None
         self.rejected_batches = self.add_variable(
@@ -183,7 +199,9 @@ class GTDDP(keras.optimizers.Optimizer):
     def as_published(cls, learning_rate: object = 0.03, **options: object) -> "GTDDP":
         """The setting that follows the paper's letter where the letter is computable.
 
-        Terminal Hessian g g', scalar recursion with the metric in place of Q_uu, clamps counted.
+        Terminal Hessian g g', scalar recursion with the metric in place of Q_uu, clamps counted. "kfac" and "ekfac"
+        get the papers' cross blocks, `cooperative="published"`, where players share a value; an object of
+        `bellman_tf.curvature` is taken as it is.
 
         Args:
             learning_rate: as in the constructor.
@@ -192,7 +210,13 @@ class GTDDP(keras.optimizers.Optimizer):
         Returns:
             The optimizer.
         """
-        return cls(learning_rate, **{"value_hessian": "outer_product", "terminal_hessian": "outer_product", **options})
+        options = {"value_hessian": "outer_product", "terminal_hessian": "outer_product", **options}
+        optimizer = cls(learning_rate, **options)
+        named = isinstance(options.get("curvature", "kfac"), str)
+        joint = INFORMATION[optimizer.options.information].joint
+        if named and joint and isinstance(optimizer.curvature, curvature_config.KFAC):
+            optimizer.curvature = dataclasses.replace(optimizer.curvature, cooperative="published")
+        return optimizer
 
     # ---- the model ---------------------------------------------------------------------------------------------
 
@@ -245,7 +269,17 @@ class GTDDP(keras.optimizers.Optimizer):
             specs = block.state_specs()
             dtype = player.variables[0].dtype
             state.append([self._new_state(f"player_{player.index}_{spec.name}", spec, dtype) for spec in specs])
-        self.blocks, self.state = blocks, state
+        couplings, _ = self._couplings(game, blocks)
+        for number, coupling in enumerate(couplings):
+            specs = coupling.state_specs()
+            dtype = game.players[coupling.players[0]].variables[0].dtype
+            state.append([self._new_state(f"coupling_{number}_{spec.name}", spec, dtype) for spec in specs])
+        self.blocks, self.couplings, self.state = blocks, couplings, state
+
+    @staticmethod
+    def _couplings(game: Game, blocks: list[Block]) -> tuple[list[Coupling], list[str]]:
+        stages = [player.stage for player in game.players]
+        return make_couplings(blocks, stages, [_positions(player) for player in game.players])
 
     def make_block(self, player: object) -> Block:
         """The curvature block that a player gets.
@@ -273,7 +307,8 @@ class GTDDP(keras.optimizers.Optimizer):
             One description per player.
         """
         blocks = self.blocks or [self.make_block(player) for player in game.players]
-        return [block.describe() for block in blocks]
+        _, notes = self._couplings(game, blocks)
+        return [block.describe() + note for block, note in zip(blocks, notes, strict=True)]
 
     def _new_state(self, name: str, spec: object, dtype: str) -> keras.Variable:
         initial = keras.initializers.Identity() if spec.initial == "identity" else spec.initial

@@ -184,7 +184,7 @@ class Batch:
             if len({player.stage for player in members}) > 1:
                 continue
             if isinstance(joined, JointMetric):
-                self.together.update({k: Together(members, joined) for k in coupling.players})
+                self.together.update(dict.fromkeys(coupling.players, Together(members, joined)))
             else:
                 for k, metric in zip(coupling.players, joined, strict=True):
                     self.metrics[k] = metric

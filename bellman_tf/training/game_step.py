@@ -1,5 +1,8 @@
 """The step of the game: backward pass, recursion over stages, forward pass that applies the policy."""
 
+import functools
+
+import keras
 import tensorflow as tf
 
 from bellman_tf.bellman import SampleValue, outer_product, sample_space
@@ -184,23 +187,55 @@ class GameStep:
         ones = tf.ones([self.batch.batch_size, 1], self.batch.dtype)
         return self.batch.capture(player, self.forward, [back]), ones
 
-    def _gram(self, player: Player, group_size: int | None) -> tf.Tensor:
+    def _gram(self, player: Player, group_size: int | None) -> tf.Tensor | None:
+        """The player's Gram matrix; that of players with a joint metric belongs to the first of them."""
+        if self.captures[player.index] is None or self._follows(player):
+            return None
+        together = self.batch.together.get(player.index)
+        if together is None:
+            return self._own_gram(player, group_size)
+        captures = [self.captures[member.index] for member in together.players]
+        own = [functools.partial(self._own_gram, member, group_size) for member in together.players]
+        return tf.cast(together.metric.gram(captures, group_size, own), self.batch.dtype)
+
+    def _follows(self, player: Player) -> bool:
+        """Whether another player speaks for this one."""
+        together = self.batch.together.get(player.index)
+        return together is not None and together.players[0].index != player.index
+
+    def _own_gram(self, player: Player, group_size: int | None) -> tf.Tensor:
         seed = tf.stack([tf.cast(self.batch.step.iteration, tf.int32), player.index])
         capture, metric = self.captures[player.index], self.batch.metrics[player.index]
         return tf.cast(gram(capture, metric, group_size, self.options.gram, seed), self.batch.dtype)
 
     def _own_pull(self, player: Player) -> tf.Tensor | None:
         """`<q_ij, M^{-1} l_u>`, `[B, m]`, or `None` without own cost; adds `l_u' M^{-1} l_u` to the prediction."""
-        own = self.batch.own[player.index]
-        if all(cost is None for cost in own):
+        if self.captures[player.index] is None or self._follows(player):
             return None
-        cost = [
-            tf.zeros(v.shape, self.batch.dtype) if l is None else tf.cast(l, self.batch.dtype)
-            for v, l in zip(player.variables, own, strict=True)
+        members = self._acting(player)
+        if all(cost is None for member in members for cost in self.batch.own[member.index]):
+            return None
+        costs = [
+            [
+                tf.zeros(v.shape, self.batch.dtype) if l is None else tf.cast(l, self.batch.dtype)
+                for v, l in zip(member.variables, self.batch.own[member.index], strict=True)
+            ]
+            for member in members
         ]
-        solved = self.batch.metrics[player.index].solve(cost)
-        self._own_drop += [tf.reduce_sum(l * s) for l, s in zip(cost, solved, strict=True)]
-        return self.captures[player.index].inner(solved)
+        solved = self._solve(player, costs)
+        for cost, answer in zip(costs, solved, strict=True):
+            self._own_drop += [tf.reduce_sum(l * s) for l, s in zip(cost, answer, strict=True)]
+        return _sum([self.captures[member.index].inner(s) for member, s in zip(members, solved, strict=True)])
+
+    def _acting(self, player: Player) -> list[Player]:
+        """The players that `player` speaks for, itself included."""
+        together = self.batch.together.get(player.index)
+        return [player] if together is None else together.players
+
+    def _solve(self, player: Player, parts: list[Tensors]) -> list[Tensors]:
+        """`M^{-1}` of the players that `player` speaks for."""
+        together = self.batch.together.get(player.index)
+        return [self.batch.metrics[player.index].solve(*parts)] if together is None else together.metric.solve(parts)
 
     def _sample_backward(self, beta_squared: tf.Tensor | None) -> SamplePolicy:
         """Metrics and Gram matrices of all players, then all stages at once."""
@@ -222,9 +257,10 @@ class GameStep:
             pulls.append([])
             for player in stage.players:
                 self._measure(player)
-                covered = self.captures[player.index] is not None
-                grams[-1].append(self._gram(player, group_size) if covered else None)
-                pull = self._own_pull(player) if covered else None
+            batch.couple()
+            for player in stage.players:
+                grams[-1].append(self._gram(player, group_size))
+                pull = self._own_pull(player)
                 pulls[-1].append(
                     None if pull is None else sample_space.to_groups(tf.cast(pull, batch.dtype), group_size)
                 )
@@ -240,25 +276,36 @@ class GameStep:
         for t in range(len(self.game.stages) - 1, -1, -1):
             inner, quad = [], []
             for agent, player in enumerate(self.game.stages[t].players):
-                alpha = policy.alpha(agent)
-                self._measure(player, alpha)
-                capture = self.captures[player.index]
-                if capture is None:
+                self._measure(player, policy.alpha(agent))
+            batch.couple()
+            for agent, player in enumerate(self.game.stages[t].players):
+                if self.captures[player.index] is None or self._follows(player):
                     inner.append(None)
                     quad.append(None)
                     continue
-                gradient = batch.complete(player, capture.gradient(alpha[:, None] / batch.total))
-                k = [-part for part in batch.metrics[player.index].solve(gradient)]
-                inner.append(tf.cast(capture.inner(k)[:, 0], batch.dtype))
+                inner.append(self._inner_gain(player, policy.alpha(agent)))
                 quad.append(tf.reshape(self._gram(player, 1), [-1]))
             policy.visit(t, inner, quad)
         batch.clamped += policy.clamped
         return policy
 
+    def _inner_gain(self, player: Player, alpha: tf.Tensor) -> tf.Tensor:
+        """`<q_i, k>`, `[B]`, summed over the players that `player` speaks for."""
+        batch, members = self.batch, self._acting(player)
+        captures = [self.captures[member.index] for member in members]
+        gradients = [
+            batch.complete(member, capture.gradient(alpha[:, None] / batch.total))
+            for member, capture in zip(members, captures, strict=True)
+        ]
+        gains = [[-part for part in parts] for parts in self._solve(player, gradients)]
+        inner = [capture.inner(k)[:, 0] for capture, k in zip(captures, gains, strict=True)]
+        return _sum([tf.cast(part, batch.dtype) for part in inner])
+
     # ---- pass 2
 
     def _deviation(self, t: int, values: dict) -> tf.Tensor | None:
         """`d_ij = <g_ij, new state - old state>` at the cut before stage t, `[B, m]`; `None` without feedback."""
+        self._values = values
         if not self.information.feedback:
             return None
         terms = []
@@ -275,15 +322,25 @@ class GameStep:
     def _apply(self, policy: SamplePolicy | OuterPolicy) -> None:
         """Pass 2 inside the model's own `__call__`: stage by stage, new values from weights of the new state."""
         batch = self.batch
+        moved: dict[int, Tensors] = {}
 
-        def update(player: Player, t: int, deviation: tf.Tensor | None, arguments: tuple) -> Tensors:
+        def gradient_of(player: Player, t: int, deviation: tf.Tensor | None, arguments: tuple) -> Tensors:
             agent = self.game.stages[t].players.index(player)
             weights = policy.weights(t, agent, deviation)
             if batch.optimizer.watched:
                 self._tell(policy, t, agent, weights)
             inputs = first_tensor(arguments) if self.options.bilinear else None
-            gradient = batch.complete(player, self._gradient(player, weights, inputs))
-            return self._move(player, gradient)
+            return batch.complete(player, self._gradient(player, weights, inputs))
+
+        def update(player: Player, t: int, deviation: tf.Tensor | None, arguments: tuple) -> Tensors:
+            together = batch.together.get(player.index)
+            if together is None:
+                return self._move(player, gradient_of(player, t, deviation, arguments))
+            if player.index not in moved:  # the first of them moves all
+                gradients = [gradient_of(member, t, deviation, self._arguments(member)) for member in together.players]
+                values = batch.move_together(together, gradients)
+                moved.update({member.index: new for member, new in zip(together.players, values, strict=True)})
+            return moved[player.index]
 
         start = []
         for player in self.game.loose_players:
@@ -301,6 +358,13 @@ class GameStep:
         if left[0] is not None:
             after = tf.cast(left[0].cost(batch.loss_of), batch.dtype)
             batch.outcome = self._outcome(policy, tf.cast(batch.loss, batch.dtype) - after)
+
+    def _arguments(self, player: Player) -> tuple:
+        """(args, kwargs) of a player's call in the state that pass 2 has reached, before its turn."""
+        call = player.calls[0]
+        return keras.tree.map_structure(
+            lambda leaf: self._values[leaf] if isinstance(leaf, Slot) else leaf, (call.args, call.kwargs)
+        )
 
     @property
     def _finish(self) -> bool:
@@ -340,3 +404,8 @@ class GameStep:
         own = tf.add_n(self._own_drop) if self._own_drop else None
         decrease = policy.predicted_reduction(own)
         return decrease + tf.add_n(self._open_drop) / 2 if self._open_drop else decrease
+
+
+def _sum(tensors: Tensors) -> tf.Tensor:
+    """The sum, without an operation for a single tensor."""
+    return tensors[0] if len(tensors) == 1 else tf.add_n(tensors)
