@@ -4,10 +4,10 @@ import argparse
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bellman_tf.curvature.gram import FORMS
-from keras_examples import _report, _study
+from keras_examples import _data, _report, _study
 from keras_examples._methods import METRICS, Method
 
 
@@ -60,6 +60,74 @@ def parser(
     )
     made.add_argument("--jit", action="store_true", help="compile the steps with XLA")
     return made
+
+
+def short_parser(description: str, out: str, data: str, steps: int, seeds: int) -> argparse.ArgumentParser:
+    """The options of an example that shows one thing.
+
+    Args:
+        description: of the command.
+        out: default directory of the results.
+        data: what it runs on.
+        steps: default length of a run.
+        seeds: default number of seeds.
+
+    Returns:
+        The parser.
+    """
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    made.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out), help="directory for table, figure, JSON")
+    made.add_argument("--quick", action="store_true", help="smallest sizes, to see that it works; on DIGITS by default")
+    made.add_argument("--data", nargs="+", choices=_data.NAMES, help=f"data; default: {data}")
+    made.add_argument(
+        "--data-dir",
+        default=os.environ.get("TFDS_DATA_DIR"),
+        help="TFDS directory; default: environment's TFDS_DATA_DIR",
+    )
+    made.add_argument("--seeds", type=whole(1), default=seeds, help="runs of everything")
+    made.add_argument("--steps", type=whole(1), default=steps, help="length of a run")
+    return made
+
+
+def load(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, names: Sequence[str], most: int
+) -> dict[str, _data.Data]:
+    """The data that the command asks for; a quick one takes DIGITS, which need no directory, and says so.
+
+    Args:
+        parser: says what is wrong.
+        options: parsed; `options.data` is filled in.
+        names: of the data of a full run.
+        most: images of each part.
+
+    Returns:
+        Name to images and labels.
+    """
+    if options.data is None:
+        options.data = ["digits"] if options.quick else list(names)
+        if options.quick:
+            print("--quick: on DIGITS, which scikit-learn carries (--data chooses others).", flush=True)
+    try:
+        return {name: _data.load(name, options.data_dir, most) for name in options.data}
+    except ValueError as problem:
+        parser.error(str(problem))
+
+
+def report(options: argparse.Namespace, text: str, runs: list[dict], seconds: float, figures: Sequence[str]) -> None:
+    """Prints the table and saves it with the record.
+
+    Args:
+        options: parsed.
+        text: the tables.
+        runs: what each run gave.
+        seconds: that all took.
+        figures: names of the files already written.
+    """
+    _report.write(options.out, vars(options) | {"cores": os.cpu_count()}, text, runs, seconds)
+    files = ", ".join([*figures, "table.md", "results.json"])
+    print(f"\n{text}\n\n{len(runs)} runs in {seconds:.0f} s; {files} are in {options.out}/")
 
 
 def conduct(options: argparse.Namespace, tasks: list[_study.Task], methods: list[list[Method]]) -> None:

@@ -1,4 +1,4 @@
-"""The data: scikit-learn's DIGITS, which it carries, and TFDS MNIST, from a prepared directory."""
+"""The data: scikit-learn's DIGITS, which it carries, and TFDS MNIST and CIFAR-10, from a prepared directory."""
 
 import dataclasses
 import pathlib
@@ -8,10 +8,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Images scaled to [0, 1] with a channel axis, and their labels.
+    """Images scaled to [0, 1] with an axis of c channels, and their labels.
 
     Attributes:
-        x_train: `[N, h, w, 1]`, float32.
+        x_train: `[N, h, w, c]`, float32.
         y_train: `[N]`, int32.
         x_test: as `x_train`.
         y_test: as `y_train`.
@@ -35,11 +35,12 @@ def digits() -> Data:
     return Data(x[train], y[train], x[test], y[test])
 
 
-def mnist(data_dir: str | None) -> Data:
+def mnist(data_dir: str | None, most: int | None = None) -> Data:
     """MNIST as TensorFlow Datasets prepares it, 28 x 28 pixels: 60,000 images to train on and 10,000 to test on.
 
     Args:
         data_dir: the directory that holds `mnist/`, as `tfds.load` takes it.
+        most: the first so many of each are read; `None` reads all.
 
     Returns:
         The images and labels.
@@ -47,18 +48,47 @@ def mnist(data_dir: str | None) -> Data:
     Raises:
         ValueError: if there is no such directory or MNIST is not in it.
     """
+    return _prepared("mnist", data_dir, most)
+
+
+def cifar10(data_dir: str | None, most: int | None = None) -> Data:
+    """CIFAR-10 as TensorFlow Datasets prepares it, 32 x 32 pixels in colour: 50,000 images to train on, 10,000 to test.
+
+    Args:
+        data_dir: the directory that holds `cifar10/`, as `tfds.load` takes it.
+        most: the first so many of each are read; `None` reads all.
+
+    Returns:
+        The images and labels.
+
+    Raises:
+        ValueError: if there is no such directory or CIFAR-10 is not in it.
+    """
+    return _prepared("cifar10", data_dir, most)
+
+
+NAMES = ("digits", "mnist", "cifar10")
+
+
+def load(name: str, data_dir: str | None, most: int | None = None) -> Data:
+    """Data by name; arguments as for `mnist`, which DIGITS does not need."""
+    return digits() if name == "digits" else _prepared(name, data_dir, most)
+
+
+def _prepared(name: str, data_dir: str | None, most: int | None) -> Data:
     advice = (
         'Pass `--data-dir` or set TFDS_DATA_DIR; `python -c "import tensorflow_datasets as tfds; '
-        "tfds.load('mnist', data_dir='DIRECTORY')\"` prepares one."
+        f"tfds.load('{name}', data_dir='DIRECTORY')\"` prepares one."
     )
-    if not data_dir or not (pathlib.Path(data_dir) / "mnist").is_dir():
+    if not data_dir or not (pathlib.Path(data_dir) / name).is_dir():
         raise ValueError(
-            f"`data_dir` must be a TFDS directory that holds mnist. Received: data_dir={data_dir!r}. {advice}"
+            f"`data_dir` must be a TFDS directory that holds {name}. Received: data_dir={data_dir!r}. {advice}"
         )
     import tensorflow_datasets as tfds  # an extra: `pip install "bellman_tf[examples]"`
 
     parts = []
     for split in ("train", "test"):
-        whole = tfds.load("mnist", data_dir=data_dir, download=False, split=split, batch_size=-1)
+        images = tfds.load(name, data_dir=data_dir, download=False, split=split)
+        [whole] = images.take(-1 if most is None else most).batch(len(images))
         parts += [whole["image"].numpy().astype("float32") / 255, whole["label"].numpy().astype("int32")]
     return Data(*parts)

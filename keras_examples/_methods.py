@@ -64,6 +64,23 @@ class Method:
         return OUR_BASELINES[self.metric](curvature=curvature)
 
 
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A row of a table that no `Method` describes.
+
+    Attributes:
+        name: what the table calls it.
+        make: a new optimizer; the study sets its learning rate.
+        metric: the curvature, or another group of rows.
+        form: distinguishes rows of a group.
+    """
+
+    name: str
+    make: Callable[[], keras.optimizers.Optimizer]
+    metric: str = ""
+    form: str = ""
+
+
 DECADE = 4  # numbers of learning rates per factor of ten
 
 

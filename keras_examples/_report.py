@@ -7,6 +7,7 @@ import pathlib
 import platform
 import sys
 import time
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -85,15 +86,28 @@ def table(runs: list[Run]) -> str:
         best = [run for run in own if run.number == number]
         loss, accuracy = [run.loss for run in best], [100 * run.accuracy for run in best]
         rows.append((
-            name, f"{rate_of(number):g}", _spread(loss), f"{np.mean(accuracy):.1f} +- {np.std(accuracy):.1f}",
+            name, f"{rate_of(number):g}", spread_text(loss), f"{np.mean(accuracy):.1f} +- {np.std(accuracy):.1f}",
             loss_text(own, number + DECADE), f"{np.median([run.milliseconds for run in own]):.2f}",
         ))  # fmt: skip
+    return markdown(rows)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its columns aligned.
+
+    Args:
+        rows: of cells; the first is the head.
+
+    Returns:
+        The table.
+    """
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
-def _spread(losses: list[float]) -> str:
+def spread_text(losses: Sequence[float]) -> str:
+    """Mean +- standard deviation."""
     mean = float(np.mean(losses))
     return f"{number_text(mean)} +- {np.std(losses):.1g}" if math.isfinite(mean) else "broken"
 
@@ -156,12 +170,8 @@ def plot(task: Task, runs: list[Run], path: pathlib.Path) -> None:
         runs: its runs.
         path: of the image.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # an extra: `pip install "bellman_tf[examples]"`
-    from matplotlib.figure import Figure
-
     metrics = list(dict.fromkeys(run.metric for run in runs))
-    figure = Figure(figsize=(3.2 * len(metrics), 6.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.2 * len(metrics), 6.2)
     axes = figure.subplots(2, len(metrics), squeeze=False, sharey="row")
     for column, metric in enumerate(metrics):
         curves, rates = axes[0][column], axes[1][column]
@@ -211,7 +221,22 @@ def save(out: pathlib.Path, options: dict, tasks: list[Task], runs: list[Run], s
         details.append(f"{head}\n\n{rate_table(own)}")
         plot(task, own, out / f"{task.name.replace(' ', '_')}.png")
     text = "\n\n".join(sections)
-    (out / "table.md").write_text(text + "\n\n" + "\n\n".join(details) + "\n")
+    write(out, options, text + "\n\n" + "\n\n".join(details), [dataclasses.asdict(run) for run in runs], seconds)
+    return text
+
+
+def write(out: pathlib.Path, options: dict, text: str, runs: list[dict], seconds: float) -> None:
+    """Writes `table.md` and `results.json`: options, versions, machine, every run.
+
+    Args:
+        out: directory, made if it is missing.
+        options: the command's.
+        text: the tables.
+        runs: what each run gave.
+        seconds: that all took.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(text + "\n")
     record = {
         "options": options,
         "versions": {
@@ -223,16 +248,25 @@ def save(out: pathlib.Path, options: dict, tasks: list[Task], runs: list[Run], s
         },
         "machine": platform.platform(),
         "seconds": round(seconds, 1),
-        "runs": [_finite(dataclasses.asdict(run)) for run in runs],
+        "runs": _finite(runs),
     }
     (out / "results.json").write_text(json.dumps(record, indent=1, allow_nan=False, default=str) + "\n")
-    return text
+
+
+def new_figure(width: float, height: float) -> object:
+    """A figure of matplotlib that needs no display; `figure.savefig(path)` writes it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # an extra: `pip install "bellman_tf[examples]"`
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _finite(value: object) -> object:
     """JSON knows no infinity: what is not finite becomes `None`."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -153,13 +153,22 @@ class Trainer:
         self._predict = tf.function(functools.partial(self.model, training=False), reduce_retracing=True)
         self.run(0, 0, steps=task.every)  # traces
 
-    def run(self, number: int, seed: int, steps: int | None = None) -> Run:
+    def run(
+        self,
+        number: int,
+        seed: int,
+        steps: int | None = None,
+        rate: float | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> Run:
         """Trains from the start.
 
         Args:
             number: of the learning rate.
             seed: of weights and batches.
             steps: to train for; all of the task's by default.
+            rate: the learning rate where it has no number.
+            callbacks: further ones; an epoch is a piece of the curve.
 
         Returns:
             The result.
@@ -169,12 +178,14 @@ class Trainer:
         self.model.set_weights(task.initial_weights(seed))
         for variable, value in zip(self.optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
-        self.optimizer.learning_rate = rate_of(number)
+        rate = rate_of(number) if rate is None else rate
+        self.optimizer.learning_rate = rate
         pieces = steps // task.every
         curve = _Curve(self.optimizer, pieces - max(1, pieces // 6), None if task.tail else self._train_loss)
         self.model.fit(
-            task.batches(seed), epochs=pieces, steps_per_epoch=task.every, verbose=0, shuffle=False, callbacks=[curve]
-        )
+            task.batches(seed), epochs=pieces, steps_per_epoch=task.every, verbose=0, shuffle=False,
+            callbacks=[curve, *callbacks],
+        )  # fmt: skip
         losses = curve.losses + [math.inf] * (pieces - len(curve.losses))
         if task.tail:
             loss = float(np.mean(losses[-(task.tail // task.every) :]))
@@ -182,7 +193,7 @@ class Trainer:
             loss = float(np.mean(curve.ends)) if math.isfinite(losses[-1]) else math.inf
         accuracy = float(np.mean(self._logits(task.data.x_test).argmax(-1) == task.data.y_test))
         return Run(
-            task.name, self.method.metric, self.method.form, self.method.name, rate_of(number), number, seed,
+            task.name, self.method.metric, self.method.form, self.method.name, rate, number, seed,
             tuple(losses), loss, accuracy, curve.rejected, 1e3 * float(np.median(curve.seconds)) / task.every,
         )  # fmt: skip
 

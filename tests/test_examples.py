@@ -6,39 +6,64 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_examples import _data, _methods, _report, _study, digits, mnist
+from keras_examples import (
+    _data,
+    _methods,
+    _networks,
+    _report,
+    _study,
+    alignment,
+    cooperative_block,
+    digits,
+    feedback_maps,
+    fictitious_players,
+    mnist,
+    step_control,
+)
 
 FILES = ("results.json", "table.md")
 
 
-@pytest.fixture(scope="module")
-def tiny_mnist(tmp_path_factory):
-    """A TFDS directory with the features of MNIST and few images."""
+def _prepare(directory, name, version, shape):
+    """A TFDS data set with few random images."""
     import tensorflow_datasets as tfds
 
     rng = np.random.default_rng(0)
-    directory = tmp_path_factory.mktemp("tfds")
-    version = directory / "mnist" / "3.0.1"
-    version.mkdir(parents=True)
+    place = directory / name / version
+    place.mkdir(parents=True)
+    named = {"id": tfds.features.Text()} if name == "cifar10" else {}
     features = tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(shape=(28, 28, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
+        {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(num_classes=10), **named}
     )
-    template = tfds.core.ShardedFileTemplate(str(version), dataset_name="mnist", filetype_suffix="tfrecord")
+    template = tfds.core.ShardedFileTemplate(str(place), dataset_name=name, filetype_suffix="tfrecord")
     splits = []
-    for name, count in (("train", 40), ("test", 20)):
-        images = rng.integers(0, 256, (count, 28, 28, 1)).astype("uint8")
+    for split, count in (("train", 40), ("test", 20)):
+        images = rng.integers(0, 256, (count, *shape)).astype("uint8")
         records = [
-            features.serialize_example(features.encode_example({"image": image, "label": k % 10}))
+            features.serialize_example(
+                features.encode_example({"image": image, "label": k % 10, **dict.fromkeys(named, str(k))})
+            )
             for k, image in enumerate(images)
         ]
-        with tf.io.TFRecordWriter(str(version / f"mnist-{name}.tfrecord-00000-of-00001")) as writer:
+        with tf.io.TFRecordWriter(str(place / f"{name}-{split}.tfrecord-00000-of-00001")) as writer:
             for record in records:
                 writer.write(record)
-        size = sum(map(len, records))
-        splits.append(tfds.core.SplitInfo(name=name, shard_lengths=[count], num_bytes=size, filename_template=template))
+        splits.append(
+            tfds.core.SplitInfo(
+                name=split, shard_lengths=[count], num_bytes=sum(map(len, records)), filename_template=template
+            )
+        )
     tfds.folder_dataset.write_metadata(
-        data_dir=str(version), features=features, split_infos=splits, filename_template=None, check_data=False
+        data_dir=str(place), features=features, split_infos=splits, filename_template=None, check_data=False
     )
+
+
+@pytest.fixture(scope="module")
+def tiny_mnist(tmp_path_factory):
+    """A TFDS directory with the features of MNIST and of CIFAR-10, and few images."""
+    directory = tmp_path_factory.mktemp("tfds")
+    _prepare(directory, "mnist", "3.0.1", (28, 28, 1))
+    _prepare(directory, "cifar10", "3.0.2", (32, 32, 3))
     return directory
 
 
@@ -87,6 +112,65 @@ def test_mnist_quick_reads_tfds(tiny_mnist, tmp_path, capsys):
     assert "GTDDP block, identity against SGD" in capsys.readouterr().out
 
 
+def _rows(text, first):
+    """Cells of the rows of a printed Markdown table whose first cell is as given."""
+    lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines() if "|" in line]
+    return [cells for cells in lines if cells[0] == first]
+
+
+def test_feedback_maps_quick_draws_images_and_spectrum(tmp_path, capsys):
+    feedback_maps.main(["--quick", "--steps", "50", "--out", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "on DIGITS" in text
+    maps = _rows(text, "digits")
+    assert [cells[1:3] for cells in maps] == [[layer, str(k)] for layer in "25" for k in (1, 2, 3, 4)]
+    spectrum = _rows(text, "5")
+    assert [cells[1] for cells in spectrum] == ["0", "15", "30"]
+    assert spectrum[-1][3] == "5"  # as many values as clusters before the steepest fall
+    assert spectrum[-1][-1] == str(21 * (5 - 1))  # features and bias, times the rank of the softmax's Hessian
+    assert _saved(tmp_path)["runs"][0]["part"] == "digits"
+
+
+def test_step_control_quick_compares_both_forms(tmp_path, capsys):
+    step_control.main(["--quick", "--steps", "50", "--out", str(tmp_path)])
+    plain, controlled = _rows(capsys.readouterr().out, "digits, B = 64")
+    assert (plain[2], controlled[2]) == ("plain", "controlled")
+    assert float(controlled[-2]) < float(plain[-2])
+    assert {run["rate"] for run in _saved(tmp_path)["runs"]} == {0.001, 0.1, 10.0}
+
+
+def test_fictitious_players_quick_agree_with_their_control(tmp_path, capsys):
+    fictitious_players.main(["--quick", "--steps", "20", "--out", str(tmp_path)])
+    first, second = (cells for cells in _rows(capsys.readouterr().out, "digits") if len(cells) > 3)
+    assert (first[2], second[2]) == ("1", "4")
+    differences = [float(number) for row in (first, second) for cell in row[-2:] for number in cell.split("/")]
+    assert len(differences) == 8 and max(differences) < 1e-5
+    assert len(_saved(tmp_path)["runs"]) == 7
+
+
+def test_alignment_quick_writes_the_bandits_probabilities(tmp_path, capsys):
+    alignment.main(["--quick", "--steps", "20", "--out", str(tmp_path)])
+    rows = _rows(capsys.readouterr().out, "digits")
+    assert [cells[1] for cells in rows] == ["fixed, earliest", "adaptive"]
+    [adaptive] = [run for run in _saved(tmp_path)["runs"] if run["method"] == "adaptive"]
+    assert np.allclose(np.sum(adaptive["probabilities"], axis=1), 1) and len(adaptive["probabilities"]) == 2
+    assert sum(adaptive["pulls"]) == 20
+
+
+def test_cooperative_block_quick_has_the_controls(tmp_path, capsys):
+    cooperative_block.main(["--quick", "--steps", "20", "--out", str(tmp_path)])
+    rows = _rows(capsys.readouterr().out, "digits")
+    controls = ["SGD, 1/(2 gamma)", "SGD, 1/(sqrt(2) gamma)", "SGD, 1/gamma"]
+    assert [cells[1] for cells in rows] == ["EKFAC (O)", "GT-EKFAC", *controls]
+    assert np.allclose([run["rate"] for run in _saved(tmp_path)["runs"][-3:]], [0.15, 0.15 * 2**0.5, 0.3], rtol=1e-6)
+
+
+def test_cifar10_is_read_in_colour(tiny_mnist):
+    data = _data.cifar10(str(tiny_mnist), most=30)
+    assert data.x_train.shape == (30, 32, 32, 3) and data.x_test.shape == (20, 32, 32, 3)
+    assert data.x_train.max() <= 1 and list(data.y_train[:3]) == [0, 1, 2]
+
+
 def test_mnist_without_data_says_what_to_do(tmp_path, capsys):
     with pytest.raises(SystemExit):
         mnist.main(["--data-dir", str(tmp_path)])
@@ -116,7 +200,7 @@ def test_learning_rates_are_half_decades_around_the_middle():
 
 
 def test_a_second_run_of_a_trainer_repeats_the_first():
-    task = _study.Task("t", lambda: digits._networks.tanh_mlp((8, 8, 1)), _data.digits(), 8, 20, 10, {})
+    task = _study.Task("t", lambda: _networks.tanh_mlp((8, 8, 1)), _data.digits(), 8, 20, 10, {})
     trainer = _study.Trainer(task, _methods.Method("rmsprop", _methods.MATCHED))
     first, _, again = trainer.run(-4, 1), trainer.run(0, 0), trainer.run(-4, 1)
     assert (first.curve, first.loss, first.accuracy) == (again.curve, again.loss, again.accuracy)
