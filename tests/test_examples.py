@@ -19,6 +19,7 @@ from keras_examples import (
     fictitious_players,
     mnist,
     step_control,
+    swing_up,
 )
 
 FILES = ("results.json", "table.md")
@@ -219,3 +220,10 @@ def test_the_comparison_names_a_loss_above_the_baselines():
         "GTDDP, identity against SGD: best 0.3 against 0.2 (ABOVE); at 10, ten times the baseline's best rate, "
         "0.4 against 5"
     )
+
+
+@pytest.mark.slow
+def test_the_cart_pole_swings_up(tmp_path, capsys):
+    swing_up.main(["--quick", "--out", str(tmp_path)])
+    assert "Gauss-Newton" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.glob("*.png")} == {"swing_up.png", "ddp_convergence.png"}
