@@ -73,9 +73,9 @@ def test_placements_agree_to_the_order_in_which_the_network_is_linear():
 @pytest.mark.parametrize("jit", [False, True])
 def test_an_adaptive_step_is_the_step_of_the_alignment_it_drew(jit):
     model = branches()
-    optimizer = btf.DGNOpt(0.5, curvature="identity", alignment="adaptive", seed=3)
+    optimizer = btf.DGNOpt(0.5, curvature="identity", alignment="adaptive", seed=3, most_alignments=2)
     model.compile(optimizer, **cross_entropy(), jit_compile=jit)
-    pulls, placements = np.zeros(3), optimizer.placements(model.game)
+    pulls, placements = np.zeros(2), optimizer.placements(model.game)
     names = [model.game.alignments.named(p) for p in placements]
     steps = 1 if jit else 2
     for _ in range(steps):
@@ -94,7 +94,7 @@ def test_an_adaptive_step_is_the_step_of_the_alignment_it_drew(jit):
 
 
 def test_an_adaptive_step_traces_once_and_resumes_identically(tmp_path):
-    model, _ = trained(2, alignment="adaptive", step_control="levenberg_marquardt", curvature="rmsprop", rate=0.01)
+    model, _ = trained(2, alignment="adaptive", step_control="levenberg_marquardt", most_alignments=2)
     traces, step = [], model.train_step
     object.__setattr__(model, "train_step", lambda data: (traces.append(1), step(data))[1])
     model.train_function = None

@@ -158,8 +158,9 @@ def test_state_of_other_shapes_does_not_load():
         model.optimizer.load_own_variables(store)
 
 
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=["graph", "jit", "eager"])
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("bad", "options"), [(np.nan, {}), (np.inf, {}), (np.nan, {"jit_compile": True}), (np.inf, {"run_eagerly": True})]
+)
 def test_a_bad_batch_leaves_no_trace_but_a_count(bad, options):
     model = compiled(make=residual_cnn, metrics=["accuracy", "sparse_categorical_crossentropy"], **options)
     x, y = normal(8, 6, 6, 2), labels(8)
