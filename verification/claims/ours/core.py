@@ -9,8 +9,9 @@ from bellman_tf.bellman import sample_space
 from verification.claim import EPS, Measurement, at_most, same
 from verification.papers import OURS
 from verification.problems.games import Game, games
-from verification.problems.matrices import gram_matrices, seeds, symmetric_matrices
-from verification.references import dense, players, symmetric
+from verification.problems.matrices import gram_matrices, partition, seeds, symmetric_matrices
+from verification.problems.moments import KroneckerGame, kronecker_games
+from verification.references import cooperative, dense, players, symmetric
 
 
 def condition_of(game: Game):
@@ -162,3 +163,42 @@ def factorisation(problem):
     yield Measurement(float(error) if np.isfinite(error) else np.inf, 8 * n**2 * eps, "L L' = I + A")
     number = np.random.default_rng(seed).exponential(10.0)
     yield same(linalg.factor_gram(tf.constant([[number]], tf.float64)).lower, [[np.sqrt(1 + number)]], label="n = 1")
+
+
+def split(game: KroneckerGame, u: np.ndarray) -> list[np.ndarray]:
+    """A stacked vec as the players' matrices."""
+    sizes = [a * b for a, b in zip(game.inputs, game.outputs, strict=True)]
+    parts = np.split(u, np.cumsum(sizes)[:-1])
+    return [part.reshape(a, b).T for part, a, b in zip(parts, game.inputs, game.outputs, strict=True)]
+
+
+@OURS.exact(
+    "19",
+    "OURS-6 factored once and for any number of players; DGN Eqs. 15, 30",
+    "the joint matrix with blocks A_nm (x) B_nm is solved for two players by canonical correlations, for more by"
+    " conjugate gradients on the whitened blocks; the papers' form is [A^-1]_nm (x) [B^-1]_nm with either sign",
+    assumes="positive definite joint factors",
+    over=kronecker_games(players=(2, 4)),
+)
+def players_solved_jointly(game: KroneckerGame):
+    """Factor and apply, against the dense Khatri-Rao matrix."""
+    *lower, gradients = game.tensors()
+    sizes = game.inputs, game.outputs
+    H = cooperative.khatri_rao(game.A, game.B, *sizes)
+    truth, condition = np.linalg.solve(H, game.q), game.factor_condition
+    scale = np.linalg.norm(game.q) * np.linalg.norm(np.linalg.inv(H), 2)
+    solved = linalg.solve_game(linalg.factor_game(*lower), gradients, 1e-13, 400)
+    for ours, exact in zip(solved, split(game, truth), strict=True):
+        yield same(ours, exact, condition=condition, scale=scale, label="conjugate gradients")
+    if len(gradients) == 2:
+        for ours, exact in zip(
+            linalg.solve_pair(linalg.factor_pair(*lower), gradients), split(game, truth), strict=True
+        ):
+            yield same(ours, exact, condition=condition, scale=scale, label="canonical correlations")
+    inverses = [partition(x, part) for x, part in zip(linalg.factor_block_form(*lower), sizes, strict=True)]
+    for sign in (1, -1):
+        P = cooperative.khatri_rao(np.linalg.inv(game.A), np.linalg.inv(game.B), *sizes, sign)
+        reach = np.linalg.norm(P, 2) * np.linalg.norm(game.q)
+        found = linalg.solve_block_form(*inverses, gradients, sign)
+        for ours, exact in zip(found, split(game, P @ game.q), strict=True):
+            yield same(ours, exact, condition=condition, scale=reach, label=f"published, sign {sign}")
