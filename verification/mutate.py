@@ -37,7 +37,7 @@ from verification.claims import CLAIMS
 from verification.run import run
 
 TARGET = 0.95
-SECONDS = 180  # for the claims of one mutant, start of the process included
+SECONDS = 90  # for the claims of one mutant, start of the process included
 # Mutants that compute the same thing, by module and mutated line, with the reason.
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("bellman_tf.linalg.symmetric", "return (A[..., 0], A - A - 1.0)"): "an eigenvector's sign is free",
@@ -49,6 +49,25 @@ UNNOTICED: dict[tuple[str, str], str] = {
     ("bellman_tf.linalg.solve", "shift = 4.0 / tf.cast(size, A.dtype) * eps * scale"): (
         "the shift covers the worst case of rounding, n times what matrices of these sizes need"
     ),
+    **{
+        ("bellman_tf.linalg.cooperative", line): reason
+        for line, reason in (
+            ("size = s_A.shape[-1] - s_B.shape[-1]", "only in the margin of the next line"),
+            (
+                "largest = 1.0 + 4.0 * size * tf.experimental.numpy.finfo(s_A.dtype.as_numpy_dtype).eps",
+                "a correlation above 1 needs players that rounding alone tells apart",
+            ),
+            (
+                "largest = 1.0 - 4.0 / size * tf.experimental.numpy.finfo(s_A.dtype.as_numpy_dtype).eps",
+                "a narrower margin, which these sizes do not need",
+            ),
+            ("goal = tf.cast(tolerance, start.dtype) ** 2 / start", "another goal, reached as well at this tolerance"),
+            (
+                "return (turn - 1, X, R, [r + beta * p for r, p in zip(R, P, strict=True)], new)",
+                "the cap on the iterations is not reached",
+            ),
+        )
+    },
 }
 
 

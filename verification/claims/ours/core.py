@@ -64,7 +64,7 @@ def predicted_decrease(game: Game):
     "eigenbases of EKFAC under XLA",
     "|A V - V diag(w)| <= 100 n eps |A| and |V' V - I| <= 100 n eps in every mode, repeated eigenvalues included",
     remark="Compiled by XLA the library's own routine stops at 1e-7; Jacobi rotations finish it.",
-    over=st.tuples(symmetric_matrices(sizes=st.sampled_from([1, 2, 3, 5])), st.just(None)),
+    over=st.tuples(symmetric_matrices(sizes=st.sampled_from([3, 2, 5, 1])), st.just(None)),
     examples=6,
 )
 def eigenbasis(problem):
@@ -72,7 +72,10 @@ def eigenbasis(problem):
     A, _ = problem
     A = A.astype(np.float64)
     n, norm = len(A), np.linalg.norm(A, 2) or 1.0
-    for name, function in (("eager", linalg.eigh), ("XLA", tf.function(linalg.eigh, jit_compile=True))):
+    for name, function in (
+        ("eager", linalg.eigh),
+        ("XLA", tf.function(linalg.eigh, jit_compile=True, autograph=False)),
+    ):
         w, V = (x.numpy() for x in function(tf.constant(A)))
         bound = 100 * n * EPS
         residual, skew = symmetric.eigen_residual(A, w, V)
