@@ -152,6 +152,8 @@ def plot(results: dict, path: pathlib.Path) -> None:
                 if points:
                     panel.loglog(*zip(*points, strict=True), ".-", label=method)
             panel.set(xlabel=axis, ylabel=name)
+            panel.set_xticks(sizes := [int(size) for size in results[axis]], labels=sizes)
+            panel.minorticks_off()
             panel.grid(True, which="both", alpha=0.2)
     panels[0][0].legend(fontsize=7)
     figure.tight_layout()
