@@ -42,6 +42,9 @@ SECONDS = 90  # for the claims of one mutant, start of the process included
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("bellman_tf.linalg.symmetric", "return (A[..., 0], A - A - 1.0)"): "an eigenvector's sign is free",
     ("bellman_tf.linalg.symmetric", "tolerance = 10.0 / size * eps"): "more sweeps than needed, the same result",
+    ("bellman_tf.linalg.symmetric", "off = tf.reduce_sum(tf.abs(T), axis=-1) + diagonal"): (
+        "as many sweeps as the cap allows, the same result"
+    ),
 }
 
 # Mutants that no claim notices, with the reason; they count as survivors.
@@ -49,6 +52,7 @@ UNNOTICED: dict[tuple[str, str], str] = {
     ("bellman_tf.linalg.solve", "shift = 4.0 / tf.cast(size, A.dtype) * eps * scale"): (
         "the shift covers the worst case of rounding, n times what matrices of these sizes need"
     ),
+    ("bellman_tf.linalg.symmetric", "return (sweep - 1, T, V)"): "the cap on the sweeps is not reached",
     **{
         ("bellman_tf.linalg.cooperative", line): reason
         for line, reason in (
