@@ -114,7 +114,7 @@ def at_most(left, right, *, scale: float = 1.0, condition: float = 1.0, label: s
     Args:
         left: array or number.
         right: array or number; `left <= right` is claimed.
-        scale: size of the numbers compared.
+        scale: size of the numbers compared; 0, where all of them vanish, counts as 1.
         condition: of the problem, at least 1.
         label: what is compared.
 
@@ -122,7 +122,7 @@ def at_most(left, right, *, scale: float = 1.0, condition: float = 1.0, label: s
         The measurement: by how much the inequality is violated, relative to `scale`.
     """
     excess = np.max(np.asarray(left, np.float64) - np.asarray(right, np.float64))
-    error = float("inf") if not np.isfinite(excess) else max(float(excess), 0.0) / scale
+    error = float("inf") if not np.isfinite(excess) else max(float(excess), 0.0) / (scale or 1.0)
     return Measurement(error, SAFETY * EPS * condition, label)
 
 

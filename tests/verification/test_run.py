@@ -50,6 +50,10 @@ def test_tolerances_grow_with_the_condition():
     assert not run(claim(lambda x: [same(x * (1 + 1e-9), x, condition=1e5)]), "fast").contradiction
 
 
+def test_an_inequality_between_zeros_holds():
+    assert not run(claim(lambda x: [at_most(np.zeros(2), np.zeros(2), scale=np.float64(0.0))]), "fast").contradiction
+
+
 def test_a_check_that_compares_nothing_falls():
     assert "nothing" in run(claim(lambda x: []), "fast").contradiction
 
