@@ -49,7 +49,6 @@ class GameMonitor(keras.callbacks.Callback):
             hint = "Install it: pip install tensorboard."
             raise _checks.error("tensorboard", "be None without the package of that name", tensorboard, hint)
         self._file = self._writer = self._rows = None
-        self._start: np.ndarray | None = None
 
     def set_model(self, model: keras.Model) -> None:
         """Asks the optimizer to keep count; the train function is made anew.
@@ -78,8 +77,10 @@ class GameMonitor(keras.callbacks.Callback):
             self._writer = tf.summary.create_file_writer(str(self._directory))
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Remembers where the sums stand."""
-        self._start = self._sums()
+        """Starts the sums anew, so that a loss that is not finite stays in its epoch."""
+        monitor = self.model.optimizer.monitor
+        if monitor is not None:
+            monitor.assign(np.zeros(monitor.shape))
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Writes a line."""
@@ -103,13 +104,12 @@ class GameMonitor(keras.callbacks.Callback):
         """Puts the epoch's means into the logs."""
         if logs is None:
             return
-        now = self._sums()
-        if now is None:
+        monitor = self.model.optimizer.monitor
+        if monitor is None:
             return
-        start = np.zeros_like(now) if self._start is None else self._start
-        gained = now - start
-        if gained[-1] > 0:
-            means = dict(zip(self._names(), gained[:-1] / gained[-1], strict=True))
+        *sums, steps = monitor.numpy()[0]
+        if steps > 0:
+            means = dict(zip(self._names(), np.array(sums) / steps, strict=True))
             logs |= {name: float(value) for name, value in means.items()}
             if means.get("predicted_reduction"):
                 logs["reduction_ratio"] = float(means["actual_reduction"] / means["predicted_reduction"])
@@ -126,10 +126,6 @@ class GameMonitor(keras.callbacks.Callback):
 
     def _names(self) -> list[str]:
         return names_of(self.model.optimizer, self.model.game)
-
-    def _sums(self) -> np.ndarray | None:
-        sums = self.model.optimizer.monitor
-        return None if sums is None else sums.numpy()[0]
 
     def _latest(self) -> dict[str, float]:
         monitor = self.model.optimizer.monitor

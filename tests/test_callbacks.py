@@ -53,6 +53,18 @@ def test_the_actual_reduction_is_that_of_the_batch():
     assert history["actual_reduction"][0] == pytest.approx(before - model.evaluate(x, y, verbose=0), rel=1e-3)
 
 
+def test_an_epoch_that_is_not_finite_does_not_spoil_the_next():
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                self.model.optimizer.monitor.assign(np.full(self.model.optimizer.monitor.shape, np.nan))
+
+    _, history = fit(btf.GTDDP(0.03), Poison(), btf.callbacks.GameMonitor())
+    told = history.history
+    assert "leverage" not in told or np.isfinite(told["leverage"][-1])
+    assert np.isfinite(told["damping"][-1])
+
+
 def test_watching_changes_no_step():
     watched, _ = fit(btf.GTDDP(0.03), btf.callbacks.GameMonitor())
     plain, _ = fit(btf.GTDDP(0.03))
