@@ -3,7 +3,9 @@
 The form is `` `argument` must <rule>. Received: argument=value ``, then, where there is one, the next thing to try.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+import keras
 
 FLOAT_DTYPES = ("float32", "float64")
 
@@ -38,6 +40,31 @@ def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
     choices = tuple(choices)
     if not isinstance(value, str) or value not in choices:
         raise error(argument, f"be one of {', '.join(map(repr, choices))}", value)
+
+
+def resolve(argument: str, identifier: object, names: Mapping[str, type], kind: type, where: str) -> object:
+    """What an option means that may be a name, an object, or an object as Keras has serialised it.
+
+    Args:
+        argument: name of the option.
+        identifier: what was passed.
+        names: the classes that have a name.
+        kind: what an object must be an instance of.
+        where: the module whose objects are accepted, for the message.
+
+    Returns:
+        The object.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    if isinstance(identifier, kind):
+        return identifier
+    if isinstance(identifier, str) and identifier in names:
+        return names[identifier]()
+    raise error(argument, f"be one of {', '.join(map(repr, names))} or an object of `{where}`", identifier)
 
 
 def check_real(

@@ -32,5 +32,14 @@ def _seeded():
 
 
 @pytest.fixture
+def _float64():
+    """Everything in float64, for comparisons with the references."""
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx("float32")
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(0)

@@ -15,12 +15,7 @@ from verification.references import dense, vanilla
 RATE = 0.4
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
+pytestmark = pytest.mark.usefixtures("_float64")
 
 
 def chain():

@@ -10,6 +10,7 @@ A misprint also has a `Counterexample`: the smallest problem on which the printe
 """
 
 import enum
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -209,7 +210,7 @@ class Paper:
     authors: str
     claims: dict[str, Claim] = field(default_factory=dict)
 
-    def claim(self, key: str, place: str, statement: str, verdict: Verdict, **details) -> Callable[[Check], Check]:
+    def claim(self, key: str, place: str, statement: str, *, verdict: Verdict, **details) -> Callable[[Check], Check]:
         """Declares a claim whose check is the decorated function.
 
         Args:
@@ -232,62 +233,11 @@ class Paper:
 
         return declare
 
-    def exact(self, key: str, place: str, statement: str, **details) -> Callable[[Check], Check]:
-        """Declares an identity, or a statement that is exact under its assumptions.
-
-        Args:
-            key: identifier without the tag.
-            place: where the paper says it.
-            statement: what it says.
-            **details: other fields of `Claim`; `over` is needed.
-
-        Returns:
-            The decorator.
-        """
-        return self.claim(key, place, statement, Verdict.EXACT, **details)
-
-    def approximation(self, key: str, place: str, statement: str, **details) -> Callable[[Check], Check]:
-        """Declares an approximation; `ranges` says where the medians of the measured sizes lie.
-
-        Args:
-            key: identifier without the tag.
-            place: where the paper says it.
-            statement: what it says.
-            **details: other fields of `Claim`; `over` and `ranges` are needed.
-
-        Returns:
-            The decorator.
-        """
-        return self.claim(key, place, statement, Verdict.APPROXIMATION, **details)
-
-    def misprint(self, key: str, place: str, statement: str, **details) -> Callable[[Check], Check]:
-        """Declares a statement that is false as printed; the check is that of the corrected form.
-
-        Args:
-            key: identifier without the tag.
-            place: where the paper says it.
-            statement: what it is about.
-            **details: other fields of `Claim`; `over`, `printed`, `corrected`, `derivation`, `origin` and
-                `counterexample` are needed.
-
-        Returns:
-            The decorator.
-        """
-        return self.claim(key, place, statement, Verdict.MISPRINT, **details)
-
-    def definition(self, key: str, place: str, statement: str, **details) -> Callable[[Check], Check]:
-        """Declares a definition; the check is that what we compute is the thing defined.
-
-        Args:
-            key: identifier without the tag.
-            place: where the paper says it.
-            statement: what it says.
-            **details: other fields of `Claim`; `over` is needed.
-
-        Returns:
-            The decorator.
-        """
-        return self.claim(key, place, statement, Verdict.DEFINITION, **details)
+    # One decorator per verdict; `Claim` says which further fields each of them needs.
+    exact = functools.partialmethod(claim, verdict=Verdict.EXACT)
+    approximation = functools.partialmethod(claim, verdict=Verdict.APPROXIMATION)
+    misprint = functools.partialmethod(claim, verdict=Verdict.MISPRINT)
+    definition = functools.partialmethod(claim, verdict=Verdict.DEFINITION)
 
     def empirical(self, key: str, place: str, statement: str, tested_by: str, remark: str = "") -> None:
         """Declares a statement that only an experiment can test.
@@ -299,4 +249,4 @@ class Paper:
             tested_by: the command that tests it, or "open".
             remark: what to look out for.
         """
-        self.claim(key, place, statement, Verdict.EMPIRICAL, tested_by=tested_by, remark=remark)(None)
+        self.claim(key, place, statement, verdict=Verdict.EMPIRICAL, tested_by=tested_by, remark=remark)(None)

@@ -216,12 +216,4 @@ def get(identifier: object) -> Bandit:
     Raises:
         ValueError: if the name is not known or the object is not a bandit.
     """
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    if isinstance(identifier, Bandit):
-        return identifier
-    if isinstance(identifier, str) and identifier in NAMES:
-        return NAMES[identifier]()
-    raise _checks.error(
-        "bandit", f"be one of {', '.join(map(repr, NAMES))} or an object of `bellman_tf.bandit`", identifier
-    )
+    return _checks.resolve("bandit", identifier, NAMES, Bandit, "bellman_tf.bandit")

@@ -176,12 +176,4 @@ def get(identifier: object) -> Config:
     Raises:
         ValueError: if the name is not known or the object is not a curvature config.
     """
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    if isinstance(identifier, Config):
-        return identifier
-    if isinstance(identifier, str) and identifier in NAMES:
-        return NAMES[identifier]()
-    raise _checks.error(
-        "curvature", f"be one of {', '.join(map(repr, NAMES))} or an object of `bellman_tf.curvature`", identifier
-    )
+    return _checks.resolve("curvature", identifier, NAMES, Config, "bellman_tf.curvature")

@@ -210,9 +210,13 @@ def _canonical(blocks):
     first, second = factor_spd(M_1), factor_spd(M_2)
     C = whiten(first, _transpose(whiten(second, M_21)))
     s, U = eigh(matmul(C, C, transpose_b=True))
-    unwhiten = lambda factor, X: tf.linalg.triangular_solve(factor.lower, X, adjoint=True)  # noqa: E731
-    cross = unwhiten(second, matmul(C, U, transpose_a=True))
-    return unwhiten(first, U), cross, inverse_spd(second), tf.maximum(s, tf.zeros((), s.dtype))
+    cross = _unwhiten(second, matmul(C, U, transpose_a=True))
+    return _unwhiten(first, U), cross, inverse_spd(second), tf.maximum(s, tf.zeros((), s.dtype))
+
+
+def _unwhiten(factor, X):
+    # L^{-T} X
+    return tf.linalg.triangular_solve(factor.lower, X, adjoint=True)
 
 
 def solve_pair(factor, gradients):
@@ -424,8 +428,7 @@ def _kron_whiten(factor_A, factor_B, X):
 
 def _kron_unwhiten(factor_A, factor_B, X):
     # (L_A (x) L_B)^{-T} on X
-    half = tf.linalg.triangular_solve(factor_B.lower, X, adjoint=True)
-    return _transpose(tf.linalg.triangular_solve(factor_A.lower, _transpose(half), adjoint=True))
+    return _transpose(_unwhiten(factor_A, _transpose(_unwhiten(factor_B, X))))
 
 
 def _assemble(blocks):

@@ -10,7 +10,8 @@ from bellman_tf import bandit as bandits
 from bellman_tf.curvature.block import Block
 from bellman_tf.game.alignments import Placement
 from bellman_tf.game.stages import Game, Player
-from bellman_tf.optimizers.gtddp import GTDDP, curvature_block
+from bellman_tf.optimizers.gtddp import GTDDP
+from bellman_tf.optimizers.metrics import curvature_block
 from bellman_tf.training.batch import Outcome
 
 _RESCALER = bandits.Rescaler()

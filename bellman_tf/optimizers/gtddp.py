@@ -1,7 +1,6 @@
 """GTDDP: training as a cooperative dynamic game, one Keras optimizer."""
 
 import dataclasses
-import math
 import warnings
 import weakref
 
@@ -11,17 +10,15 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf.curvature import config as curvature_config
 from bellman_tf.curvature.block import Block
-from bellman_tf.curvature.cooperative import Coupling, make_couplings
-from bellman_tf.curvature.coverage import make_block, player_layout
+from bellman_tf.curvature.cooperative import Coupling
 from bellman_tf.game.stages import Game
+from bellman_tf.optimizers.metrics import couplings_of, curvature_block
 from bellman_tf.optimizers.options import GameOptions
-from bellman_tf.training.batch import Batch, Outcome
-from bellman_tf.training.monitor import names_of
+from bellman_tf.optimizers.records import Records, Saved, first_control_state
+from bellman_tf.training.batch import Batch
 from bellman_tf.training.policy import INFORMATION
 from bellman_tf.training.step import solve, train_step
 from bellman_tf.training.step_control import get as step_control_named
-from bellman_tf.training.step_control import judge
-from bellman_tf.training.update import Assignments
 
 _NEEDS_MODEL = (
     "{name} needs the layers of the network, not only its gradients. Received: a plain Keras model or training loop. "
@@ -30,36 +27,8 @@ _NEEDS_MODEL = (
 )
 
 
-def curvature_block(curvature: object, player: object) -> Block:
-    """The block of a player under a curvature.
-
-    Args:
-        curvature: config object.
-        player: a `Player`.
-
-    Returns:
-        The block.
-    """
-    shapes = tuple(tuple(v.shape) for v in player.variables)
-    return make_block(curvature, player_layout(player.name, shapes, player.coverage))
-
-
-def _positions(player: object) -> int | None:
-    """At how many positions a player with a matrix form is applied to one sample; `None` if that is not static."""
-    if not player.covered or player.coverage.matrix is None or None in player.calls[0].shapes[0][1:]:
-        return None
-    return math.prod(player.calls[0].shapes[0][1:]) // player.coverage.matrix.width
-
-
-def _first_state(shape: tuple, dtype: object = None) -> tf.Tensor:
-    return tf.one_hot(0, shape[0], dtype=dtype)  # damping 1, nothing measured
-
-
-_SEED = "seed_"  # keys of the random generators' states in the saved file
-
-
 @keras.saving.register_keras_serializable("bellman_tf")
-class GTDDP(keras.optimizers.Optimizer):
+class GTDDP(Records, Saved, keras.optimizers.Optimizer):
     """Differential dynamic programming on networks as games: layers are players, and the players of a stage cooperate.
 
     Every step solves a Bellman recursion over the layers, exactly, in the space of the batch's samples; the update of
@@ -192,7 +161,9 @@ class GTDDP(keras.optimizers.Optimizer):
             (), dtype="int64", name="clamped_values", aggregation="only_first_replica"
         )
         if control is not None:
-            self.control_state = self.add_variable((4,), initializer=_first_state, dtype="float32", name="control")
+            self.control_state = self.add_variable(
+                (4,), initializer=first_control_state, dtype="float32", name="control"
+            )
             self.refused_steps = self.add_variable((), dtype="int64", name="refused_steps")
 
     @classmethod
@@ -269,17 +240,12 @@ class GTDDP(keras.optimizers.Optimizer):
             specs = block.state_specs()
             dtype = player.variables[0].dtype
             state.append([self._new_state(f"player_{player.index}_{spec.name}", spec, dtype) for spec in specs])
-        couplings, _ = self._couplings(game, blocks)
+        couplings, _ = couplings_of(game, blocks)
         for number, coupling in enumerate(couplings):
             specs = coupling.state_specs()
             dtype = game.players[coupling.players[0]].variables[0].dtype
             state.append([self._new_state(f"coupling_{number}_{spec.name}", spec, dtype) for spec in specs])
         self.blocks, self.couplings, self.state = blocks, couplings, state
-
-    @staticmethod
-    def _couplings(game: Game, blocks: list[Block]) -> tuple[list[Coupling], list[str]]:
-        stages = [player.stage for player in game.players]
-        return make_couplings(blocks, stages, [_positions(player) for player in game.players])
 
     def make_block(self, player: object) -> Block:
         """The curvature block that a player gets.
@@ -307,7 +273,7 @@ class GTDDP(keras.optimizers.Optimizer):
             One description per player.
         """
         blocks = self.blocks or [self.make_block(player) for player in game.players]
-        _, notes = self._couplings(game, blocks)
+        _, notes = couplings_of(game, blocks)
         return [block.describe() + note for block, note in zip(blocks, notes, strict=True)]
 
     def _new_state(self, name: str, spec: object, dtype: str) -> keras.Variable:
@@ -364,6 +330,8 @@ class GTDDP(keras.optimizers.Optimizer):
             )  # fmt: skip
         return train_step(model, self, data)
 
+    rate_factor = 1.0  # what a subclass makes of the learning rate that metrics see
+
     def games(self, game: Game) -> list[Game]:
         """The placements of the players that a step may be taken in.
 
@@ -394,102 +362,6 @@ class GTDDP(keras.optimizers.Optimizer):
         """
         solve(batch)
 
-    def queue_averages(self, assignments: Assignments) -> None:
-        """Queues the moving averages of the variables (`use_ema`), and their overwriting.
-
-        Args:
-            assignments: where to queue.
-        """
-        if not self.use_ema:
-            return
-        new = assignments.by_variable()
-        dtype = tf.float32
-        later = tf.cast(tf.not_equal(tf.convert_to_tensor(self.iterations), 0), dtype)
-        momentum = later * self.ema_momentum
-        frequency = self.ema_overwrite_frequency
-        for variable, average in zip(self._trainable_variables, self._model_variables_moving_average, strict=True):
-            rate = tf.cast(momentum, average.dtype)
-            value = rate * tf.convert_to_tensor(average) + (1 - rate) * new[id(variable)]
-            assignments.add(average, value)
-            if frequency:
-                due = tf.equal((tf.convert_to_tensor(self.iterations) + 1) % frequency, 0)
-                assignments.replace(variable, tf.where(due, value, new[id(variable)]))
-
-    @property
-    def damping(self) -> tf.Tensor:
-        """The factor on every metric, with step control."""
-        return self.control_state[0]
-
-    def control_step(self, outcome: Outcome, accepted: tf.Tensor) -> tf.Tensor:
-        """Judges the step and moves the damping.
-
-        Args:
-            outcome: predicted and actual decrease.
-            accepted: whether the batch is good; a bad one leaves the damping as it is.
-
-        Returns:
-            Whether the step may be taken.
-        """
-        state = tf.convert_to_tensor(self.control_state)
-        verdict = judge(self.step_control, state, *outcome)
-        self.assign(self.control_state, tf.where(accepted, verdict.state, state))
-        return verdict.taken
-
-    rate_factor = 1.0  # what a subclass makes of the learning rate that metrics see
-
-    watched = False  # whether a `GameMonitor` listens
-    tells = True  # whether its steps can be watched
-
-    @property
-    def monitor(self) -> tf.Variable | None:
-        """`[2, K + 1]`: sums over steps and latest values of what a watched step tells, and the number of steps."""
-        return self.__dict__.get("_monitor")
-
-    def tell(self, game: Game, outcome: Outcome | None, telemetry: dict, accepted: tf.Tensor) -> None:
-        """Adds what a step tells to the sums.
-
-        Args:
-            game: the game of the step.
-            outcome: what it does to J.
-            telemetry: numbers by name.
-            accepted: whether the batch is good; a bad one is not counted.
-        """
-        names = names_of(self, game)
-        if self.monitor is None or self.monitor.shape != (2, len(names) + 1):
-            with tf.init_scope():
-                object.__setattr__(self, "_monitor", tf.Variable(tf.zeros([2, len(names) + 1]), trainable=False))
-        known = dict(telemetry)
-        if outcome is not None:
-            known |= {"predicted_reduction": outcome.predicted, "actual_reduction": outcome.actual}
-        known["damping"] = tf.ones([]) if self.step_control is None else self.damping
-        values = tf.stack([*(tf.cast(known[name], tf.float32) for name in names), tf.ones([])])
-        old = tf.convert_to_tensor(self.monitor)
-        self.monitor.assign(tf.where(accepted, tf.stack([old[0] + values, values]), old))
-
-    def observe(self, outcome: Outcome, accepted: tf.Tensor) -> None:
-        """Hears what a step does to J; for subclasses.
-
-        Args:
-            outcome: predicted and actual decrease.
-            accepted: whether the batch is good.
-        """
-
-    def count(self, accepted: tf.Tensor, taken: tf.Tensor, clamped: tf.Tensor) -> None:
-        """Advances the iteration on a step taken; counts rejected batches, refused steps and clamps.
-
-        Args:
-            accepted: boolean scalar, whether the batch is good.
-            taken: boolean scalar, whether its step is taken.
-            clamped: integer scalar.
-        """
-        good, yes = tf.cast(accepted, tf.int64), tf.cast(taken, tf.int64)
-        self.assign_add(self.iterations, yes)
-        self.assign_add(self.rejected_batches, 1 - good)
-        if self.step_control is not None:
-            self.assign_add(self.refused_steps, good - yes)
-        if self.options.value_hessian == "outer_product":
-            self.assign_add(self.clamped_values, yes * tf.cast(clamped, tf.int64))
-
     # ---- Keras -------------------------------------------------------------------------------------------------
 
     def scale_loss(self, loss: object) -> object:
@@ -499,40 +371,6 @@ class GTDDP(keras.optimizers.Optimizer):
     def apply(self, grads: object, trainable_variables: object = None) -> None:
         """Refuses: gradients alone are not enough."""
         raise ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
-
-    def save_own_variables(self, store: dict) -> None:
-        """Keras's own, and the states of the model's random generators, so that training resumes exactly.
-
-        Args:
-            store: where to save.
-        """
-        super().save_own_variables(store)
-        model = None if self._model is None else self._model()
-        for k, variable in enumerate(model.seed_variables() if model is not None else ()):
-            store[f"{_SEED}{k}"] = variable.numpy()
-
-    def load_own_variables(self, store: dict) -> None:
-        """Loads the saved state.
-
-        Args:
-            store: the saved arrays, by position.
-
-        Raises:
-            ValueError: if number or shapes do not fit this optimizer and its model.
-        """
-        seeds = self._bound_model().seed_variables()
-        places = {str(k): variable for k, variable in enumerate(self.variables)}
-        places |= {f"{_SEED}{k}": variable for k, variable in enumerate(seeds)}
-        hint = "The saved optimizer had another curvature, other options or another model."
-        if set(store.keys()) != set(places):
-            rule = f"hold the {len(places)} variables of {self.name}"
-            raise _checks.error("store", rule, len(store.keys()), hint)
-        for key, variable in places.items():
-            saved = tuple(store[key].shape)
-            if saved != tuple(variable.shape):
-                raise _checks.error("store", f"hold shape {tuple(variable.shape)} for {variable.path}", saved, hint)
-        for key, variable in places.items():
-            variable.assign(store[key])
 
     def get_config(self) -> dict:
         """The options, for Keras serialisation."""

@@ -224,7 +224,7 @@ class DenseStep:
             dX = self._stack([state[slot] for slot in self.forward.cuts[t]]) - self._stack(self._cuts[t])
             return alpha * policy[t].open_loop + matvec(policy[t].feedback, dX)
 
-        def update(player: Player, t: int, du: tf.Tensor, arguments: object) -> Tensors:  # noqa: ARG001
+        def update(player: Player, t: int, du: tf.Tensor, arguments: object) -> Tensors:
             stage = self.game.stages[t].players
             start = sum(p.parameters for p in stage[: stage.index(player)])
             decreases = []

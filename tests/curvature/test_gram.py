@@ -244,7 +244,7 @@ def test_float32_agrees_in_every_mode_and_with_any_batch_size(name, config, form
         del expected["state"]  # eigenvectors have no sign
     if form == "sketch":  # the stateless draw knows no dtype
         assert choose_form(sample.capture, Player(config, name, rng).metric, form) == "sketch"
-    compute = lambda x, c: run(sample.layer, x, c, tf.float32)  # noqa: E731
+    compute = lambda x, c: run(sample.layer, x, c, tf.float32)
     free = [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in (x, c)]
     modes = {
         "eager": compute,

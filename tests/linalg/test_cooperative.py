@@ -67,9 +67,7 @@ def test_any_number_of_players_meets_the_tolerance(players):
     H, expected, _ = dense(players)
     solution = stacked(solve_game(factor_game(players.A_blocks, players.B_blocks), players.gradients))
     count = len(players.gradients)
-    alone = lambda blocks: [  # ruff: ignore[lambda-assignment]
-        [M if n == m else 0 * M for m, M in enumerate(row)] for n, row in enumerate(blocks)
-    ]
+    alone = lambda blocks: [[M if n == m else 0 * M for m, M in enumerate(row)] for n, row in enumerate(blocks)]
     D = reference.block_khatri_rao(alone(players.A_blocks), alone(players.B_blocks))
     L = np.linalg.cholesky(D)
     whitened = np.linalg.solve(L, np.linalg.solve(L, H).T)

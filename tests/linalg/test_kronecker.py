@@ -228,7 +228,7 @@ def test_more_than_two_players_get_the_block_form(count, rng):
 
 @given(correlated_kronecker_players(players=st.integers(2, 3)))
 def test_players_without_cross_blocks_do_not_notice_each_other(players):
-    alone = lambda blocks: [[M if n == m else 0 * M for m, M in enumerate(row)] for n, row in enumerate(blocks)]  # ruff: ignore[lambda-assignment]
+    alone = lambda blocks: [[M if n == m else 0 * M for m, M in enumerate(row)] for n, row in enumerate(blocks)]
     A_blocks, B_blocks = alone(players.A_blocks), alone(players.B_blocks)
     for solve in (kronecker_cooperative_solve, kronecker_block_form):
         for n, U in enumerate(solve(A_blocks, B_blocks, players.gradients)):

@@ -87,7 +87,7 @@ def test_it_agrees_with_the_dense_solve(game):
 def test_cooperation_never_raises_the_quadratic_model(game):
     """No player, nor any group of them, can improve on the joint solution: the gradient there is zero."""
     joint, rhs = game.joint.astype(np.float64), np.concatenate(game.rhs).astype(np.float64)
-    model = lambda x: 0.5 * np.sum(x * (joint @ x)) - np.sum(x * rhs)  # ruff: ignore[lambda-assignment]
+    model = lambda x: 0.5 * np.sum(x * (joint @ x)) - np.sum(x * rhs)
     solution = np.concatenate(cooperative_solve(game.blocks, game.rhs)).astype(np.float64)
     slack = 1e3 * backward_bound(game.joint) * (np.abs(model(solution)) + 1e-300)
     assert model(solution) <= slack

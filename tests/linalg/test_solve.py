@@ -130,7 +130,7 @@ def test_a_python_damping_keeps_its_sixteen_digits():
 @pytest.mark.parametrize("jit_compile", [None, True])
 def test_failure_is_nan_in_that_matrix_only_and_can_be_told_from_bad_input(jit_compile):
     A = np.stack([np.eye(3), np.diag([1.0, -1.0, 1.0]), np.full((3, 3), np.inf)])
-    compute = lambda A, rhs: (factor_spd(A).lower, solve_spd(factor_spd(A), rhs))  # ruff: ignore[lambda-assignment]
+    compute = lambda A, rhs: (factor_spd(A).lower, solve_spd(factor_spd(A), rhs))
     lower, X = (tf.function(compute, jit_compile=True) if jit_compile else compute)(A, np.ones((3, 1)))
     assert is_finite(lower).numpy().tolist() == [True, False, False]
     assert is_finite(A).numpy().tolist() == [True, True, False]

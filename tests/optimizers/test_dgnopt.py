@@ -34,14 +34,6 @@ def flat(model):
     return np.concatenate([w.ravel() for w in model.get_weights()])
 
 
-@pytest.fixture
-def _float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-
-
 def test_the_earliest_alignment_is_gtddp():
     model = branches()
     model.compile(btf.GTDDP(0.5, curvature="identity"), **cross_entropy())

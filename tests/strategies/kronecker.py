@@ -16,7 +16,7 @@ class KroneckerGame(NamedTuple):
     gradients: list
 
     def astype(self, dtype):
-        cast = lambda blocks: [[block.astype(dtype) for block in row] for row in blocks]  # ruff: ignore[lambda-assignment]
+        cast = lambda blocks: [[block.astype(dtype) for block in row] for row in blocks]
         return KroneckerGame(cast(self.A_blocks), cast(self.B_blocks), [G.astype(dtype) for G in self.gradients])
 
 

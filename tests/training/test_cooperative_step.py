@@ -17,12 +17,7 @@ from verification.references import training
 RATE, DAMPING, DECAY = 0.3, 0.05, 0.7
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
+pytestmark = pytest.mark.usefixtures("_float64")
 
 
 def dense(x, W):

@@ -8,13 +8,7 @@ from keras import layers
 import bellman_tf as btf
 from tests.helpers import assert_close
 
-
-@pytest.fixture(autouse=True)
-def _float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
+pytestmark = pytest.mark.usefixtures("_float64")
 
 
 def dense(x, units, name=None):

@@ -13,13 +13,7 @@ from bellman_tf.training.dense_step import dense_bytes
 from tests.helpers import assert_close
 from verification.references import vanilla
 
-
-@pytest.fixture(autouse=True)
-def _float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
+pytestmark = pytest.mark.usefixtures("_float64")
 
 
 def cross_entropy():

@@ -136,7 +136,7 @@ def test_the_second_pass_repeats_the_first_where_nothing_moves():
         for slot, copy in forward.cuts[t].items():
             assert np.array_equal(values[slot], copy), (t, slot)
 
-    keep = lambda player, *_: [tf.convert_to_tensor(v) for v in player.variables]  # noqa: E731
+    keep = lambda player, *_: [tf.convert_to_tensor(v) for v in player.variables]
     policy_forward(game, [tf.constant(x)], frozen, deviate, keep, [])
     assert visited == list(range(len(game.stages)))
 
@@ -146,6 +146,6 @@ def test_what_pass_two_would_write_is_discarded():
     model = build(residual_cnn(), x)
     frozen = [(v, tf.identity(v.value)) for v in (*model.non_trainable_variables, *model.seed_variables())]
     before = [v.numpy() for v in model.variables]
-    zero = lambda player, *_: [tf.zeros_like(v.value) for v in player.variables]  # noqa: E731
+    zero = lambda player, *_: [tf.zeros_like(v.value) for v in player.variables]
     policy_forward(model.game, [tf.constant(x)], frozen, lambda t, values: None, zero, [])
     assert all(np.array_equal(v.numpy(), old) for v, old in zip(model.variables, before, strict=True))

@@ -12,12 +12,7 @@ from verification.references import training as reference
 RATE = 0.7
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
+pytestmark = pytest.mark.usefixtures("_float64")
 
 
 def chain():
@@ -30,7 +25,7 @@ def chain():
             layers.Dense(3),
         ]
     )
-    tanh = lambda x, U: np.tanh(x @ U[0][:-1] + U[0][-1])  # noqa: E731
+    tanh = lambda x, U: np.tanh(x @ U[0][:-1] + U[0][-1])
     return model, [(0, tanh), (1, tanh), (2, lambda x, U: x @ U[0][:-1] + U[0][-1])]
 
 

@@ -143,7 +143,7 @@ DDP1.claim(
     "S5.1",
     "Sec. 5.1",
     "the number of nontrivial eigenvalues of Q_uu^{-1} Q_uX in the last layer is the number of classes k",
-    Verdict.EMPIRICAL,
+    verdict=Verdict.EMPIRICAL,
     assumes="training error near zero, inputs in k clusters",
     remark=(
         "Checked here is the structure behind it: a softmax Hessian has rank k - 1, and the last layer's linearised "

@@ -1,0 +1,43 @@
+"""The curvature block of every player of a game, and the couplings between the players of one stage."""
+
+import math
+
+from bellman_tf.curvature.block import Block
+from bellman_tf.curvature.cooperative import Coupling, make_couplings
+from bellman_tf.curvature.coverage import make_block, player_layout
+from bellman_tf.game.stages import Game
+
+
+def curvature_block(curvature: object, player: object) -> Block:
+    """The block of a player under a curvature.
+
+    Args:
+        curvature: config object.
+        player: a `Player`.
+
+    Returns:
+        The block.
+    """
+    shapes = tuple(tuple(v.shape) for v in player.variables)
+    return make_block(curvature, player_layout(player.name, shapes, player.coverage))
+
+
+def _positions(player: object) -> int | None:
+    """At how many positions a player with a matrix form is applied to one sample; `None` if that is not static."""
+    if not player.covered or player.coverage.matrix is None or None in player.calls[0].shapes[0][1:]:
+        return None
+    return math.prod(player.calls[0].shapes[0][1:]) // player.coverage.matrix.width
+
+
+def couplings_of(game: Game, blocks: list[Block]) -> tuple[list[Coupling], list[str]]:
+    """The couplings of a game's players in their earliest stages.
+
+    Args:
+        game: the game.
+        blocks: of its players.
+
+    Returns:
+        The couplings, and for each player a note for `game_summary`.
+    """
+    stages = [player.stage for player in game.players]
+    return make_couplings(blocks, stages, [_positions(player) for player in game.players])
