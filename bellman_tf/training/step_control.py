@@ -99,14 +99,9 @@ def get(identifier: object) -> LevenbergMarquardt | None:
     Raises:
         ValueError: if it is none of these.
     """
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    if identifier is None or isinstance(identifier, LevenbergMarquardt):
-        return identifier
-    if identifier not in STEP_CONTROLS:
-        names = " or ".join(map(repr, STEP_CONTROLS))
-        raise _checks.error("step_control", f"be None, {names} or a LevenbergMarquardt", identifier)
-    return STEP_CONTROLS[identifier]()
+    if identifier is None:
+        return None
+    return _checks.resolve("step_control", identifier, STEP_CONTROLS, LevenbergMarquardt, "bellman_tf")
 
 
 class Verdict(NamedTuple):
@@ -143,6 +138,7 @@ def judge(
     ratio = tf.where(still, tf.ones_like(actual), actual / tf.where(still, tf.ones_like(predicted), predicted))
     # Slopes fall with the damping, curvature with its square: kept for damping 1.
     now = tf.cast(held_out, state.dtype) * tf.stack([damping, damping, damping**2])
+    now = tf.where(tf.reduce_all(tf.math.is_finite(now)), now, means)  # what overflows is forgotten
     means = control.memory * means + (1 - control.memory) * now
     slope = tf.maximum(means[0], control.trust * means[1])
     known = (slope > 0) & (means[2] > 0)

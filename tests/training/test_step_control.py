@@ -57,6 +57,14 @@ def test_slope_and_curvature_are_remembered_for_damping_one():
     np.testing.assert_allclose(found.state[1:], [6 * fresh, 10 * fresh, 28 * fresh], rtol=1e-5)
 
 
+def test_a_measurement_that_overflows_is_forgotten():
+    found = judge(
+        LM, state(slope=1.0, own=1.0, curvature=2.0), *(tf.constant(x) for x in (1.0, 1.0, (1.0, 1.0, np.inf)))
+    )
+    np.testing.assert_allclose(found.state[1:], [1.0, 1.0, 2.0])
+    assert np.isfinite(found.state[0])
+
+
 def test_a_stationary_point_changes_nothing():
     assert verdict(0.0, predicted=0.0, held_out=(0.0, 0.0, 0.0)) == (True, 1.0)
 
@@ -99,14 +107,6 @@ def observed(model, x, y):
     model.optimizer.observe = lambda outcome, accepted: outcomes.append(outcome)
     model.train_on_batch(x, y)
     return outcomes[0]
-
-
-@pytest.fixture
-def _float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
 
 
 @pytest.mark.usefixtures("_float64")
