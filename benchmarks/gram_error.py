@@ -78,11 +78,12 @@ def measure(model: keras.Model, x: np.ndarray, y: np.ndarray, draws: int) -> lis
         capture = step.captures[player.index]
         if not isinstance(capture, Convolution):
             continue
-        step._measure(player)
+        step._measure([player])
         metric = batch.metrics[player.index]
 
         def form(name: str, seed: int, capture: Convolution = capture, metric: object = metric) -> np.ndarray:
-            return gram_module.gram(capture, metric, None, name, tf.constant([seed, 0])).numpy()[0]
+            [taps] = gram_module.draw_taps([(capture, metric)], name, [seed, 0])
+            return gram_module.gram(capture, metric, None, name, taps).numpy()[0]
 
         exact = form("per_sample", 0)
         w = weights(exact, beta_squared)

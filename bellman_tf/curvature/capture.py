@@ -118,7 +118,7 @@ class MatrixLayout:
 
     def pack(self, parts: Tensors) -> tf.Tensor:
         """Kernel and bias in the shapes of the variables (leading axes allowed) to one matrix `[..., rows(+1), e]`."""
-        lead = _lead(parts[0], len(self.kernel_shape))
+        lead = leading(parts[0], len(self.kernel_shape))
         kernel = tf.reshape(parts[0], [*lead, self.rows, self.width])
         if self.bias_shape is None:
             return kernel
@@ -126,7 +126,7 @@ class MatrixLayout:
 
     def unpack(self, matrix: tf.Tensor) -> Tensors:
         """Inverse of `pack`."""
-        lead = _lead(matrix, 2)
+        lead = leading(matrix, 2)
         kernel = tf.reshape(matrix[..., : self.rows, :], [*lead, *self.kernel_shape])
         if self.bias_shape is None:
             return [kernel]
@@ -158,7 +158,7 @@ class MatrixCapture(Capture):
     def input_moment(self) -> tf.Tensor:
         """`A = (1/B) sum_i sum_l x_il x_il'` over the augmented rows, `[rows(+1), rows(+1)]`."""
         x = self.augmented()
-        flat = tf.reshape(x, [-1, self.layout.all_rows])
+        flat = _rows(x)
         return tf.matmul(flat, flat, transpose_a=True) / tf.cast(self.batch_size, x.dtype)
 
     def matrix_per_sample(self) -> tf.Tensor:
@@ -171,16 +171,22 @@ class MatrixCapture(Capture):
 
     def cotangent_moment(self) -> tf.Tensor:
         """`B = (1/(B L)) sum_i sum_l c_il c_il'`, `[e, e]`, from column 0."""
-        flat = tf.reshape(self.cotangents[0], [-1, self.layout.width])
-        return tf.matmul(flat, flat, transpose_a=True) / tf.cast(tf.shape(flat)[0], flat.dtype)
+        flat = _rows(self.cotangents[0])
+        count = flat.shape[0] if flat.shape[0] is not None else tf.shape(flat)[0]
+        return tf.matmul(flat, flat, transpose_a=True) / tf.cast(count, flat.dtype)
 
 
 def with_ones(x: tf.Tensor) -> tf.Tensor:
     """Appends the constant feature of a bias, `[..., d]` to `[..., d + 1]`."""
-    return tf.concat([x, tf.ones_like(x[..., :1])], axis=-1)
+    return tf.pad(x, [*[[0, 0]] * (len(x.shape) - 1), [0, 1]], constant_values=1)
 
 
-def _lead(tensor: tf.Tensor, tail: int) -> list:
+def _rows(tensor: tf.Tensor) -> tf.Tensor:
+    """`[..., d]` as one list of rows, `[N, d]`."""
+    return tensor if len(tensor.shape) == 2 else tf.reshape(tensor, [-1, tensor.shape[-1]])
+
+
+def leading(tensor: tf.Tensor, tail: int) -> list:
     """Leading sizes of a tensor, static where known, so that a reshape keeps static shapes."""
     count = len(tensor.shape) - tail
     dynamic = tf.shape(tensor) if any(size is None for size in tensor.shape[:count]) else None

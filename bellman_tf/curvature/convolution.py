@@ -65,26 +65,27 @@ class Taps:
         self._padded = tf.pad(inputs, [*pads, [0, 0]]) if padded else inputs
         self._batch = tf.shape(inputs)[0] if inputs.shape[0] is None else inputs.shape[0]
 
-    def tap(self, offset: Sequence) -> tf.Tensor:
+    def tap(self, number: int | tf.Tensor) -> tf.Tensor:
         """Input seen by one tap.
 
         Args:
-            offset: kernel position, ints or scalar tensors.
+            number: of the tap in `offsets`, an int or a scalar tensor.
 
         Returns:
             `[B, L, c_in]`.
         """
+        starts = [[0, *(k * d for k, d in zip(o, self._dilation, strict=True)), 0] for o in self.offsets]
         # A start that is a tensor and a stride go separately: XLA does not take both in one slice.
-        start = [0, *(k * d for k, d in zip(offset, self._dilation, strict=True)), 0]
+        start = tf.gather(tf.constant(starts), number) if tf.is_tensor(number) else starts[number]
         reach = [(out - 1) * s + 1 for out, s in zip(self._output, self._strides, strict=True)]
-        seen = tf.slice(self._padded, tf.stack(start), tf.stack([self._batch, *reach, self.channels]))
+        seen = tf.slice(self._padded, start, [self._batch, *reach, self.channels])
         if any(s > 1 for s in self._strides):
             seen = seen[(slice(None), *(slice(None, None, s) for s in self._strides))]
         return tf.reshape(seen, [self._batch, _product(self._output), self.channels])
 
     def patches(self) -> tf.Tensor:
         """All taps side by side, `[B, L, taps * c_in]`, features in the order of the kernel variable."""
-        return tf.concat([self.tap(offset) for offset in self.offsets], axis=-1)
+        return tf.concat([self.tap(number) for number in range(len(self.offsets))], axis=-1)
 
 
 class Convolution(MatrixCapture):
@@ -101,8 +102,10 @@ class Convolution(MatrixCapture):
 
     def __init__(self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> None:
         self.layer = layer
-        self._inputs = to_work(inputs)
         self._native = [to_work(c) for c in cotangents]
+        # What is made of the input (a padded copy, patches) waits for the cotangent: it would live from pass 1 on.
+        with tf.control_dependencies(self._native[:1]):
+            self._inputs = tf.identity(to_work(inputs))
         self.groups = layer.groups
         self.kernel_size = tuple(layer.kernel_size)
         last = [channels_last(layer, c) for c in self._native]
@@ -158,9 +161,9 @@ class Convolution(MatrixCapture):
             moved += tf.cast(direction[1], moved.dtype)
         return tf.stack([tf.reduce_sum(moved * c, axis=[1, 2]) for c in self.cotangents], axis=1)
 
-    def tap_gradients(self, offset: Sequence) -> tf.Tensor:
+    def tap_gradients(self, number: int | tf.Tensor) -> tf.Tensor:
         """`q_ij[delta]` of one tap, `[B, m, c_in / groups, c_out]`."""
-        x = self.taps.tap(offset)
+        x = self.taps.tap(number)
         if self.groups == 1:
             return tf.stack([tf.matmul(x, c, transpose_a=True) for c in self.cotangents], axis=1)
         batch, count = tf.shape(x)[0], tf.shape(x)[1]
@@ -178,7 +181,7 @@ class Convolution(MatrixCapture):
 
     def matrix_per_sample(self) -> tf.Tensor:
         """Per-sample gradients in matrix form, `[B, m, taps * c_in (+1), c_out]`."""
-        parts = [self.tap_gradients(offset) for offset in self.taps.offsets]
+        parts = [self.tap_gradients(number) for number in range(len(self.taps.offsets))]
         if self.bias:
             parts.append(self.bias_per_sample()[:, :, None, :])
         return tf.concat(parts, axis=2)
@@ -201,10 +204,9 @@ class Convolution(MatrixCapture):
         """
         if form == "patches":
             return super().input_moment()
-        batch = tf.cast(self.batch_size, self.pixels.dtype)
         # Every output position sees one pixel per tap; the input has size / positions pixels for each of them.
-        seen = tf.cast(tf.shape(self.cotangents[0])[1], batch.dtype)
-        held = tf.cast(tf.reduce_prod(tf.shape(self.pixels)[1:-1]), batch.dtype)
+        counts = (_count(self.cotangents[0], [1]), _count(self.pixels, range(1, len(self.pixels.shape) - 1)))
+        seen, held, batch = (tf.cast(count, self.pixels.dtype) for count in (*counts, self.batch_size))
         if form == "sua":
             flat = tf.reshape(self.pixels, [-1, self.taps.channels])
             return tf.matmul(flat, flat, transpose_a=True) * (seen / (held * batch))
@@ -244,6 +246,12 @@ def convolution_layout(layer: keras.Layer) -> MatrixLayout:
     """
     shape = tuple(layer.kernel.shape)
     return MatrixLayout(shape, math.prod(shape[:-1]), tuple(layer.bias.shape) if layer.use_bias else None)
+
+
+def _count(tensor: tf.Tensor, axes: Sequence[int]) -> int | tf.Tensor:
+    """Entries along some axes, static where known."""
+    sizes = [tensor.shape[k] for k in axes]
+    return tf.reduce_prod([tf.shape(tensor)[k] for k in axes]) if None in sizes else math.prod(sizes)
 
 
 def _ravel(index: Sequence[int], sizes: Sequence[int]) -> int:

@@ -217,11 +217,11 @@ class Coupling:
         Returns:
             The new state, and the joint metric.
         """
-        count = 2 * len(self.pairs)
+        count, rate = 2 * len(self.pairs), step.mean_rate(self.config.decay, self.config.update_every)
         cross = every(
             self.config.update_every,
             step.iteration,
-            lambda: self._moments(state[:count], captures, step),
+            lambda: self._moments(state[:count], captures, rate),
             state[:count],
         )
         cached = every(self.config.invert_every, step.iteration, lambda: self._refresh(cross, own), state[count:])
@@ -232,15 +232,14 @@ class Coupling:
             ratios = [tf.sqrt(k * metric.inverse) for k, metric in zip(products, metrics, strict=True)]
         return [*cross, *cached], JointMetric(self, factor, metrics, ratios)
 
-    def _moments(self, state: Tensors, captures: list[MatrixCapture], step: Step) -> Tensors:
-        count = step.iteration // self.config.update_every
+    def _moments(self, state: Tensors, captures: list[MatrixCapture], rate: tf.Tensor) -> Tensors:
         new, total = [], tf.cast(captures[0].batch_size, state[0].dtype)
         rows = [tf.reshape(c.augmented(), [-1, size]) for c, size in zip(captures, self.inputs, strict=True)]
         columns = [tf.reshape(c.cotangents[0], [-1, e]) for c, e in zip(captures, self.outputs, strict=True)]
         for n, m in self.pairs:
             new.append(matmul(rows[n], rows[m], transpose_a=True) / total)
             new.append(matmul(columns[n], columns[m], transpose_a=True) / (total * self.positions))
-        return [running_mean(old, fresh, self.config.decay, count) for old, fresh in zip(state, new, strict=True)]
+        return [running_mean(old, fresh, rate) for old, fresh in zip(state, new, strict=True)]
 
     def _refresh(self, cross: Tensors, own: list[Tensors]) -> Tensors:
         A, B = ([[None] * len(own) for _ in own] for _ in range(2))  # blocks above the diagonal stay out

@@ -14,7 +14,7 @@ def _depthwise_gradient(taps: Taps, cotangent: tf.Tensor, kernel_shape: Sequence
     channels, multiplier = kernel_shape[-2:]
     batch, count = tf.shape(cotangent)[0], tf.shape(cotangent)[1]
     c = tf.reshape(cotangent, [batch, count, channels, multiplier])
-    parts = [tf.reduce_sum(taps.tap(offset)[..., None] * c, axis=1) for offset in taps.offsets]
+    parts = [tf.reduce_sum(taps.tap(number)[..., None] * c, axis=1) for number in range(len(taps.offsets))]
     return tf.reshape(tf.stack(parts, axis=1), [batch, *kernel_shape])
 
 
@@ -66,7 +66,7 @@ def capture_separable(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequenc
     between = depthwise_shape[-2] * depthwise_shape[-1]
     # What the depthwise kernel hands to the pointwise one, tap by tap: [B, L, c_in, multiplier].
     kernel = tf.reshape(depthwise, [-1, *depthwise_shape[-2:]])
-    hidden = tf.add_n([taps.tap(offset)[..., None] * kernel[k] for k, offset in enumerate(taps.offsets)])
+    hidden = tf.add_n([taps.tap(number)[..., None] * kernel[number] for number in range(len(taps.offsets))])
     hidden = tf.reshape(hidden, [tf.shape(hidden)[0], -1, between])
     mix = tf.reshape(pointwise, [between, -1])
 

@@ -175,7 +175,8 @@ class DiagonalFisherBlock(Block):
             squares = capture.squares()
         else:
             squares = [tf.reduce_mean(tf.square(q[:, 0]), axis=0) for q in capture.per_sample()]
-        state = [running_mean(v, new, self.decay, step.iteration) for v, new in zip(state, squares, strict=True)]
+        rate = step.mean_rate(self.decay)
+        state = [running_mean(v, new, rate) for v, new in zip(state, squares, strict=True)]
         return state, DiagonalMetric([step.learning_rate / (v + self.damping) for v in state])
 
     def describe(self) -> str:

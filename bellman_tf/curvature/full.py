@@ -6,9 +6,16 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Block, Metric, PlayerLayout, StateSpec, Step, every, running_mean
+from bellman_tf.curvature.block import (
+    CachedBlock,
+    Metric,
+    PlayerLayout,
+    StateSpec,
+    Step,
+    damped_inverses,
+    running_mean,
+)
 from bellman_tf.curvature.capture import Capture, Tensors
-from bellman_tf.linalg import factor_spd, inverse_spd
 
 
 class DenseMetric(Metric):
@@ -44,10 +51,11 @@ def flatten(parts: Tensors, shapes: tuple) -> tf.Tensor:
     return tf.concat(rows, axis=-1)
 
 
-class FullBlock(Block):
+class FullBlock(CachedBlock):
     """M = (E[q q'] + damping I) / learning rate."""
 
     needs_capture = True
+    factorise = staticmethod(damped_inverses)
 
     def __init__(self, layout: PlayerLayout, config: options.Full) -> None:
         """Refuses players whose matrix would be too large.
@@ -75,21 +83,28 @@ class FullBlock(Block):
         """The running matrix and its damped inverse."""
         return [StateSpec("fisher", (self.size, self.size)), StateSpec("inverse", (self.size, self.size), "identity")]
 
-    def update(
-        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
-    ) -> tuple[Tensors, Metric]:
-        """Running mean of `q q'`, inverted every `invert_every` steps."""
-        matrix, inverse = state
+    @property
+    def period(self) -> int:
+        """Steps between inversions."""
+        return self.config.invert_every
+
+    def observe(self, state: Tensors, capture: Capture, step: Step) -> Tensors:
+        """Running mean of `q q'`."""
         q = flatten([part[:, 0] for part in capture.per_sample()], self.layout.shapes)
         moment = tf.matmul(q, q, transpose_a=True) / tf.cast(capture.batch_size, q.dtype)
-        matrix = running_mean(matrix, moment, self.config.decay, step.iteration)
-        [inverse] = every(
-            self.config.invert_every,
-            step.iteration,
-            lambda: [inverse_spd(factor_spd(matrix, self.config.damping))],
-            [inverse],
-        )
-        return [matrix, inverse], DenseMetric(inverse, self.layout.shapes, step.learning_rate)
+        return [running_mean(state[0], moment, step.mean_rate(self.config.decay))]
+
+    def matrices(self, statistics: Tensors) -> list[tuple[tf.Tensor, ...]]:
+        """The running matrix and its damping."""
+        return [(statistics[0], tf.constant(self.config.damping, statistics[0].dtype))]
+
+    def cache(self, factors: list[Tensors], statistics: Tensors, capture: Capture) -> Tensors:
+        """The inverse."""
+        return factors[0][:1]
+
+    def finish(self, statistics: Tensors, cached: Tensors, capture: Capture, step: Step) -> tuple[Tensors, Metric]:
+        """The inverse as a metric."""
+        return [*statistics, *cached], DenseMetric(cached[0], self.layout.shapes, step.learning_rate)
 
     def describe(self) -> str:
         """A word for `game_summary`."""

@@ -14,6 +14,7 @@ measured in `benchmarks/gram_error.py`.
 """
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -102,8 +103,34 @@ def static_plan(found: Coverage, output_shape: tuple, parameters: int) -> tuple[
     return "per sample", work
 
 
+def draw_taps(
+    players: Sequence[tuple[Capture, Metric]], form: str, seed: Sequence[int | tf.Tensor]
+) -> list[tf.Tensor | None]:
+    """Draws the taps of all sketches of a step at once.
+
+    Args:
+        players: capture and metric of each player.
+        form: the `gram` option.
+        seed: two integers.
+
+    Returns:
+        For each player `SKETCHED_TAPS` different taps, int32; `None` where nothing is sketched.
+    """
+    totals = [
+        len(capture.taps.offsets) if choose_form(capture, metric, form) == "sketch" else 0
+        for capture, metric in players
+    ]
+    drawn: list[tf.Tensor | None] = [None] * len(totals)
+    for total in sorted({*totals} - {0}):
+        places = [k for k, count in enumerate(totals) if count == total]
+        uniform = tf.random.stateless_uniform([len(places), total], seed, alg="philox")  # the same under XLA
+        for k, taps in zip(places, tf.unstack(tf.argsort(uniform)[:, :SKETCHED_TAPS]), strict=True):
+            drawn[k] = taps
+    return drawn
+
+
 def gram(
-    capture: Capture, metric: Metric, group_size: int | None, form: str = "auto", seed: tf.Tensor | None = None
+    capture: Capture, metric: Metric, group_size: int | None, form: str = "auto", taps: tf.Tensor | None = None
 ) -> tf.Tensor:
     """The Gram matrix of one player, group by group.
 
@@ -112,7 +139,7 @@ def gram(
         metric: its metric, learning rate included.
         group_size: samples per group b; `None` is the whole batch.
         form: one of `FORMS`.
-        seed: `[2]` int32, for "sketch".
+        taps: what `draw_taps` drew for the player.
 
     Returns:
         `[G, b m, b m]`, zero where the last group is padded.
@@ -125,7 +152,7 @@ def gram(
     if chosen == "positions":
         return _positions(capture, metric, group_size)
     if chosen == "sketch":
-        return _sketch(capture, metric, group_size, seed)
+        return _sketch(capture, metric, group_size, taps)
     if chosen == "reduced":
         return _reduced(capture, metric, group_size)
     if isinstance(capture, LinearMap) and capture.flat and group_size == 1 and capture.columns == 1:
@@ -265,16 +292,13 @@ def _bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
     return [q], [metric.solve_bias(q)]
 
 
-def _sketch(capture: Convolution, metric: Metric, group_size: int | None, seed: tf.Tensor) -> tf.Tensor:
-    """Unbiased: the kernel's part from `SKETCHED_TAPS` taps drawn without replacement, the bias's part exact."""
-    total = len(capture.taps.offsets)
-    order = tf.argsort(tf.random.stateless_uniform([total], seed, alg="philox"))  # the same under XLA
-    offsets = tf.constant(capture.taps.offsets)
+def _sketch(capture: Convolution, metric: Metric, group_size: int | None, taps: tf.Tensor) -> tf.Tensor:
+    """Unbiased: the kernel's part from some taps drawn without replacement, the bias's part exact."""
     parts, solved = _bias_part(capture, metric)
-    for tap in tf.unstack(order[:SKETCHED_TAPS]):
-        q = capture.tap_gradients(tf.unstack(offsets[tap]))
+    for tap in tf.unstack(taps):
+        q = capture.tap_gradients(tap)
         parts.append(q)
-        solved.append(total / SKETCHED_TAPS * metric.solve_tap(q, tap))
+        solved.append(len(capture.taps.offsets) / taps.shape[0] * metric.solve_tap(q, tap))
     return inner_products(parts, solved, group_size)
 
 

@@ -15,11 +15,20 @@ alone with the number of positions as its moment.
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Block, Metric, PlayerLayout, StateSpec, Step, every, running_mean
-from bellman_tf.curvature.capture import Capture, MatrixCapture, MatrixLayout, Tensors
+from bellman_tf.curvature.block import (
+    CachedBlock,
+    Metric,
+    PlayerLayout,
+    StateSpec,
+    Step,
+    damped_inverses,
+    every,
+    running_mean,
+)
+from bellman_tf.curvature.capture import Capture, MatrixCapture, MatrixLayout, Tensors, leading
 from bellman_tf.curvature.convolution import Convolution
 from bellman_tf.curvature.linear_map import LinearMap
-from bellman_tf.linalg import eigh, factor_spd, inverse_spd, split_damping
+from bellman_tf.linalg import eigh, split_damping
 from bellman_tf.linalg.products import matmul
 
 # Per-sample gradients of a layer at up to this many positions are formed by `scalings="auto"`.
@@ -62,12 +71,29 @@ class KroneckerRows:
         if self.repeats == 1:
             kernel = matmul(left, kernel)
         else:
-            lead = tf.shape(kernel)[:-2]
-            shape = tf.concat([lead, [self.repeats, self.size, self.layout.width]], 0)
-            kernel = tf.reshape(matmul(left, tf.reshape(kernel, shape)), tf.shape(kernel))
+            lead = leading(kernel, 2)
+            copies = tf.reshape(kernel, [*lead, self.repeats, self.size, self.layout.width])
+            kernel = tf.reshape(matmul(left, copies), [*lead, self.layout.rows, self.layout.width])
         if not self.bias_apart:
             return kernel
         return tf.concat([kernel, bias_scale * matrix[..., self.layout.rows :, :]], axis=-2)
+
+    def apply_to_kernel(self, left: tf.Tensor, kernel: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+        """`left K right` on every copy of a kernel's rows, for factors that leave the bias out.
+
+        Args:
+            left: `[size, size]`.
+            kernel: in the shape of the variable; leading axes are allowed.
+            right: `[e, e]`.
+
+        Returns:
+            Shape of `kernel`.
+        """
+        lead = leading(kernel, len(self.layout.kernel_shape))
+        turned = tf.reshape(matmul(kernel, right), [*lead, self.repeats, self.size, self.layout.width])
+        if not lead:  # copies of a small matrix for one batched product
+            left = tf.broadcast_to(left, [self.repeats, self.size, self.size])
+        return tf.reshape(matmul(left, turned), [*lead, *self.layout.kernel_shape])
 
 
 class KroneckerMetric(Metric):
@@ -83,9 +109,12 @@ class KroneckerMetric(Metric):
 
     def solve(self, parts: Tensors) -> Tensors:
         """`learning_rate A^{-1} G B^{-1}`; leading axes are allowed."""
-        layout = self._rows.layout
-        left = self._rows.apply(self._A_inv, layout.pack(parts), self._bias_inv)
-        return layout.unpack(matmul(left, self.scale * self._B_inv))
+        right = self.scale * self._B_inv
+        if self._rows.plain:
+            layout = self._rows.layout
+            return layout.unpack(matmul(matmul(self._A_inv, layout.pack(parts)), right))
+        solved = [self._rows.apply_to_kernel(self._A_inv, parts[0], right)]
+        return [*solved, self.solve_bias(parts[1])] if self._rows.bias_apart else solved
 
     def input_solve(self, x: tf.Tensor) -> tf.Tensor:
         """`x A^{-1}` for rows x with the bias feature, `[..., rows(+1)]`."""
@@ -155,10 +184,11 @@ class EigenMetric(Metric):
         return tf.tensordot(turned, self._U_B, [[-1], [1]])
 
 
-class KFACBlock(Block):
+class KFACBlock(CachedBlock):
     """Running Kronecker factors and their damped inverses."""
 
     needs_capture = True
+    factorise = staticmethod(damped_inverses)
 
     def __init__(self, layout: PlayerLayout, config: options.KFAC) -> None:
         """Lays out the factors.
@@ -184,42 +214,41 @@ class KFACBlock(Block):
             StateSpec("bias_inverse", (), "ones"),
         ]
 
-    def _moments(self, state: Tensors, capture: MatrixCapture, step: Step) -> Tensors:
+    @property
+    def period(self) -> int:
+        """Steps between factorisations."""
+        return self.config.invert_every
+
+    def observe(self, state: Tensors, capture: MatrixCapture, step: Step) -> Tensors:
         """Running means of A and B, updated every `update_every` steps."""
         config = self.config
+        rate = step.mean_rate(config.decay, config.update_every)
 
-        def refresh() -> Tensors:
-            count = step.iteration // config.update_every
+        def moments() -> Tensors:
             A = capture.input_moment(self.form) if self.layout.convolution else capture.input_moment()
-            return [
-                running_mean(state[0], A, config.decay, count),
-                running_mean(state[1], capture.cotangent_moment(), config.decay, count),
-            ]
+            return [running_mean(state[0], A, rate), running_mean(state[1], capture.cotangent_moment(), rate)]
 
-        return every(config.update_every, step.iteration, refresh, state[:2])
+        return every(config.update_every, step.iteration, moments, state[:2])
 
     def _positions(self, capture: Capture, dtype: tf.DType) -> tf.Tensor:
         count = capture.positions
         return tf.cast(tf.shape(capture.cotangents[0])[1] if count is None else count, dtype)
 
-    def update(
-        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
+    def matrices(self, statistics: Tensors) -> list[tuple[tf.Tensor, ...]]:
+        """The factors and their dampings."""
+        return list(zip(statistics, split_damping(*statistics, self.config.damping), strict=True))
+
+    def cache(self, factors: list[Tensors], statistics: Tensors, capture: MatrixCapture) -> Tensors:
+        """Damped inverses of A, B and of the bias row's moment."""
+        (A_inv, damping_A), (B_inv, _) = factors
+        bias = self._positions(capture, A_inv.dtype) if self.rows.bias_apart else 1.0
+        return [A_inv, B_inv, 1 / (bias + damping_A)]
+
+    def finish(
+        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: Step
     ) -> tuple[Tensors, Metric]:
-        """New factors; new inverses every `invert_every` steps."""
-        A, B = self._moments(state, capture, step)
-
-        def refresh() -> Tensors:
-            damping_A, damping_B = split_damping(A, B, self.config.damping)
-            bias = self._positions(capture, A.dtype) if self.rows.bias_apart else tf.ones([], A.dtype)
-            return [
-                inverse_spd(factor_spd(A, damping_A)),
-                inverse_spd(factor_spd(B, damping_B)),
-                1 / (bias + damping_A),
-            ]
-
-        inverses = every(self.config.invert_every, step.iteration, refresh, state[2:])
-        metric = KroneckerMetric(self.rows, inverses[0], inverses[1], inverses[2], step.learning_rate)
-        return [A, B, *inverses], metric
+        """The inverses as a metric."""
+        return [*statistics, *cached], KroneckerMetric(self.rows, *cached, step.learning_rate)
 
     def describe(self) -> str:
         """A word or two for `game_summary`."""
@@ -230,6 +259,8 @@ class KFACBlock(Block):
 
 class EKFACBlock(KFACBlock):
     """Eigenbases of the factors, and second moments in them."""
+
+    factorise = staticmethod(eigh)
 
     def state_specs(self) -> list[StateSpec]:
         """Factors A, B; eigenbases; second moments."""
@@ -242,26 +273,27 @@ class EKFACBlock(KFACBlock):
             StateSpec("scalings", (self.layout.matrix.all_rows, width)),
         ]
 
-    def update(
-        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
+    def matrices(self, statistics: Tensors) -> list[tuple[tf.Tensor, ...]]:
+        """The factors."""
+        return [(factor,) for factor in statistics]
+
+    def cache(self, factors: list[Tensors], statistics: Tensors, capture: MatrixCapture) -> Tensors:
+        """Eigenbases of A and B, and K-FAC's own estimate of the scalings, which starts those of a new basis."""
+        (eig_A, U_A), (eig_B, U_B) = factors
+        rows = [eig_A] * self.rows.repeats
+        if self.rows.bias_apart:
+            rows.append(self._positions(capture, eig_A.dtype)[None])
+        return [U_A, U_B, tf.maximum(tf.concat(rows, 0), 0)[:, None] * tf.maximum(eig_B, 0)]
+
+    def finish(
+        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: Step
     ) -> tuple[Tensors, Metric]:
-        """New factors and scalings; new eigenbases every `invert_every` steps."""
-        A, B = self._moments(state, capture, step)
-
-        def refresh() -> Tensors:
-            eig_A, U_A = eigh(A)
-            eig_B, U_B = eigh(B)
-            rows = [eig_A] * self.rows.repeats
-            if self.rows.bias_apart:
-                rows.append(self._positions(capture, A.dtype)[None])
-            # K-FAC's own estimate starts the scalings of a new basis.
-            return [U_A, U_B, tf.maximum(tf.concat(rows, 0), 0)[:, None] * tf.maximum(eig_B, 0)]
-
-        U_A, U_B, s = every(self.config.invert_every, step.iteration, refresh, state[2:])
+        """The scalings of this step in the bases, and the metric."""
+        U_A, U_B, s = cached
         metric = EigenMetric(self.rows, U_A, U_B, s)
         s = self._measured(s, capture, metric)
         metric.inverse = step.learning_rate / (s + self.config.damping)
-        return [A, B, U_A, U_B, s], metric
+        return [*statistics, U_A, U_B, s], metric
 
     def _measured(self, s: tf.Tensor, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
         """The scalings of this step."""
@@ -290,8 +322,8 @@ class EKFACBlock(KFACBlock):
             # One product per tap, over the rotated pixels.
             turned = capture.taps_of(tf.square(metric.rotate_input(capture.pixels)))
             parts = [
-                matmul(tf.reshape(turned.tap(offset), [-1, self.rows.size]), c, transpose_a=True)
-                for offset in turned.offsets
+                matmul(tf.reshape(turned.tap(number), [-1, self.rows.size]), c, transpose_a=True)
+                for number in range(len(turned.offsets))
             ]
         else:
             patches = capture.taps.patches() if self.rows.bias_apart else capture.augmented()

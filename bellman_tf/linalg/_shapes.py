@@ -116,6 +116,18 @@ def damping_like(damping, reference):
     return tf.cast(damping, reference.dtype)
 
 
+def identity_like(A):
+    """The identity of a square matrix's size and dtype, a constant of the graph where the size is static.
+
+    Args:
+        A: `[..., n, n]`.
+
+    Returns:
+        `[n, n]`.
+    """
+    return tf.eye(tf.shape(A)[-1] if A.shape[-1] is None else A.shape[-1], dtype=A.dtype)
+
+
 def lower_blocks(name, blocks):
     """Reads the blocks on and below the diagonal of a symmetric game of N players.
 

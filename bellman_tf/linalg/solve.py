@@ -49,8 +49,7 @@ def factor_spd(A, damping=0.0):
     (A,) = _shapes.as_matrices(A=A)
     _shapes.check_square("A", A)
     damping = _shapes.damping_like(damping, A)[..., tf.newaxis, tf.newaxis]
-    damped = A + damping * tf.eye(tf.shape(A)[-1], dtype=A.dtype)
-    return Factor(_cholesky(damped))
+    return Factor(_cholesky(A + damping * _shapes.identity_like(A)))
 
 
 def factor_gram(A, scale=None):
@@ -89,11 +88,11 @@ def factor_gram(A, scale=None):
     if A.shape[-1] == 1 and scale is None:
         return Factor(tf.sqrt(1.0 + A))
     scale = tf.linalg.trace(A) if scale is None else tf.cast(scale, A.dtype)
-    size = tf.shape(A)[-1]
+    size = A.shape[-1] if A.shape[-1] is not None else tf.shape(A)[-1]
     eps = tf.experimental.numpy.finfo(A.dtype.as_numpy_dtype).eps
     shift = 4.0 * tf.cast(size, A.dtype) * eps * scale  # [...]
     shift = tf.where(shift > 0.1, shift, tf.zeros_like(shift))
-    return Factor(_cholesky(A + (1.0 + shift)[..., tf.newaxis, tf.newaxis] * tf.eye(size, dtype=A.dtype)))
+    return Factor(_cholesky(A + (1.0 + shift)[..., tf.newaxis, tf.newaxis] * _shapes.identity_like(A)))
 
 
 def whiten(factor, rhs):
@@ -165,7 +164,7 @@ def inverse_spd(factor):
     """
     (lower,) = _shapes.as_matrices(factor=factor.lower)
     _shapes.check_square("factor", lower)
-    whitened = tf.linalg.triangular_solve(lower, tf.eye(tf.shape(lower)[-1], dtype=lower.dtype))
+    whitened = tf.linalg.triangular_solve(lower, _shapes.identity_like(lower))
     return symmetrize(tf.matmul(whitened, whitened, transpose_a=True))
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, Step
+from bellman_tf.curvature.block import Metric, Seen, Step, update_all
 from bellman_tf.curvature.capture import Capture, Tensors
 from bellman_tf.curvature.cooperative import JointMetric
 from bellman_tf.curvature.diagonal import IdentityMetric
@@ -94,7 +94,6 @@ class Batch:
         self.witnesses: Tensors = []
         self.outcome: Outcome | None = None
         self.telemetry: dict[str, tf.Tensor] = {}
-        self.assignments = Assignments()
         rate = tf.cast(optimizer.learning_rate, self.dtype)
         fast = rate if optimizer.rate_factor == 1 else rate * optimizer.rate_factor
         control = optimizer.step_control
@@ -103,6 +102,9 @@ class Batch:
         self._decay = None if optimizer.weight_decay is None else optimizer.weight_decay * rate
         self._state = [[tf.convert_to_tensor(v) for v in variables] for variables in optimizer.state]
         self._new_state = [list(state) for state in self._state]
+        read = [*zip((p.variables for p in self.game.players), self.values, strict=True)]
+        read += zip(optimizer.state, self._state, strict=True)
+        self.assignments = Assignments({id(v): t for vs, ts in read for v, t in zip(vs, ts, strict=True)})
 
     # ---- the model
 
@@ -159,13 +161,17 @@ class Batch:
         gradient = [tf.cast(g, self.dtype) for g in gradient]
         return self.clip(add_own_cost(gradient, self.own[player.index]))
 
-    def update_metric(self, player: Player, capture: object, gradient: Tensors | None) -> Metric:
-        """Updates the player's statistics and keeps its metric of this step."""
-        index = player.index
-        block = self.optimizer.blocks[index]
-        self._seen[index] = capture
-        self._new_state[index], self.metrics[index] = block.update(self._state[index], capture, gradient, self.step)
-        return self.metrics[index]
+    def update_metrics(self, seen: list[tuple[Player, object, Tensors | None]]) -> None:
+        """Updates the statistics of players and keeps their metrics of this step.
+
+        Args:
+            seen: (player, capture, mean gradient where its block reads it).
+        """
+        blocks, state = self.optimizer.blocks, self._state
+        players = [Seen(blocks[p.index], state[p.index], capture, gradient) for p, capture, gradient in seen]
+        for (player, capture, _), (new, metric) in zip(seen, update_all(players, self.step), strict=True):
+            self._seen[player.index] = capture
+            self._new_state[player.index], self.metrics[player.index] = new, metric
 
     def couple(self) -> None:
         """Updates the couplings whose players all have their metrics of this step, and joins those in one stage.

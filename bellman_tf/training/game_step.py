@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from bellman_tf.bellman import SampleValue, outer_product, sample_space
 from bellman_tf.curvature.capture import Capture, Tensors, to_work, weigh
-from bellman_tf.curvature.gram import gram
+from bellman_tf.curvature.gram import draw_taps, gram
 from bellman_tf.curvature.scale_shift import normalised_input, scaled
 from bellman_tf.game.graph import Slot
 from bellman_tf.game.stages import Player
@@ -41,6 +41,7 @@ class GameStep:
         self.options = batch.optimizer.options
         self.information = INFORMATION[self.options.information]
         self.captures: list[Capture | None] = [None] * len(self.game.players)
+        self._taps: dict[int, tf.Tensor | None] = {}  # of a convolution's kernel that its sketch uses
         self._own_drop: Tensors = []  # l_u' M^{-1} l_u of the covered players
         self._open_drop: Tensors = []  # <g, decrease> of the open-loop players
 
@@ -134,19 +135,26 @@ class GameStep:
 
     # ---- recursion
 
-    def _measure(self, player: Player, alpha: tf.Tensor | None = None) -> None:
-        """The player's metric, from the plain gradient or, in the papers' form, from the value's slope alpha."""
-        batch, capture = self.batch, self.captures[player.index]
-        block = batch.optimizer.blocks[player.index]
-        gradient = None
-        if block.needs_gradient:
-            slope = tf.ones([batch.batch_size], batch.dtype) if alpha is None else alpha
-            weights = tf.pad(slope[:, None] / batch.total, [[0, 0], [0, self.columns - 1]])
-            gradient = batch.complete(player, self._gradient(player, weights))
-        seen: object = BatchOnly(batch.batch_size) if capture is None else capture
-        if alpha is not None and capture is not None and block.needs_capture:
-            seen = capture.scaled(alpha)
-        batch.update_metric(player, seen, gradient)
+    def _measure(self, players: list[Player], alphas: Tensors | None = None) -> None:
+        """Metrics and sketches, from the plain gradient or, in the papers' form, from each player's slope alpha."""
+        batch, seen = self.batch, []
+        for k, player in enumerate(players):
+            alpha, block, gradient = alphas and alphas[k], batch.optimizer.blocks[player.index], None
+            if block.needs_gradient:
+                slope = tf.ones([batch.batch_size], batch.dtype) if alpha is None else alpha
+                weights = tf.pad(slope[:, None] / batch.total, [[0, 0], [0, self.columns - 1]])
+                gradient = batch.complete(player, self._gradient(player, weights))
+            capture = self.captures[player.index]
+            if capture is not None and alpha is not None and block.needs_capture:
+                capture = capture.scaled(alpha)
+            seen.append((player, BatchOnly(batch.batch_size) if capture is None else capture, gradient))
+        batch.update_metrics(seen)
+        batch.couple()
+        covered = [player.index for player in players if self.captures[player.index] is not None]
+        if covered:
+            kept = [(self.captures[k], batch.metrics[k]) for k in covered]
+            seed = [tf.cast(batch.step.iteration, tf.int32), covered[0]]
+            self._taps.update(zip(covered, draw_taps(kept, self.options.gram, seed), strict=True))
 
     def _gradient(self, player: Player, weights: tf.Tensor, inputs: tf.Tensor | None = None) -> Tensors:
         """`sum_ij w_ij q_ij` of any player; with `inputs`, formed with the layer's new input."""
@@ -204,9 +212,9 @@ class GameStep:
         return together is not None and together.players[0].index != player.index
 
     def _own_gram(self, player: Player, group_size: int | None) -> tf.Tensor:
-        seed = tf.stack([tf.cast(self.batch.step.iteration, tf.int32), player.index])
         capture, metric = self.captures[player.index], self.batch.metrics[player.index]
-        return tf.cast(gram(capture, metric, group_size, self.options.gram, seed), self.batch.dtype)
+        taps = self._taps[player.index]
+        return tf.cast(gram(capture, metric, group_size, self.options.gram, taps), self.batch.dtype)
 
     def _own_pull(self, player: Player) -> tf.Tensor | None:
         """`<q_ij, M^{-1} l_u>`, `[B, m]`, or `None` without own cost; adds `l_u' M^{-1} l_u` to the prediction."""
@@ -251,13 +259,11 @@ class GameStep:
             dtype=batch.dtype,
         )
         policy = SamplePolicy(value, group_size, self.information.joint, self.columns, batch.batch_size)
+        self._measure([player for stage in self.game.stages for player in stage.players])
         grams, pulls = [], []
         for stage in self.game.stages:
             grams.append([])
             pulls.append([])
-            for player in stage.players:
-                self._measure(player)
-            batch.couple()
             for player in stage.players:
                 grams[-1].append(self._gram(player, group_size))
                 pull = self._own_pull(player)
@@ -275,10 +281,9 @@ class GameStep:
         policy = OuterPolicy(value, self.information.joint, agents, batch.total)
         for t in range(len(self.game.stages) - 1, -1, -1):
             inner, quad = [], []
-            for agent, player in enumerate(self.game.stages[t].players):
-                self._measure(player, policy.alpha(agent))
-            batch.couple()
-            for agent, player in enumerate(self.game.stages[t].players):
+            players = self.game.stages[t].players
+            self._measure(players, [policy.alpha(agent) for agent in range(len(players))])
+            for agent, player in enumerate(players):
                 if self.captures[player.index] is None or self._follows(player):
                     inner.append(None)
                     quad.append(None)
@@ -343,9 +348,9 @@ class GameStep:
             return moved[player.index]
 
         start = []
-        for player in self.game.loose_players:
-            gradient = batch.clip(self._loose[player.index])
-            batch.update_metric(player, BatchOnly(batch.batch_size), gradient)
+        loose = [(player, batch.clip(self._loose[player.index])) for player in self.game.loose_players]
+        batch.update_metrics([(player, BatchOnly(batch.batch_size), gradient) for player, gradient in loose])
+        for player, gradient in loose:
             start.extend(zip(player.variables, self._move(player, gradient), strict=True))
         left: list[Applied | None] = []
 

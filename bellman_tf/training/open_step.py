@@ -38,9 +38,10 @@ def open_step(batch: Batch) -> None:
         gradients, _ = tf.clip_by_global_norm(gradients, optimizer.global_clipnorm)
     remaining, waiting = iter(gradients), {}
     coupled = {k for coupling in optimizer.couplings for k in coupling.players}
-    for player in players:
-        gradient = batch.clip([next(remaining) for _ in player.variables])
-        batch.update_metric(player, captures.get(player.index, BatchOnly(batch.batch_size)), gradient)
+    clipped = [batch.clip([next(remaining) for _ in player.variables]) for player in players]
+    nothing = BatchOnly(batch.batch_size)
+    batch.update_metrics([(p, captures.get(p.index, nothing), g) for p, g in zip(players, clipped, strict=True)])
+    for player, gradient in zip(players, clipped, strict=True):
         if player.index in coupled:
             waiting[player.index] = gradient
         else:

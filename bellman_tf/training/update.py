@@ -73,9 +73,14 @@ def all_finite(tensors: Tensors) -> tf.Tensor:
 
 
 class Assignments:
-    """New values waiting for the verdict on the batch."""
+    """New values waiting for the verdict on the batch.
 
-    def __init__(self) -> None:
+    Attributes:
+        before: values before the step, by `id` of their variable, where they have been read already.
+    """
+
+    def __init__(self, before: dict[int, tf.Tensor] | None = None) -> None:
+        self.before = {} if before is None else before
         self._pending: list[tuple[keras.Variable, tf.Tensor]] = []
         self._steps: list[tuple[keras.Variable, tf.Tensor, tf.Tensor]] = []
 
@@ -120,6 +125,7 @@ class Assignments:
             optimizer.assign_sub(variable, tf.math.multiply_no_nan(direction, guarded))
         for variable, value in self._pending:
             new = constrain(variable, tf.cast(value, variable.dtype))
-            optimizer.assign(variable, tf.where(accepted, new, tf.convert_to_tensor(variable)))
+            old = self.before.get(id(variable))
+            optimizer.assign(variable, tf.where(accepted, new, tf.convert_to_tensor(variable) if old is None else old))
         for variable, value in restore:
             optimizer.assign(variable, tf.where(accepted, tf.convert_to_tensor(variable), value))

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature import cooperative
-from bellman_tf.curvature.block import PlayerLayout
+from bellman_tf.curvature.block import PlayerLayout, Step
 from bellman_tf.curvature.capture import MatrixLayout
 from bellman_tf.curvature.cooperative import make_couplings
 from bellman_tf.curvature.coverage import coverage, make_block, player_layout
@@ -262,7 +262,7 @@ def test_compiled_and_eager_agree(rng):
     captures = [team.seen[0][k] for k in order]
 
     def compute(state, own, iteration):
-        now = step(0)._replace(iteration=iteration)
+        now = Step(iteration, step(0).learning_rate)
         sides = zip(order, own, captures, strict=True)
         both = [team.blocks[k].update(mine, capture, None, now) for k, mine, capture in sides]
         _, joint = team.coupling.update(state, captures, [s for s, _ in both], [m for _, m in both], now)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature import gram as module
 from bellman_tf.curvature.coverage import coverage, make_block, player_layout
-from bellman_tf.curvature.gram import choose_form, gram
+from bellman_tf.curvature.gram import choose_form, draw_taps, gram
 from tests.curvature.cases import CASES, automatic, draw, flat
 from tests.curvature.players import initial_state, step
 from tests.helpers import assert_close
@@ -48,7 +48,8 @@ class Player:
 
     def assert_gram(self, form, chosen, group_size, rtol=1e-9):
         assert choose_form(self.capture, self.metric, form) == chosen
-        actual = gram(self.capture, self.metric, group_size, form, tf.constant([1, 2]))
+        [taps] = draw_taps([(self.capture, self.metric)], form, [1, 2])
+        actual = gram(self.capture, self.metric, group_size, form, taps)
         assert_close(actual, self.expected(group_size), rtol=rtol, label=f"{form}, groups of {group_size}")
 
 
@@ -123,32 +124,40 @@ def test_few_pairs_compares_positions_with_tables(rng):
     ("conv 2d", "identity"), ("conv 2d", "rmsprop"), ("conv 2d stride 2", "kfac"), ("conv 2d even", "ekfac"),
     ("conv 1d causal", "kfac"), ("conv 2d without bias", "kfac"),
 ])  # fmt: skip
-def test_the_sketch_is_unbiased_and_positive_semi_definite(name, config, columns, rng, monkeypatch):
+def test_the_sketch_is_unbiased_and_positive_semi_definite(name, config, columns, rng):
     """The mean over all draws, tap by tap, is the Gram matrix itself."""
     player = Player(config, name, rng, columns)
     taps = len(player.capture.taps.offsets)
     assert choose_form(player.capture, player.metric, "sketch") == "sketch"
     sketches = []
     for tap in range(taps):
-        order = tf.constant([tap, *(k for k in range(taps) if k != tap)])
-        monkeypatch.setattr(module.tf, "argsort", lambda _, order=order: order)
+        drawn = tf.constant([tap])
         for group_size in (None, 2):
-            eigenvalues = np.linalg.eigvalsh(gram(player.capture, player.metric, group_size, "sketch", [0, 0]))
+            eigenvalues = np.linalg.eigvalsh(gram(player.capture, player.metric, group_size, "sketch", drawn))
             assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
-        sketches.append(gram(player.capture, player.metric, None, "sketch", [0, 0]).numpy())
+        sketches.append(gram(player.capture, player.metric, None, "sketch", drawn).numpy())
     assert_close(np.mean(sketches, axis=0), player.expected(None), rtol=1e-10)
 
 
-def test_the_sketch_draws_every_tap(rng):
-    player = Player("identity", "conv 1d", rng)
-    drawn = {gram(player.capture, player.metric, None, "sketch", [0, k]).numpy().tobytes() for k in range(30)}
-    assert len(drawn) == 3
+def test_every_tap_is_drawn_and_none_twice(rng, monkeypatch):
+    """By players with 3, 9 and 3 taps beside one that is not sketched."""
+    names = ("conv 1d", "conv 2d", "dense", "conv 1d")
+    players = [Player("identity", name, rng) for name in names]
+    kept = [(player.capture, player.metric) for player in players]
+    drawn = [draw_taps(kept, "sketch", [0, k]) for k in range(60)]
+    assert all(taps[2] is None for taps in drawn)
+    for place, total in ((0, 3), (1, 9), (3, 3)):
+        assert {int(taps[place]) for taps in drawn} == set(range(total))
+    assert any(int(taps[0]) != int(taps[3]) for taps in drawn)
+    monkeypatch.setattr(module, "SKETCHED_TAPS", 3)
+    taps = draw_taps(kept, "sketch", [0, 0])
+    assert [len(set(taps[place].numpy())) for place in (0, 1, 3)] == [3, 3, 3]
 
 
-def test_more_sketched_taps_come_closer(rng, monkeypatch):
+def test_more_sketched_taps_come_closer(rng):
     player = Player("kfac", "conv 2d", rng)
-    monkeypatch.setattr(module, "SKETCHED_TAPS", 9)
-    assert_close(gram(player.capture, player.metric, None, "sketch", [0, 0]), player.expected(None), rtol=1e-10)
+    actual = gram(player.capture, player.metric, None, "sketch", tf.range(9))
+    assert_close(actual, player.expected(None), rtol=1e-10)
 
 
 def test_large_convolutions_are_sketched(rng, monkeypatch):
@@ -234,7 +243,8 @@ def test_float32_agrees_in_every_mode_and_with_any_batch_size(name, config, form
             state, metric = block.update(state, capture, None, step(t, dtype))
         results["state"] = state
         results["step"] = metric.solve(capture.gradient(capture.mean_weights()))
-        results["gram"] = gram(capture, metric, group_size, form, tf.constant([3, 4]))
+        [taps] = draw_taps([(capture, metric)], form, [3, 4])
+        results["gram"] = gram(capture, metric, group_size, form, taps)
         return results
 
     x, c = sample.inputs, sample.cotangents[0]
