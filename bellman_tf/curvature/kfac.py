@@ -54,13 +54,12 @@ class KroneckerRows:
         """Whether one factor holds every row."""
         return self.repeats == 1 and not self.bias_apart
 
-    def apply(self, left: tf.Tensor, matrix: tf.Tensor, bias_scale: tf.Tensor) -> tf.Tensor:
-        """`left` on every copy of the kernel's rows, `bias_scale` on the bias row.
+    def apply(self, left: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+        """`left` on every copy of the kernel's rows; a bias row that stands apart stays as it is.
 
         Args:
             left: `[size, size]`.
             matrix: `[..., rows(+1), e]`.
-            bias_scale: scalar or `[1, e]`; read only when the bias stands apart.
 
         Returns:
             Shape of `matrix`.
@@ -76,7 +75,7 @@ class KroneckerRows:
             kernel = tf.reshape(matmul(left, copies), [*lead, self.layout.rows, self.layout.width])
         if not self.bias_apart:
             return kernel
-        return tf.concat([kernel, bias_scale * matrix[..., self.layout.rows :, :]], axis=-2)
+        return tf.concat([kernel, matrix[..., self.layout.rows :, :]], axis=-2)
 
     def apply_to_kernel(self, left: tf.Tensor, kernel: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
         """`left K right` on every copy of a kernel's rows, for factors that leave the bias out.
@@ -150,13 +149,11 @@ class EigenMetric(Metric):
 
     def rotate(self, matrix: tf.Tensor) -> tf.Tensor:
         """`U_A' G U_B`, `[..., rows(+1), e]`."""
-        one = tf.ones([], matrix.dtype)
-        return matmul(self._rows.apply(tf.transpose(self._U_A), matrix, one), self._U_B)
+        return matmul(self._rows.apply(tf.transpose(self._U_A), matrix), self._U_B)
 
     def rotate_back(self, matrix: tf.Tensor) -> tf.Tensor:
         """`U_A G U_B'`, the inverse of `rotate`."""
-        turned = matmul(matrix, self._U_B, transpose_b=True)
-        return self._rows.apply(self._U_A, turned, tf.ones([], turned.dtype))
+        return self._rows.apply(self._U_A, matmul(matrix, self._U_B, transpose_b=True))
 
     def solve(self, parts: Tensors) -> Tensors:
         """Into the eigenbasis, through the diagonal, and back; leading axes are allowed."""
