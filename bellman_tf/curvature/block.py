@@ -86,12 +86,15 @@ class PlayerLayout:
 
 
 class Metric:
-    """M^{-1} of one player at one step, learning rate included."""
+    """M^{-1} of one player at one step, learning rate included.
 
-    kronecker = (
-        False  # whether M^{-1} acts on the two sides of the matrix form, through `input_solve`, `cotangent_solve`
-    )
-    tapwise = False  # whether the taps of a convolution do not mix, so that `solve_tap`, `solve_bias` exist
+    Attributes:
+        kronecker: whether M^{-1} acts on the two sides of the matrix form, through `input_solve`, `cotangent_solve`.
+        tapwise: whether the taps of a convolution do not mix, so that `solve_tap`, `solve_bias` exist.
+    """
+
+    kronecker = False
+    tapwise = False
 
     def solve(self, parts: Tensors) -> Tensors:
         """`M^{-1}` applied to tensors in the shapes of the variables; leading axes are allowed."""
@@ -100,6 +103,23 @@ class Metric:
     def step(self, gradient: Tensors) -> tuple[Tensors, dict[int, tf.Tensor]]:
         """The decrease of the variables for a gradient, and state entries that change with it."""
         return self.solve(gradient), {}
+
+
+class TapwiseMetric(Metric):
+    """A metric under which the taps of a convolution may be looked at one by one, where `tapwise` says so."""
+
+    def solve_tap(self, q: tf.Tensor, tap: int | tf.Tensor) -> tf.Tensor:
+        """`M^{-1}` on one tap of a kernel, `[..., c_in, c_out]`."""
+        raise NotImplementedError
+
+    def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
+        """`M^{-1}` on the bias of a convolution, `[..., c_out]`."""
+        raise NotImplementedError
+
+    def tap_pair(self, capture: Capture, tap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Two tensors `[B, m, c_in, c_out]` whose inner products are those of the samples' gradients of one tap."""
+        q = capture.tap_gradients(tap)
+        return q, self.solve_tap(q, tap)
 
 
 class Block:

@@ -231,6 +231,23 @@ class PerSampleCapture(Capture):
         return tf.add_n(parts)
 
 
+def after(tensor: tf.Tensor, event: tf.Tensor) -> tf.Tensor:
+    """The same tensor for operations that are to wait for another one.
+
+    TensorFlow runs what it can as early as it can. What is made of an input of pass 1 would be made there and live
+    through the backward pass.
+
+    Args:
+        tensor: what the operations read.
+        event: what they wait for.
+
+    Returns:
+        An identity of `tensor`.
+    """
+    with tf.control_dependencies([event]):
+        return tf.identity(tensor)
+
+
 def work_dtype(tensor: tf.Tensor) -> tf.DType:
     """The dtype curvature is computed in: float64 for float64, float32 for everything else."""
     return tf.float64 if tensor.dtype == tf.float64 else tf.float32

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.curvature.capture import MatrixCapture, MatrixLayout, Tensors, to_work, weigh, with_ones
+from bellman_tf.curvature.capture import MatrixCapture, MatrixLayout, Tensors, after, to_work, weigh, with_ones
+from bellman_tf.linalg.products import matmul
 
 
 class Taps:
@@ -103,9 +104,7 @@ class Convolution(MatrixCapture):
     def __init__(self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> None:
         self.layer = layer
         self._native = [to_work(c) for c in cotangents]
-        # What is made of the input (a padded copy, patches) waits for the cotangent: it would live from pass 1 on.
-        with tf.control_dependencies(self._native[:1]):
-            self._inputs = tf.identity(to_work(inputs))
+        self._inputs = after(to_work(inputs), self._native[0])
         self.groups = layer.groups
         self.kernel_size = tuple(layer.kernel_size)
         last = [channels_last(layer, c) for c in self._native]
@@ -161,11 +160,31 @@ class Convolution(MatrixCapture):
             moved += tf.cast(direction[1], moved.dtype)
         return tf.stack([tf.reduce_sum(moved * c, axis=[1, 2]) for c in self.cotangents], axis=1)
 
-    def tap_gradients(self, number: int | tf.Tensor) -> tf.Tensor:
-        """`q_ij[delta]` of one tap, `[B, m, c_in / groups, c_out]`."""
-        x = self.taps.tap(number)
-        if self.groups == 1:
-            return tf.stack([tf.matmul(x, c, transpose_a=True) for c in self.cotangents], axis=1)
+    def tap_gradients(
+        self, number: int | tf.Tensor, left: tf.Tensor | None = None, right: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Per-sample gradients of one tap, `left' q_ij[delta] right`.
+
+        Args:
+            number: of the tap, an int or a scalar tensor.
+            left: `[c_in, c_in]`, with `right`; only without channel groups.
+            right: `[c_out, c_out]`.
+
+        Returns:
+            `[B, m, c_in / groups, c_out]`.
+        """
+        x, columns = self.taps.tap(number), self.cotangents
+        if self.groups > 1:
+            return self._grouped_gradients(x)
+        # q = x' c: few positions are cheaper to turn than the gradients that they make.
+        rows, width = self.taps.channels, self.layout.width
+        few = self.positions is not None and self.positions * (rows**2 + width**2) < rows * width * (rows + width)
+        if left is not None and few:
+            x, columns = matmul(x, left), [matmul(c, right) for c in columns]
+        q = tf.stack([tf.matmul(x, c, transpose_a=True) for c in columns], axis=1)
+        return q if left is None or few else matmul(matmul(left, q, transpose_a=True), right)
+
+    def _grouped_gradients(self, x: tf.Tensor) -> tf.Tensor:
         batch, count = tf.shape(x)[0], tf.shape(x)[1]
         x = tf.reshape(x, [batch, count, self.groups, -1])
         parts = []

@@ -3,12 +3,12 @@
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Block, Metric, PlayerLayout, StateSpec, Step, running_mean
+from bellman_tf.curvature.block import Block, Metric, PlayerLayout, StateSpec, Step, TapwiseMetric, running_mean
 from bellman_tf.curvature.capture import Capture, Tensors
 from bellman_tf.curvature.embedding import Lookup
 
 
-class IdentityMetric(Metric):
+class IdentityMetric(TapwiseMetric):
     """M = I / learning rate."""
 
     kronecker = True
@@ -38,7 +38,7 @@ class IdentityMetric(Metric):
         return self.scale * q
 
 
-class DiagonalMetric(Metric):
+class DiagonalMetric(TapwiseMetric):
     """M = diag(1 / inverse)."""
 
     tapwise = True

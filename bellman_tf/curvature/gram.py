@@ -296,9 +296,9 @@ def _sketch(capture: Convolution, metric: Metric, group_size: int | None, taps: 
     """Unbiased: the kernel's part from some taps drawn without replacement, the bias's part exact."""
     parts, solved = _bias_part(capture, metric)
     for tap in tf.unstack(taps):
-        q = capture.tap_gradients(tap)
+        q, s = metric.tap_pair(capture, tap)
         parts.append(q)
-        solved.append(len(capture.taps.offsets) / taps.shape[0] * metric.solve_tap(q, tap))
+        solved.append(len(capture.taps.offsets) / taps.shape[0] * s)
     return inner_products(parts, solved, group_size)
 
 

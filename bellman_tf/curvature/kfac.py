@@ -21,11 +21,12 @@ from bellman_tf.curvature.block import (
     PlayerLayout,
     StateSpec,
     Step,
+    TapwiseMetric,
     damped_inverses,
     every,
     running_mean,
 )
-from bellman_tf.curvature.capture import Capture, MatrixCapture, MatrixLayout, Tensors, leading
+from bellman_tf.curvature.capture import Capture, MatrixCapture, MatrixLayout, Tensors, after, leading
 from bellman_tf.curvature.convolution import Convolution
 from bellman_tf.curvature.linear_map import LinearMap
 from bellman_tf.linalg import eigh, split_damping
@@ -91,11 +92,11 @@ class KroneckerRows:
         lead = leading(kernel, len(self.layout.kernel_shape))
         turned = tf.reshape(matmul(kernel, right), [*lead, self.repeats, self.size, self.layout.width])
         if not lead:  # copies of a small matrix for one batched product
-            left = tf.broadcast_to(left, [self.repeats, self.size, self.size])
+            left = tf.broadcast_to(after(left, turned), [self.repeats, self.size, self.size])
         return tf.reshape(matmul(left, turned), [*lead, *self.layout.kernel_shape])
 
 
-class KroneckerMetric(Metric):
+class KroneckerMetric(TapwiseMetric):
     """M^{-1} = learning_rate A^{-1} (x) B^{-1}."""
 
     def __init__(
@@ -127,12 +128,16 @@ class KroneckerMetric(Metric):
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""
         return matmul(matmul(self._A_inv, q), self.scale * self._B_inv)
 
+    def tap_pair(self, capture: Convolution, tap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`q` and `A^{-1} q B^{-1}`."""
+        return capture.tap_gradients(tap), capture.tap_gradients(tap, self._A_inv, self.scale * self._B_inv)
+
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""
         return self._bias_inv * tf.tensordot(q, self.scale * self._B_inv, 1)
 
 
-class EigenMetric(Metric):
+class EigenMetric(TapwiseMetric):
     """M^{-1} = learning_rate U (1 / (s + damping)) U' with U = U_A (x) U_B."""
 
     def __init__(self, rows: KroneckerRows, U_A: tf.Tensor, U_B: tf.Tensor, inverse: tf.Tensor) -> None:
@@ -170,10 +175,17 @@ class EigenMetric(Metric):
 
     def solve_tap(self, q: tf.Tensor, tap: object) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`; `tap` is its flat number."""
-        rows = self._rows
-        inverse = tf.reshape(self.inverse[: rows.layout.rows], [rows.repeats, rows.size, rows.layout.width])[tap]
-        turned = inverse * matmul(matmul(self._U_A, q, transpose_a=True), self._U_B)
+        turned = self._tap_inverse(tap) * matmul(matmul(self._U_A, q, transpose_a=True), self._U_B)
         return matmul(matmul(self._U_A, turned), self._U_B, transpose_b=True)
+
+    def _tap_inverse(self, tap: object) -> tf.Tensor:
+        rows = self._rows
+        return tf.reshape(self.inverse[: rows.layout.rows], [rows.repeats, rows.size, rows.layout.width])[tap]
+
+    def tap_pair(self, capture: Convolution, tap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`r = U_A' q U_B` and `r / (s + damping)`."""
+        r = capture.tap_gradients(tap, self._U_A, self._U_B)
+        return r, self._tap_inverse(tap) * r
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""

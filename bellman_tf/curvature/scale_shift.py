@@ -1,7 +1,7 @@
 """Players with one scale and one shift per feature: batch, layer and group normalisation.
 
 Their per-sample gradients are tiny, `sum_l c_l xhat_l` and `sum_l c_l`, so they are formed. The normalised input is
-computed again from the layer's input; TensorFlow merges the moments with those of the layer's own call.
+computed again from the layer's input when the cotangent is there: kept from pass 1 it would double the memory.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.curvature.capture import PerSampleCapture, Tensors, to_work
+from bellman_tf.curvature.capture import PerSampleCapture, Tensors, after, to_work
 
 
 def normalised_input(layer: keras.Layer, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
@@ -80,7 +80,7 @@ def capture_scale_shift(layer: keras.Layer, inputs: tf.Tensor, cotangents: Seque
     Returns:
         The capture; variables in the layer's order, scale before shift.
     """
-    x = to_work(inputs)
+    x = after(to_work(inputs), cotangents[0])
     rank = len(x.shape)
     axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     kept = [axis % rank for axis in axes]

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf.bellman import SampleValue, outer_product, sample_space
-from bellman_tf.curvature.capture import Capture, Tensors, to_work, weigh
+from bellman_tf.curvature.capture import Capture, Tensors, after, to_work, weigh
 from bellman_tf.curvature.gram import draw_taps, gram
 from bellman_tf.curvature.scale_shift import normalised_input, scaled
 from bellman_tf.game.graph import Slot
@@ -187,7 +187,7 @@ class GameStep:
         """
         call = self.game.normalised_by[player.index]
         weighted = weigh([to_work(column[0]) for column in self._by_call[id(call)]], weights)
-        h = to_work(self.forward.sites[id(player.calls[0])][0])
+        h = after(to_work(self.forward.sites[id(player.calls[0])][0]), weights)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(h)
             output = scaled(call.operation, normalised_input(call.operation, h))

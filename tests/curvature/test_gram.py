@@ -1,5 +1,6 @@
 """Every form of the Gram matrix against `Q' M^{-1} Q`, group by group."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -137,6 +138,18 @@ def test_the_sketch_is_unbiased_and_positive_semi_definite(name, config, columns
             assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
         sketches.append(gram(player.capture, player.metric, None, "sketch", drawn).numpy())
     assert_close(np.mean(sketches, axis=0), player.expected(None), rtol=1e-10)
+
+
+@pytest.mark.parametrize("positions", [2, 20])
+def test_turned_gradients_of_a_tap(positions, rng):
+    """Few positions are turned before the product, many behind it."""
+    layer = keras.layers.Conv1D(4, 3, padding="same", dtype="float64")
+    x, c = (tf.constant(rng.normal(size=(5, positions, size))) for size in (3, 4))
+    layer.build(x.shape)
+    capture = coverage(layer).capture(layer, x, [c, 2 * c])
+    left, right = (rng.normal(size=(size, size)) for size in (3, 4))
+    expected = left.T @ capture.tap_gradients(1).numpy() @ right
+    assert_close(capture.tap_gradients(1, tf.constant(left), tf.constant(right)), expected, rtol=1e-12)
 
 
 def test_every_tap_is_drawn_and_none_twice(rng, monkeypatch):
