@@ -124,12 +124,12 @@ def _gain(model: keras.Model, x: object, layer: object, y: object) -> _Gain:
     values = step.look()
     for variable, value in kept:
         variable.assign(value)
-    capture, metric = step.captures[player.index], batch.metrics[player.index]
+    capture, metric = step.derivatives.captures[player.index], batch.metrics[player.index]
     q = [tf.cast(part, batch.dtype) for part in capture.per_sample()]
     solved = [part.numpy().reshape(*part.shape[:2], -1) for part in metric.solve(q)]
     left = np.concatenate(solved, axis=2)
     L = values[player.stage].L.numpy()
-    gradients = step.cut_gradients(player.stage)
+    gradients = step.derivatives.at_cuts[player.stage]
     columns = [np.stack([g.numpy().reshape(len(g), -1) for g in parts], axis=1) for parts in gradients.values()]
     return _Gain(left.reshape(-1, left.shape[2]).T, L @ L.T, list(gradients), columns)
 

@@ -72,10 +72,11 @@ def measure(model: keras.Model, x: np.ndarray, y: np.ndarray, draws: int) -> lis
     """Errors and times of every convolution of a compiled model, on one batch."""
     batch = Batch(model, model.optimizer, (tf.constant(x), tf.constant(y)))
     step = GameStep(batch)
-    beta_squared = step._differentiate()
+    step.differentiate()
+    beta_squared = step.derivatives.beta_squared
     rows = []
     for player in model.game.players:
-        capture = step.captures[player.index]
+        capture = step.derivatives.captures[player.index]
         if not isinstance(capture, Convolution):
             continue
         step._measure([player])

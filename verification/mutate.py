@@ -54,7 +54,7 @@ UNNOTICED: dict[tuple[str, str], str] = {
     ),
     ("bellman_tf.linalg.symmetric", "return (sweep - 1, T, V)"): "the cap on the sweeps is not reached",
     **{
-        ("bellman_tf.linalg.cooperative", line): reason
+        ("bellman_tf.linalg.cooperative_factors", line): reason
         for line, reason in (
             ("size = s_A.shape[-1] - s_B.shape[-1]", "only in the margin of the next line"),
             (

@@ -1,14 +1,12 @@
 """Linear algebra on tensors: symmetric matrices, damped solves, Schur complements, Kronecker products."""
 
-from bellman_tf.linalg.cooperative import (
+from bellman_tf.linalg.cooperative import block_khatri_rao, kronecker_block_form, kronecker_cooperative_solve
+from bellman_tf.linalg.cooperative_factors import (
     GameFactor,
     PairFactor,
-    block_khatri_rao,
     factor_block_form,
     factor_game,
     factor_pair,
-    kronecker_block_form,
-    kronecker_cooperative_solve,
     solve_block_form,
     solve_game,
     solve_pair,

@@ -3,7 +3,8 @@
 import math
 
 from bellman_tf.curvature.block import Block
-from bellman_tf.curvature.cooperative import Coupling, make_couplings
+from bellman_tf.curvature.cooperative import make_couplings
+from bellman_tf.curvature.coupling import Coupling
 from bellman_tf.curvature.coverage import make_block, player_layout
 from bellman_tf.game.stages import Game
 

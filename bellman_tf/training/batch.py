@@ -8,11 +8,12 @@ import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric, Seen, Step, update_all
 from bellman_tf.curvature.capture import Capture, Tensors
-from bellman_tf.curvature.cooperative import JointMetric
 from bellman_tf.curvature.diagonal import IdentityMetric
+from bellman_tf.curvature.joint import JointMetric
 from bellman_tf.game.stages import Game, Player
 from bellman_tf.training.execution import recorded
 from bellman_tf.training.passes import Forward, capture_forward, first_tensor
+from bellman_tf.training.terminal import structure_with
 from bellman_tf.training.update import (
     Assignments,
     add_own_cost,
@@ -133,6 +134,11 @@ class Batch:
         return self.model.compute_loss(
             x=self.x, y=self.y, y_pred=y_pred, sample_weight=self.sample_weight, training=True
         )
+
+    def cost(self, values: dict) -> tf.Tensor:
+        """B J as a function of the values of the output slots."""
+        loss = self.loss_of(structure_with(self.y_pred, self.game.graph.outputs, values))
+        return tf.cast(self.total, loss.dtype) * loss
 
     def compute_loss(self) -> None:
         """J of `y_pred`, kept in `loss`."""

@@ -24,7 +24,7 @@ from bellman_tf.linalg.products import matmul, matvec
 from bellman_tf.losses import observe_losses
 from bellman_tf.training.batch import Batch, flat_inputs
 from bellman_tf.training.passes import Applied, policy_forward, unflatten
-from bellman_tf.training.terminal import Terminal, structure_with
+from bellman_tf.training.terminal import Terminal
 from bellman_tf.training.update import constrain
 
 SUFFICIENT = 1e-4  # of the predicted decrease that a step must deliver (Armijo)
@@ -124,7 +124,7 @@ class DenseStep:
             self._outer.watch(trained)
             self.forward = batch.forward(_Both(self._tape, self._outer), cuts=True)
             batch.compute_loss()
-        terminal = Terminal(self.forward, observed, self._cost)
+        terminal = Terminal(self.forward, observed, batch.cost)
         self._cuts = [list(cut.values()) for cut in self.forward.cuts]
         self._ends = [*self._cuts[1:], terminal.z]
         self._controls = [[v.value for p in stage.players for v in p.variables] for stage in self.game.stages]
@@ -139,10 +139,6 @@ class DenseStep:
         self._slopes = [self._stack(part) / batch.total for part in parts[: 2 * depth]]  # dJ/dX_t, then dJ/du_t
         self._slopes.insert(depth, self._stack(parts[-2]) / batch.total)
         return Value(self._slopes[depth], self._terminal_hessian(terminal))
-
-    def _cost(self, values: dict) -> tf.Tensor:
-        loss = self.batch.loss_of(structure_with(self.batch.y_pred, self.game.graph.outputs, values))
-        return tf.cast(self.batch.total, loss.dtype) * loss
 
     def _terminal_hessian(self, terminal: Terminal) -> tf.Tensor:
         """`sum_ij c_ij c_ij' / B` over samples and columns of the factor, each column in the rows of its sample."""

@@ -11,12 +11,11 @@ from bellman_tf.curvature.gram import draw_taps, gram
 from bellman_tf.curvature.scale_shift import normalised_input, scaled
 from bellman_tf.game.graph import Slot
 from bellman_tf.game.stages import Player
-from bellman_tf.losses import observe_losses
 from bellman_tf.training.batch import Batch, BatchOnly, Outcome, flat_inputs
+from bellman_tf.training.derivatives import differentiate
 from bellman_tf.training.monitor import feedback_ratio, leverage, predicts, spread
-from bellman_tf.training.passes import Applied, first_tensor, policy_forward, replay_gradient, unflatten
+from bellman_tf.training.passes import Applied, first_tensor, policy_forward, replay_gradient
 from bellman_tf.training.policy import INFORMATION, OuterPolicy, SamplePolicy
-from bellman_tf.training.terminal import Terminal, structure_with
 
 
 def game_step(batch: Batch) -> None:
@@ -32,26 +31,24 @@ class GameStep:
     """One step of the game while it is traced.
 
     Attributes:
-        columns: m, columns per sample: the gradient, and the factor of the terminal Hessian where it is not collinear.
-        captures: each player's capture, `None` for open-loop players.
+        derivatives: what pass 1 and the backward pass give, once `differentiate` has run.
     """
 
     def __init__(self, batch: Batch) -> None:
         self.batch, self.game = batch, batch.game
         self.options = batch.optimizer.options
         self.information = INFORMATION[self.options.information]
-        self.captures: list[Capture | None] = [None] * len(self.game.players)
         self._taps: dict[int, tf.Tensor | None] = {}  # of a convolution's kernel that its sketch uses
         self._own_drop: Tensors = []  # l_u' M^{-1} l_u of the covered players
         self._open_drop: Tensors = []  # <g, decrease> of the open-loop players
 
     def run(self) -> None:
         """Passes, recursion, new values."""
-        beta_squared = self._differentiate()
+        self.differentiate()
         if self.options.value_hessian == "outer_product":
-            policy: SamplePolicy | OuterPolicy = self._outer_backward(beta_squared)
+            policy: SamplePolicy | OuterPolicy = self._outer_backward()
         else:
-            policy = self._sample_backward(beta_squared)
+            policy = self._sample_backward()
         self._apply(policy)
 
     def look(self) -> list[SampleValue]:
@@ -60,78 +57,15 @@ class GameStep:
         Returns:
             The value before every stage, a `[B m, 1]`, L `[B m, k]`.
         """
-        return self._sample_backward(self._differentiate()).values
+        self.differentiate()
+        return self._sample_backward().values
 
-    def cut_gradients(self, t: int) -> dict[Slot, Tensors]:
-        """Gradients of the state at the cut before a stage, one tensor per column, by slot."""
-        return self._cut_gradients[t]
+    def differentiate(self) -> None:
+        """Pass 1 and the backward pass, into `derivatives`."""
+        self.derivatives = differentiate(self.batch, self.information.feedback)
 
-    # ---- pass 1 and the backward pass
-
-    def _differentiate(self) -> tf.Tensor | None:
-        """Cotangents of players and state, column by column; returns beta^2 of a collinear terminal Hessian."""
-        batch, options = self.batch, self.options
-        loose = [v.value for player in self.game.loose_players for v in player.variables]
-        collinear = options.columns == 0
-        with (
-            tf.GradientTape(watch_accessed_variables=False, persistent=not collinear) as tape,
-            observe_losses(tape) as observed,
-        ):
-            tape.watch(loose)
-            forward = self.forward = batch.forward(tape, cuts=self.information.feedback)
-            batch.compute_loss()
-        terminal = Terminal(forward, observed, self._cost)
-        calls = [call for stage in self.game.stages for call in stage.calls]
-        sites = [tensor for call in calls for tensor in forward.sites[id(call)]]
-        cuts = [tensor for cut in forward.cuts for tensor in cut.values()]
-        sources = [sites, cuts, terminal.z, terminal.values, loose]
-        derivatives = tape.gradient(
-            batch.loss, tf.nest.flatten(sources), output_gradients=batch.seed(), unconnected_gradients="zero"
-        )
-        at_sites, at_cuts, at_z, at_values, at_loose = unflatten(sources, derivatives)
-        terminal.resolve(at_values)
-        site_columns, cut_columns, beta_squared = [at_sites], [at_cuts], None
-        if not collinear:
-            for seeds in terminal.factor_columns(None if options.terminal_hessian == "full" else options.columns):
-                parts = tape.gradient(terminal.z, [*sites, *cuts], output_gradients=seeds, unconnected_gradients="zero")
-                site_columns.append(parts[: len(sites)])
-                cut_columns.append(parts[len(sites) :])
-        elif options.terminal_hessian == "matched":
-            beta_squared = tf.cast(terminal.matched_coefficient(at_z), batch.dtype)
-        else:
-            beta_squared = tf.ones([batch.batch_size], batch.dtype)
-        self.columns = len(site_columns)
-        self._keep(calls, site_columns, cut_columns, at_loose)
-        return beta_squared
-
-    def _keep(self, calls: list, sites: list[Tensors], cuts: list[Tensors], loose: Tensors) -> None:
-        """Sorts the cotangents by call, the state's gradients by cut, and captures the players."""
-        self._by_call: dict[int, list[Tensors]] = {}
-        for call in calls:
-            count = len(self.forward.sites[id(call)])
-            self._by_call[id(call)] = [column[:count] for column in sites]
-            sites = [column[count:] for column in sites]
-        self._cut_gradients: list[dict] = []
-        for cut in self.forward.cuts:
-            self._cut_gradients.append({slot: [column[k] for column in cuts] for k, slot in enumerate(cut)})
-            cuts = [column[len(cut) :] for column in cuts]
-        for player in self.game.players:
-            if player.covered:
-                cotangents = [column[0] for column in self._by_call[id(player.calls[0])]]
-                self.captures[player.index] = self.batch.capture(player, self.forward, cotangents)
-        remaining = iter(loose)
-        self._loose = {
-            player.index: [
-                tf.cast(tf.convert_to_tensor(next(remaining)), self.batch.dtype) / self.batch.total
-                for _ in player.variables
-            ]
-            for player in self.game.loose_players
-        }
-
-    def _cost(self, values: dict) -> tf.Tensor:
-        """B J as a function of output values, for losses that no Keras `Loss` object computes."""
-        loss = self.batch.loss_of(structure_with(self.batch.y_pred, self.game.graph.outputs, values))
-        return tf.cast(self.batch.total, loss.dtype) * loss
+    def _capture(self, player: Player) -> Capture | None:
+        return self.derivatives.captures[player.index]
 
     # ---- recursion
 
@@ -142,29 +76,29 @@ class GameStep:
             alpha, block, gradient = alphas and alphas[k], batch.optimizer.blocks[player.index], None
             if block.needs_gradient:
                 slope = tf.ones([batch.batch_size], batch.dtype) if alpha is None else alpha
-                weights = tf.pad(slope[:, None] / batch.total, [[0, 0], [0, self.columns - 1]])
+                weights = tf.pad(slope[:, None] / batch.total, [[0, 0], [0, self.derivatives.columns - 1]])
                 gradient = batch.complete(player, self._gradient(player, weights))
-            capture = self.captures[player.index]
+            capture = self._capture(player)
             if capture is not None and alpha is not None and block.needs_capture:
                 capture = capture.scaled(alpha)
             seen.append((player, BatchOnly(batch.batch_size) if capture is None else capture, gradient))
         batch.update_metrics(seen)
         batch.couple()
-        covered = [player.index for player in players if self.captures[player.index] is not None]
+        covered = [player.index for player in players if self._capture(player) is not None]
         if covered:
-            kept = [(self.captures[k], batch.metrics[k]) for k in covered]
+            kept = [(self.derivatives.captures[k], batch.metrics[k]) for k in covered]
             seed = [tf.cast(batch.step.iteration, tf.int32), covered[0]]
             self._taps.update(zip(covered, draw_taps(kept, self.options.gram, seed), strict=True))
 
     def _gradient(self, player: Player, weights: tf.Tensor, inputs: tf.Tensor | None = None) -> Tensors:
         """`sum_ij w_ij q_ij` of any player; with `inputs`, formed with the layer's new input."""
-        capture = self.captures[player.index]
+        capture = self._capture(player)
         if capture is None:
             cotangents = {
-                id(call): [weigh(columns, weights) for columns in zip(*self._by_call[id(call)], strict=True)]
+                id(call): [weigh(columns, weights) for columns in zip(*self.derivatives.by_call[id(call)], strict=True)]
                 for call in player.calls
             }
-            return replay_gradient(player, self.forward, cotangents)
+            return replay_gradient(player, self.derivatives.forward, cotangents)
         if player.index in self.game.normalised_by:
             capture, weights = self._through_normalisation(player, weights)
         if inputs is not None:
@@ -186,23 +120,23 @@ class GameStep:
             A capture whose cotangent holds the weights already, and weights of one for it.
         """
         call = self.game.normalised_by[player.index]
-        weighted = weigh([to_work(column[0]) for column in self._by_call[id(call)]], weights)
-        h = after(to_work(self.forward.sites[id(player.calls[0])][0]), weights)
+        weighted = weigh([to_work(column[0]) for column in self.derivatives.by_call[id(call)]], weights)
+        h = after(to_work(self.derivatives.forward.sites[id(player.calls[0])][0]), weights)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(h)
             output = scaled(call.operation, normalised_input(call.operation, h))
         back = tape.gradient(output, h, output_gradients=weighted)
         ones = tf.ones([self.batch.batch_size, 1], self.batch.dtype)
-        return self.batch.capture(player, self.forward, [back]), ones
+        return self.batch.capture(player, self.derivatives.forward, [back]), ones
 
     def _gram(self, player: Player, group_size: int | None) -> tf.Tensor | None:
         """The player's Gram matrix; that of players with a joint metric belongs to the first of them."""
-        if self.captures[player.index] is None or self._follows(player):
+        if self._capture(player) is None or self._follows(player):
             return None
         together = self.batch.together.get(player.index)
         if together is None:
             return self._own_gram(player, group_size)
-        captures = [self.captures[member.index] for member in together.players]
+        captures = [self._capture(member) for member in together.players]
         own = [functools.partial(self._own_gram, member, group_size) for member in together.players]
         return tf.cast(together.metric.gram(captures, group_size, own), self.batch.dtype)
 
@@ -212,13 +146,13 @@ class GameStep:
         return together is not None and together.players[0].index != player.index
 
     def _own_gram(self, player: Player, group_size: int | None) -> tf.Tensor:
-        capture, metric = self.captures[player.index], self.batch.metrics[player.index]
+        capture, metric = self._capture(player), self.batch.metrics[player.index]
         taps = self._taps[player.index]
         return tf.cast(gram(capture, metric, group_size, self.options.gram, taps), self.batch.dtype)
 
     def _own_pull(self, player: Player) -> tf.Tensor | None:
         """`<q_ij, M^{-1} l_u>`, `[B, m]`, or `None` without own cost; adds `l_u' M^{-1} l_u` to the prediction."""
-        if self.captures[player.index] is None or self._follows(player):
+        if self._capture(player) is None or self._follows(player):
             return None
         members = self._acting(player)
         if all(cost is None for member in members for cost in self.batch.own[member.index]):
@@ -233,7 +167,7 @@ class GameStep:
         solved = self._solve(player, costs)
         for cost, answer in zip(costs, solved, strict=True):
             self._own_drop += [tf.reduce_sum(l * s) for l, s in zip(cost, answer, strict=True)]
-        return _sum([self.captures[member.index].inner(s) for member, s in zip(members, solved, strict=True)])
+        return _sum([self._capture(member).inner(s) for member, s in zip(members, solved, strict=True)])
 
     def _acting(self, player: Player) -> list[Player]:
         """The players that `player` speaks for, itself included."""
@@ -245,7 +179,7 @@ class GameStep:
         together = self.batch.together.get(player.index)
         return [self.batch.metrics[player.index].solve(*parts)] if together is None else together.metric.solve(parts)
 
-    def _sample_backward(self, beta_squared: tf.Tensor | None) -> SamplePolicy:
+    def _sample_backward(self) -> SamplePolicy:
         """Metrics and Gram matrices of all players, then all stages at once."""
         batch, options = self.batch, self.options
         group_size = 1 if options.value_hessian == "block_diagonal" else options.group_size
@@ -253,12 +187,12 @@ class GameStep:
             group_size = None
         value = sample_space.init(
             batch.batch_size,
-            beta_squared=beta_squared,
-            rank=self.columns - 1,
+            beta_squared=self.derivatives.beta_squared,
+            rank=self.derivatives.columns - 1,
             group_size=group_size,
             dtype=batch.dtype,
         )
-        policy = SamplePolicy(value, group_size, self.information.joint, self.columns, batch.batch_size)
+        policy = SamplePolicy(value, group_size, self.information.joint, self.derivatives.columns, batch.batch_size)
         self._measure([player for stage in self.game.stages for player in stage.players])
         grams, pulls = [], []
         for stage in self.game.stages:
@@ -273,18 +207,18 @@ class GameStep:
         policy.solve(grams, pulls if any(pull is not None for stage in pulls for pull in stage) else None)
         return policy
 
-    def _outer_backward(self, beta_squared: tf.Tensor) -> OuterPolicy:
+    def _outer_backward(self) -> OuterPolicy:
         """The papers' recursion: statistics use the value's slope alpha, so stages come one by one."""
         batch = self.batch
         agents = max((len(stage.players) for stage in self.game.stages), default=1)
-        value = outer_product.init(batch.batch_size, beta_squared)
+        value = outer_product.init(batch.batch_size, self.derivatives.beta_squared)
         policy = OuterPolicy(value, self.information.joint, agents, batch.total)
         for t in range(len(self.game.stages) - 1, -1, -1):
             inner, quad = [], []
             players = self.game.stages[t].players
             self._measure(players, [policy.alpha(agent) for agent in range(len(players))])
             for agent, player in enumerate(players):
-                if self.captures[player.index] is None or self._follows(player):
+                if self._capture(player) is None or self._follows(player):
                     inner.append(None)
                     quad.append(None)
                     continue
@@ -297,7 +231,7 @@ class GameStep:
     def _inner_gain(self, player: Player, alpha: tf.Tensor) -> tf.Tensor:
         """`<q_i, k>`, `[B]`, summed over the players that `player` speaks for."""
         batch, members = self.batch, self._acting(player)
-        captures = [self.captures[member.index] for member in members]
+        captures = [self._capture(member) for member in members]
         gradients = [
             batch.complete(member, capture.gradient(alpha[:, None] / batch.total))
             for member, capture in zip(members, captures, strict=True)
@@ -314,8 +248,8 @@ class GameStep:
         if not self.information.feedback:
             return None
         terms = []
-        for slot, gradients in self._cut_gradients[t].items():
-            moved = to_work(values[slot]) - to_work(self.forward.cuts[t][slot])
+        for slot, gradients in self.derivatives.at_cuts[t].items():
+            moved = to_work(values[slot]) - to_work(self.derivatives.forward.cuts[t][slot])
             axes = list(range(1, len(moved.shape)))
             dots = [tf.reduce_sum(to_work(g) * moved, axis=axes, keepdims=True) for g in gradients]
             columns = [dot if len(axes) == 1 else tf.reshape(dot, [-1, 1]) for dot in dots]
@@ -348,7 +282,7 @@ class GameStep:
             return moved[player.index]
 
         start = []
-        loose = [(player, batch.clip(self._loose[player.index])) for player in self.game.loose_players]
+        loose = [(player, batch.clip(self.derivatives.loose[player.index])) for player in self.game.loose_players]
         batch.update_metrics([(player, BatchOnly(batch.batch_size), gradient) for player, gradient in loose])
         for player, gradient in loose:
             start.extend(zip(player.variables, self._move(player, gradient), strict=True))
@@ -396,7 +330,7 @@ class GameStep:
     def _move(self, player: Player, gradient: Tensors) -> Tensors:
         """The player's new values; notes what an open-loop player should gain."""
         values = self.batch.move(player, gradient)
-        if self._finish and self.captures[player.index] is None:
+        if self._finish and self._capture(player) is None:
             old = self.batch.values[player.index]
             self._open_drop += [
                 tf.reduce_sum(g * tf.cast(a - b, self.batch.dtype))

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature import cooperative
+from bellman_tf.curvature import coupling as coupling_module
 from bellman_tf.curvature.block import PlayerLayout, Step
 from bellman_tf.curvature.capture import MatrixLayout
 from bellman_tf.curvature.cooperative import make_couplings
@@ -248,7 +248,7 @@ def test_identical_players_share_the_step_and_the_papers_overshoot(rng):
 
 
 def test_large_layers_keep_the_gram_matrices_of_the_players_alone(rng, monkeypatch):
-    monkeypatch.setattr(cooperative, "JOINT_GRAM_BELOW", 10)
+    monkeypatch.setattr(coupling_module, "JOINT_GRAM_BELOW", 10)
     team = Team(options.KFAC(damping=DAMPING, cooperative="exact"), rng, SIZES["two"])
     expected = sum(gram(c, metric, None).numpy() for c, metric in zip(team.seen[0], team.metrics, strict=True))
     assert_close(team.gram(), expected, rtol=1e-12)

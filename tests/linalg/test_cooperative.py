@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bellman_tf.linalg import (
-    cooperative,
+    cooperative_factors,
     factor_block_form,
     factor_game,
     factor_pair,
@@ -74,7 +74,7 @@ def test_any_number_of_players_meets_the_tolerance(players):
     assert count == 1 or np.abs(np.diag(whitened) - 1).max() < 1e-9
     gap = solution - expected
     size = np.sqrt(expected @ H @ expected)
-    bound = np.sqrt(np.linalg.cond(whitened)) * cooperative.TOLERANCE + 1e4 * EPS * np.linalg.cond(H)
+    bound = np.sqrt(np.linalg.cond(whitened)) * cooperative_factors.TOLERANCE + 1e4 * EPS * np.linalg.cond(H)
     assert np.sqrt(max(gap @ H @ gap, 0)) <= bound * size
 
 

@@ -115,9 +115,10 @@ def test_the_recursion_sees_the_gram_matrix_of_the_joint_metric(kind, make):
     model.compile(btf.GTDDP(RATE, curvature=curvature(kind, make)), cross_entropy())
     model.optimizer.build(model.trainable_variables)
     step = GameStep(Batch(model, model.optimizer, tuple(map(tf.constant, data()))))
-    policy = step._sample_backward(step._differentiate())
+    step.differentiate()
+    policy = step._sample_backward()
     [together] = {id(t): t for t in step.batch.together.values()}.values()
-    captures = [step.captures[player.index] for player in together.players]
+    captures = [step.derivatives.captures[player.index] for player in together.players]
     q = np.concatenate([np.reshape(part, (6, -1)) for c in captures for part in c.per_sample()], axis=1)
     shapes = [[v.shape for v in player.variables] for player in together.players]
     sizes = [int(np.prod(shape)) for own in shapes for shape in own]
@@ -154,7 +155,7 @@ def test_a_bilinear_step_reads_every_players_new_input():
     assert sides[False] == [None, None]
     first, second = sides[True]
     assert_close(first, second, rtol=1e-15)  # both read the new output of the first layer
-    old = step.forward.arguments[id(step.game.players[1].calls[0])][0][0]
+    old = step.derivatives.forward.arguments[id(step.game.players[1].calls[0])][0][0]
     assert np.abs(first - old).max() > 1e-3
 
 

@@ -26,7 +26,7 @@ def normalised_step(rng, scale=True):
     x, y = tf.constant(rng.normal(size=[5, 6, 6, 2])), tf.constant(rng.integers(0, 4, 5))
     model.optimizer.build(model.trainable_variables)
     step = GameStep(Batch(model, model.optimizer, (x, y)))
-    step._differentiate()
+    step.differentiate()
     return model, step, x, y
 
 
@@ -53,5 +53,5 @@ def test_any_weights_leave_the_scale_of_the_kernel_alone(rng):
     size = np.linalg.norm(got) * np.linalg.norm(kernel)
     assert np.abs(along).max() <= 1e-9 * size
     # Slices of the plain backward pass, weighed before the normalisation, do point along it.
-    [sliced] = step.captures[0].gradient(tf.constant(rng.normal(size=[5, 1])))
+    [sliced] = step.derivatives.captures[0].gradient(tf.constant(rng.normal(size=[5, 1])))
     assert np.abs(np.sum(sliced.numpy() * kernel, axis=(0, 1, 2))).max() > 1e-4 * size

@@ -35,13 +35,13 @@ def test_the_gradient_over_the_live_tensors_predicts_the_loss(float64):
     x, y = normal(4, 6, 6, 2), labels(4)
     model = build(residual_cnn(), x)
     step = GameStep(Batch(model, model.optimizer, (x, y)))
-    step._differentiate()
-    forward, stages = step.forward, model.game.stages
+    step.differentiate()
+    forward, stages = step.derivatives.forward, model.game.stages
     assert max(len(cut) for cut in forward.cuts) > 1
     rng = np.random.default_rng(0)
     for t in range(1, len(stages)):
         change = {slot: tf.constant(rng.normal(size=value.shape)) for slot, value in forward.cuts[t].items()}
-        terms = [tf.reduce_sum(step._cut_gradients[t][slot][0] * change[slot]) for slot in change]
+        terms = [tf.reduce_sum(step.derivatives.at_cuts[t][slot][0] * change[slot]) for slot in change]
         predicted = sum(float(term) for term in terms) / 4
         losses = []
         for size in (1e-6, -1e-6):

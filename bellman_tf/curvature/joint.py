@@ -1,0 +1,109 @@
+"""The joint metric of players that act together, and their gradients per sample as matrices.
+
+A matrix form here is `[inputs, outputs]`, the transpose of `linalg`'s, so that A and B change places in its functions.
+"""
+
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from bellman_tf.curvature.block import Metric
+from bellman_tf.curvature.capture import MatrixCapture, Tensors
+from bellman_tf.curvature.gram import stacked
+from bellman_tf.linalg.products import matmul
+
+if TYPE_CHECKING:
+    from bellman_tf.curvature.coupling import Coupling
+
+
+class Samples:
+    """One player's gradients per sample as matrices, `[B, m, inputs, outputs]`."""
+
+    def between(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+        """`left' q right`."""
+        return matmul(matmul(left, self.matrix(), transpose_a=True), right)
+
+    def matrix(self) -> tf.Tensor:
+        """`q` itself."""
+        raise NotImplementedError
+
+
+class FormedSamples(Samples):
+    """Gradients that are formed, of layers with positions or in an eigenbasis."""
+
+    def __init__(self, matrix: tf.Tensor) -> None:
+        self._matrix = matrix
+
+    def matrix(self) -> tf.Tensor:
+        """`q` itself."""
+        return self._matrix
+
+
+class OuterSamples(Samples):
+    """Gradients of a dense layer, `q = x c'`.
+
+    Attributes:
+        x: `[B, inputs]`.
+        c: `[B, m, outputs]`.
+    """
+
+    def __init__(self, capture: MatrixCapture) -> None:
+        self.x, self.c = capture.augmented(), stacked(capture.cotangents)
+
+    def between(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+        """`(left' x) (right' c)'`."""
+        return matmul(self.x, left)[:, None, :, None] * matmul(self.c, right)[:, :, None, :]
+
+    def matrix(self) -> tf.Tensor:
+        """`x c'`."""
+        return self.x[:, None, :, None] * self.c[:, :, None, :]
+
+
+class JointMetric:
+    """M^{-1} of several players at one step, learning rate included."""
+
+    def __init__(self, coupling: "Coupling", factor: object, metrics: list[Metric], ratios: Tensors | None) -> None:
+        """Stores what the coupling has factored.
+
+        Args:
+            coupling: applies `factor`.
+            factor: of the joint matrix, in the players' eigenbases for EKFAC.
+            metrics: the players' own metrics.
+            ratios: for EKFAC, the diagonals of D^{-1} with the learning rate; else `None`.
+        """
+        self._coupling, self._factor, self._metrics, self._ratios = coupling, factor, metrics, ratios
+
+    def _enter(self, n: int, matrix: tf.Tensor) -> tf.Tensor:
+        return matrix if self._ratios is None else self._ratios[n] * self._metrics[n].rotate(matrix)
+
+    def _leave(self, n: int, matrix: tf.Tensor) -> tf.Tensor:
+        if self._ratios is None:
+            return self._metrics[n].scale * matrix
+        return self._metrics[n].rotate_back(self._ratios[n] * matrix)
+
+    def solve(self, parts: list[Tensors]) -> list[Tensors]:
+        """`M^{-1}` on one list of tensors per player, in the shapes of its variables; leading axes are allowed."""
+        layouts = [block.layout.matrix for block in self._coupling.blocks]
+        matrices = [layout.pack(own) for layout, own in zip(layouts, parts, strict=True)]
+        solved = self._coupling.solve(self._factor, [self._enter(n, matrix) for n, matrix in enumerate(matrices)])
+        return [layouts[n].unpack(self._leave(n, matrix)) for n, matrix in enumerate(solved)]
+
+    def gram(self, captures: list[MatrixCapture], group_size: int | None, own: list) -> tf.Tensor:
+        """`sum_nm <q_n,i, [M^{-1}]_nm q_m,j>` inside groups.
+
+        Args:
+            captures: of the players, m columns.
+            group_size: samples per group b; `None` is the whole batch.
+            own: for each player, a function of nothing giving the Gram matrix under its own metric.
+
+        Returns:
+            `[G, b m, b m]`, zero where the last group is padded.
+        """
+        if not self._coupling.joint_gram:
+            return tf.add_n([gram() for gram in own])
+        if self._ratios is not None:
+            samples = [FormedSamples(self._enter(n, c.matrix_per_sample())) for n, c in enumerate(captures)]
+            return self._coupling.gram(self._factor, samples, group_size, own, 1.0)
+        flat = self._coupling.positions == 1
+        samples = [OuterSamples(c) if flat else FormedSamples(c.matrix_per_sample()) for c in captures]
+        return self._coupling.gram(self._factor, samples, group_size, own, self._metrics[0].scale)

@@ -1,0 +1,110 @@
+"""Pass 1 and the backward pass: cotangents of players and state, sorted by who needs them."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from bellman_tf.curvature.capture import Capture, Tensors
+from bellman_tf.game.graph import Call, Slot
+from bellman_tf.losses import observe_losses
+from bellman_tf.training.batch import Batch
+from bellman_tf.training.passes import Forward, unflatten
+from bellman_tf.training.terminal import Terminal
+
+
+@dataclasses.dataclass(frozen=True)
+class Derivatives:
+    """What the recursion starts from. A column is one cotangent per sample of everything; none is divided by B.
+
+    Attributes:
+        forward: what pass 1 left behind.
+        columns: m, columns per sample: the gradient, and the factor of the terminal Hessian where it is not collinear.
+        beta_squared: `[B]`, curvature of a collinear terminal Hessian along the gradient, else `None`.
+        captures: each player's capture, `None` for open-loop players.
+        by_call: cotangents of a call's sites, column by column, by `id` of the call.
+        at_cuts: for each stage, gradients of the state before it, one tensor per column, by slot.
+        loose: mean gradients of the players whose place in the network is not known, by index.
+    """
+
+    forward: Forward
+    columns: int
+    beta_squared: tf.Tensor | None
+    captures: list[Capture | None]
+    by_call: dict[int, list[Tensors]]
+    at_cuts: list[dict[Slot, Tensors]]
+    loose: dict[int, Tensors]
+
+
+def differentiate(batch: Batch, feedback: bool) -> Derivatives:
+    """Runs pass 1 inside the model and differentiates the loss, once per column.
+
+    Args:
+        batch: the step; its outputs and loss are kept in it.
+        feedback: whether gradients of the state are wanted.
+
+    Returns:
+        The derivatives.
+    """
+    game, options = batch.game, batch.optimizer.options
+    loose = [v.value for player in game.loose_players for v in player.variables]
+    collinear = options.columns == 0
+    with (
+        tf.GradientTape(watch_accessed_variables=False, persistent=not collinear) as tape,
+        observe_losses(tape) as observed,
+    ):
+        tape.watch(loose)
+        forward = batch.forward(tape, cuts=feedback)
+        batch.compute_loss()
+    terminal = Terminal(forward, observed, batch.cost)
+    calls = [call for stage in game.stages for call in stage.calls]
+    sites = [tensor for call in calls for tensor in forward.sites[id(call)]]
+    cuts = [tensor for cut in forward.cuts for tensor in cut.values()]
+    sources = [sites, cuts, terminal.z, terminal.values, loose]
+    derivatives = tape.gradient(
+        batch.loss, tf.nest.flatten(sources), output_gradients=batch.seed(), unconnected_gradients="zero"
+    )
+    at_sites, at_cuts, at_z, at_values, at_loose = unflatten(sources, derivatives)
+    terminal.resolve(at_values)
+    site_columns, cut_columns, beta_squared = [at_sites], [at_cuts], None
+    if not collinear:
+        for seeds in terminal.factor_columns(None if options.terminal_hessian == "full" else options.columns):
+            parts = tape.gradient(terminal.z, [*sites, *cuts], output_gradients=seeds, unconnected_gradients="zero")
+            site_columns.append(parts[: len(sites)])
+            cut_columns.append(parts[len(sites) :])
+    elif options.terminal_hessian == "matched":
+        beta_squared = tf.cast(terminal.matched_coefficient(at_z), batch.dtype)
+    else:
+        beta_squared = tf.ones([batch.batch_size], batch.dtype)
+    by_call = _by_call(calls, forward, site_columns)
+    captures = [
+        batch.capture(player, forward, [column[0] for column in by_call[id(player.calls[0])]])
+        if player.covered
+        else None
+        for player in game.players
+    ]
+    own = iter(at_loose)
+    means = {
+        player.index: [tf.cast(next(own), batch.dtype) / batch.total for _ in player.variables]
+        for player in game.loose_players
+    }
+    columns = len(site_columns)
+    return Derivatives(forward, columns, beta_squared, captures, by_call, _by_cut(forward, cut_columns), means)
+
+
+def _by_call(calls: list[Call], forward: Forward, columns: list[Tensors]) -> dict[int, list[Tensors]]:
+    """Flat columns over all sites, cut to the calls."""
+    found = {}
+    for call in calls:
+        count = len(forward.sites[id(call)])
+        found[id(call)] = [column[:count] for column in columns]
+        columns = [column[count:] for column in columns]
+    return found
+
+
+def _by_cut(forward: Forward, columns: list[Tensors]) -> list[dict[Slot, Tensors]]:
+    """Flat columns over the state at all cuts, cut to the stages."""
+    found = []
+    for cut in forward.cuts:
+        found.append({slot: [column[k] for column in columns] for k, slot in enumerate(cut)})
+        columns = [column[len(cut) :] for column in columns]
+    return found
