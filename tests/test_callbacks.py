@@ -103,7 +103,6 @@ def test_it_watches_every_optimizer(make):
 
 
 def test_tensorboard_summaries_are_written(tmp_path):
-    pytest.importorskip("tensorboard")
     fit(btf.GTDDP(0.03), btf.callbacks.GameMonitor(tensorboard=str(tmp_path), every=2), epochs=1)
     [file] = tmp_path.iterdir()
     assert b"feedback_ratio/stage_1" in file.read_bytes()
