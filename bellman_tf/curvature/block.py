@@ -175,7 +175,7 @@ class CachedBlock(Block):
         """The arguments of `factorise`, one tuple per matrix."""
         raise NotImplementedError
 
-    def cache(self, factors: list[Tensors], statistics: Tensors, capture: Capture) -> Tensors:
+    def cache(self, factors: list[Tensors], capture: Capture) -> Tensors:
         """What is kept of the factorisations, the other entries of the state."""
         raise NotImplementedError
 
@@ -249,7 +249,7 @@ def _refresh(players: list[Seen], statistics: dict[int, Tensors]) -> list[Tensor
     made: dict[int, list[Tensors]] = {k: [] for k in statistics}
     for place, (k, _) in enumerate(wanted):
         made[k].append(list(factors[place]))
-    return [players[k].block.cache(made[k], statistics[k], players[k].capture) for k in statistics]
+    return [players[k].block.cache(made[k], players[k].capture) for k in statistics]
 
 
 def running_mean(old: tf.Tensor, new: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:

@@ -247,7 +247,7 @@ class KFACBlock(CachedBlock):
         """The factors and their dampings."""
         return list(zip(statistics, split_damping(*statistics, self.config.damping), strict=True))
 
-    def cache(self, factors: list[Tensors], statistics: Tensors, capture: MatrixCapture) -> Tensors:
+    def cache(self, factors: list[Tensors], capture: MatrixCapture) -> Tensors:
         """Damped inverses of A, B and of the bias row's moment."""
         (A_inv, damping_A), (B_inv, _) = factors
         bias = self._positions(capture, A_inv.dtype) if self.rows.bias_apart else 1.0
@@ -286,7 +286,7 @@ class EKFACBlock(KFACBlock):
         """The factors."""
         return [(factor,) for factor in statistics]
 
-    def cache(self, factors: list[Tensors], statistics: Tensors, capture: MatrixCapture) -> Tensors:
+    def cache(self, factors: list[Tensors], capture: MatrixCapture) -> Tensors:
         """Eigenbases of A and B, and K-FAC's own estimate of the scalings, which starts those of a new basis."""
         (eig_A, U_A), (eig_B, U_B) = factors
         rows = [eig_A] * self.rows.repeats
