@@ -178,6 +178,7 @@ def measure(model_name: str, rows: list[str], jit: bool, rounds: int, kfac_every
     """Times all rows of one model in turns; prints and returns medians, ratios and spread."""
     steps = {"mlp": 200, "cnn": 4, "resnet18": 1, "branches": 50}[model_name]
     built = {}
+    Row(model_name, "keras sgd", jit, 1, kfac_every)  # the first trace of a process takes longer than any other
     for name in rows:
         built[name] = Row(model_name, name, jit, steps, kfac_every)
         print(f"  built {model_name} / {name} (trace {built[name].trace:.1f} s)", file=sys.stderr, flush=True)

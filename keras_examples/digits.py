@@ -40,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--networks", nargs="+", choices=("mlp", "cnn"), default=["mlp", "cnn"], help="networks to train"
     )
+    parser.add_argument(
+        "--variants", nargs="*", choices=METRICS, default=["identity"],
+        help="metrics whose GTDDP also runs uncoupled and with the papers' terminal Hessian, on the MLP",
+    )  # fmt: skip
     parser.add_argument("--cnn-steps", type=_command.whole(1), default=150, help="length of a run of the CNN")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "mlp" in options.networks:
         network = functools.partial(_networks.tanh_mlp, shape)
         tasks.append(_study.Task(MLP, network, data, 8, options.steps, MLP_EVERY, MLP_RATES, jit=options.jit))
-        methods.append(rows(options, () if options.quick else ("identity", "kfac")))
+        methods.append(rows(options, () if options.quick else options.variants))
     if "cnn" in options.networks:
         network = functools.partial(_networks.residual_cnn, shape, width=12, strides=2, normalize=False)
         tasks.append(_study.Task(CNN, network, data, 32, options.cnn_steps, CNN_EVERY, CNN_RATES, jit=options.jit))
