@@ -42,7 +42,7 @@ def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
         raise error(argument, f"be one of {', '.join(map(repr, choices))}", value)
 
 
-def resolve(argument: str, identifier: object, names: Mapping[str, type], kind: type, where: str) -> object:
+def resolve(argument: str, identifier: object, names: Mapping[str, type], kind: type, other: str) -> object:
     """What an option means that may be a name, an object, or an object as Keras has serialised it.
 
     Args:
@@ -50,7 +50,7 @@ def resolve(argument: str, identifier: object, names: Mapping[str, type], kind: 
         identifier: what was passed.
         names: the classes that have a name.
         kind: what an object must be an instance of.
-        where: the module whose objects are accepted, for the message.
+        other: what else is accepted, for the message.
 
     Returns:
         The object.
@@ -64,7 +64,7 @@ def resolve(argument: str, identifier: object, names: Mapping[str, type], kind: 
         return identifier
     if isinstance(identifier, str) and identifier in names:
         return names[identifier]()
-    raise error(argument, f"be one of {', '.join(map(repr, names))} or an object of `{where}`", identifier)
+    raise error(argument, f"be one of {', '.join(map(repr, names))} or {other}", identifier)
 
 
 def check_real(

@@ -80,7 +80,7 @@ class GameMonitor(keras.callbacks.Callback):
         """Starts the sums anew, so that a loss that is not finite stays in its epoch."""
         monitor = self.model.optimizer.monitor
         if monitor is not None:
-            monitor.assign(np.zeros(monitor.shape))
+            monitor.assign(np.stack([np.zeros(monitor.shape[1]), monitor.numpy()[1]]))
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Writes a line."""

@@ -216,4 +216,4 @@ def get(identifier: object) -> Bandit:
     Raises:
         ValueError: if the name is not known or the object is not a bandit.
     """
-    return _checks.resolve("bandit", identifier, NAMES, Bandit, "bellman_tf.bandit")
+    return _checks.resolve("bandit", identifier, NAMES, Bandit, "an object of `bellman_tf.bandit`")

@@ -4,8 +4,8 @@ A block is created once per player; its state is a list of tensors that the opti
 `update` turns statistics of the batch into the new state and a `Metric`. Nothing here assigns a variable.
 
 A `CachedBlock` keeps factorisations, too dear for every step. `update_all` renews those of many players in one branch
-of the graph, matrices of one size as one stack: a branch per player takes longer to trace, and to skip, than the rest
-of the step.
+of the graph, matrices of one size as one stack: a branch per player took longer to trace than the rest of
+the step.
 """
 
 import dataclasses

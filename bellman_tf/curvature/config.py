@@ -176,4 +176,4 @@ def get(identifier: object) -> Config:
     Raises:
         ValueError: if the name is not known or the object is not a curvature config.
     """
-    return _checks.resolve("curvature", identifier, NAMES, Config, "bellman_tf.curvature")
+    return _checks.resolve("curvature", identifier, NAMES, Config, "an object of `bellman_tf.curvature`")

@@ -15,7 +15,17 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.curvature.capture import MatrixCapture, MatrixLayout, Tensors, after, to_work, weigh, with_ones
+from bellman_tf import _checks
+from bellman_tf.curvature.capture import (
+    MatrixCapture,
+    MatrixLayout,
+    Tensors,
+    after,
+    leading,
+    to_work,
+    weigh,
+    with_ones,
+)
 from bellman_tf.linalg.products import matmul
 
 
@@ -109,7 +119,7 @@ class Convolution(MatrixCapture):
         self.kernel_size = tuple(layer.kernel_size)
         last = [channels_last(layer, c) for c in self._native]
         sizes = sizes_of(last[0])
-        flat = [tf.reshape(c, [-1 if c.shape[0] is None else c.shape[0], _product(sizes), c.shape[-1]]) for c in last]
+        flat = [tf.reshape(c, [*leading(c, len(sizes) + 1), _product(sizes), c.shape[-1]]) for c in last]
         self.positions = _product(sizes) if all(isinstance(s, int) for s in sizes) else None
         super().__init__(flat, convolution_layout(layer))
         self.matrix = self.groups == 1
@@ -172,9 +182,14 @@ class Convolution(MatrixCapture):
 
         Returns:
             `[B, m, c_in / groups, c_out]`.
+
+        Raises:
+            ValueError: if `left` is given and there are channel groups.
         """
         x, columns = self.taps.tap(number), self.cotangents
         if self.groups > 1:
+            if left is not None:
+                raise _checks.error("left", "be None with channel groups", left.shape)
             return self._grouped_gradients(x)
         # q = x' c: few positions are cheaper to turn than the gradients that they make.
         rows, width = self.taps.channels, self.layout.width

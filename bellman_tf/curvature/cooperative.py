@@ -16,7 +16,8 @@ EKFAC keeps its own blocks and takes K-FAC's correlations: with K the joint K-FA
 in the players' eigenbases and puts EKFAC's second moments in the place of K-FAC's eigenvalues, so that M_nn is EKFAC's.
 
 The recursion's Gram matrix is that of the joint metric, cross terms included. Where that needs gradients per sample of
-more than `JOINT_GRAM_BELOW` numbers the Gram matrices of the players alone are added instead, as `describe` says.
+more numbers than `coupling.JOINT_GRAM_BELOW` the Gram matrices of the players alone are added instead, as `describe`
+says.
 
 A matrix form here is `[inputs, outputs]`, the transpose of `linalg`'s, so that A and B change places in its functions.
 """

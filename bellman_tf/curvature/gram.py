@@ -121,10 +121,13 @@ def draw_taps(
         for capture, metric in players
     ]
     drawn: list[tf.Tensor | None] = [None] * len(totals)
+    if any(totals):  # a row for each player; integers, because floats differ between TensorFlow and XLA
+        shape = [len(totals), max(totals)]
+        keys = tf.random.stateless_uniform(shape, seed, minval=None, maxval=None, dtype=tf.int32, alg="philox")
     for total in sorted({*totals} - {0}):
         places = [k for k, count in enumerate(totals) if count == total]
-        uniform = tf.random.stateless_uniform([len(places), total], seed, alg="philox")  # the same under XLA
-        for k, taps in zip(places, tf.unstack(tf.argsort(uniform)[:, :SKETCHED_TAPS]), strict=True):
+        order = tf.argsort(tf.gather(keys, places)[:, :total])[:, :SKETCHED_TAPS]
+        for k, taps in zip(places, tf.unstack(order), strict=True):
             drawn[k] = taps
     return drawn
 

@@ -91,7 +91,7 @@ class KroneckerRows:
         """
         lead = leading(kernel, len(self.layout.kernel_shape))
         turned = tf.reshape(matmul(kernel, right), [*lead, self.repeats, self.size, self.layout.width])
-        if not lead:  # copies of a small matrix for one batched product
+        if not lead:  # copies of a small matrix for one batched product, made when it is due
             left = tf.broadcast_to(after(left, turned), [self.repeats, self.size, self.size])
         return tf.reshape(matmul(left, turned), [*lead, *self.layout.kernel_shape])
 

@@ -295,8 +295,8 @@ class GameStep:
 
         batch.call_model(recorder)
         if left[0] is not None:
-            after = tf.cast(left[0].cost(batch.loss_of), batch.dtype)
-            batch.outcome = self._outcome(policy, tf.cast(batch.loss, batch.dtype) - after)
+            loss_after = tf.cast(left[0].cost(batch.loss_of), batch.dtype)
+            batch.outcome = self._outcome(policy, tf.cast(batch.loss, batch.dtype) - loss_after)
 
     def _arguments(self, player: Player) -> tuple:
         """(args, kwargs) of a player's call in the state that pass 2 has reached, before its turn."""

@@ -1,7 +1,7 @@
 """One training step: capture, curvature, recursion, policy, new weights.
 
     pass 1        outputs, loss, watched tensors                     (passes.py)
-    backward      one gradient call gives cotangents of all players and of the state at every cut
+    backward      one gradient call gives cotangents of all players and of the state at every cut (derivatives.py)
     curvature     each player's metric from its capture              (curvature/)
     recursion     Gram matrices to sample weights, all stages        (policy.py)
     pass 2        stage by stage: deviation, weights, new parameters (passes.py)

@@ -101,7 +101,9 @@ def get(identifier: object) -> LevenbergMarquardt | None:
     """
     if identifier is None:
         return None
-    return _checks.resolve("step_control", identifier, STEP_CONTROLS, LevenbergMarquardt, "bellman_tf")
+    return _checks.resolve(
+        "step_control", identifier, STEP_CONTROLS, LevenbergMarquardt, "None or a `LevenbergMarquardt`"
+    )
 
 
 class Verdict(NamedTuple):

@@ -153,18 +153,30 @@ def test_turned_gradients_of_a_tap(positions, rng):
 
 
 def test_every_tap_is_drawn_and_none_twice(rng, monkeypatch):
-    """By players with 3, 9 and 3 taps beside one that is not sketched."""
-    names = ("conv 1d", "conv 2d", "dense", "conv 1d")
+    """By players with 3, 9, 3 and 8 taps beside one that is not sketched."""
+    names = ("conv 1d", "conv 2d", "dense", "conv 1d", "conv 2d even")
     players = [Player("identity", name, rng) for name in names]
     kept = [(player.capture, player.metric) for player in players]
-    drawn = [draw_taps(kept, "sketch", [0, k]) for k in range(60)]
+    drawn = [draw_taps(kept, "sketch", [0, k]) for k in range(200)]
     assert all(taps[2] is None for taps in drawn)
     for place, total in ((0, 3), (1, 9), (3, 3)):
         assert {int(taps[place]) for taps in drawn} == set(range(total))
-    assert any(int(taps[0]) != int(taps[3]) for taps in drawn)
+    for one, other, total in ((0, 3, 3), (0, 1, 9), (1, 4, 9)):  # independent: they agree once in `total` steps
+        agree = np.mean([int(taps[one]) == int(taps[other]) for taps in drawn])
+        assert agree < 1 / total + 4 * np.sqrt(1 / total / len(drawn))
     monkeypatch.setattr(module, "SKETCHED_TAPS", 3)
     taps = draw_taps(kept, "sketch", [0, 0])
     assert [len(set(taps[place].numpy())) for place in (0, 1, 3)] == [3, 3, 3]
+
+
+def test_xla_draws_the_same_taps(rng):
+    kept = [
+        (player.capture, player.metric) for player in (Player("identity", name, rng) for name in ("conv 1d", "conv 2d"))
+    ]
+    draws = [tf.function(lambda k: draw_taps(kept, "sketch", [k, 0]), jit_compile=jit) for jit in (False, True)]
+    for k in map(tf.constant, range(20)):
+        for taps, others in zip(*(compiled(k) for compiled in draws), strict=True):
+            np.testing.assert_array_equal(taps, others)
 
 
 def test_more_sketched_taps_come_closer(rng):
