@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import bellman_tf as btf
@@ -243,3 +244,15 @@ def test_applications_train(name):
         weights.append(model.get_weights())
     for expected, actual in zip(*weights[:2], strict=True):
         assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_batches_and_images_of_unknown_size():
+    inputs = keras.Input((None, None, 2))
+    hidden = layers.Conv2D(3, 3, strides=2, padding="same", activation="relu")(layers.Conv2D(3, 3)(inputs))
+    model = btf.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(hidden)))
+    model.compile(btf.GTDDP(0.03), **cross_entropy())
+    signature = (tf.TensorSpec([None, None, None, 2], tf.float32), tf.TensorSpec([None], tf.int32))
+    batches = [(normal(size, width, 9, 2), labels(size)) for size, width in ((5, 8), (3, 11))]
+    data = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature).repeat()
+    assert np.isfinite(model.fit(data, steps_per_epoch=2, epochs=2, verbose=0, shuffle=False).history["loss"]).all()
+    assert int(model.optimizer.rejected_batches) == 0
