@@ -11,6 +11,7 @@ from bellman_tf import _checks
 from bellman_tf.curvature import config as curvature_config
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.coupling import Coupling
+from bellman_tf.curvature.diagonal import IdentityBlock
 from bellman_tf.game.stages import Game
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block
 from bellman_tf.optimizers.options import GameOptions
@@ -227,13 +228,14 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             variables: the model's trainable variables.
 
         Raises:
-            ValueError: if the optimizer is not bound to a model of this package, or a player does not suit the
-                curvature.
+            ValueError: if the optimizer is not bound to a model of this package, a player does not suit the
+                curvature, or variables in float64 stand beside others.
         """
         if self.built:
             return
         game: Game = self._bound_model().game
         blocks = [self.make_block(player) for player in game.players]
+        self._check_dtypes(variables, blocks)
         super().build(variables)
         state = []
         for player, block in zip(game.players, blocks, strict=True):
@@ -246,6 +248,15 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             dtype = game.players[coupling.players[0]].variables[0].dtype
             state.append([self._new_state(f"coupling_{number}_{spec.name}", spec, dtype) for spec in specs])
         self.blocks, self.couplings, self.state = blocks, couplings, state
+
+    def _check_dtypes(self, variables: list, blocks: list[Block]) -> None:
+        """Statistics and sample weights have one dtype; the plain open-loop step needs neither."""
+        dtypes = sorted({v.dtype for v in variables})
+        plain = self.options.information == "open" and all(isinstance(block, IdentityBlock) for block in blocks)
+        if "float64" in dtypes and len(dtypes) > 1 and not plain:
+            raise _checks.error(
+                "model", "have trainable variables of one dtype", dtypes, "Give every layer the same `dtype`."
+            )
 
     def make_block(self, player: object) -> Block:
         """The curvature block that a player gets.

@@ -206,3 +206,14 @@ def test_a_strategy_with_several_replicas_is_refused(monkeypatch):
     monkeypatch.setattr(type(model), "distribute_strategy", type("Two", (), {"num_replicas_in_sync": 2}))
     with pytest.raises(ValueError, match="`model` must run on one replica"):
         btf.GTDDP().bind(model)
+
+
+def test_layers_of_two_precisions_are_refused():
+    layers = [keras.layers.Dense(4, dtype="float64"), keras.layers.Dense(3)]
+    model = btf.Sequential([keras.Input((2,)), *layers])
+    before = model.get_weights()
+    model.compile(btf.GTDDP(0.1), loss="mse")
+    with pytest.raises(ValueError, match=r"`model` must have trainable variables of one dtype\. Received"):
+        model.fit(np.ones((4, 2)), np.ones((4, 3)), verbose=0)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
