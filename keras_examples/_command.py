@@ -42,16 +42,11 @@ def parser(
     Returns:
         The parser.
     """
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
-    made.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out), help="directory for tables, plots, JSON")
+    made = _bare_parser(description, out, steps, seeds)
     made.add_argument("--quick", action="store_true", help="few methods, rates and steps, to see that it works")
     made.add_argument("--metrics", nargs="+", choices=METRICS, default=list(metrics), help="curvatures to compare")
-    made.add_argument("--seeds", type=whole(1), default=seeds, help="runs per method and learning rate")
     made.add_argument("--decades", type=whole(1), default=decades, help="decades that the learning rates span")
     made.add_argument("--per-decade", type=int, choices=(2, 4), default=2, help="learning rates per decade")
-    made.add_argument("--steps", type=whole(1), default=steps, help="length of a run")
     made.add_argument(
         "--gram", choices=FORMS, default="auto", help="how GTDDP forms the Gram matrices, see bellman_tf.curvature.gram"
     )
@@ -59,6 +54,17 @@ def parser(
         "--invert-every", type=whole(1), default=1, help="steps between factorisations of K-FAC and EKFAC, both sides"
     )
     made.add_argument("--jit", action="store_true", help="compile the steps with XLA")
+    return made
+
+
+def _bare_parser(description: str, out: str, steps: int, seeds: int) -> argparse.ArgumentParser:
+    """The options of every example."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    made.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out), help="directory for tables, plots, JSON")
+    made.add_argument("--seeds", type=whole(1), default=seeds, help="runs of everything")
+    made.add_argument("--steps", type=whole(1), default=steps, help="length of a run")
     return made
 
 
@@ -75,10 +81,7 @@ def short_parser(description: str, out: str, data: str, steps: int, seeds: int) 
     Returns:
         The parser.
     """
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
-    made.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out), help="directory for table, figure, JSON")
+    made = _bare_parser(description, out, steps, seeds)
     made.add_argument("--quick", action="store_true", help="smallest sizes, to see that it works; on DIGITS by default")
     made.add_argument("--data", nargs="+", choices=_data.NAMES, help=f"data; default: {data}")
     made.add_argument(
@@ -86,8 +89,6 @@ def short_parser(description: str, out: str, data: str, steps: int, seeds: int) 
         default=os.environ.get("TFDS_DATA_DIR"),
         help="TFDS directory; default: environment's TFDS_DATA_DIR",
     )
-    made.add_argument("--seeds", type=whole(1), default=seeds, help="runs of everything")
-    made.add_argument("--steps", type=whole(1), default=steps, help="length of a run")
     return made
 
 

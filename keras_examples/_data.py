@@ -35,47 +35,28 @@ def digits() -> Data:
     return Data(x[train], y[train], x[test], y[test])
 
 
-def mnist(data_dir: str | None, most: int | None = None) -> Data:
-    """MNIST as TensorFlow Datasets prepares it, 28 x 28 pixels: 60,000 images to train on and 10,000 to test on.
-
-    Args:
-        data_dir: the directory that holds `mnist/`, as `tfds.load` takes it.
-        most: the first so many of each are read; `None` reads all.
-
-    Returns:
-        The images and labels.
-
-    Raises:
-        ValueError: if there is no such directory or MNIST is not in it.
-    """
-    return _prepared("mnist", data_dir, most)
-
-
-def cifar10(data_dir: str | None, most: int | None = None) -> Data:
-    """CIFAR-10 as TensorFlow Datasets prepares it, 32 x 32 pixels in colour: 50,000 images to train on, 10,000 to test.
-
-    Args:
-        data_dir: the directory that holds `cifar10/`, as `tfds.load` takes it.
-        most: the first so many of each are read; `None` reads all.
-
-    Returns:
-        The images and labels.
-
-    Raises:
-        ValueError: if there is no such directory or CIFAR-10 is not in it.
-    """
-    return _prepared("cifar10", data_dir, most)
-
-
 NAMES = ("digits", "mnist", "cifar10")
 
 
 def load(name: str, data_dir: str | None, most: int | None = None) -> Data:
-    """Data by name; arguments as for `mnist`, which DIGITS does not need."""
-    return digits() if name == "digits" else _prepared(name, data_dir, most)
+    """Data by name: DIGITS, or what TensorFlow Datasets has prepared.
 
+    MNIST has 60,000 images of 28 x 28 pixels to train on and 10,000 to test on, CIFAR-10 50,000 and 10,000 of 32 x 32
+    pixels in colour.
 
-def _prepared(name: str, data_dir: str | None, most: int | None) -> Data:
+    Args:
+        name: one of `NAMES`.
+        data_dir: the directory that holds a folder of that name, as `tfds.load` takes it; DIGITS need none.
+        most: the first so many of each part are read; `None` reads all.
+
+    Returns:
+        The images and labels.
+
+    Raises:
+        ValueError: if there is no such directory or the data are not in it.
+    """
+    if name == "digits":
+        return digits()
     advice = (
         'Pass `--data-dir` or set TFDS_DATA_DIR; `python -c "import tensorflow_datasets as tfds; '
         f"tfds.load('{name}', data_dir='DIRECTORY')\"` prepares one."

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -196,6 +196,23 @@ class Trainer:
             task.name, self.method.metric, self.method.form, self.method.name, rate, number, seed,
             tuple(losses), loss, accuracy, curve.rejected, 1e3 * float(np.median(curve.seconds)) / task.every,
         )  # fmt: skip
+
+    def runs(self, rates: Sequence[float], seeds: int, progress: object) -> Iterator[Run]:
+        """Trains at every rate and seed, one run at a time.
+
+        Args:
+            rates: learning rates.
+            seeds: runs per rate.
+            progress: told about every run.
+
+        Yields:
+            Each result, while the model is as that run left it.
+        """
+        for rate in rates:
+            for seed in range(seeds):
+                run = self.run(0, seed, rate=rate)
+                progress.add(run)
+                yield run
 
     def _train_loss(self) -> float:
         """Loss on all training images, `inf` if it is not finite."""

@@ -169,10 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for variant, factor in methods:
             trainer = _study.Trainer(task, variant)
             for rate in options.rates:
-                for seed in range(options.seeds):
-                    run = trainer.run(0, seed, rate=factor * rate)
+                for run in trainer.runs([factor * rate], options.seeds, progress):
                     records.append(dataclasses.asdict(run) | {"base": rate})
-                    progress.add(run)
     plot(records, options.out / FIGURE)
     _command.report(options, table(records), records, time.perf_counter() - start, [FIGURE])
 

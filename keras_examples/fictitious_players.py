@@ -161,10 +161,7 @@ def conduct(
 
     def run(trained: _study.Task, name: str, make: Callable, rate: float) -> list[_study.Run]:
         trainer = _study.Trainer(trained, Variant(name, make))
-        runs = [trainer.run(0, seed, rate=rate) for seed in range(seeds)]
-        for each in runs:
-            progress.add(each)
-        return runs
+        return list(trainer.runs([rate], seeds, progress))
 
     groups = []
     for way in ways:
@@ -261,10 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         task = _study.Task(name, network, each, BATCH, options.steps, EVERY, {}, tail=WINDOW * EVERY)
         groups += conduct(task, options.ways, counts, options.seeds, progress)
         trainer = _study.Trainer(task, Variant("SGD, one player", keras.optimizers.SGD))
-        for rate in rates:
-            for seed in range(options.seeds):
-                tuned.append(trainer.run(0, seed, rate=rate))
-                progress.add(tuned[-1])
+        tuned += trainer.runs(rates, options.seeds, progress)
     plot(groups, options.out / FIGURE)
     runs = [run for group in groups for run in (*group.players, *group.control, *group.explicit)] + tuned
     text = f"{table(groups)}\n\n{tuned_table(tuned)}"

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.metrics, options.normalization = options.metrics[:1], options.normalization[:1]
     _command.multiple(parser, "--steps", options.steps, EVERY)
     try:
-        data = _data.mnist(options.data_dir)
+        data = _data.load("mnist", options.data_dir)
     except ValueError as problem:
         parser.error(str(problem))
     tasks, methods = [], []

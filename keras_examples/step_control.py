@@ -114,12 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for metric in options.metrics:
             for form in CONTROLS:
                 trainer = _study.Trainer(task, variant(metric, form))
-                for rate in rates:
-                    for seed in range(options.seeds):
-                        run = trainer.run(0, seed, rate=rate)
-                        refused = int(trainer.optimizer.refused_steps) if CONTROLS[form] else 0
-                        records.append(dataclasses.asdict(run) | {"refused": refused})
-                        progress.add(run)
+                for run in trainer.runs(rates, options.seeds, progress):
+                    refused = int(trainer.optimizer.refused_steps) if CONTROLS[form] else 0
+                    records.append(dataclasses.asdict(run) | {"refused": refused})
     plot(records, options.out / FIGURE)
     _command.report(options, table(records), records, time.perf_counter() - start, [FIGURE])
 

@@ -167,7 +167,7 @@ def test_cooperative_block_quick_has_the_controls(tmp_path, capsys):
 
 
 def test_cifar10_is_read_in_colour(tiny_mnist):
-    data = _data.cifar10(str(tiny_mnist), most=30)
+    data = _data.load("cifar10", str(tiny_mnist), most=30)
     assert data.x_train.shape == (30, 32, 32, 3) and data.x_test.shape == (20, 32, 32, 3)
     assert data.x_train.max() <= 1 and list(data.y_train[:3]) == [0, 1, 2]
 

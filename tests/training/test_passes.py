@@ -15,14 +15,6 @@ from tests.helpers import assert_close
 from tests.strategies.networks import classify, cross_entropy, labels, normal, residual_cnn
 
 
-@pytest.fixture
-def float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-
-
 def build(model, x):
     model.compile(optimizer=btf.GTDDP(curvature="identity"), **cross_entropy())
     model(x)
@@ -30,7 +22,8 @@ def build(model, x):
     return model
 
 
-def test_the_gradient_over_the_live_tensors_predicts_the_loss(float64):
+@pytest.mark.usefixtures("_float64")
+def test_the_gradient_over_the_live_tensors_predicts_the_loss():
     """Moving the state at a cut moves the loss by <g, dx>, shortcuts included: the partial gradient of each copy."""
     x, y = normal(4, 6, 6, 2), labels(4)
     model = build(residual_cnn(), x)
