@@ -10,10 +10,8 @@ import itertools
 import math
 import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # a game asks this file for its alignments
-    from bellman_tf.game.stages import Game
+from bellman_tf.game.players import Program
 
 LISTED = 1024  # placements that are listed; of more, a sample is
 
@@ -29,7 +27,7 @@ class Alignments:
         count: number of placements of the whole network, the product over the blocks.
     """
 
-    def __init__(self, game: "Game") -> None:
+    def __init__(self, game: Program) -> None:
         """Lists the placements of every block.
 
         Args:
@@ -97,7 +95,7 @@ class Alignments:
         return "\n".join(lines)
 
 
-def ranges(game: "Game") -> dict[int, tuple[int, int]]:
+def ranges(game: Program) -> dict[int, tuple[int, int]]:
     """Earliest and latest stage of every player whose place is known; a layer applied twice does not move.
 
     Args:
@@ -126,7 +124,7 @@ def ranges(game: "Game") -> dict[int, tuple[int, int]]:
     }
 
 
-def _followers(game: "Game", movable: set[int]) -> dict[int, set[int]]:
+def _followers(game: Program, movable: set[int]) -> dict[int, set[int]]:
     """For each movable player, the movable players that read what it makes, directly or through others."""
     above: dict = {}  # slot to the movable players it depends on
     follows: dict[int, set[int]] = {player: set() for player in sorted(movable)}

@@ -5,13 +5,12 @@ node: its input flows through. One that brings several together (Add, Concatenat
 that a chain of residual blocks keeps one edge per shortcut.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import keras
 
-if TYPE_CHECKING:  # a game draws itself through this file
-    from bellman_tf.game.graph import Call
-    from bellman_tf.game.stages import Game
+from bellman_tf.game.graph import Call
+from bellman_tf.game.players import Program
 
 _MERGES = {
     "Add": "+", "Subtract": "-", "Multiply": "x", "Concatenate": "cat", "Average": "avg", "Maximum": "max",
@@ -55,7 +54,7 @@ class Edge(NamedTuple):
         return self.target.stage > ahead
 
 
-def edges(game: "Game") -> list[Edge]:
+def edges(game: Program) -> list[Edge]:
     """The flow of a game, input to output.
 
     A player stands at the stages where its layer is applied: a layer applied twice is two nodes with one index.
@@ -97,7 +96,7 @@ def _named(name: str, slots: tuple | list) -> list[tuple]:
     return [(slot, name if len(slots) == 1 else f"{name} {i + 1}") for i, slot in enumerate(slots)]
 
 
-def _merge_label(call: "Call") -> str:
+def _merge_label(call: Call) -> str:
     kind = type(call.operation).__name__
     return _MERGES.get(kind, kind.lower() if len(kind) <= 6 else kind[:5].lower() + ".")
 

@@ -6,12 +6,10 @@ the next row leaves at the right margin and enters at the left.
 """
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from bellman_tf.game.flow import Edge, Node, edges, heights
-
-if TYPE_CHECKING:  # a game draws itself through this file
-    from bellman_tf.game.stages import Game
+from bellman_tf.game.players import Program
 
 BOX = (1.45, 0.56)
 PILL = (0.8, 0.32)  # inputs and outputs
@@ -68,7 +66,7 @@ class Layout:
         tags: a number for each node whose tensor goes on in another row.
     """
 
-    def __init__(self, game: "Game", stages_per_row: int) -> None:
+    def __init__(self, game: Program, stages_per_row: int) -> None:
         """Places everything.
 
         Args:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from bellman_tf import _checks
 from bellman_tf.game.flow import Node
 from bellman_tf.game.layout import BAR, BOX, CIRCLE, FOOT, HEAD, MARGIN, PILL, Bar, Layout, Point, Row, Wire
+from bellman_tf.game.players import Player, Program
 
 if TYPE_CHECKING:  # a game draws itself through this file
     from matplotlib.axes import Axes
 
-    from bellman_tf.game.stages import Game, Player
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -28,7 +28,7 @@ CORNER = 0.1  # radius
 
 
 def plot_game(
-    game: "Game", path: str | pathlib.Path, name: str = "model", stages_per_row: int = 10, dpi: int = 120
+    game: Program, path: str | pathlib.Path, name: str = "model", stages_per_row: int = 10, dpi: int = 120
 ) -> None:
     """Draws a game into a file.
 
@@ -77,7 +77,7 @@ def plot_game(
 class _Picture:
     """Draws the parts of a layout on axes whose unit is an inch."""
 
-    def __init__(self, game: "Game", layout: Layout, axes: "Axes") -> None:
+    def __init__(self, game: Program, layout: Layout, axes: "Axes") -> None:
         self.game, self.layout, self.axes = game, layout, axes
         kinds = sorted({player.kind for player in game.players if player.covered})
         self.colours = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(kinds)}
@@ -123,7 +123,7 @@ class _Picture:
         line = "-" if kind in self.colours else "--"
         self.plate(x, y, size, 0.06, facecolor=self.colours.get(kind, GREY), linestyle=line)
 
-    def player(self, player: "Player", x: float, y: float, again: bool = False) -> None:
+    def player(self, player: Player, x: float, y: float, again: bool = False) -> None:
         self.kind_plate(player.kind, x, y, BOX)
         count = "applied again" if again else f"{player.parameters:,} param" + "s" * (player.parameters != 1)
         self.text(x, y + 0.16, _short(player.name), 7.5 if len(player.name) <= 18 else 6.6, fontweight="bold")

@@ -1,15 +1,13 @@
 """`game_summary`: stages and players as a table, in the manner of Keras's `summary`."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the game prints itself through this file
-    from bellman_tf.game.stages import Game, Player
+from bellman_tf.game.players import Player, Players
 
 _COLUMNS = ("stage", "player", "kind", "parameters", "curvature", "gram", "coverage")
 
 
-def _row(player: "Player", metrics: list[str] | None, ranges: dict[int, tuple[int, int]]) -> tuple[str, ...]:
+def _row(player: Player, metrics: list[str] | None, ranges: dict[int, tuple[int, int]]) -> tuple[str, ...]:
     metric = "-" if metrics is None else metrics[player.index]
     covered = f"covered ({player.coverage.site})" if player.covered else f"open-loop: {player.coverage}"
     stage = "-" if player.stage is None else str(player.stage)
@@ -18,7 +16,7 @@ def _row(player: "Player", metrics: list[str] | None, ranges: dict[int, tuple[in
     return stage, player.name, player.kind, f"{player.parameters:,}", metric, player.gram, covered
 
 
-def print_game(game: "Game", name: str, metrics: list[str] | None, print_fn: Callable | None = None) -> None:
+def print_game(game: Players, name: str, metrics: list[str] | None, print_fn: Callable | None = None) -> None:
     """Prints the game.
 
     Args:

@@ -8,7 +8,6 @@ player. Source: algorithm.md, Section 1; GTDDP Sec. 3.1; DGN Fig. 2.
 import copy
 import dataclasses
 import functools
-import math
 import pathlib
 from collections.abc import Callable
 
@@ -16,92 +15,13 @@ import keras
 
 from bellman_tf import _checks
 from bellman_tf.curvature.coverage import PREACTIVATION, Coverage, coverage
-from bellman_tf.curvature.gram import static_plan
 from bellman_tf.game.alignments import Alignments
 from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, trace
+from bellman_tf.game.players import Player, Program, Stage
 from bellman_tf.game.report import print_game
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Player:
-    """The parameters of one layer, or of several that cannot be told apart.
-
-    Attributes:
-        index: position in `Game.players`.
-        name: layer names.
-        layers: the layers whose variables these are.
-        variables: trainable variables, in the layers' order.
-        calls: where the layers are applied; empty if that is not known.
-        stage: of the first call; `None` if the calls are not known.
-        coverage: how the player is covered, or the reason why it is open-loop.
-    """
-
-    index: int
-    name: str
-    layers: tuple[keras.Layer, ...]
-    variables: tuple
-    calls: tuple[Call, ...]
-    stage: int | None
-    coverage: Coverage | str
-
-    @property
-    def covered(self) -> bool:
-        """Whether the player has a Gram form."""
-        return isinstance(self.coverage, Coverage)
-
-    @property
-    def kind(self) -> str:
-        """Layer family, or "open-loop"."""
-        return self.coverage.kind if self.covered else "open-loop"
-
-    @property
-    def gram(self) -> str:
-        """Form of the Gram matrix under `gram="auto"` and a metric that does not mix taps; "none" if open-loop."""
-        return self._plan[0]
-
-    @property
-    def gram_cost(self) -> int | None:
-        """Multiplications per sample of that form's per-sample part, `None` if a size is not static."""
-        return self._plan[1]
-
-    @property
-    def _plan(self) -> tuple[str, int | None]:
-        if not self.covered:
-            return "none", 0
-        return static_plan(self.coverage, self.calls[0].shapes[0], self.parameters)
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters."""
-        return sum(math.prod(v.shape) for v in self.variables)
-
-
-class Stage(tuple):
-    """One stage of the game: the tuple of players that act here for the first time (a shared layer acts once).
-
-    Attributes:
-        before: calls without parameters that lead up to the cut before this stage.
-        state: slots crossing the cut.
-        calls: calls of players at this stage, in graph order.
-    """
-
-    before: tuple[Call, ...]
-    state: tuple[Slot, ...]
-    calls: tuple[Call, ...]
-
-    def __new__(cls, players: tuple[Player, ...], before: tuple, state: tuple, calls: tuple) -> "Stage":
-        """Makes the tuple and attaches what lies around it."""
-        stage = super().__new__(cls, players)
-        stage.before, stage.state, stage.calls = before, state, calls
-        return stage
-
-    @property
-    def players(self) -> tuple[Player, ...]:
-        """The players, as a plain tuple."""
-        return tuple(self)
-
-
-class Game:
+class Game(Program):
     """The players and stages of a model.
 
     Attributes:
@@ -202,16 +122,6 @@ class Game:
 
         plot_game(self, path, **options)
 
-    @property
-    def open_loop_players(self) -> list[Player]:
-        """Players without a Gram form."""
-        return [player for player in self.players if not player.covered]
-
-    @property
-    def loose_players(self) -> list[Player]:
-        """Players whose place in the network is not known."""
-        return [player for player in self.players if player.stage is None]
-
     def _add_player(self, calls: list[Call], stage: int) -> None:
         layers = tuple({id(call.operation): call.operation for call in calls}.values())
         variables = tuple({id(v): v for layer in layers for v in layer.trainable_variables}.values())
@@ -226,7 +136,8 @@ class Game:
             if _masked_normalisation(calls[0]):
                 found = "its statistics are masked"
         name = " + ".join(layer.name for layer in layers)
-        player = Player(len(self.players), name, layers, variables, tuple(calls), stage, found)
+        shapes = tuple(call.shapes[0][1:] for call in calls)
+        player = Player(len(self.players), name, layers, variables, tuple(calls), stage, found, shapes)
         self.players.append(player)
         self.player_of.update({id(call): player for call in calls})
 

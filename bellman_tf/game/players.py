@@ -1,0 +1,146 @@
+"""What every game consists of: players, stages, and how much of the network has a Gram form."""
+
+import dataclasses
+import math
+
+import keras
+
+from bellman_tf.curvature.coverage import Coverage
+from bellman_tf.curvature.gram import static_plan
+from bellman_tf.game.graph import Call, Graph, Slot
+
+# How the gradient of the weighted loss is had: the cotangents of one backward pass weighed sample by sample, where samples
+# stay apart behind the layer, or one more backward pass, of the weighted loss itself.
+COTANGENTS, BACKWARD = "cotangents", "backward pass"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Player:
+    """The parameters of one layer, or of several that cannot be told apart.
+
+    Attributes:
+        index: position in `Game.players`.
+        name: layer names.
+        layers: the layers whose variables these are.
+        variables: trainable variables, in the layers' order.
+        calls: where the layers are applied; empty if that is not known.
+        stage: of the first call; `None` if the calls are not known.
+        coverage: how the player is covered, or the reason why it is open-loop.
+        shapes: of the tensors its cotangents belong to, without the batch axis, one per call.
+        weighing: how the gradient of the weighted loss is had: `COTANGENTS` or `BACKWARD`.
+        null: whether the variables have no effect on the outputs.
+    """
+
+    index: int
+    name: str
+    layers: tuple[keras.Layer, ...]
+    variables: tuple
+    calls: tuple[Call, ...]
+    stage: int | None
+    coverage: Coverage | str
+    shapes: tuple[tuple, ...] = ()
+    weighing: str = COTANGENTS
+    null: bool = False
+
+    @property
+    def covered(self) -> bool:
+        """Whether the player has a Gram form."""
+        return isinstance(self.coverage, Coverage)
+
+    @property
+    def kind(self) -> str:
+        """Layer family, or "open-loop"."""
+        return self.coverage.kind if self.covered else "open-loop"
+
+    @property
+    def gram(self) -> str:
+        """Form of the Gram matrix under `gram="auto"` and a metric that does not mix taps; "none" if open-loop."""
+        return self._plan[0]
+
+    @property
+    def gram_cost(self) -> int | None:
+        """Multiplications per sample of that form's per-sample part, `None` if a size is not static."""
+        return self._plan[1]
+
+    @property
+    def _plan(self) -> tuple[str, int | None]:
+        if not self.covered:
+            return "none", 0
+        return static_plan(self.coverage, (None, *self.shapes[0]), self.parameters)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(math.prod(v.shape) for v in self.variables)
+
+
+class Stage(tuple):
+    """One stage of the game: the tuple of players that act here for the first time (a shared layer acts once).
+
+    Attributes:
+        before: calls without parameters that lead up to the cut before this stage.
+        state: slots crossing the cut.
+        calls: calls of players at this stage, in graph order.
+    """
+
+    before: tuple[Call, ...]
+    state: tuple[Slot, ...]
+    calls: tuple[Call, ...]
+
+    def __new__(cls, players: tuple[Player, ...], before: tuple, state: tuple, calls: tuple) -> "Stage":
+        """Makes the tuple and attaches what lies around it."""
+        stage = super().__new__(cls, players)
+        stage.before, stage.state, stage.calls = before, state, calls
+        return stage
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """The players, as a plain tuple."""
+        return tuple(self)
+
+
+class Players:
+    """What all games share.
+
+    Attributes:
+        players: every player, in order; then those whose place is not known.
+        stages: tuples of players that act at the same time.
+        reason: why the network's layers cannot be told apart; empty if they can.
+    """
+
+    players: list[Player]
+    stages: list[Stage]
+    reason: str = ""
+
+    @property
+    def open_loop_players(self) -> list[Player]:
+        """Players without a Gram form."""
+        return [player for player in self.players if not player.covered]
+
+    @property
+    def loose_players(self) -> list[Player]:
+        """Players whose place in the network is not known."""
+        return [player for player in self.players if player.stage is None]
+
+    @property
+    def coverage(self) -> float:
+        """Share of the trainable parameters that have a Gram form."""
+        total = sum(player.parameters for player in self.players)
+        covered = sum(player.parameters for player in self.players if player.covered)
+        return covered / total if total else 1.0
+
+
+class Program(Players):
+    """A game whose network is known call by call.
+
+    Attributes:
+        graph: the model as a flat program, or `None` if it cannot be traced.
+        after: calls without parameters behind the last stage.
+        player_of: player of each call that has one, by `id` of the call.
+        when: stage of each of these calls, by `id` of the call.
+    """
+
+    graph: Graph | None
+    after: tuple[Call, ...]
+    player_of: dict[int, Player]
+    when: dict[int, int]

@@ -1,0 +1,309 @@
+"""Finds out, by running a model on made-up samples, which layers' per-sample gradients are what a Gram matrix needs.
+
+A layer's Gram form rests on one statement: with x the inputs and c the cotangents noted at its calls,
+
+    the gradient of sum_i r_i phi_i  is  the layer's capture of (x, c) weighed by r,    for any weights r,
+
+phi_i a number made of row i of the model's outputs and c the cotangents of their plain sum. It is false whenever the
+rows of x are not the loss's samples in their order (time folded into the batch, a batch that was rolled or put beside
+another), when samples mix on the way to the loss, and when the layer's variables are used anywhere else (tied weights).
+Sizes that agree by chance prove nothing, so the statement itself is checked, once per model: three random samples,
+random weights, random r, the layer's capture against automatic differentiation. Random trainable variables stand in for
+the model's own, because a layer that starts at zero hides everything in front of it.
+
+`BatchNormalization` mixes samples on purpose. A layer in front of one counts as covered when the statement holds with
+the moments of the normalisation taken for constants; its update is then left to a backward pass of the weighted loss.
+
+What layers and losses write during the call (moving statistics, counters, the state of a recurrent layer) is discarded
+here, and listed, so that a training step can put it back after a bad batch.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import math
+from collections.abc import Generator, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bellman_tf.curvature.capture import Capture, Tensors
+from bellman_tf.curvature.coverage import PREACTIVATION, Coverage
+from bellman_tf.game.instrument import Note, Notes, noting
+
+ROWS = 3  # made-up samples: with two, a reversed batch and a rolled one are the same
+UNKNOWN_SIZES = (16, 64)  # tried in turn for axes of the inputs that have no static size
+# What a made-up batch can run into that a real one does not: a token outside a table, a division, a check of its values.
+FAILURES = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, ArithmeticError, LookupError)
+FAILURES = (*FAILURES, tf.errors.OpError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What the survey says of one layer.
+
+    Attributes:
+        reason: why it has no Gram form in this model; empty if it has one.
+        separate: whether weighing its cotangents is the exact gradient of the weighted loss, normalisations at work.
+        null: whether its bias has no effect on the outputs although its per-sample slices are not zero.
+        order: number of its first call among the layers of the model.
+        shapes: of its sites, without the batch axis, one per call.
+    """
+
+    reason: str
+    separate: bool = False
+    null: bool = False
+    order: int = 0
+    shapes: tuple[tuple, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What a run on made-up samples shows of a model.
+
+    Attributes:
+        findings: of each layer that was asked about, by `id`.
+        written: Keras variables that the model writes while it runs.
+        reason: why nothing could be found out; empty otherwise.
+    """
+
+    findings: dict[int, Finding]
+    written: tuple[keras.Variable, ...]
+    reason: str = ""
+
+
+def survey(model: keras.Model, signature: object, candidates: list[tuple[keras.Layer, Coverage]]) -> Survey:
+    """Runs a model on made-up samples and checks the Gram form of every candidate.
+
+    Args:
+        model: a built model.
+        signature: its inputs as symbolic tensors, first axis the batch.
+        candidates: layers with trainable variables and how they would be covered.
+
+    Returns:
+        The survey; with a reason and no findings where the model does not run on made-up samples.
+    """
+    reason = ""
+    for size in UNKNOWN_SIZES:
+        try:
+            # A thread of its own runs eagerly and records on no outer tape, whatever the caller is tracing.
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                return pool.submit(_survey, model, signature, size, candidates).result()
+        except FAILURES as error:
+            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+    failed = Finding(f"the model does not run on made-up samples ({reason})")
+    return Survey({id(layer): failed for layer, _ in candidates}, (), failed.reason)
+
+
+def _survey(model: keras.Model, signature: object, size: int, candidates: list) -> Survey:
+    return _Run(model, _made_up(signature, size), candidates).survey()
+
+
+class _Recorded(keras.StatelessScope):
+    """A scope without writes that remembers which variables were to be written."""
+
+    def __init__(self, mapping: list[tuple]) -> None:
+        super().__init__(state_mapping=mapping, collect_losses=True, initialize_variables=False)
+        self.written: dict[int, keras.Variable] = {}
+
+    def add_update(self, update: tuple) -> None:
+        self.written[id(update[0])] = update[0]
+        super().add_update(update)
+
+
+class _Run:
+    """A model with random weights on random samples."""
+
+    def __init__(self, model: keras.Model, inputs: object, candidates: list[tuple[keras.Layer, Coverage]]) -> None:
+        self.model, self.inputs, self.candidates = model, inputs, candidates
+        self._random = np.random.default_rng(0)
+        variables = {id(v): v for v in model.trainable_variables}
+        self._values = {key: _made_up_weights(v, self._random) for key, v in variables.items()}
+        self._variables = variables
+        self._written: dict[int, keras.Variable] = {}
+
+    def survey(self) -> Survey:
+        """Both checks; the second only for layers that need it."""
+        findings = self._check(self.candidates, apart=())
+        normalisations = [
+            layer for layer in self.model._flatten_layers(include_self=False, recursive=True) if _mixes(layer)
+        ]
+        rest = [pair for pair in self.candidates if findings[id(pair[0])].reason]
+        if normalisations and rest:
+            again = self._check(rest, apart=normalisations)
+            for layer, _ in rest:
+                first, second = findings[id(layer)], again[id(layer)]
+                findings[id(layer)] = dataclasses.replace(second, separate=False, null=first.null)
+        return Survey(findings, tuple(self._written.values()))
+
+    def _check(self, candidates: list, apart: Sequence[keras.Layer]) -> dict[int, Finding]:
+        before = [layer for layer, found in candidates if found.site == PREACTIVATION]
+        behind = [layer for layer, found in candidates if found.site != PREACTIVATION]
+        tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+        notes = Notes(before, behind, tape.watch)
+        mapping = [(v, self._values[key]) for key, v in self._variables.items()]
+        with tape, _Recorded(mapping) as scope, noting(notes), _apart(apart, scope):
+            tape.watch(list(self._values.values()))
+            keywords = {"training": True} if self.model._call_has_training_arg else {}
+            outputs = keras.tree.flatten(self.model(self.inputs, **keywords))
+        self._written |= scope.written
+        targets = [_before_activation(leaf) for leaf in outputs if leaf is not None and leaf.dtype.is_floating]
+        rows = {int(leaf.shape[0]) if leaf.shape.rank else 0 for leaf in targets}
+        if len(rows) != 1 or rows == {0}:
+            reason = f"the model's outputs have different numbers of rows, {sorted(rows)}"
+            return {id(layer): Finding(reason) for layer, _ in candidates}
+        seeds = [tf.constant(self._random.normal(size=leaf.shape), leaf.dtype) for leaf in targets]
+        r = self._random.permutation(np.linspace(-1.0, 2.0, rows.pop())) + 0.25  # apart from each other and from 0
+        weighed = [s * tf.cast(tf.reshape(r, [-1] + [1] * (s.shape.rank - 1)), s.dtype) for s in seeds]
+        sites = {key: [note.site for note in calls] for key, calls in notes.calls.items()}
+        cotangents = tape.gradient(targets, sites, output_gradients=seeds)
+        gradients = tape.gradient(targets, self._values, output_gradients=weighed)
+        order = {key: k for k, key in enumerate(notes.calls)}
+        found = {}
+        for layer, coverage in candidates:
+            key = id(layer)
+            calls = notes.calls.get(key, [])
+            reason, null = self._compare(layer, coverage, calls, cotangents.get(key, []), gradients, r)
+            shapes = tuple(tuple(note.site.shape[1:]) for note in calls)
+            found[key] = Finding(reason, not reason, null, order.get(key, len(order)), shapes)
+        return found
+
+    def _compare(
+        self, layer: keras.Layer, coverage: Coverage, calls: list[Note], cotangents: Tensors, gradients: dict, r: object
+    ) -> tuple[str, bool]:
+        """Why the layer's capture is not its gradient (empty if it is), and whether its bias is a null direction."""
+        if not calls:
+            return "the model does not call it", False
+        if any(c is None for c in cotangents):
+            return "no gradient reaches one of its calls", False
+        if any(note.inputs is None or not isinstance(note.inputs, tf.Tensor) for note in calls):
+            return "its input is sparse or ragged", False
+        variables = [v for v in layer.trainable_variables if id(v) in gradients]
+        true = [gradients[id(v)] for v in variables]
+        if any(g is None for g in true):
+            return "no gradient reaches its variables", False
+        true = [tf.cast(tf.convert_to_tensor(g), tf.float64).numpy() for g in true]
+        null = _is_null(layer, variables, true, cotangents)
+        rows = {int(note.site.shape[0]) for note in calls} | {int(note.inputs.shape[0]) for note in calls}
+        if rows != {len(r)}:
+            return f"its calls have {sorted(rows - {len(r)})} rows where the loss has {len(r)} samples", null
+        captures = [
+            coverage.capture(layer, at_compute_dtype(layer, note.inputs), [c])
+            for note, c in zip(calls, cotangents, strict=True)
+        ]
+        if len(captures) > 1:
+            return f"it is called {len(captures)} times", null
+        capture: Capture = captures[0]
+        own = capture.gradient(tf.constant(r[:, None], tf.float32))
+        own = [tf.cast(g, tf.float64).numpy() for g in own]
+        size = np.sqrt(sum(np.sum(g**2) for g in true))
+        gap = np.sqrt(sum(np.sum((g - h) ** 2) for g, h in zip(true, own, strict=True)))
+        if not np.isfinite(size + gap) or size == 0:
+            return "its gradient is zero or not finite on made-up samples", null
+        if gap > _tolerance(layer) * size:
+            return "its rows are not the samples of the loss, or its variables are used elsewhere as well", null
+        return "", null
+
+
+def _tolerance(layer: keras.Layer) -> float:
+    """Relative rounding of a gradient; a wrong association of rows is off by the gradient's own size."""
+    return 0.1 if layer.compute_dtype in {"float16", "bfloat16"} else 0.01
+
+
+def _is_null(layer: keras.Layer, variables: list, gradients: list, cotangents: Tensors) -> bool:
+    """Whether a bias has gradient zero although its slices are not: a normalisation behind it takes every shift away."""
+    bias = getattr(layer, "bias", None)
+    place = [k for k, v in enumerate(variables) if v is bias]
+    if bias is None or not place:
+        return False
+    slices = np.sqrt(sum(float(tf.reduce_sum(tf.square(tf.cast(c, tf.float64)))) for c in cotangents))
+    limit = 1e-2 if layer.compute_dtype in {"float16", "bfloat16"} else 1e-4
+    return float(np.linalg.norm(gradients[place[0]])) <= limit * slices
+
+
+def at_compute_dtype(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
+    """An input as the layer computes with it.
+
+    Args:
+        layer: the layer.
+        inputs: its first tensor argument.
+
+    Returns:
+        The tensor in the layer's compute dtype; integers stay integers.
+    """
+    if inputs.dtype.is_floating and inputs.dtype.name != layer.compute_dtype:
+        return tf.cast(inputs, layer.compute_dtype)
+    return inputs
+
+
+def _mixes(layer: keras.Layer) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+
+
+@contextlib.contextmanager
+def _apart(layers: Sequence[keras.Layer], scope: keras.StatelessScope) -> Generator[None, None, None]:
+    """Inside the context, normalisations take their batch's moments for constants, so that samples stay apart."""
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(_one_apart(layer, scope))
+        yield
+
+
+@contextlib.contextmanager
+def _one_apart(layer: keras.Layer, scope: keras.StatelessScope) -> Generator[None, None, None]:
+    before, own = vars(layer).get("call"), layer.call
+
+    def call(inputs: tf.Tensor, training: object = None, mask: tf.Tensor | None = None) -> tf.Tensor:
+        axes = [k for k in range(inputs.shape.rank) if k != layer.axis % inputs.shape.rank]
+        mean, variance = tf.nn.moments(tf.stop_gradient(tf.cast(inputs, layer.moving_mean.dtype)), axes)
+        scope.state_mapping |= {id(layer.moving_mean): mean, id(layer.moving_variance): variance}
+        return own(inputs, training=False, mask=mask)
+
+    object.__setattr__(layer, "call", call)  # past Keras's attribute tracking
+    try:
+        yield
+    finally:
+        if before is None:
+            object.__delattr__(layer, "call")
+        else:
+            object.__setattr__(layer, "call", before)
+
+
+def _before_activation(output: tf.Tensor) -> tf.Tensor:
+    """The logits of an output that ends in softmax or sigmoid, which may leave no gradient; else the output."""
+    return getattr(output, "_keras_logits", output)
+
+
+def _made_up(signature: object, size: int) -> object:
+    """Random samples of the shapes of `signature`; axes of unknown size get `size` entries."""
+    random = np.random.default_rng(1)
+
+    def leaf(spec: keras.KerasTensor | None) -> object:
+        if spec is None:
+            return None
+        shape = [ROWS, *(size if n is None else n for n in spec.shape[1:])]
+        dtype = keras.backend.standardize_dtype(spec.dtype)
+        if dtype == "string":
+            return tf.fill(shape, "a")
+        if dtype == "bool":
+            return tf.ones(shape, tf.bool)
+        if dtype == "uint8":
+            return tf.constant(random.integers(0, 256, shape), tf.uint8)
+        if "int" in dtype:  # a token or an index: 1 exists in nearly every table and is not masked
+            return tf.ones(shape, dtype)
+        values = tf.constant(random.normal(size=shape), dtype)
+        return tf.sparse.from_dense(values) if getattr(spec, "sparse", False) else values
+
+    return keras.tree.map_structure(leaf, signature)
+
+
+def _made_up_weights(variable: keras.Variable, random: np.random.Generator) -> tf.Tensor:
+    """Random values of a scale that neither explodes nor vanishes in depth; vectors are positive, as scales must be."""
+    shape = tuple(variable.shape)
+    if len(shape) < 2:
+        values = random.uniform(0.5, 1.5, size=shape)
+    else:
+        rows = 1 if variable.path.endswith("embeddings") else math.prod(shape[:-1])
+        values = random.normal(size=shape) * 1.3 / math.sqrt(rows)
+    return tf.constant(values, variable.dtype)
