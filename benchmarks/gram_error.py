@@ -23,8 +23,9 @@ from sklearn.datasets import load_digits
 
 import bellman_tf as btf
 from bellman_tf.bellman import sample_space
-from bellman_tf.curvature import gram as gram_module
-from bellman_tf.curvature.convolution import Convolution
+from bellman_tf.curvature.gram import gram, plan
+from bellman_tf.curvature.gram.sketch import draw_taps
+from bellman_tf.layers.convolution import Convolution
 from bellman_tf.training.batch import Batch
 from bellman_tf.training.game_step import GameStep
 
@@ -83,14 +84,14 @@ def measure(model: keras.Model, x: np.ndarray, y: np.ndarray, draws: int) -> lis
         metric = batch.metrics[player.index]
 
         def form(name: str, seed: int, capture: Convolution = capture, metric: object = metric) -> np.ndarray:
-            [taps] = gram_module.draw_taps([(capture, metric)], name, [seed, 0])
-            return gram_module.gram(capture, metric, None, name, taps).numpy()[0]
+            [taps] = draw_taps([(capture, metric)], name, [seed, 0])
+            return gram(capture, metric, None, name, taps).numpy()[0]
 
         exact = form("per_sample", 0)
         w = weights(exact, beta_squared)
         row: dict = {"layer": player.name, "ms exact": _milliseconds(lambda form=form: form("per_sample", 0))}
         for title, name, taps in FORMS:
-            gram_module.SKETCHED_TAPS = taps
+            plan.SKETCHED_TAPS = taps
             found = [form(name, seed) for seed in range(draws if name == "sketch" else 1)]
             row[title] = {
                 "G": statistics.mean(relative(g, exact) for g in found),
@@ -99,7 +100,7 @@ def measure(model: keras.Model, x: np.ndarray, y: np.ndarray, draws: int) -> lis
                 "mean of draws": relative(np.mean(found, axis=0), exact),
                 "ms": _milliseconds(lambda form=form, name=name: form(name, 0)),
             }
-        gram_module.SKETCHED_TAPS = 1
+        plan.SKETCHED_TAPS = 1
         rows.append(row)
     return rows
 

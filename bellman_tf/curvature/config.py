@@ -90,7 +90,7 @@ class KFAC(Config):
         convolution: input factor of convolutions. "sua" takes pixels as spatially uncorrelated (one `[c_in, c_in]`
             factor for every tap), "autocorrelation" the full factor from one convolution (exact up to the border),
             "patches" the full factor exactly.
-        cooperative: cross blocks between the players of one stage, see `bellman_tf.curvature.cooperative`. `False`
+        cooperative: cross blocks between the players of one stage, see `bellman_tf.curvature.coupling.choose`. `False`
             (none), "exact" (the joint matrix with blocks A_nm (x) B_nm is solved; two players by canonical
             correlations, more by conjugate gradients to a relative residual of 1e-6), "published" (GTDDP Thm. 3 and
             DGN Prop. 5, which overestimate the step) or "rescale" (GTDDP Cor. 7, as if the players were identical).

@@ -6,16 +6,9 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import (
-    CachedBlock,
-    Metric,
-    PlayerLayout,
-    StateSpec,
-    Step,
-    damped_inverses,
-    running_mean,
-)
-from bellman_tf.curvature.capture import Capture, Tensors
+from bellman_tf.curvature.block import Metric, PlayerLayout, StateSpec, Step, running_mean
+from bellman_tf.curvature.cached import CachedBlock, damped_inverses
+from bellman_tf.layers.capture import Capture, Tensors
 
 
 class DenseMetric(Metric):

@@ -15,7 +15,7 @@ from bellman_tf.game.players import BACKWARD, COTANGENTS, Player, Players, Stage
 from bellman_tf.game.report import print_game
 from bellman_tf.game.stages import Game
 from bellman_tf.game.survey import Finding, Survey, survey
-from bellman_tf.curvature.coverage import Coverage, coverage
+from bellman_tf.layers.registry import Coverage, coverage
 
 
 class NativeGame(Players):
@@ -123,7 +123,9 @@ class NativeGame(Players):
     @functools.cached_property
     def _when(self) -> dict[int, int]:
         """Stage of each player's first call, by index; the model's forward pass is traced when this is first read."""
-        layers = {id(player.layers[0]): player.layers[0] for player in self.players if player.layers[0] is not self._model}
+        layers = {
+            id(player.layers[0]): player.layers[0] for player in self.players if player.layers[0] is not self._model
+        }
         when = stages_of(self._model, self._signature, list(layers.values()))
         return {p.index: when[id(p.layers[0])] for p in self.players if id(p.layers[0]) in when and not p.null}
 

@@ -5,12 +5,12 @@ import math
 
 import keras
 
-from bellman_tf.curvature.coverage import Coverage
-from bellman_tf.curvature.gram import static_plan
+from bellman_tf.curvature.gram.plan import static_plan
 from bellman_tf.game.graph import Call, Graph, Slot
+from bellman_tf.layers.registry import Coverage
 
-# How the gradient of the weighted loss is had: the cotangents of one backward pass weighed sample by sample, where samples
-# stay apart behind the layer, or one more backward pass, of the weighted loss itself.
+# How the gradient of the weighted loss is had: the cotangents of one backward pass weighed sample by sample, where
+# samples stay apart behind the layer, or one more backward pass, of the weighted loss itself.
 COTANGENTS, BACKWARD = "cotangents", "backward pass"
 
 

@@ -14,11 +14,11 @@ from collections.abc import Callable
 import keras
 
 from bellman_tf import _checks
-from bellman_tf.curvature.coverage import PREACTIVATION, Coverage, coverage
 from bellman_tf.game.alignments import Alignments
 from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, trace
 from bellman_tf.game.players import Player, Program, Stage
 from bellman_tf.game.report import print_game
+from bellman_tf.layers.registry import PREACTIVATION, Coverage, coverage
 
 
 class Game(Program):

@@ -28,13 +28,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bellman_tf.curvature.capture import Capture, Tensors
-from bellman_tf.curvature.coverage import PREACTIVATION, Coverage
 from bellman_tf.game.instrument import Note, Notes, noting
+from bellman_tf.layers.capture import Capture, Tensors
+from bellman_tf.layers.registry import PREACTIVATION, Coverage
 
 ROWS = 3  # made-up samples: with two, a reversed batch and a rolled one are the same
 UNKNOWN_SIZES = (16, 64)  # tried in turn for axes of the inputs that have no static size
-# What a made-up batch can run into that a real one does not: a token outside a table, a division, a check of its values.
+# What a made-up batch can run into that a real one does not: a token outside a table, a check of its values.
 FAILURES = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, ArithmeticError, LookupError)
 FAILURES = (*FAILURES, tf.errors.OpError)
 
@@ -212,7 +212,7 @@ def _tolerance(layer: keras.Layer) -> float:
 
 
 def _is_null(layer: keras.Layer, variables: list, gradients: list, cotangents: Tensors) -> bool:
-    """Whether a bias has gradient zero although its slices are not: a normalisation behind it takes every shift away."""
+    """Whether a bias has gradient zero although its slices are not: what follows takes every shift away."""
     bias = getattr(layer, "bias", None)
     place = [k for k, v in enumerate(variables) if v is bias]
     if bias is None or not place:

@@ -10,8 +10,8 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf.curvature import config as curvature_config
 from bellman_tf.curvature.block import Block
-from bellman_tf.curvature.coupling import Coupling
-from bellman_tf.curvature.diagonal import IdentityBlock
+from bellman_tf.curvature.coupling.base import Coupling
+from bellman_tf.curvature.identity import IdentityBlock
 from bellman_tf.game.stages import Game
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block
 from bellman_tf.optimizers.options import GameOptions

@@ -3,9 +3,9 @@
 import math
 
 from bellman_tf.curvature.block import Block
-from bellman_tf.curvature.cooperative import make_couplings
-from bellman_tf.curvature.coupling import Coupling
-from bellman_tf.curvature.coverage import make_block, player_layout
+from bellman_tf.curvature.coupling.base import Coupling
+from bellman_tf.curvature.coupling.choose import make_couplings
+from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.game.stages import Game
 
 

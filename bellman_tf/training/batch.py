@@ -6,11 +6,12 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, Seen, Step, update_all
-from bellman_tf.curvature.capture import Capture, Tensors
-from bellman_tf.curvature.diagonal import IdentityMetric
-from bellman_tf.curvature.joint import JointMetric
+from bellman_tf.curvature.block import Metric, Step
+from bellman_tf.curvature.cached import Seen, update_all
+from bellman_tf.curvature.coupling.joint import JointMetric
+from bellman_tf.curvature.identity import IdentityMetric
 from bellman_tf.game.stages import Game, Player
+from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.training.execution import recorded
 from bellman_tf.training.passes import Forward, capture_forward, first_tensor
 from bellman_tf.training.terminal import structure_with

@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.bellman import Expansion, Gains, Value, augment_batch, expand, gains, value_update
-from bellman_tf.curvature.capture import Tensors, to_work
 from bellman_tf.game.stages import Game, Player
+from bellman_tf.layers.capture import Tensors, to_work
 from bellman_tf.linalg import symmetrize
 from bellman_tf.linalg.products import matmul, matvec
 from bellman_tf.losses import observe_losses

@@ -4,8 +4,8 @@ import dataclasses
 
 import tensorflow as tf
 
-from bellman_tf.curvature.capture import Capture, Tensors
 from bellman_tf.game.graph import Call, Slot
+from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.losses import observe_losses
 from bellman_tf.training.batch import Batch
 from bellman_tf.training.passes import Forward, unflatten

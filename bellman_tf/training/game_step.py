@@ -6,11 +6,12 @@ import keras
 import tensorflow as tf
 
 from bellman_tf.bellman import SampleValue, outer_product, sample_space
-from bellman_tf.curvature.capture import Capture, Tensors, after, to_work, weigh
-from bellman_tf.curvature.gram import draw_taps, gram
-from bellman_tf.curvature.scale_shift import normalised_input, scaled
+from bellman_tf.curvature.gram import gram
+from bellman_tf.curvature.gram.sketch import draw_taps
 from bellman_tf.game.graph import Slot
 from bellman_tf.game.stages import Player
+from bellman_tf.layers.capture import Capture, Tensors, after, to_work, weigh
+from bellman_tf.layers.normalization import normalised_input, scaled
 from bellman_tf.training.batch import Batch, BatchOnly, Outcome, flat_inputs
 from bellman_tf.training.derivatives import differentiate
 from bellman_tf.training.monitor import feedback_ratio, leverage, predicts, spread

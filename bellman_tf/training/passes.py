@@ -13,10 +13,10 @@ from collections.abc import Callable, Generator
 import keras
 import tensorflow as tf
 
-from bellman_tf.curvature.capture import Tensors
-from bellman_tf.curvature.coverage import PREACTIVATION
 from bellman_tf.game.graph import Call, Slot
 from bellman_tf.game.stages import Game, Player
+from bellman_tf.layers.capture import Tensors
+from bellman_tf.layers.registry import PREACTIVATION
 
 
 @contextlib.contextmanager

@@ -4,36 +4,11 @@
 deviation is fed back; `value_hessian` decides which samples are coupled.
 """
 
-import dataclasses
-
 import tensorflow as tf
 
 from bellman_tf.bellman import outer_product, sample_space
 from bellman_tf.bellman.sample_space import SampleValue, from_groups, to_groups
 from bellman_tf.linalg.products import matvec
-
-
-@dataclasses.dataclass(frozen=True)
-class Information:
-    """What a player knows.
-
-    Attributes:
-        curved: whether the value's curvature is used at all; without it every step is the baseline's.
-        joint: whether the players of a stage share one value.
-        feedback: whether the state's deviation enters the weights.
-    """
-
-    curved: bool
-    joint: bool
-    feedback: bool
-
-
-INFORMATION = {
-    "open": Information(curved=False, joint=False, feedback=False),
-    "feedback": Information(curved=True, joint=False, feedback=True),
-    "cooperative_open": Information(curved=True, joint=True, feedback=False),
-    "cooperative": Information(curved=True, joint=True, feedback=True),
-}
 
 
 class SamplePolicy:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from bellman_tf.curvature.capture import Tensors
 from bellman_tf.game.stages import Game
+from bellman_tf.layers.capture import Tensors
 from bellman_tf.training.batch import Batch
 
 

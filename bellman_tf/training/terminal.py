@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.curvature.capture import Tensors, to_work
+from bellman_tf.layers.capture import Tensors, to_work
 from bellman_tf.losses import (
     SumOfHeads,
     agree,

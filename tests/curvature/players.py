@@ -4,9 +4,10 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Step
-from bellman_tf.curvature.coverage import coverage, make_block, player_layout
-from tests.curvature.cases import CASES, draw, flat
+from bellman_tf.curvature.registry import make_block, player_layout
+from bellman_tf.layers.registry import coverage
 from tests.helpers import assert_close
+from tests.layers.cases import CASES, draw, flat
 
 RATE = 0.3
 DAMPING = 0.05

@@ -5,11 +5,13 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Seen, Step, update_all
-from bellman_tf.curvature.coverage import coverage, make_block, player_layout
-from tests.curvature.cases import CASES, draw, flat
+from bellman_tf.curvature.block import Step
+from bellman_tf.curvature.cached import Seen, update_all
+from bellman_tf.curvature.registry import make_block, player_layout
+from bellman_tf.layers.registry import coverage
 from tests.curvature.players import initial_state, step
 from tests.helpers import assert_close
+from tests.layers.cases import CASES, draw, flat
 
 # Stacks of several matrices, of one, and of none; two periods; with and without a bias apart.
 TEAM = [

@@ -5,11 +5,12 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.coverage import coverage, player_layout
-from bellman_tf.curvature.diagonal import DiagonalFisherBlock
-from tests.curvature.cases import automatic, flat
+from bellman_tf.curvature.fisher_diagonal import DiagonalFisherBlock
+from bellman_tf.curvature.registry import player_layout
+from bellman_tf.layers.registry import coverage
 from tests.curvature.players import DAMPING, RATE, Player, initial_state, step
 from tests.helpers import assert_close
+from tests.layers.cases import automatic, flat
 from verification.references import diagonal
 
 

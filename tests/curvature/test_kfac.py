@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.coverage import coverage
-from tests.curvature.cases import CASES, automatic, draw, flat
+from bellman_tf.layers.registry import coverage
 from tests.curvature.players import DAMPING, RATE, Player, step
 from tests.helpers import assert_close
+from tests.layers.cases import CASES, automatic, draw, flat
 from verification.problems.matrices import seeds
 from verification.references import capture as layers
 from verification.references import diagonal, kfac

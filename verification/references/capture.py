@@ -1,4 +1,4 @@
-"""Per-sample gradients from the definition of each layer, position by position; reference for `bellman_tf/curvature`.
+"""Per-sample gradients from the definition of each layer, position by position; reference for `bellman_tf/layers`.
 
 Everything returns one array per variable, the sample first. Convolutions are read as a dense layer that is applied to
 patches: row (tap, channel) of a patch is what the tap sees of that channel, zero outside the image.

@@ -1,4 +1,4 @@
-"""Joint Kronecker metrics of the players of a stage, densely; reference for `bellman_tf/curvature/cooperative.py`.
+"""Joint Kronecker metrics of the players of a stage, densely; reference for `bellman_tf/curvature/coupling`.
 
 A player's parameters are a matrix `[inputs, outputs]` read row by row, so that its metric is `kron(A, B)`. Rows of A
 are input features with the bias's constant one last. The joint A and B of a stage hold its players one after the other.

@@ -1,4 +1,4 @@
-"""Gram matrices of per-sample gradients as `Q' M^{-1} Q`; reference for `bellman_tf/curvature/gram.py`."""
+"""Gram matrices of per-sample gradients as `Q' M^{-1} Q`; reference for `bellman_tf/curvature/gram`."""
 
 import numpy as np
 

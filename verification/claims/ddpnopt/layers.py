@@ -8,8 +8,8 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from bellman_tf import bellman
-from bellman_tf.curvature.convolution import capture_convolution
-from bellman_tf.curvature.linear_map import LinearMap
+from bellman_tf.layers.convolution import capture_convolution
+from bellman_tf.layers.dense import LinearMap
 from verification.claim import same
 from verification.claims.ddp.layers import layer_expansion, slopes_of_activations
 from verification.papers import DDPN

@@ -5,7 +5,8 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from bellman_tf import bellman, linalg
-from bellman_tf.curvature.diagonal import DiagonalMetric, IdentityMetric
+from bellman_tf.curvature.diagonal import DiagonalMetric
+from bellman_tf.curvature.identity import IdentityMetric
 from verification.claim import measured, same
 from verification.claims.ddp.optimality import cost_of_control, gradient
 from verification.papers import DDPN

@@ -1,8 +1,4 @@
-"""Dense and EinsumDense players: pre-activation = input times kernel, at one or several positions.
-
-Layout `[batch, positions, features]`. With a bias, the matrix form has one more input feature that is always one:
-rows `0..d-1` are the kernel, row `d` is the bias. Source: algorithm.md, Section 7, claims OURS-9.
-"""
+"""EinsumDense players: one matrix where the equation is one, per-sample gradients otherwise."""
 
 import math
 from collections.abc import Sequence
@@ -10,100 +6,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.curvature.capture import (
-    Capture,
-    MatrixCapture,
-    MatrixLayout,
-    PerSampleCapture,
-    Tensors,
-    to_work,
-    weigh,
-    with_ones,
-)
-
-
-class LinearMap(MatrixCapture):
-    """`h = x W + b` at `positions` positions.
-
-    Attributes:
-        inputs: `[B, d]` when there is one position, else `[B, L, d]`.
-        cotangents: m tensors `[B, e]` or `[B, L, e]`.
-        positions: L, or `None` when it is not static.
-    """
-
-    def __init__(
-        self, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], kernel_shape: tuple, bias_shape: tuple | None
-    ) -> None:
-        layout = MatrixLayout(tuple(kernel_shape), inputs.shape[-1], None if bias_shape is None else tuple(bias_shape))
-        super().__init__([to_work(c) for c in cotangents], layout)
-        self.inputs = to_work(inputs)
-        self.positions = 1 if len(self.inputs.shape) == 2 else self.inputs.shape[1]
-
-    @property
-    def flat(self) -> bool:
-        """Whether there is one position, so that inputs are `[B, d]`."""
-        return len(self.inputs.shape) == 2
-
-    def with_inputs(self, inputs: tf.Tensor) -> "LinearMap":
-        """The same cotangents with the layer's new input, given in the layer's own layout."""
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other.inputs = self._layout(to_work(inputs))
-        return other
-
-    def _layout(self, inputs: tf.Tensor) -> tf.Tensor:
-        return inputs if self.flat else _merge_positions(inputs)
-
-    def augmented(self) -> tf.Tensor:
-        """Inputs with the constant feature of the bias, `[B(, L), d+1]`; the inputs themselves without a bias."""
-        return with_ones(self.inputs) if self.bias else self.inputs
-
-    def gradient(self, weights: tf.Tensor) -> Tensors:
-        """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
-        c, x = weigh(self.cotangents, weights), self.inputs
-        if not self.flat:
-            c, x = tf.reshape(c, [-1, self.layout.width]), tf.reshape(x, [-1, self.layout.rows])
-        kernel = tf.reshape(tf.matmul(x, c, transpose_a=True), self.layout.kernel_shape)
-        return [kernel, tf.reshape(tf.reduce_sum(c, axis=0), self.layout.bias_shape)] if self.bias else [kernel]
-
-    def inner(self, direction: Tensors) -> tf.Tensor:
-        """`<q_ij, K>`, `[B, m]`."""
-        matrix = self.layout.pack([to_work(part) for part in direction])
-        moved = tf.tensordot(self.inputs, matrix[: self.layout.rows], 1)
-        if self.bias:
-            moved += matrix[self.layout.rows]
-        axes = list(range(1, len(moved.shape)))
-        return tf.stack([tf.reduce_sum(moved * c, axis=axes) for c in self.cotangents], axis=1)
-
-    def matrix_per_sample(self) -> tf.Tensor:
-        """Per-sample gradients in matrix form, `[B, m, d(+1), e]`."""
-        x = self.augmented()
-        if self.flat:
-            return tf.stack([x[:, :, None] * c[:, None, :] for c in self.cotangents], axis=1)
-        return tf.stack([tf.matmul(x, c, transpose_a=True) for c in self.cotangents], axis=1)
-
-
-def capture_dense(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> LinearMap:
-    """Captures a `keras.layers.Dense`; inputs of rank above two have positions.
-
-    Args:
-        layer: the layer.
-        inputs: `[B, ..., d]`.
-        cotangents: m tensors `[B, ..., e]`.
-
-    Returns:
-        The capture, in the layer's variable order (kernel, bias).
-    """
-    if len(inputs.shape) > 2:
-        inputs = _merge_positions(inputs)
-        cotangents = [_merge_positions(c) for c in cotangents]
-    return LinearMap(inputs, cotangents, layer.kernel.shape, layer.bias.shape if layer.use_bias else None)
-
-
-def _merge_positions(tensor: tf.Tensor) -> tf.Tensor:
-    middle = tensor.shape[1:-1]
-    count = -1 if any(size is None for size in middle) else int(tf.TensorShape(middle).num_elements())
-    return tf.reshape(tensor, [tf.shape(tensor)[0], count, tensor.shape[-1]])
+from bellman_tf.layers.capture import Capture, MatrixLayout, PerSampleCapture, Tensors, to_work
+from bellman_tf.layers.dense import LinearMap
 
 
 class EinsumPlan:

@@ -8,16 +8,17 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature import coupling as coupling_module
 from bellman_tf.curvature.block import PlayerLayout, Step
-from bellman_tf.curvature.capture import MatrixLayout
-from bellman_tf.curvature.cooperative import make_couplings
-from bellman_tf.curvature.coverage import coverage, make_block, player_layout
+from bellman_tf.curvature.coupling import base as coupling_module
+from bellman_tf.curvature.coupling.choose import make_couplings
 from bellman_tf.curvature.gram import gram
-from bellman_tf.curvature.linear_map import LinearMap
-from tests.curvature.cases import CASES, draw, flat
+from bellman_tf.curvature.registry import make_block, player_layout
+from bellman_tf.layers.capture import MatrixLayout
+from bellman_tf.layers.dense import LinearMap
+from bellman_tf.layers.registry import coverage
 from tests.curvature.players import DAMPING, RATE, initial_state, step
 from tests.helpers import assert_close
+from tests.layers.cases import CASES, draw, flat
 from verification.references import cooperative as reference
 from verification.references import diagonal
 

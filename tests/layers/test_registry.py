@@ -3,9 +3,8 @@
 import keras
 import pytest
 
-from bellman_tf.curvature import config as options
-from bellman_tf.curvature.coverage import OUTPUT, PREACTIVATION, Coverage, coverage, make_block, player_layout
-from tests.curvature.cases import CASES, draw
+from bellman_tf.layers.registry import OUTPUT, PREACTIVATION, Coverage, coverage
+from tests.layers.cases import CASES, draw
 
 L = keras.layers
 
@@ -110,36 +109,3 @@ def test_why_a_straying_bias_is_refused(rng):
     """`keras.ops.add` moves a bias of shape (3, 1) to the last axis; when this fails, Keras has been repaired."""
     moved = keras.ops.add(keras.ops.zeros([1, 3, 3]), keras.ops.ones([3, 1]) * [[0.0], [1.0], [2.0]])
     assert moved[0, 0].numpy().tolist() == [0.0, 1.0, 2.0]
-
-
-@pytest.mark.parametrize(
-    ("config", "name", "description"),
-    [
-        (options.Identity(), "dense", "identity"),
-        (options.RMSprop(), "dense", "rmsprop"),
-        (options.Adam(), "embedding", "adam"),
-        (options.KFAC(), "dense", "kfac 5 (x) 3"),
-        (options.KFAC(), "conv 2d", "kfac 9 x 2 (x) 3"),
-        (options.KFAC(convolution="patches"), "conv 2d", "kfac 19 (x) 3"),
-        (options.KFAC(), "conv 2d groups", "fisher diagonal"),
-        (options.EKFAC(), "dense", "ekfac 5 (x) 3"),
-        (options.EKFAC(), "layer norm", "fisher diagonal"),
-        (options.Full(), "embedding", "full 15x15"),
-        (options.Full(), None, "fisher diagonal"),
-        (options.KFAC(), None, "fisher diagonal"),
-    ],
-)
-def test_each_player_gets_the_block_that_suits_it(config, name, description, rng):
-    if name is None:
-        layout = player_layout("p", ((2, 3),), "a reason")
-    else:
-        sample = draw(CASES[name], rng)
-        layout = player_layout("p", sample.shapes, coverage(sample.layer))
-    assert make_block(config, layout).describe() == description
-
-
-def test_a_player_too_large_for_the_full_matrix_is_named(rng):
-    sample = draw(CASES["dense"], rng)
-    layout = player_layout("big", sample.shapes, coverage(sample.layer))
-    with pytest.raises(ValueError, match="max_parameters=14 parameters a player while 'big' has 15"):
-        make_block(options.Full(max_parameters=14), layout)

@@ -7,10 +7,10 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bellman_tf.curvature.capture import MatrixCapture
-from bellman_tf.curvature.coverage import coverage
-from tests.curvature.cases import CASES, Case, Sample, automatic, draw
+from bellman_tf.layers.capture import MatrixCapture
+from bellman_tf.layers.registry import coverage
 from tests.helpers import assert_close
+from tests.layers.cases import CASES, Case, Sample, automatic, draw
 from verification.problems.matrices import seeds
 from verification.references import capture as reference
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bellman_tf.curvature.coverage import coverage
+from bellman_tf.layers.registry import coverage
 
 L = keras.layers
 

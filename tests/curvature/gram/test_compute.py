@@ -6,12 +6,16 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature import gram as module
-from bellman_tf.curvature.coverage import coverage, make_block, player_layout
-from bellman_tf.curvature.gram import choose_form, draw_taps, gram
-from tests.curvature.cases import CASES, automatic, draw, flat
+from bellman_tf.curvature.gram import gram, plan
+from bellman_tf.curvature.gram import reduced as reduced_module
+from bellman_tf.curvature.gram.factored import squares
+from bellman_tf.curvature.gram.plan import choose_form
+from bellman_tf.curvature.gram.sketch import draw_taps
+from bellman_tf.curvature.registry import make_block, player_layout
+from bellman_tf.layers.registry import coverage
 from tests.curvature.players import initial_state, step
 from tests.helpers import assert_close
+from tests.layers.cases import CASES, automatic, draw, flat
 from verification.references import gram as reference
 
 BATCH = 5
@@ -92,7 +96,7 @@ FORMS = [
 @pytest.mark.parametrize(("name", "config", "form", "chosen"), FORMS)
 def test_every_form_is_the_gram_matrix(name, config, form, chosen, columns, rng, monkeypatch):
     if form == "lookup":
-        monkeypatch.setattr(module, "_few_pairs", lambda capture: True)
+        monkeypatch.setattr(plan, "few_pairs", lambda capture: True)
     if name == "dense one position" and columns > 1:
         chosen = "per_sample"
     player = Player(config, name, rng, columns)
@@ -110,14 +114,14 @@ def test_grouped_convolutions_form_their_gradients(rng):
 @pytest.mark.parametrize("config", ["identity", "rmsprop", "ekfac", "full"])
 def test_the_diagonal_alone_needs_no_per_sample_gradients(config, rng):
     player = Player(config, "dense", rng)
-    squares = module._squares(player.capture, player.metric)
-    assert_close(squares, player.expected(1), rtol=1e-9)
+    found = squares(player.capture, player.metric)
+    assert_close(found, player.expected(1), rtol=1e-9)
 
 
 def test_few_pairs_compares_positions_with_tables(rng):
     few = Player("identity", "embedding of one token", rng).capture  # 5 pairs, 15 entries
-    assert module._few_pairs(few)
-    assert not module._few_pairs(Player("identity", "embedding", rng).capture)  # 5 * 36 pairs, 15 entries
+    assert plan.few_pairs(few)
+    assert not plan.few_pairs(Player("identity", "embedding", rng).capture)  # 5 * 36 pairs, 15 entries
 
 
 @pytest.mark.parametrize("columns", [1, 2])
@@ -165,7 +169,7 @@ def test_every_tap_is_drawn_and_none_twice(rng, monkeypatch):
     for one, other, total in ((0, 3, 3), (0, 1, 9), (1, 4, 9)):  # independent: they agree once in `total` steps
         agree = np.mean([int(taps[one][0]) == int(taps[other][0]) for taps in drawn])
         assert agree < 1 / total + 4 * np.sqrt(1 / total / len(drawn))
-    monkeypatch.setattr(module, "SKETCHED_TAPS", 3)
+    monkeypatch.setattr(plan, "SKETCHED_TAPS", 3)
     taps = draw_taps(kept, "sketch", [0, 0])
     assert [len(set(taps[place].numpy())) for place in (0, 1, 3)] == [3, 3, 3]
 
@@ -189,7 +193,7 @@ def test_more_sketched_taps_come_closer(rng):
 def test_large_convolutions_are_sketched(rng, monkeypatch):
     player = Player("kfac", "conv 2d", rng)
     assert choose_form(player.capture, player.metric, "auto") == "per_sample"
-    monkeypatch.setattr(module, "SKETCH_ABOVE", 30 * 18 * 3 - 1)
+    monkeypatch.setattr(plan, "SKETCH_ABOVE", 30 * 18 * 3 - 1)
     assert choose_form(player.capture, player.metric, "auto") == "sketch"
     assert choose_form(player.capture, player.metric, "exact") == "per_sample"
 
@@ -206,7 +210,7 @@ REDUCED = [
 
 @pytest.mark.parametrize(("name", "config"), REDUCED)
 def test_the_reduced_form_pools_cells_and_is_positive_semi_definite(name, config, rng, monkeypatch):
-    monkeypatch.setattr(module, "REDUCED_SIZE", 2)
+    monkeypatch.setattr(reduced_module, "REDUCED_SIZE", 2)
     player = Player(config, name, rng, columns=2)
     capture = player.capture
     assert choose_form(capture, player.metric, "reduced") == "reduced"
@@ -254,7 +258,7 @@ MODES = [
 @pytest.mark.parametrize(("name", "config", "form", "group_size"), MODES)
 def test_float32_agrees_in_every_mode_and_with_any_batch_size(name, config, form, group_size, rng, monkeypatch):
     """From the layer's tensors to state, step and Gram matrix in one graph."""
-    monkeypatch.setattr(module, "_few_pairs", lambda capture: form == "lookup")
+    monkeypatch.setattr(plan, "few_pairs", lambda capture: form == "lookup")
     sample = draw(CASES[name], rng, batch=BATCH, dtype="float32")
     exact = draw(CASES[name], rng, batch=BATCH).layer
     for variable, other in zip(exact.trainable_variables, sample.layer.trainable_variables, strict=True):
@@ -297,7 +301,7 @@ def test_float32_agrees_in_every_mode_and_with_any_batch_size(name, config, form
 
 def test_an_unknown_length_is_no_obstacle(rng, monkeypatch):
     """Sequences whose length is not static: dense layers and embeddings, in groups."""
-    monkeypatch.setattr(module, "_few_pairs", lambda capture: True)
+    monkeypatch.setattr(plan, "few_pairs", lambda capture: True)
     for name in ("dense rank 3", "embedding"):
         player = Player("kfac", name, rng)
         layer, x, c = player.sample.layer, player.sample.inputs, player.sample.cotangents[0]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.curvature.capture import PerSampleCapture, Tensors, to_work
-from bellman_tf.curvature.convolution import Taps, channels_last, sizes_of
+from bellman_tf.layers.capture import PerSampleCapture, Tensors, to_work
+from bellman_tf.layers.taps import Taps, channels_last, sizes_of
 
 
 def _depthwise_gradient(taps: Taps, cotangent: tf.Tensor, kernel_shape: Sequence[int]) -> tf.Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.curvature.capture import PerSampleCapture, Tensors, after, to_work
+from bellman_tf.layers.capture import PerSampleCapture, Tensors, after, to_work
 
 
 def normalised_input(layer: keras.Layer, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:

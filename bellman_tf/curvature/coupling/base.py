@@ -1,12 +1,14 @@
-"""Cross moments of players that act together: what every kind of `curvature/cooperative.py` shares."""
+"""Cross moments of players that act together: what every kind of coupling shares."""
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, StateSpec, Step, every, running_mean
-from bellman_tf.curvature.capture import MatrixCapture, Tensors
-from bellman_tf.curvature.gram import inner_products
-from bellman_tf.curvature.joint import JointMetric, Samples
-from bellman_tf.curvature.kfac import EKFACBlock, KFACBlock
+from bellman_tf.curvature.block import Metric, StateSpec, Step, running_mean
+from bellman_tf.curvature.cached import every
+from bellman_tf.curvature.coupling.joint import JointMetric, Samples
+from bellman_tf.curvature.ekfac import EKFACBlock
+from bellman_tf.curvature.gram.products import inner_products
+from bellman_tf.curvature.kfac import KFACBlock
+from bellman_tf.layers.capture import MatrixCapture, Tensors
 from bellman_tf.linalg import split_damping, symmetrize
 from bellman_tf.linalg.products import matmul
 

@@ -10,17 +10,13 @@ from collections.abc import Callable
 
 import keras
 
-from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Block, PlayerLayout
-from bellman_tf.curvature.capture import MatrixLayout
-from bellman_tf.curvature.convolution import capture_convolution, convolution_layout
-from bellman_tf.curvature.depthwise import capture_depthwise, capture_separable
-from bellman_tf.curvature.diagonal import AdamBlock, DiagonalFisherBlock, IdentityBlock, RMSpropBlock
-from bellman_tf.curvature.embedding import capture_embedding
-from bellman_tf.curvature.full import FullBlock
-from bellman_tf.curvature.kfac import EKFACBlock, KFACBlock, KFACEigenBlock
-from bellman_tf.curvature.linear_map import capture_dense, capture_einsum, einsum_layout, einsum_plan
-from bellman_tf.curvature.scale_shift import capture_scale_shift
+from bellman_tf.layers.capture import MatrixLayout
+from bellman_tf.layers.convolution import capture_convolution, convolution_layout
+from bellman_tf.layers.dense import capture_dense
+from bellman_tf.layers.depthwise import capture_depthwise, capture_separable
+from bellman_tf.layers.einsum import capture_einsum, einsum_layout, einsum_plan
+from bellman_tf.layers.embedding import capture_embedding
+from bellman_tf.layers.normalization import capture_scale_shift
 
 PREACTIVATION, OUTPUT = "preactivation", "output"
 
@@ -136,8 +132,6 @@ _FAMILIES: tuple[tuple[type, Callable], ...] = (
     (keras.layers.LayerNormalization, _scale_shift),
     (keras.layers.GroupNormalization, _scale_shift),
 )
-
-
 # What a subclass may change and still compute what its family computes.
 _HARMLESS = {"build", "get_config", "from_config", "build_from_config", "get_build_config", "compute_output_shape"}
 
@@ -171,47 +165,3 @@ def coverage(layer: keras.Layer) -> Coverage | str:
         changed = None if type(layer) is family else _overridden(type(layer), family)
         return f"it overrides `{changed}` of {family.__name__}" if changed else build(layer)
     return f"{type(layer).__name__} has no Gram form"
-
-
-def player_layout(name: str, shapes: tuple[tuple, ...], found: Coverage | str) -> PlayerLayout:
-    """What a block needs to know about a player.
-
-    Args:
-        name: the player's name.
-        shapes: shapes of its variables.
-        found: what `coverage` said.
-
-    Returns:
-        The layout.
-    """
-    if isinstance(found, str):
-        return PlayerLayout(name, shapes, covered=False)
-    return PlayerLayout(name, shapes, found.matrix, found.convolution, found.taps)
-
-
-def make_block(config: options.Config, layout: PlayerLayout) -> Block:
-    """The curvature block of a player.
-
-    Args:
-        config: the user's choice.
-        layout: the player.
-
-    Returns:
-        The block; players without the structure a metric needs get the diagonal Fisher matrix, as `describe` says.
-
-    Raises:
-        ValueError: if `curvature="full"` and the player is too large.
-    """
-    if isinstance(config, options.Identity):
-        return IdentityBlock(layout)
-    if isinstance(config, options.RMSprop):
-        return RMSpropBlock(layout, config)
-    if isinstance(config, options.Adam):
-        return AdamBlock(layout, config)
-    if isinstance(config, options.Full) and layout.covered:
-        return FullBlock(layout, config)
-    if isinstance(config, options.EKFAC) and layout.matrix is not None:
-        return EKFACBlock(layout, config)
-    if isinstance(config, options.KFAC) and layout.matrix is not None:
-        return KFACEigenBlock(layout, config) if config.cooperative == "rescale" else KFACBlock(layout, config)
-    return DiagonalFisherBlock(layout, config.damping, config.decay)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.curvature.capture import Capture, Tensors, to_work, weigh
+from bellman_tf.layers.capture import Capture, Tensors, to_work, weigh
 
 
 class Lookup(Capture):

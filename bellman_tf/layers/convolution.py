@@ -8,7 +8,6 @@ sees at output position `l`,
 so everything is a matrix product over positions, one per tap. Source: algorithm.md, Section 7, claims OURS-9.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -16,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.curvature.capture import (
+from bellman_tf.layers.capture import (
     MatrixCapture,
     MatrixLayout,
     Tensors,
@@ -26,77 +25,8 @@ from bellman_tf.curvature.capture import (
     weigh,
     with_ones,
 )
+from bellman_tf.layers.taps import Taps, channels_last, sizes_of, static_product
 from bellman_tf.linalg.products import matmul
-
-
-class Taps:
-    """The input pixels each tap of a kernel sees, for any stride, dilation and padding.
-
-    Attributes:
-        offsets: kernel positions in the order of the kernel variable's leading axes.
-        channels: input channels.
-    """
-
-    def __init__(
-        self,
-        inputs: tf.Tensor,
-        output_sizes: Sequence,
-        kernel_size: Sequence[int],
-        strides: Sequence[int],
-        dilation: Sequence[int],
-        padding: str,
-    ) -> None:
-        """Pads the input once.
-
-        Args:
-            inputs: `[B, *spatial, c_in]`.
-            output_sizes: output positions per axis, ints or scalar tensors.
-            kernel_size: taps per axis.
-            strides: per axis.
-            dilation: per axis.
-            padding: "same", "valid" or "causal".
-        """
-        self.offsets = list(itertools.product(*(range(k) for k in kernel_size)))
-        self.channels = inputs.shape[-1]
-        self._output, self._strides, self._dilation = list(output_sizes), list(strides), list(dilation)
-        pads = [[0, 0]]
-        for axis, (out, k, s, d) in enumerate(zip(output_sizes, kernel_size, strides, dilation, strict=True)):
-            size = inputs.shape[axis + 1]
-            size = tf.shape(inputs)[axis + 1] if size is None else size
-            reach = (k - 1) * d
-            if padding == "causal":
-                pads.append([reach, 0])
-            elif padding == "same":
-                total = (out - 1) * s + reach + 1 - size
-                total = tf.maximum(total, 0) if tf.is_tensor(total) else max(total, 0)
-                pads.append([total // 2, total - total // 2])
-            else:
-                pads.append([0, 0])
-        padded = any(tf.is_tensor(low) or tf.is_tensor(high) or low or high for low, high in pads)
-        self._padded = tf.pad(inputs, [*pads, [0, 0]]) if padded else inputs
-        self._batch = tf.shape(inputs)[0] if inputs.shape[0] is None else inputs.shape[0]
-
-    def tap(self, number: int | tf.Tensor) -> tf.Tensor:
-        """Input seen by one tap.
-
-        Args:
-            number: of the tap in `offsets`, an int or a scalar tensor.
-
-        Returns:
-            `[B, L, c_in]`.
-        """
-        starts = [[0, *(k * d for k, d in zip(o, self._dilation, strict=True)), 0] for o in self.offsets]
-        # A start that is a tensor and a stride go separately: XLA does not take both in one slice.
-        start = tf.gather(tf.constant(starts), number) if tf.is_tensor(number) else starts[number]
-        reach = [(out - 1) * s + 1 for out, s in zip(self._output, self._strides, strict=True)]
-        seen = tf.slice(self._padded, start, [self._batch, *reach, self.channels])
-        if any(s > 1 for s in self._strides):
-            seen = seen[(slice(None), *(slice(None, None, s) for s in self._strides))]
-        return tf.reshape(seen, [self._batch, _product(self._output), self.channels])
-
-    def patches(self) -> tf.Tensor:
-        """All taps side by side, `[B, L, taps * c_in]`, features in the order of the kernel variable."""
-        return tf.concat([self.tap(number) for number in range(len(self.offsets))], axis=-1)
 
 
 class Convolution(MatrixCapture):
@@ -119,8 +49,8 @@ class Convolution(MatrixCapture):
         self.kernel_size = tuple(layer.kernel_size)
         last = [channels_last(layer, c) for c in self._native]
         sizes = sizes_of(last[0])
-        flat = [tf.reshape(c, [*leading(c, len(sizes) + 1), _product(sizes), c.shape[-1]]) for c in last]
-        self.positions = _product(sizes) if all(isinstance(s, int) for s in sizes) else None
+        flat = [tf.reshape(c, [*leading(c, len(sizes) + 1), static_product(sizes), c.shape[-1]]) for c in last]
+        self.positions = static_product(sizes) if all(isinstance(s, int) for s in sizes) else None
         super().__init__(flat, convolution_layout(layer))
         self.matrix = self.groups == 1
         self.pixels = channels_last(layer, self._inputs)
@@ -293,25 +223,6 @@ def _ravel(index: Sequence[int], sizes: Sequence[int]) -> int:
     for k, size in zip(index, sizes, strict=True):
         flat = flat * size + k
     return flat
-
-
-def channels_last(layer: keras.Layer, tensor: tf.Tensor) -> tf.Tensor:
-    """Moves the channels of a tensor in the layer's data format to the end."""
-    if layer.data_format == "channels_last":
-        return tensor
-    rank = len(tensor.shape)
-    return tf.transpose(tensor, [0, *range(2, rank), 1])
-
-
-def sizes_of(tensor: tf.Tensor) -> list:
-    """Spatial sizes of `[B, *spatial, c]`, static where known."""
-    return [tf.shape(tensor)[k] if size is None else size for k, size in enumerate(tensor.shape)][1:-1]
-
-
-def _product(sizes: Sequence) -> object:
-    if all(isinstance(size, int) for size in sizes):
-        return math.prod(sizes)
-    return -1
 
 
 def capture_convolution(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> Convolution:

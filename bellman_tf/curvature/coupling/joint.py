@@ -3,17 +3,14 @@
 A matrix form here is `[inputs, outputs]`, the transpose of `linalg`'s, so that A and B change places in its functions.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric
-from bellman_tf.curvature.capture import MatrixCapture, Tensors
-from bellman_tf.curvature.gram import stacked
+from bellman_tf.curvature.block import Block, Metric
+from bellman_tf.curvature.gram.products import stacked
+from bellman_tf.layers.capture import MatrixCapture, Tensors
 from bellman_tf.linalg.products import matmul
-
-if TYPE_CHECKING:
-    from bellman_tf.curvature.coupling import Coupling
 
 
 class Samples:
@@ -59,10 +56,28 @@ class OuterSamples(Samples):
         return self.x[:, None, :, None] * self.c[:, :, None, :]
 
 
+class JointInverse(Protocol):
+    """What `JointMetric` needs of a coupling, whose methods `Coupling` describes."""
+
+    blocks: list[Block]
+    positions: int
+    joint_gram: bool
+
+    def solve(self, factor: Tensors, matrices: Tensors) -> Tensors:
+        """The inverse on one matrix per player."""
+        ...
+
+    def gram(
+        self, factor: Tensors, samples: list[Samples], group_size: int | None, own: list, scale: tf.Tensor | float
+    ) -> tf.Tensor:
+        """The Gram matrix of the inverse."""
+        ...
+
+
 class JointMetric:
     """M^{-1} of several players at one step, learning rate included."""
 
-    def __init__(self, coupling: "Coupling", factor: object, metrics: list[Metric], ratios: Tensors | None) -> None:
+    def __init__(self, coupling: JointInverse, factor: object, metrics: list[Metric], ratios: Tensors | None) -> None:
         """Stores what the coupling has factored.
 
         Args:

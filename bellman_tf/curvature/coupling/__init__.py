@@ -1,0 +1,1 @@
+"""Players that act together: one metric for all of a stage."""

@@ -1,0 +1,93 @@
+"""Cross blocks between the Kronecker metrics of players that act together, and the joint metric they make.
+
+The players of one stage move at once, so the Gauss-Newton matrix of the stage has blocks `E[q_n q_m'] ~ A_nm (x) B_nm`
+off its diagonal too, with
+
+    A_nm = (1/B) sum_i sum_l x_n,il x_m,il',        B_nm = (1/(B L)) sum_i sum_l c_n,il c_m,il'
+
+for players applied at the same number L of positions. With the damping of each player's own block on the diagonal,
+
+    "exact"       M^{-1} is the inverse of the joint matrix M (claims OURS-6; more than two players iteratively)
+    "published"   M^{-1} has blocks (+-) [A^{-1}]_nm (x) [B^{-1}]_nm of the joint A and B: GTDDP Thm. 3, DGN Prop. 5
+    "rescale"     no cross moments: each eigenvalue s becomes damping + s damping / (damping + (N - 1) s), the Schur
+                  complement of a player among N identical ones (GTDDP Cor. 7, claims OURS-8)
+
+EKFAC keeps its own blocks and takes K-FAC's correlations: with K the joint K-FAC matrix, M = D K D where D is diagonal
+in the players' eigenbases and puts EKFAC's second moments in the place of K-FAC's eigenvalues, so that M_nn is EKFAC's.
+
+The recursion's Gram matrix is that of the joint metric, cross terms included. Where that needs gradients per sample of
+more numbers than `base.JOINT_GRAM_BELOW` the Gram matrices of the players alone are added instead, as `describe`
+says.
+
+A matrix form here is `[inputs, outputs]`, the transpose of `linalg`'s, so that A and B change places in its functions.
+"""
+
+from bellman_tf.curvature.block import Block
+from bellman_tf.curvature.coupling.base import Coupling
+from bellman_tf.curvature.coupling.game import GameCoupling
+from bellman_tf.curvature.coupling.pair import PairCoupling
+from bellman_tf.curvature.coupling.published import PublishedCoupling
+from bellman_tf.curvature.coupling.rescaled import RescaledCoupling
+from bellman_tf.curvature.kfac import KFACBlock
+
+
+def make_couplings(
+    blocks: list[Block], stages: list[int | None], positions: list[int | None]
+) -> tuple[list[Coupling], list[str]]:
+    """Couples the players that share a stage and can be coupled.
+
+    Args:
+        blocks: of all players.
+        stages: of all players, `None` where not known.
+        positions: at which each player is applied to a sample, `None` where not static.
+
+    Returns:
+        The couplings, and for each player what to add to its block's description.
+
+    Raises:
+        ValueError: if `cooperative_sign` is -1 in a stage of more than two players.
+    """
+    couplings, notes = [], [""] * len(blocks)
+    for stage in sorted({stage for stage in stages if stage is not None}):
+        acting = [k for k, block in enumerate(blocks) if stages[k] == stage and _cooperates(block)]
+        if len(acting) < 2:
+            continue
+        groups: dict[int, list[int]] = {}
+        for k in acting:
+            reason = _reason(blocks[k], positions[k])
+            if reason:
+                notes[k] = f" (uncoupled: {reason})"
+            else:
+                groups.setdefault(positions[k], []).append(k)
+        for count, players in groups.items():
+            if len(players) > 1:
+                coupling = _couple(players, blocks, count)
+                couplings.append(coupling)
+                phrases = coupling.describe([blocks[k].layout.name for k in coupling.players])
+                for k, phrase in zip(coupling.players, phrases, strict=True):
+                    notes[k] = f", {phrase}"
+            elif len(groups) > 1:
+                others = " and ".join(str(other) for other in groups if other != count)
+                notes[players[0]] = f" (uncoupled: {count} positions against {others})"
+    return couplings, notes
+
+
+def _cooperates(block: Block) -> bool:
+    return isinstance(block, KFACBlock) and block.config.cooperative is not False
+
+
+def _reason(block: KFACBlock, positions: int | None) -> str:
+    if positions is None:
+        return "its number of positions is not static"
+    if block.config.cooperative != "rescale" and block.form != "patches":
+        return f"convolution={block.form!r} keeps no moment of whole patches"
+    return ""
+
+
+def _couple(players: list[int], blocks: list[Block], positions: int) -> Coupling:
+    kind = blocks[players[0]].config.cooperative
+    if kind == "exact" and len(players) == 2:
+        players = sorted(players, key=lambda k: blocks[k].rows.size * blocks[k].layout.matrix.width)
+    exact = PairCoupling if len(players) == 2 else GameCoupling
+    make = {"exact": exact, "published": PublishedCoupling, "rescale": RescaledCoupling}[kind]
+    return make(players, [blocks[k] for k in players], positions)

@@ -1,0 +1,74 @@
+"""The papers' form: blocks of the inverses of the joint factors."""
+
+import tensorflow as tf
+
+from bellman_tf import _checks
+from bellman_tf.curvature.block import StateSpec
+from bellman_tf.curvature.coupling.base import Blocks, Coupling
+from bellman_tf.curvature.coupling.joint import OuterSamples, Samples
+from bellman_tf.curvature.gram.products import inner_products
+from bellman_tf.curvature.kfac import KFACBlock
+from bellman_tf.layers.capture import Tensors
+from bellman_tf.linalg import factor_block_form, solve_block_form
+from bellman_tf.linalg.products import matmul
+
+
+class PublishedCoupling(Coupling):
+    """The papers' form: blocks of the inverses of the joint factors."""
+
+    word = "published"
+
+    def __init__(self, players: list[int], blocks: list[KFACBlock], positions: int) -> None:
+        super().__init__(players, blocks, positions)
+        self.sign = self.config.cooperative_sign
+        if self.sign < 0 and len(players) > 2:
+            raise _checks.error(
+                "cooperative_sign", "be 1 in a stage of more than two players", self.sign,
+                f"Such a stage holds {', '.join(block.layout.name for block in blocks)}.",
+            )  # fmt: skip
+        self.word += " (+)" if self.sign > 0 else " (-)"
+
+    def _formed_numbers(self) -> int:
+        return 0 if self.positions == 1 and not self.eigen else super()._formed_numbers()
+
+    def factor_specs(self) -> list[StateSpec]:
+        """Inverses of the joint factors."""
+        a, b = sum(self.inputs), sum(self.outputs)
+        return [
+            StateSpec("gradient_inverse", (b, b), "identity"),
+            StateSpec("input_inverse", (a, a), "identity"),
+        ]
+
+    def factor(self, A: Blocks, B: Blocks) -> Tensors:
+        """The two inverses."""
+        return list(factor_block_form(B, A))
+
+    def _cut(self, factor: Tensors) -> tuple[Blocks, Blocks]:
+        return tuple(
+            [tf.split(rows, sizes, axis=1) for rows in tf.split(inverse, sizes, axis=0)]
+            for inverse, sizes in zip(factor, (self.outputs, self.inputs), strict=True)
+        )
+
+    def solve(self, factor: Tensors, matrices: Tensors) -> Tensors:
+        """Block by block."""
+        return solve_block_form(*self._cut(factor), matrices, self.sign)
+
+    def gram(
+        self, factor: Tensors, samples: list[Samples], group_size: int | None, own: list, scale: tf.Tensor | float
+    ) -> tf.Tensor:
+        """For dense layers `sum_nm (x_n [A^{-1}]_nm x_m') * (c_n [B^{-1}]_nm c_m')`."""
+        if not isinstance(samples[0], OuterSamples):
+            return super().gram(factor, samples, group_size, own, scale)
+        B, A = self._cut(factor)
+        total = [self._products(player, player, A[n][n], B[n][n], group_size) for n, player in enumerate(samples)]
+        for n, m in self.pairs:
+            cross = self.sign * self._products(samples[n], samples[m], A[n][m], B[n][m], group_size)
+            total += [cross, tf.linalg.matrix_transpose(cross)]
+        return scale * tf.add_n(total)
+
+    def _products(self, n: OuterSamples, m: OuterSamples, A: tf.Tensor, B: tf.Tensor, size: int | None) -> tf.Tensor:
+        inputs = inner_products([n.x[:, None]], [matmul(m.x, A, transpose_b=True)[:, None]], size)
+        columns = n.c.shape[1]
+        if columns > 1:
+            inputs = tf.repeat(tf.repeat(inputs, columns, axis=1), columns, axis=2)
+        return inputs * inner_products([n.c], [matmul(m.c, B, transpose_b=True)], size)

@@ -1,0 +1,32 @@
+"""Players taken as identical."""
+
+from bellman_tf.curvature.block import Metric, StateSpec, Step
+from bellman_tf.curvature.coupling.base import Coupling
+from bellman_tf.curvature.ekfac import EigenMetric
+from bellman_tf.layers.capture import MatrixCapture, Tensors
+
+
+class RescaledCoupling(Coupling):
+    """Players taken as identical: no cross moments, only less curvature for each."""
+
+    def _formed_numbers(self) -> int:
+        return 0
+
+    def state_specs(self) -> list[StateSpec]:
+        """None."""
+        return []
+
+    def update(
+        self, state: Tensors, captures: list[MatrixCapture], own: list[Tensors], metrics: list[Metric], step: Step
+    ) -> tuple[Tensors, object]:
+        """The players' own metrics, rescaled; arguments as `Coupling.update`."""
+        damping, others = self.config.damping, len(self.players) - 1
+        new = []
+        for block, (_, _, U_A, U_B, s) in zip(self.blocks, own, strict=True):
+            rescaled = damping + s * damping / (damping + others * s)
+            new.append(EigenMetric(block.rows, U_A, U_B, step.learning_rate / rescaled))
+        return [], new
+
+    def describe(self, names: list[str]) -> list[str]:
+        """For each player, what to add to its block's description; arguments as `Coupling.describe`."""
+        return [f"rescaled for {len(names)} players"] * len(names)

@@ -1,0 +1,167 @@
+"""EKFAC's metric: the eigenbases U_A, U_B of K-FAC's factors, and the second moments s of the gradient in them.
+
+M = U (s + lambda) U' / learning_rate,      U = U_A (x) U_B
+"""
+
+import tensorflow as tf
+
+from bellman_tf.curvature.block import Metric, StateSpec, Step, TapwiseMetric
+from bellman_tf.curvature.kfac import KFACBlock
+from bellman_tf.curvature.kronecker_rows import KroneckerRows
+from bellman_tf.layers.capture import MatrixCapture, Tensors
+from bellman_tf.layers.convolution import Convolution
+from bellman_tf.layers.dense import LinearMap
+from bellman_tf.linalg import eigh
+from bellman_tf.linalg.products import matmul
+
+# Per-sample gradients of a layer at up to this many positions are formed by `scalings="auto"`.
+FEW_POSITIONS = 16
+
+
+class EigenMetric(TapwiseMetric):
+    """M^{-1} = learning_rate U (1 / (s + damping)) U' with U = U_A (x) U_B."""
+
+    def __init__(self, rows: KroneckerRows, U_A: tf.Tensor, U_B: tf.Tensor, inverse: tf.Tensor) -> None:
+        """Stores the basis.
+
+        Args:
+            rows: the row structure.
+            U_A: `[size, size]`.
+            U_B: `[e, e]`.
+            inverse: `[rows(+1), e]`, learning_rate / (s + damping).
+        """
+        self._rows, self._U_A, self._U_B, self.inverse = rows, U_A, U_B, inverse
+        self.tapwise = rows.repeats > 1
+
+    def rotate(self, matrix: tf.Tensor) -> tf.Tensor:
+        """`U_A' G U_B`, `[..., rows(+1), e]`."""
+        return matmul(self._rows.apply(tf.transpose(self._U_A), matrix), self._U_B)
+
+    def rotate_back(self, matrix: tf.Tensor) -> tf.Tensor:
+        """`U_A G U_B'`, the inverse of `rotate`."""
+        return self._rows.apply(self._U_A, matmul(matrix, self._U_B, transpose_b=True))
+
+    def solve(self, parts: Tensors) -> Tensors:
+        """Into the eigenbasis, through the diagonal, and back; leading axes are allowed."""
+        layout = self._rows.layout
+        return layout.unpack(self.rotate_back(self.inverse * self.rotate(layout.pack(parts))))
+
+    def rotate_input(self, x: tf.Tensor) -> tf.Tensor:
+        """`x U_A`, `[..., size]`."""
+        return tf.tensordot(x, self._U_A, 1)
+
+    def rotate_cotangent(self, c: tf.Tensor) -> tf.Tensor:
+        """`c U_B`, `[..., e]`."""
+        return tf.tensordot(c, self._U_B, 1)
+
+    def solve_tap(self, q: tf.Tensor, tap: object) -> tf.Tensor:
+        """One tap of a convolution's kernel, `[..., c_in, c_out]`; `tap` is its flat number."""
+        turned = self._tap_inverse(tap) * matmul(matmul(self._U_A, q, transpose_a=True), self._U_B)
+        return matmul(matmul(self._U_A, turned), self._U_B, transpose_b=True)
+
+    def _tap_inverse(self, tap: object) -> tf.Tensor:
+        rows = self._rows
+        return tf.reshape(self.inverse[: rows.layout.rows], [rows.repeats, rows.size, rows.layout.width])[tap]
+
+    def tap_pair(self, capture: Convolution, tap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`r = U_A' q U_B` and `r / (s + damping)`."""
+        r = capture.tap_gradients(tap, self._U_A, self._U_B)
+        return r, self._tap_inverse(tap) * r
+
+    def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
+        """The bias of a convolution, `[..., c_out]`."""
+        turned = self.inverse[-1] * tf.tensordot(q, self._U_B, 1)
+        return tf.tensordot(turned, self._U_B, [[-1], [1]])
+
+
+class EKFACBlock(KFACBlock):
+    """Eigenbases of the factors, and second moments in them."""
+
+    factorise = staticmethod(eigh)
+
+    def state_specs(self) -> list[StateSpec]:
+        """Factors A, B; eigenbases; second moments."""
+        size, width = self.rows.size, self.layout.matrix.width
+        return [
+            StateSpec("input_factor", (size, size)),
+            StateSpec("gradient_factor", (width, width)),
+            StateSpec("input_basis", (size, size), "identity"),
+            StateSpec("gradient_basis", (width, width), "identity"),
+            StateSpec("scalings", (self.layout.matrix.all_rows, width)),
+        ]
+
+    def matrices(self, statistics: Tensors) -> list[tuple[tf.Tensor, ...]]:
+        """The factors."""
+        return [(factor,) for factor in statistics]
+
+    def cache(self, factors: list[Tensors], capture: MatrixCapture) -> Tensors:
+        """Eigenbases of A and B, and K-FAC's own estimate of the scalings, which starts those of a new basis."""
+        (eig_A, U_A), (eig_B, U_B) = factors
+        rows = [eig_A] * self.rows.repeats
+        if self.rows.bias_apart:
+            rows.append(self._positions(capture, eig_A.dtype)[None])
+        return [U_A, U_B, tf.maximum(tf.concat(rows, 0), 0)[:, None] * tf.maximum(eig_B, 0)]
+
+    def finish(
+        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: Step
+    ) -> tuple[Tensors, Metric]:
+        """The scalings of this step in the bases, and the metric."""
+        U_A, U_B, s = cached
+        metric = EigenMetric(self.rows, U_A, U_B, s)
+        s = self._measured(s, capture, metric)
+        metric.inverse = step.learning_rate / (s + self.config.damping)
+        return [*statistics, U_A, U_B, s], metric
+
+    def _measured(self, s: tf.Tensor, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
+        """The scalings of this step."""
+        return self.config.decay * s + (1 - self.config.decay) * self._second_moments(capture, metric)
+
+    def _second_moments(self, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
+        """`E[(U_A' q U_B)^2]`, `[rows(+1), e]`, from column 0."""
+        batch = tf.cast(capture.batch_size, capture.cotangents[0].dtype)
+        c = metric.rotate_cotangent(capture.cotangents[0])
+        if isinstance(capture, LinearMap) and capture.flat:
+            x = metric.rotate_input(capture.augmented())
+            return matmul(tf.square(x), tf.square(c), transpose_a=True) / batch
+        few = capture.positions is not None and capture.positions <= FEW_POSITIONS
+        if self.config.scalings == "exact" or (self.config.scalings == "auto" and few):
+            q = metric.rotate(capture.matrix_per_sample()[:, 0])
+            return tf.reduce_mean(tf.square(q), axis=0)
+        c = tf.reshape(tf.square(c), [-1, self.layout.matrix.width])
+        if not isinstance(capture, Convolution):
+            x = metric.rotate_input(capture.augmented())
+            return matmul(tf.square(tf.reshape(x, [-1, x.shape[-1]])), c, transpose_a=True) / batch
+        return self._convolution_moments(capture, metric, c) / batch
+
+    def _convolution_moments(self, capture: Convolution, metric: EigenMetric, c: tf.Tensor) -> tf.Tensor:
+        """`sum_il (rotated patch)^2 (rotated cotangent)^2'` with positions taken as uncorrelated."""
+        if self.form == "sua":
+            # One product per tap, over the rotated pixels.
+            turned = capture.taps_of(tf.square(metric.rotate_input(capture.pixels)))
+            parts = [
+                matmul(tf.reshape(turned.tap(number), [-1, self.rows.size]), c, transpose_a=True)
+                for number in range(len(turned.offsets))
+            ]
+        else:
+            patches = capture.taps.patches() if self.rows.bias_apart else capture.augmented()
+            x = tf.square(tf.reshape(metric.rotate_input(patches), [-1, self.rows.size]))
+            parts = [matmul(x, c, transpose_a=True)]
+        if self.rows.bias_apart:
+            parts.append(tf.reduce_sum(c, axis=0, keepdims=True))
+        return tf.concat(parts, axis=0)
+
+    def describe(self) -> str:
+        """A word or two for `game_summary`."""
+        return "e" + super().describe()
+
+
+class KFACEigenBlock(EKFACBlock):
+    """K-FAC in its eigenbasis, where damping adds to eigenvalues as Corollary 7 has it: for `cooperative="rescale"`."""
+
+    def _measured(self, s: tf.Tensor, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
+        """K-FAC's own eigenvalues."""
+        return s
+
+    def describe(self) -> str:
+        """A word or two for `game_summary`."""
+        return KFACBlock.describe(self)

@@ -1,0 +1,45 @@
+"""The diagonal of the empirical Fisher matrix, which stands in where K-FAC cannot."""
+
+import tensorflow as tf
+
+from bellman_tf.curvature.block import Block, Metric, PlayerLayout, StateSpec, Step, running_mean
+from bellman_tf.curvature.diagonal import DiagonalMetric
+from bellman_tf.layers.capture import Capture, Tensors
+from bellman_tf.layers.embedding import Lookup
+
+
+class DiagonalFisherBlock(Block):
+    """M = (diag E[q^2] + damping) / learning rate.
+
+    For covered players the mean is over per-sample gradients. An open-loop player has only its mean gradient g:
+    with samples independent and g small against their spread, `E[q^2] ~ batch size * g^2`.
+    """
+
+    def __init__(self, layout: PlayerLayout, damping: float, decay: float) -> None:
+        super().__init__(layout)
+        self.damping, self.decay = damping, decay
+        self.needs_capture = layout.covered
+        self.needs_gradient = not layout.covered
+
+    def state_specs(self) -> list[StateSpec]:
+        """One running mean per variable."""
+        return [StateSpec(f"fisher_{k}", shape) for k, shape in enumerate(self.layout.shapes)]
+
+    def update(
+        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
+    ) -> tuple[Tensors, Metric]:
+        """Running mean of squares, then the inverse of the damped diagonal."""
+        if not self.layout.covered:
+            batch = tf.cast(capture.batch_size, step.learning_rate.dtype)
+            squares = [batch * tf.square(g) for g in gradient]
+        elif isinstance(capture, Lookup):
+            squares = capture.squares()
+        else:
+            squares = [tf.reduce_mean(tf.square(q[:, 0]), axis=0) for q in capture.per_sample()]
+        rate = step.mean_rate(self.decay)
+        state = [running_mean(v, new, rate) for v, new in zip(state, squares, strict=True)]
+        return state, DiagonalMetric([step.learning_rate / (v + self.damping) for v in state])
+
+    def describe(self) -> str:
+        """A word for `game_summary`."""
+        return "fisher diagonal"

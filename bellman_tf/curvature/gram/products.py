@@ -1,0 +1,71 @@
+"""Inner products inside groups of samples, which every form ends in."""
+
+import math
+
+import tensorflow as tf
+
+from bellman_tf.layers.capture import Tensors
+
+
+def split(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
+    """`[B, ...]` to `[G, b, ...]`, zero-padded."""
+    if group_size is None:
+        return tensor[None]
+    sizes = [tf.shape(tensor)[k] if size is None else size for k, size in enumerate(tensor.shape)]
+    groups = -(-sizes[0] // group_size)
+    if group_size > 1:
+        tensor = tf.pad(tensor, [[0, groups * group_size - sizes[0]], *[[0, 0]] * (len(sizes) - 1)])
+    return tf.reshape(tensor, [groups, group_size, *sizes[1:]])
+
+
+def grouped(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
+    """`[B, m, ...]` to `[G, b m, P]`, zero-padded."""
+    parts = split(tensor, group_size)
+    sizes = [tf.shape(parts)[k] if size is None else size for k, size in enumerate(parts.shape)]
+    return tf.reshape(parts, [sizes[0], sizes[1] * sizes[2], math.prod(sizes[3:])])
+
+
+def inner_products(parts: Tensors, solved: Tensors, group_size: int | None) -> tf.Tensor:
+    """`sum over variables of Q (M^{-1} Q)'` inside groups."""
+    total = []
+    for q, s in zip(parts, solved, strict=True):
+        if group_size == 1 and q.shape[1] == 1:
+            axes = list(range(1, len(q.shape)))
+            total.append(tf.reduce_sum(q * s, axis=axes)[:, None, None])
+        elif group_size is None:  # a plain product: the batched one costs more than a small matrix
+            total.append(tf.matmul(_rows(q), _rows(s), transpose_b=True)[None])
+        else:
+            total.append(tf.matmul(grouped(q, group_size), grouped(s, group_size), transpose_b=True))
+    return total[0] if len(total) == 1 else tf.add_n(total)
+
+
+def _rows(tensor: tf.Tensor) -> tf.Tensor:
+    """`[B, m, ...]` to `[B m, P]`."""
+    return tf.reshape(tensor, [-1, math.prod(tensor.shape[2:])])
+
+
+def stacked(cotangents: Tensors) -> tf.Tensor:
+    """M tensors `[B, ...]` to `[B, m, ...]`."""
+    return cotangents[0][:, None] if len(cotangents) == 1 else tf.stack(cotangents, axis=1)
+
+
+def sum_pairs(inputs: tf.Tensor, c: tf.Tensor, solved: tf.Tensor, group_size: int | None) -> tf.Tensor:
+    """`sum_lk inputs[il, jk] <c_il, solved_jk>` over positions l of a sample and k of another.
+
+    Args:
+        inputs: `[G, b L, b L]`.
+        c: `[B, m, L, e]`.
+        solved: `[B, m, L, e]`, another tensor like it.
+        group_size: samples per group.
+
+    Returns:
+        `[G, b m, b m]`.
+    """
+    m, length = c.shape[1], tf.shape(c)[2] if c.shape[2] is None else c.shape[2]
+    first, second = (split(part, group_size) for part in (c, solved))  # [G, b, m, L, e]
+    groups, size = tf.shape(first)[0], tf.shape(first)[1]
+    first, second = (tf.reshape(part, [groups, size * m * length, c.shape[-1]]) for part in (first, second))
+    pairs = tf.matmul(first, second, transpose_b=True)
+    pairs = tf.reshape(pairs, [groups, size, m, length, size, m, length])
+    pairs *= tf.reshape(inputs, [groups, size, 1, length, size, 1, length])
+    return tf.reshape(tf.reduce_sum(pairs, axis=[3, 6]), [groups, size * m, size * m])

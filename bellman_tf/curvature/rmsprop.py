@@ -1,0 +1,34 @@
+"""RMSprop's metric: running mean of squared gradients."""
+
+import tensorflow as tf
+
+from bellman_tf.curvature import config as options
+from bellman_tf.curvature.block import Block, Metric, PlayerLayout, StateSpec, Step
+from bellman_tf.curvature.diagonal import DiagonalMetric
+from bellman_tf.layers.capture import Capture, Tensors
+
+
+class RMSpropBlock(Block):
+    """Running mean of squared gradients, as in Keras."""
+
+    needs_gradient = True
+
+    def __init__(self, layout: PlayerLayout, config: options.RMSprop) -> None:
+        super().__init__(layout)
+        self.config = config
+
+    def state_specs(self) -> list[StateSpec]:
+        """One second moment per variable."""
+        return [StateSpec(f"velocity_{k}", shape) for k, shape in enumerate(self.layout.shapes)]
+
+    def update(
+        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
+    ) -> tuple[Tensors, Metric]:
+        """V <- rho v + (1 - rho) g^2, M = diag(sqrt(v + epsilon)) / learning_rate."""
+        rho = self.config.rho
+        state = [rho * v + (1 - rho) * tf.square(g) for v, g in zip(state, gradient, strict=True)]
+        return state, DiagonalMetric([step.learning_rate * tf.math.rsqrt(v + self.config.epsilon) for v in state])
+
+    def describe(self) -> str:
+        """A word for `game_summary`."""
+        return "rmsprop"

@@ -1,0 +1,1 @@
+"""Layer kinds: what a training step knows of each, and which layers are covered."""

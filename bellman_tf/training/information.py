@@ -1,0 +1,26 @@
+"""Information structures: whose Gram matrices a player sees, and whether it answers the state (DGN Sec. 3.2, Table 1)."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Information:
+    """What a player knows.
+
+    Attributes:
+        curved: whether the value's curvature is used at all; without it every step is the baseline's.
+        joint: whether the players of a stage share one value.
+        feedback: whether the state's deviation enters the weights.
+    """
+
+    curved: bool
+    joint: bool
+    feedback: bool
+
+
+INFORMATION = {
+    "open": Information(curved=False, joint=False, feedback=False),
+    "feedback": Information(curved=True, joint=False, feedback=True),
+    "cooperative_open": Information(curved=True, joint=True, feedback=False),
+    "cooperative": Information(curved=True, joint=True, feedback=True),
+}
