@@ -16,10 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.game.stages import Player
-from bellman_tf.optimizers.options import GameOptions
-from bellman_tf.training.batch import Batch
+from bellman_tf.curvature.block import StateSpec
+from bellman_tf.game.players import Player, Program
+from bellman_tf.optimizers.gtddp import GTDDP
+from bellman_tf.training.context import StepContext
 from bellman_tf.training.game_step import GameStep
+from bellman_tf.training.round import Round
+from bellman_tf.training.settings import GameOptions, StepSettings
 
 
 class _Gain(NamedTuple):
@@ -96,11 +99,18 @@ def feedback_maps(
     return _pull_back(model, x, slot, maps) if project else maps
 
 
+def _program(model: keras.Model) -> Program:
+    """The game whose cuts and states are known call by call."""
+    game = model.game
+    return game if isinstance(game, Program) else game.program
+
+
 def _player(model: keras.Model, layer: object) -> Player:
     name = layer if isinstance(layer, str) else layer.name
-    found = [player for player in model.game.players if player.name == name and player.stage is not None]
+    players = _program(model).players
+    found = [player for player in players if player.name == name and player.stage is not None]
     if not found or not found[0].covered:
-        known = [player.name for player in model.game.players if player.covered]
+        known = [player.name for player in players if player.covered]
         raise _checks.error("layer", f"be a player with a Gram form, one of {known}", name)
     if found[0].stage == 0:
         rule = "act behind the first stage: before it the state is the data, which does not deviate"
@@ -119,7 +129,8 @@ def _gain(model: keras.Model, x: object, layer: object, y: object) -> _Gain:
     outputs = model(x, training=False)
     labels = _labels(model, outputs) if y is None else y
     kept = [(v, v.numpy()) for v in model.non_trainable_variables] + [(v, v.numpy()) for v in model.seed_variables()]
-    batch = Batch(model, _Lens(optimizer), (tf.convert_to_tensor(x), tf.convert_to_tensor(labels)))
+    game = _program(model)
+    batch = Round(model, game, *_seen(optimizer, game), (tf.convert_to_tensor(x), tf.convert_to_tensor(labels)))
     step = GameStep(batch)
     values = step.look()
     for variable, value in kept:
@@ -134,17 +145,22 @@ def _gain(model: keras.Model, x: object, layer: object, y: object) -> _Gain:
     return _Gain(left.reshape(-1, left.shape[2]).T, L @ L.T, list(gradients), columns)
 
 
-class _Lens:
-    """An optimizer seen with the options that the gain is defined for."""
+def _seen(optimizer: GTDDP, game: Program) -> tuple[StepSettings, StepContext]:
+    """An optimizer's curvature, player by player of another game, under the options that the gain is defined for."""
+    known = {frozenset(map(id, p.variables)): k for k, p in enumerate(optimizer.players)}
+    blocks, state, context = [], [], optimizer.context()
+    for player in game.players:
+        place = known.get(frozenset(map(id, player.variables)))
+        block = optimizer.make_block(player)
+        blocks.append(block)
+        fresh = [_initial(spec) for spec in block.state_specs()]
+        state.append(fresh if place is None else context.state[place])
+    options = GameOptions("cooperative", "batch", "full", None, False, "exact", "nonlinear")
+    return StepSettings(options, tuple(blocks)), context._replace(state=state, control=None)
 
-    options = GameOptions("cooperative", "batch", "full", None, False, "exact")
-    step_control = None
 
-    def __init__(self, optimizer: keras.optimizers.Optimizer) -> None:
-        self._optimizer = optimizer
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._optimizer, name)
+def _initial(spec: StateSpec) -> tf.Tensor:
+    return tf.eye(*spec.shape) if spec.initial == "identity" else tf.fill(spec.shape, float(spec.initial == "ones"))
 
 
 def _labels(model: keras.Model, outputs: object) -> object:
@@ -155,8 +171,9 @@ def _labels(model: keras.Model, outputs: object) -> object:
 
 def _state(model: keras.Model, x: object, slot: object, tape: tf.GradientTape | None = None) -> tf.Tensor:
     """The value of a slot of the graph, in inference mode."""
-    values = dict(zip(model.game.graph.inputs, keras.tree.flatten(x), strict=True))
-    for call in model.game.graph.calls:
+    graph = _program(model).graph
+    values = dict(zip(graph.inputs, keras.tree.flatten(x), strict=True))
+    for call in graph.calls:
         if slot in values:
             break
         args, kwargs = keras.tree.map_structure(

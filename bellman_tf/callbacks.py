@@ -125,7 +125,8 @@ class GameMonitor(keras.callbacks.Callback):
         self.model.train_function = None
 
     def _names(self) -> list[str]:
-        return names_of(self.model.optimizer, self.model.game)
+        optimizer = self.model.optimizer
+        return names_of(optimizer.options, self.model.game) if optimizer.tells else []
 
     def _latest(self) -> dict[str, float]:
         monitor = self.model.optimizer.monitor

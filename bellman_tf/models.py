@@ -7,8 +7,11 @@ other optimizer.
 import keras
 
 from bellman_tf import _checks
+from bellman_tf.game.native import NativeGame
+from bellman_tf.game.players import Players
 from bellman_tf.game.report import print_game
 from bellman_tf.game.stages import Game
+from bellman_tf.game.survey import signature_of
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.training.execution import dispatching
 
@@ -22,8 +25,8 @@ class GameMixin:
             cls.call = dispatching(cls.call)
 
     @property
-    def game(self) -> Game:
-        """The model as a game; made anew when the set of trainable variables changes.
+    def game(self) -> Players:
+        """The model as a game; made anew when the set of trainable variables changes, and by `compile`.
 
         Raises:
             ValueError: if the model is not built yet.
@@ -33,10 +36,13 @@ class GameMixin:
                 f"`game` must be read from a built model. Received: model={self.name!r} not built. "
                 "Call the model once on a batch, give it an Input, or fit it."
             )
-        key = (*(id(v) for v in self.trainable_variables), self._input_signature is None)
+        optimizer = getattr(self, "optimizer", None)
+        replayed = isinstance(optimizer, GTDDP) and optimizer.options.rollout == "nonlinear"
+        key = (replayed, *(id(v) for v in self.trainable_variables), self._input_signature is None)
         cached = self.__dict__.get("_game")
         if cached is None or cached[0] != key:
-            cached = (key, Game(self))
+            game = Game(self) if replayed else NativeGame(self, signature_of(self))
+            cached = (key, game)
             object.__setattr__(self, "_game", cached)  # past Keras's attribute tracking
         return cached[1]
 

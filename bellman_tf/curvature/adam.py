@@ -50,6 +50,13 @@ class AdamBlock(Block):
         correction = 1 - tf.pow(tf.constant(beta_1, dtype), t)
         return first + second, AdamMetric(inverse, first, beta_1, correction)
 
+    def standing(self, state: Tensors, step: Step) -> Metric:
+        """The bias-corrected metric of the moments so far; before the first step, that of zero moments."""
+        second, dtype = state[len(self.layout.shapes) :], step.learning_rate.dtype
+        t = tf.cast(tf.maximum(step.iteration, 1), dtype)
+        rate = step.learning_rate * tf.sqrt(1 - tf.pow(tf.constant(self.config.beta_2, dtype), t))
+        return DiagonalMetric([rate / (tf.sqrt(v) + self.config.epsilon) for v in second])
+
     def describe(self) -> str:
         """A word for `game_summary`."""
         return "adam"

@@ -140,6 +140,10 @@ class Block:
         """New state and this step's metric, from the batch's statistics."""
         raise NotImplementedError
 
+    def standing(self, state: Tensors, step: Step) -> Metric:
+        """The metric of the statistics so far, where this step's have yet to come or will not come."""
+        raise NotImplementedError
+
     def describe(self) -> str:
         """A word or two for `game_summary`."""
         raise NotImplementedError

@@ -150,6 +150,11 @@ class EKFACBlock(KFACBlock):
             parts.append(tf.reduce_sum(c, axis=0, keepdims=True))
         return tf.concat(parts, axis=0)
 
+    def standing(self, state: Tensors, step: Step) -> Metric:
+        """The scalings so far in the cached bases."""
+        U_A, U_B, s = state[2:]
+        return EigenMetric(self.rows, U_A, U_B, step.learning_rate / (s + self.config.damping))
+
     def describe(self) -> str:
         """A word or two for `game_summary`."""
         return "e" + super().describe()

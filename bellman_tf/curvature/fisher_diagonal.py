@@ -40,6 +40,10 @@ class DiagonalFisherBlock(Block):
         state = [running_mean(v, new, rate) for v, new in zip(state, squares, strict=True)]
         return state, DiagonalMetric([step.learning_rate / (v + self.damping) for v in state])
 
+    def standing(self, state: Tensors, step: Step) -> Metric:
+        """The metric of the running means so far."""
+        return DiagonalMetric([step.learning_rate / (v + self.damping) for v in state])
+
     def describe(self) -> str:
         """A word for `game_summary`."""
         return "fisher diagonal"

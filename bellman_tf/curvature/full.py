@@ -99,6 +99,10 @@ class FullBlock(CachedBlock):
         """The inverse as a metric."""
         return [*statistics, *cached], DenseMetric(cached[0], self.layout.shapes, step.learning_rate)
 
+    def standing(self, state: Tensors, step: Step) -> Metric:
+        """The cached inverse as a metric."""
+        return DenseMetric(state[1], self.layout.shapes, step.learning_rate)
+
     def describe(self) -> str:
         """A word for `game_summary`."""
         return f"full {self.size}x{self.size}"

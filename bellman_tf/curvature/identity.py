@@ -45,6 +45,10 @@ class IdentityBlock(Block):
         """No state; the metric is the learning rate."""
         return [], IdentityMetric(step.learning_rate)
 
+    def standing(self, state: Tensors, step: Step) -> Metric:
+        """The learning rate."""
+        return IdentityMetric(step.learning_rate)
+
     def describe(self) -> str:
         """A word for `game_summary`."""
         return "identity"

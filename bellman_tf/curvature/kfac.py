@@ -130,6 +130,10 @@ class KFACBlock(CachedBlock):
         """The inverses as a metric."""
         return [*statistics, *cached], KroneckerMetric(self.rows, *cached, step.learning_rate)
 
+    def standing(self, state: Tensors, step: Step) -> Metric:
+        """The cached inverses as a metric."""
+        return KroneckerMetric(self.rows, *state[2:], step.learning_rate)
+
     def describe(self) -> str:
         """A word or two for `game_summary`."""
         size, width = self.rows.size, self.layout.matrix.width

@@ -29,6 +29,10 @@ class RMSpropBlock(Block):
         state = [rho * v + (1 - rho) * tf.square(g) for v, g in zip(state, gradient, strict=True)]
         return state, DiagonalMetric([step.learning_rate * tf.math.rsqrt(v + self.config.epsilon) for v in state])
 
+    def standing(self, state: Tensors, step: Step) -> Metric:
+        """The metric of the statistics so far."""
+        return DiagonalMetric([step.learning_rate * tf.math.rsqrt(v + self.config.epsilon) for v in state])
+
     def describe(self) -> str:
         """A word for `game_summary`."""
         return "rmsprop"

@@ -18,6 +18,9 @@ from bellman_tf.game.survey import Finding, Survey, survey
 from bellman_tf.layers.registry import Coverage, coverage
 
 
+NULL_BIASES = False
+
+
 class NativeGame(Players):
     """The players of a model, found by running it once on made-up samples.
 
@@ -69,7 +72,7 @@ class NativeGame(Players):
                 self._reasons[id(layer)] = finding.reason
                 continue
             variables = tuple(layer.trainable_variables)
-            if finding.null:
+            if finding.null and NULL_BIASES:
                 how = coverage(layer, bias=False)
                 variables = tuple(v for v in variables if v is not layer.bias)
                 nulls.append((layer, finding))

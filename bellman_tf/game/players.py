@@ -122,6 +122,17 @@ class Players:
         """Players whose place in the network is not known."""
         return [player for player in self.players if player.stage is None]
 
+    def stage_of(self, player: Player) -> int | None:
+        """Stage of a player, `None` if that is not known.
+
+        Args:
+            player: of this game.
+
+        Returns:
+            The number of the stage.
+        """
+        return player.stage
+
     @property
     def coverage(self) -> float:
         """Share of the trainable parameters that have a Gram form."""
@@ -134,12 +145,14 @@ class Program(Players):
     """A game whose network is known call by call.
 
     Attributes:
+        ranges: earliest and latest stage of every player whose place is known, by index.
         graph: the model as a flat program, or `None` if it cannot be traced.
         after: calls without parameters behind the last stage.
         player_of: player of each call that has one, by `id` of the call.
         when: stage of each of these calls, by `id` of the call.
     """
 
+    ranges: dict[int, tuple[int, int]]
     graph: Graph | None
     after: tuple[Call, ...]
     player_of: dict[int, Player]

@@ -2,18 +2,9 @@
 
 from collections.abc import Callable
 
-from bellman_tf.game.players import Player, Players
+from bellman_tf.game.players import Player, Players, Program
 
-_COLUMNS = ("stage", "player", "kind", "parameters", "curvature", "gram", "coverage")
-
-
-def _row(player: Player, metrics: list[str] | None, ranges: dict[int, tuple[int, int]]) -> tuple[str, ...]:
-    metric = "-" if metrics is None else metrics[player.index]
-    covered = f"covered ({player.coverage.site})" if player.covered else f"open-loop: {player.coverage}"
-    stage = "-" if player.stage is None else str(player.stage)
-    if player.stage is not None and ranges[player.index][1] > ranges[player.index][0]:
-        stage += " ({}-{})".format(*ranges[player.index])
-    return stage, player.name, player.kind, f"{player.parameters:,}", metric, player.gram, covered
+_COLUMNS = ("stage", "player", "kind", "parameters", "curvature", "gram", "gradient", "coverage")
 
 
 def print_game(game: Players, name: str, metrics: list[str] | None, print_fn: Callable | None = None) -> None:
@@ -25,24 +16,39 @@ def print_game(game: Players, name: str, metrics: list[str] | None, print_fn: Ca
         metrics: a description of each player's curvature, or `None` without one of our optimizers.
         print_fn: what to print with; Keras's `print` by default.
     """
-    rows = [_row(player, metrics, game.ranges) for player in game.players]
+    rows = [_row(game, player, metrics) for player in game.players]
     widths = [max(len(row[k]) for row in [_COLUMNS, *rows]) for k in range(len(_COLUMNS))]
     line = "  ".join("-" * width for width in widths)
 
     def text(row: tuple[str, ...]) -> str:
         return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
-    covered = sum(player.parameters for player in game.players if player.covered)
     total = sum(player.parameters for player in game.players)
     lines = [f'Game of model "{name}"', line, text(_COLUMNS), line, *map(text, rows), line]
     if game.reason:
-        lines.append(f"Not traced: {game.reason}")
-    share = 100 * covered / total if total else 100.0
+        lines.append(f"Layers not seen: {game.reason}")
     lines.append(
-        f"{len(game.stages)} stages, {len(game.players)} players, {total:,} parameters, {share:.1f}% of them covered"
+        f"{len(game.stages)} stages, {len(game.players)} players, {total:,} parameters, "
+        f"{100 * game.coverage:.1f}% of them covered"
     )
-    if game.alignments.count > 1:
+    if isinstance(game, Program) and game.alignments.count > 1:
         lines.append(
             f"{game.alignments.count} alignments: a stage (from-to) is that of a player that may act elsewhere"
         )
     (print_fn or print)("\n".join(lines))
+
+
+def _row(game: Players, player: Player, metrics: list[str] | None) -> tuple[str, ...]:
+    metric = "-" if metrics is None else metrics[player.index]
+    covered = f"covered ({player.coverage.site})" if player.covered else f"open-loop: {player.coverage}"
+    parameters = f"{player.parameters:,}"
+    way = "none" if player.null else player.weighing
+    return _place(game, player), player.name, player.kind, parameters, metric, player.gram, way, covered
+
+
+def _place(game: Players, player: Player) -> str:
+    stage = game.stage_of(player)
+    if stage is None:
+        return "-"
+    first, last = game.ranges[player.index] if isinstance(game, Program) else (stage, stage)
+    return f"{stage} ({first}-{last})" if last > first else str(stage)

@@ -73,6 +73,22 @@ class Survey:
     reason: str = ""
 
 
+def signature_of(model: keras.Model) -> object:
+    """The inputs of a model as symbolic tensors.
+
+    Args:
+        model: a built model.
+
+    Returns:
+        The structure that the model was called with, or was made of; `None` if neither is known.
+    """
+    remembered = model.__dict__.get("_game_input_signature")
+    if remembered is not None:
+        return remembered
+    functional = model._functional if isinstance(model, keras.Sequential) else model
+    return functional._inputs_struct if isinstance(functional, keras.Function) else None
+
+
 def survey(model: keras.Model, signature: object, candidates: list[tuple[keras.Layer, Coverage]]) -> Survey:
     """Runs a model on made-up samples and checks the Gram form of every candidate.
 
@@ -84,8 +100,8 @@ def survey(model: keras.Model, signature: object, candidates: list[tuple[keras.L
     Returns:
         The survey; with a reason and no findings where the model does not run on made-up samples.
     """
-    reason = ""
-    for size in UNKNOWN_SIZES:
+    reason = "" if signature is not None else "the shapes of its inputs are not known"
+    for size in UNKNOWN_SIZES if signature is not None else ():
         try:
             # A thread of its own runs eagerly and records on no outer tape, whatever the caller is tracing.
             with concurrent.futures.ThreadPoolExecutor(1) as pool:

@@ -4,9 +4,10 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf.game.players import Players
 from bellman_tf.optimizers.gtddp import GTDDP
-from bellman_tf.training.batch import Batch
-from bellman_tf.training.dense_step import DenseOptions, dense_step
+from bellman_tf.training.context import StepResult
+from bellman_tf.training.settings import DenseOptions
 
 
 @keras.saving.register_keras_serializable("bellman_tf")
@@ -63,6 +64,7 @@ class DDP(GTDDP):
             learning_rate,
             curvature="identity",
             terminal_hessian="full",
+            rollout="nonlinear",
             weight_decay=weight_decay,
             use_ema=use_ema,
             ema_momentum=ema_momentum,
@@ -75,25 +77,19 @@ class DDP(GTDDP):
 
     tells = False
 
-    def solve(self, batch: Batch) -> None:
-        """Queues the new values of one dense step.
+    def conclude(self, result: StepResult, game: Players) -> None:
+        """As `GTDDP`'s; counts searches that failed.
 
         Args:
-            batch: the step.
+            result: of the step.
+            game: in which it was taken.
         """
-        dense_step(batch, self.dense)
-
-    def search_counts(self, alpha: tf.Tensor) -> list[tuple]:
-        """What a line search leaves in the optimizer's variables.
-
-        Args:
-            alpha: the step taken, 0 if none.
-
-        Returns:
-            Pairs (variable, new value).
-        """
-        failed = tf.convert_to_tensor(self.failed_searches) + tf.cast(tf.equal(alpha, 0), tf.int64)
-        return [(self.last_step, tf.cast(alpha, self.last_step.dtype)), (self.failed_searches, failed)]
+        if result.searched is not None:
+            alpha = result.searched
+            failed = tf.convert_to_tensor(self.failed_searches) + tf.cast(tf.equal(alpha, 0), tf.int64)
+            result.assignments.add(self.last_step, tf.cast(alpha, self.last_step.dtype))
+            result.assignments.add(self.failed_searches, failed)
+        super().conclude(result, game)
 
     def warn_open_loop(self, game: object) -> None:
         """Nothing to warn of: every layer has its Jacobian."""

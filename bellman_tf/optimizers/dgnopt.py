@@ -12,7 +12,7 @@ from bellman_tf.game.alignments import Placement
 from bellman_tf.game.stages import Game, Player
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.optimizers.metrics import curvature_block
-from bellman_tf.training.batch import Outcome
+from bellman_tf.training.context import Outcome
 
 _RESCALER = bandits.Rescaler()
 ALIGNMENTS = ("asap", "alap", "random", "adaptive")
@@ -66,7 +66,14 @@ class DGNOpt(GTDDP):
         _checks.check_integer("most_alignments", most_alignments, least=1)
         _checks.check_integer("seed", seed, least=0)
         learner = bandits.get(bandit)
+        if options.get("rollout") is None and alignment != "asap":
+            options["rollout"] = "nonlinear"
         super().__init__(learning_rate, **options)
+        if alignment != "asap" and self.options.rollout == "linear":
+            raise _checks.error(
+                "alignment", "be 'asap' with rollout='linear', whose step does not depend on the order of layers",
+                alignment, "Leave `rollout` out, or pass rollout='nonlinear'.",
+            )  # fmt: skip
         self.agents, self.alignment, self.bandit, self.reward = players, alignment, learner, reward
         self.most_alignments, self.seed = most_alignments, seed
         self._memory: list[keras.Variable] = []

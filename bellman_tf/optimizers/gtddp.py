@@ -12,13 +12,14 @@ from bellman_tf.curvature import config as curvature_config
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
-from bellman_tf.game.stages import Game
+from bellman_tf.game.players import Player, Players
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block
-from bellman_tf.optimizers.options import GameOptions
 from bellman_tf.optimizers.records import Records, Saved, first_control_state
-from bellman_tf.training.batch import Batch
-from bellman_tf.training.policy import INFORMATION
-from bellman_tf.training.step import solve, train_step
+from bellman_tf.training.context import StepContext, recursion_dtype
+from bellman_tf.training.information import INFORMATION
+from bellman_tf.training.report import report
+from bellman_tf.training.settings import Clipping, DenseOptions, GameOptions, StepSettings
+from bellman_tf.training.step import take_step
 from bellman_tf.training.step_control import get as step_control_named
 
 _NEEDS_MODEL = (
@@ -48,7 +49,10 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         terminal_hessian: "matched" (the loss's true curvature along its gradient), "outer_product" (g g'), "full"
             (the loss's Hessian), or an integer rank of its truncation.
         group_size: couple samples in groups of this size; `None` is the whole batch.
-        bilinear: form the re-weighted gradient with the layer's new input.
+        bilinear: form the re-weighted gradient with the layer's new input; needs the nonlinear roll-out.
+        rollout: "linear" (the default: the model runs once, as it is, and the step is the gradient of a re-weighted
+            loss; any model that Keras can train) or "nonlinear" (the papers' second forward pass, stage by stage, on a
+            traced copy of the model; chosen where an option needs it).
         gram: how Gram matrices are formed, see `bellman_tf.curvature.gram`; "auto" chooses by static shapes.
         step_control: `None`, "levenberg_marquardt" or a `bellman_tf.LevenbergMarquardt`: damping by the ratio of the
             actual to the predicted decrease on the batch, and steps that raise it refused; needs
@@ -56,8 +60,8 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         weight_decay: decoupled, as in Keras.
         clipnorm: per variable, as in Keras.
         clipvalue: per variable, as in Keras.
-        global_clipnorm: only with `information="open"`: stages update one after the other, so there is no global
-            gradient to clip.
+        global_clipnorm: as in Keras; with `rollout="nonlinear"` only for `information="open"`, because there stages
+            update one after the other and there is no global gradient to clip.
         use_ema: as in Keras.
         ema_momentum: as in Keras.
         ema_overwrite_frequency: as in Keras.
@@ -82,6 +86,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         terminal_hessian: str | int = "matched",
         group_size: int | None = None,
         bilinear: bool = False,
+        rollout: str | None = None,
         gram: str = "auto",
         step_control: object = None,
         weight_decay: float | None = None,
@@ -96,7 +101,9 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         name: str | None = None,
         **kwargs: object,
     ) -> None:
-        options = GameOptions(information, value_hessian, terminal_hessian, group_size, bilinear, gram)
+        if rollout is None:
+            rollout = "nonlinear" if value_hessian == "outer_product" or bilinear else "linear"
+        options = GameOptions(information, value_hessian, terminal_hessian, group_size, bilinear, gram, rollout)
         metric = curvature_config.get(curvature)
         if getattr(metric, "cooperative", False) and information == "feedback":
             raise _checks.error(
@@ -121,10 +128,10 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         ):
             if value is not None:
                 _checks.check_real(argument, value, least=0)
-        if global_clipnorm is not None and information != "open":
+        if global_clipnorm is not None and information != "open" and rollout == "nonlinear":
             raise _checks.error(
-                "global_clipnorm", "be None unless information='open': a stage moves before later gradients are known",
-                global_clipnorm, "Use `clipnorm`, which clips per variable.",
+                "global_clipnorm", "be None with rollout='nonlinear': a stage moves before later gradients are known",
+                global_clipnorm, "Use `clipnorm`, which clips per variable, or rollout='linear'.",
             )  # fmt: skip
         if loss_scale_factor is not None:
             raise _checks.error(
@@ -152,6 +159,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         self.curvature = metric
         self.step_control = control
         self.blocks: list[Block] = []
+        self.players: list[Player] = []
         self.couplings: list[Coupling] = []
         self.state: list[list[keras.Variable]] = []
         self._model: weakref.ref | None = None
@@ -233,7 +241,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         """
         if self.built:
             return
-        game: Game = self._bound_model().game
+        game: Players = self._bound_model().game
         blocks = [self.make_block(player) for player in game.players]
         self._check_dtypes(variables, blocks)
         super().build(variables)
@@ -247,7 +255,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             specs = coupling.state_specs()
             dtype = game.players[coupling.players[0]].variables[0].dtype
             state.append([self._new_state(f"coupling_{number}_{spec.name}", spec, dtype) for spec in specs])
-        self.blocks, self.couplings, self.state = blocks, couplings, state
+        self.blocks, self.couplings, self.state, self.players = blocks, couplings, state, list(game.players)
 
     def _check_dtypes(self, variables: list, blocks: list[Block]) -> None:
         """Statistics and sample weights have one dtype; the plain open-loop step needs neither."""
@@ -274,7 +282,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         """Whether a step must know what it does to J: the second pass then runs to the outputs."""
         return self.step_control is not None
 
-    def describe(self, game: Game) -> list[str]:
+    def describe(self, game: Players) -> list[str]:
         """Each player's curvature in a word or two.
 
         Args:
@@ -291,7 +299,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         initial = keras.initializers.Identity() if spec.initial == "identity" else spec.initial
         return self.add_variable(spec.shape, initializer=initial, dtype=dtype, name=name)
 
-    def warn_open_loop(self, game: Game) -> None:
+    def warn_open_loop(self, game: Players) -> None:
         """One warning that names the players without feedback.
 
         Args:
@@ -339,11 +347,46 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
                 "model", "have the trainable variables that the optimizer was built for", model.name,
                 "Compile the model again after freezing or adding layers.",
             )  # fmt: skip
-        return train_step(model, self, data)
+        games = self.games(model.game)
+        result = take_step(model, games, self.settings(), self.context(), data, lambda: self.branch(len(games)))
+        self.conclude(result, games[0])
+        return report(model, data, result)
+
+    dense: DenseOptions | None = None  # of vanilla DDP
+
+    def settings(self) -> StepSettings:
+        """What a step must know of this optimizer that does not change from step to step."""
+        variables = self._trainable_variables
+        undecayed = [v for v in variables if self.weight_decay is None or not self._use_weight_decay(v)]
+        return StepSettings(
+            options=self.options,
+            blocks=tuple(self.blocks),
+            couplings=tuple(self.couplings),
+            clipping=Clipping(self.clipvalue, self.clipnorm, self.global_clipnorm),
+            control=self.step_control,
+            undecayed=frozenset(id(v) for v in undecayed),
+            watched=self.watched and self.tells,
+            wants_outcome=self.wants_outcome or (self.watched and self.tells),
+            dense=self.dense,
+        )
+
+    def context(self) -> StepContext:
+        """The tensors of this optimizer before a step."""
+        dtype = recursion_dtype(self._trainable_variables)
+        rate = tf.cast(self.learning_rate, dtype)
+        fast = rate if self.rate_factor == 1 else rate * self.rate_factor
+        controlled = self.step_control is not None
+        return StepContext(
+            iteration=tf.convert_to_tensor(self.iterations),
+            learning_rate=fast / tf.cast(self.damping, dtype) if controlled else fast,
+            decay=None if self.weight_decay is None else self.weight_decay * rate,
+            state=[[tf.convert_to_tensor(v) for v in variables] for variables in self.state],
+            control=tf.convert_to_tensor(self.control_state) if controlled else None,
+        )
 
     rate_factor = 1.0  # what a subclass makes of the learning rate that metrics see
 
-    def games(self, game: Game) -> list[Game]:
+    def games(self, game: Players) -> list[Players]:
         """The placements of the players that a step may be taken in.
 
         Args:
@@ -364,14 +407,6 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             Integer scalar.
         """
         return tf.zeros([], tf.int32)
-
-    def solve(self, batch: Batch) -> None:
-        """Queues the new values of one step; what a subclass replaces to step otherwise.
-
-        Args:
-            batch: the step.
-        """
-        solve(batch)
 
     # ---- Keras -------------------------------------------------------------------------------------------------
 
@@ -396,6 +431,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             terminal_hessian=options.terminal_hessian,
             group_size=options.group_size,
             bilinear=options.bilinear,
+            rollout=options.rollout,
             gram=options.gram,
             step_control=keras.saving.serialize_keras_object(self.step_control),
         )

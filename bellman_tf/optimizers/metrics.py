@@ -6,7 +6,7 @@ from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.coupling.choose import make_couplings
 from bellman_tf.curvature.registry import make_block, player_layout
-from bellman_tf.game.stages import Game
+from bellman_tf.game.players import Players
 
 
 def curvature_block(curvature: object, player: object) -> Block:
@@ -25,12 +25,12 @@ def curvature_block(curvature: object, player: object) -> Block:
 
 def _positions(player: object) -> int | None:
     """At how many positions a player with a matrix form is applied to one sample; `None` if that is not static."""
-    if not player.covered or player.coverage.matrix is None or None in player.calls[0].shapes[0][1:]:
+    if not player.covered or player.coverage.matrix is None or len(player.shapes) != 1 or None in player.shapes[0]:
         return None
-    return math.prod(player.calls[0].shapes[0][1:]) // player.coverage.matrix.width
+    return math.prod(player.shapes[0]) // player.coverage.matrix.width
 
 
-def couplings_of(game: Game, blocks: list[Block]) -> tuple[list[Coupling], list[str]]:
+def couplings_of(game: Players, blocks: list[Block]) -> tuple[list[Coupling], list[str]]:
     """The couplings of a game's players in their earliest stages.
 
     Args:
@@ -40,5 +40,7 @@ def couplings_of(game: Game, blocks: list[Block]) -> tuple[list[Coupling], list[
     Returns:
         The couplings, and for each player a note for `game_summary`.
     """
-    stages = [player.stage for player in game.players]
+    if not any(getattr(getattr(block, "config", None), "cooperative", False) for block in blocks):
+        return [], [""] * len(blocks)
+    stages = [game.stage_of(player) for player in game.players]
     return make_couplings(blocks, stages, [_positions(player) for player in game.players])

@@ -6,10 +6,9 @@ Parts of `GTDDP`, which mixes them in; each reads the attributes that `GTDDP` ma
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.game.stages import Game
-from bellman_tf.training.batch import Outcome
+from bellman_tf.game.players import Players
+from bellman_tf.training.context import Outcome, StepResult
 from bellman_tf.training.monitor import names_of
-from bellman_tf.training.step_control import judge
 from bellman_tf.training.update import Assignments
 
 _SEED = "seed_"  # keys of the random generators' states in the saved file
@@ -33,6 +32,25 @@ class Records:
 
     watched = False  # whether a `GameMonitor` listens
     tells = True  # whether its steps can be watched
+
+    def conclude(self, result: StepResult, game: Players) -> None:
+        """Assigns what a step has come to, if the verdict on it is good, and counts it.
+
+        Args:
+            result: of the step.
+            game: in which it was taken.
+        """
+        if result.outcome is not None:
+            self.observe(result.outcome, result.accepted)
+        if self.watched and self.tells:
+            self.tell(game, result.outcome, result.telemetry, result.accepted)
+        self.queue_averages(result.assignments)
+        for (k, j), tensor in result.state.items():
+            result.assignments.add(self.state[k][j], tensor)
+        result.assignments.apply(self, result.taken, result.restore)
+        if result.control is not None:
+            self.assign(self.control_state, result.control)
+        self.count(result.accepted, result.taken, result.clamped)
 
     def queue_averages(self, assignments: Assignments) -> None:
         """Queues the moving averages of the variables (`use_ema`), and their overwriting.
@@ -60,27 +78,12 @@ class Records:
         """The factor on every metric, with step control."""
         return self.control_state[0]
 
-    def control_step(self, outcome: Outcome, accepted: tf.Tensor) -> tf.Tensor:
-        """Judges the step and moves the damping.
-
-        Args:
-            outcome: predicted and actual decrease.
-            accepted: whether the batch is good; a bad one leaves the damping as it is.
-
-        Returns:
-            Whether the step may be taken.
-        """
-        state = tf.convert_to_tensor(self.control_state)
-        verdict = judge(self.step_control, state, *outcome)
-        self.assign(self.control_state, tf.where(accepted, verdict.state, state))
-        return verdict.taken
-
     @property
     def monitor(self) -> tf.Variable | None:
         """`[2, K + 1]`: sums over steps and latest values of what a watched step tells, and the number of steps."""
         return self.__dict__.get("_monitor")
 
-    def tell(self, game: Game, outcome: Outcome | None, telemetry: dict, accepted: tf.Tensor) -> None:
+    def tell(self, game: Players, outcome: Outcome | None, telemetry: dict, accepted: tf.Tensor) -> None:
         """Adds what a step tells to the sums.
 
         Args:
@@ -89,7 +92,7 @@ class Records:
             telemetry: numbers by name.
             accepted: whether the batch is good; a bad one is not counted.
         """
-        names = names_of(self, game)
+        names = names_of(self.options, game)
         if self.monitor is None or self.monitor.shape != (2, len(names) + 1):
             with tf.init_scope():
                 object.__setattr__(self, "_monitor", tf.Variable(tf.zeros([2, len(names) + 1]), trainable=False))

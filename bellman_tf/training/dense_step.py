@@ -10,7 +10,6 @@ differentiated is a player. The price is (B n)^2 numbers per cut and P^2 per sta
 Source: DDP1 Eqs. 29-34, algorithm.md Section 2.
 """
 
-import dataclasses
 import math
 
 import tensorflow as tf
@@ -22,40 +21,13 @@ from bellman_tf.layers.capture import Tensors, to_work
 from bellman_tf.linalg import symmetrize
 from bellman_tf.linalg.products import matmul, matvec
 from bellman_tf.losses import observe_losses
-from bellman_tf.training.batch import Batch, flat_inputs
 from bellman_tf.training.passes import Applied, policy_forward, unflatten
+from bellman_tf.training.round import Round, flat_inputs
+from bellman_tf.training.settings import DenseOptions
 from bellman_tf.training.terminal import Terminal
 from bellman_tf.training.update import constrain
 
 SUFFICIENT = 1e-4  # of the predicted decrease that a step must deliver (Armijo)
-
-
-@dataclasses.dataclass(frozen=True)
-class DenseOptions:
-    """What vanilla DDP may do.
-
-    Attributes:
-        second_order: keep the second derivatives of the layers, V_X . F_XX and the like.
-        value_damping: Tikhonov term on V_XX.
-        line_search: how often a step may be halved; 0 takes every step as it is.
-        memory_budget: bytes that the dense matrices may take.
-    """
-
-    second_order: bool
-    value_damping: float
-    line_search: int
-    memory_budget: int
-
-    def __post_init__(self) -> None:
-        """Checks every option.
-
-        Raises:
-            ValueError: for a value outside its range.
-        """
-        _checks.check_flag("second_order", self.second_order)
-        _checks.check_real("value_damping", self.value_damping, least=0)
-        _checks.check_integer("line_search", self.line_search, least=0)
-        _checks.check_integer("memory_budget", self.memory_budget, least=1)
 
 
 def dense_bytes(states: list[int], controls: list[int], itemsize: int) -> int:
@@ -78,7 +50,7 @@ def dense_bytes(states: list[int], controls: list[int], itemsize: int) -> int:
     return itemsize * (largest + kept)
 
 
-def dense_step(batch: Batch, options: DenseOptions) -> None:
+def dense_step(batch: Round, options: DenseOptions) -> None:
     """Solves one batch by dense DDP.
 
     Args:
@@ -94,7 +66,7 @@ def dense_step(batch: Batch, options: DenseOptions) -> None:
 class DenseStep:
     """One step of vanilla DDP while it is traced."""
 
-    def __init__(self, batch: Batch, options: DenseOptions) -> None:
+    def __init__(self, batch: Round, options: DenseOptions) -> None:
         self.batch, self.game, self.options = batch, batch.game, options
         _check_game(self.game)
 
@@ -261,8 +233,7 @@ class DenseStep:
 
         start = (tf.constant(0), tf.constant(False), tf.zeros([], dtype), tf.nest.flatten(old))
         _, found, alpha, flat = tf.while_loop(unfinished, attempt, start)
-        for variable, value in batch.optimizer.search_counts(alpha):
-            batch.assignments.add(variable, value)
+        batch.searched = alpha
         return unflatten(old, [tf.where(found, new, was) for new, was in zip(flat, start[-1], strict=True)])
 
     # ---- refusal
@@ -274,7 +245,7 @@ class DenseStep:
             raise _checks.error(
                 "x", "have a static batch size for dense DDP: its matrices are counted before they are made",
                 [tensor.shape for tensor in self._ends[-1]],
-                "Batch the data with `drop_remainder=True`, or train with `train_on_batch`.",
+                "Round the data with `drop_remainder=True`, or train with `train_on_batch`.",
             )  # fmt: skip
         needed = dense_bytes(sizes, controls, self.batch.dtype.size)
         if needed > self.options.memory_budget:

@@ -7,8 +7,8 @@ import tensorflow as tf
 from bellman_tf.game.graph import Call, Slot
 from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.losses import observe_losses
-from bellman_tf.training.batch import Batch
 from bellman_tf.training.passes import Forward, unflatten
+from bellman_tf.training.round import Round
 from bellman_tf.training.terminal import Terminal
 
 
@@ -35,7 +35,7 @@ class Derivatives:
     loose: dict[int, Tensors]
 
 
-def differentiate(batch: Batch, feedback: bool) -> Derivatives:
+def differentiate(batch: Round, feedback: bool) -> Derivatives:
     """Runs pass 1 inside the model and differentiates the loss, once per column.
 
     Args:
@@ -45,7 +45,7 @@ def differentiate(batch: Batch, feedback: bool) -> Derivatives:
     Returns:
         The derivatives.
     """
-    game, options = batch.game, batch.optimizer.options
+    game, options = batch.game, batch.settings.options
     loose = [v.value for player in game.loose_players for v in player.variables]
     collinear = options.columns == 0
     with (

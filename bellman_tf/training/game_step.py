@@ -12,14 +12,17 @@ from bellman_tf.game.graph import Slot
 from bellman_tf.game.stages import Player
 from bellman_tf.layers.capture import Capture, Tensors, after, to_work, weigh
 from bellman_tf.layers.normalization import normalised_input, scaled
-from bellman_tf.training.batch import Batch, BatchOnly, Outcome, flat_inputs
+from bellman_tf.training.context import Outcome
 from bellman_tf.training.derivatives import differentiate
+from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.monitor import feedback_ratio, leverage, predicts, spread
+from bellman_tf.training.moves import BatchOnly
 from bellman_tf.training.passes import Applied, first_tensor, policy_forward, replay_gradient
-from bellman_tf.training.policy import INFORMATION, OuterPolicy, SamplePolicy
+from bellman_tf.training.policy import OuterPolicy, SamplePolicy
+from bellman_tf.training.round import Round, flat_inputs
 
 
-def game_step(batch: Batch) -> None:
+def game_step(batch: Round) -> None:
     """Solves the game on one batch.
 
     Args:
@@ -35,9 +38,9 @@ class GameStep:
         derivatives: what pass 1 and the backward pass give, once `differentiate` has run.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Round) -> None:
         self.batch, self.game = batch, batch.game
-        self.options = batch.optimizer.options
+        self.options = batch.settings.options
         self.information = INFORMATION[self.options.information]
         self._taps: dict[int, tf.Tensor | None] = {}  # of a convolution's kernel that its sketch uses
         self._own_drop: Tensors = []  # l_u' M^{-1} l_u of the covered players
@@ -74,7 +77,7 @@ class GameStep:
         """Metrics and sketches, from the plain gradient or, in the papers' form, from each player's slope alpha."""
         batch, seen = self.batch, []
         for k, player in enumerate(players):
-            alpha, block, gradient = alphas and alphas[k], batch.optimizer.blocks[player.index], None
+            alpha, block, gradient = alphas and alphas[k], batch.settings.blocks[player.index], None
             if block.needs_gradient:
                 slope = tf.ones([batch.batch_size], batch.dtype) if alpha is None else alpha
                 weights = tf.pad(slope[:, None] / batch.total, [[0, 0], [0, self.derivatives.columns - 1]])
@@ -267,7 +270,7 @@ class GameStep:
         def gradient_of(player: Player, t: int, deviation: tf.Tensor | None, arguments: tuple) -> Tensors:
             agent = self.game.stages[t].players.index(player)
             weights = policy.weights(t, agent, deviation)
-            if batch.optimizer.watched:
+            if batch.settings.watched:
                 self._tell(policy, t, agent, weights)
             inputs = first_tensor(arguments) if self.options.bilinear else None
             return batch.complete(player, self._gradient(player, weights, inputs))
@@ -309,7 +312,7 @@ class GameStep:
     @property
     def _finish(self) -> bool:
         """Whether anyone wants to know what the step does to J."""
-        return self.batch.optimizer.wants_outcome or self.batch.optimizer.watched
+        return self.batch.settings.wants_outcome or self.batch.settings.watched
 
     def _outcome(self, policy: SamplePolicy | OuterPolicy, actual: tf.Tensor) -> Outcome:
         """What the step does to J; without a prediction where the model is not that of the whole batch."""

@@ -1,4 +1,4 @@
-"""Information structures: whose Gram matrices a player sees, and whether it answers the state (DGN Sec. 3.2, Table 1)."""
+"""Information structures: whose Gram matrices a player sees, and whether it answers the state. Source: DGN Table 1."""
 
 import dataclasses
 

@@ -2,11 +2,12 @@
 
 import tensorflow as tf
 
-from bellman_tf.game.stages import Game
-from bellman_tf.training.policy import INFORMATION
+from bellman_tf.game.players import Players
+from bellman_tf.training.information import INFORMATION
+from bellman_tf.training.settings import GameOptions
 
 
-def predicts(options: object) -> bool:
+def predicts(options: GameOptions) -> bool:
     """Whether the recursion's model is that of the whole batch, so that its predicted decrease is one of J.
 
     Args:
@@ -18,20 +19,20 @@ def predicts(options: object) -> bool:
     return options.value_hessian == "batch" and options.group_size is None
 
 
-def names_of(optimizer: object, game: Game) -> list[str]:
+def names_of(options: GameOptions, game: Players) -> list[str]:
     """The numbers that a watched step yields, in order; none for an open-loop step.
 
     Args:
-        optimizer: a `GTDDP`.
+        options: of the game.
         game: the model's game.
 
     Returns:
         Names.
     """
-    information = INFORMATION[optimizer.options.information]
-    if not information.curved or game.graph is None or not game.stages or not optimizer.tells:
+    information = INFORMATION[options.information]
+    if not information.curved or not game.stages:
         return []
-    names = ["predicted_reduction"] if predicts(optimizer.options) else []
+    names = ["predicted_reduction"] if predicts(options) else []
     names += ["actual_reduction", "damping", "weight_spread", "leverage"]
     return names + ([f"feedback_ratio/stage_{t}" for t in range(1, len(game.stages))] if information.feedback else [])
 

@@ -2,18 +2,19 @@
 
 import tensorflow as tf
 
-from bellman_tf.training.batch import Batch, BatchOnly
+from bellman_tf.training.moves import BatchOnly
 from bellman_tf.training.passes import Forward
+from bellman_tf.training.round import Round
 
 
-def open_step(batch: Batch) -> None:
+def open_step(batch: Round) -> None:
     """Plain gradients from one tape; metrics from captures where a metric reads them.
 
     Args:
         batch: the step; its new values are queued.
     """
-    players, optimizer = batch.game.players, batch.optimizer
-    captured = [p for p in players if optimizer.blocks[p.index].needs_capture and p.covered]
+    players, settings = batch.game.players, batch.settings
+    captured = [p for p in players if settings.blocks[p.index].needs_capture and p.covered]
     variables = [v.value for player in players for v in player.variables]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(variables)
@@ -34,10 +35,10 @@ def open_step(batch: Batch) -> None:
         player.index: batch.capture(player, forward, [cotangent])
         for player, cotangent in zip(captured, derivatives[len(variables) :], strict=True)
     }
-    if optimizer.global_clipnorm is not None:
-        gradients, _ = tf.clip_by_global_norm(gradients, optimizer.global_clipnorm)
+    if settings.clipping.global_norm is not None:
+        gradients, _ = tf.clip_by_global_norm(gradients, settings.clipping.global_norm)
     remaining, waiting = iter(gradients), {}
-    coupled = {k for coupling in optimizer.couplings for k in coupling.players}
+    coupled = {k for coupling in settings.couplings for k in coupling.players}
     clipped = [batch.clip([next(remaining) for _ in player.variables]) for player in players]
     nothing = BatchOnly(batch.batch_size)
     batch.update_metrics([(p, captures.get(p.index, nothing), g) for p, g in zip(players, clipped, strict=True)])

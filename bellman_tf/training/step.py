@@ -1,54 +1,76 @@
-"""One training step: capture, curvature, recursion, policy, new weights.
+"""One training step, from the batch and the optimizer's tensors to new values. Nothing is assigned here.
+
+`rollout="linear"` runs the model once, as it is, and takes the gradient of a re-weighted loss (`native_step.py`).
+`rollout="nonlinear"` replays a traced copy of the model, stage by stage:
 
     pass 1        outputs, loss, watched tensors                     (passes.py)
     backward      one gradient call gives cotangents of all players and of the state at every cut (derivatives.py)
     curvature     each player's metric from its capture              (curvature/)
     recursion     Gram matrices to sample weights, all stages        (policy.py)
     pass 2        stage by stage: deviation, weights, new parameters (passes.py)
-    update        assigned if everything is finite                   (update.py)
 
-`game_step.py` puts these together; `information="open"` needs none of the last three beyond the metric and runs
-`open_step.py`, the baseline's own step. `dense_step.py` is vanilla batch DDP, with every matrix written out.
+`dense_step.py` is vanilla batch DDP, with every matrix written out. `verdict.py` judges what came of the step.
 """
 
+from collections.abc import Callable
+
 import keras
+import tensorflow as tf
 
-from bellman_tf.training.batch import Batch
+from bellman_tf.game.native import NativeGame
+from bellman_tf.game.stages import Game
+from bellman_tf.training.context import StepContext, StepResult
+from bellman_tf.training.dense_step import dense_step
 from bellman_tf.training.game_step import game_step
+from bellman_tf.training.information import INFORMATION
+from bellman_tf.training.native_step import native_step
 from bellman_tf.training.open_step import open_step
-from bellman_tf.training.policy import INFORMATION
+from bellman_tf.training.round import Round
+from bellman_tf.training.settings import StepSettings
 from bellman_tf.training.switch import switched
+from bellman_tf.training.verdict import conclude
 
 
-def train_step(model: keras.Model, optimizer: object, data: object) -> dict:
-    """Trains `model` on one batch.
+def take_step(
+    model: keras.Model,
+    games: list[NativeGame] | list[Game],
+    settings: StepSettings,
+    context: StepContext,
+    data: object,
+    branch: Callable[[], tf.Tensor],
+) -> StepResult:
+    """Solves one batch.
 
     Args:
-        model: a built model of this package, compiled.
-        optimizer: its optimizer, a `GTDDP`.
+        model: a built model, compiled.
+        games: the placements of its players that the step may be taken in, at least one.
+        settings: of the step.
+        context: the optimizer's tensors.
         data: what Keras hands to `train_step`.
+        branch: gives the number of the placement, where there are several.
 
     Returns:
-        The metrics' results, as Keras's `train_step`.
+        New values and the verdict on them.
     """
-    batch = Batch(model, optimizer, data)
-    games = optimizer.games(model.game)
+    step = Round(model, games[0], settings, context, data)
     if len(games) == 1:
-        batch.game = games[0]
-        optimizer.solve(batch)
+        solve(step)
     else:
-        switched(batch, games, optimizer.branch(len(games)), optimizer.solve)
-    return batch.finish()
+        switched(step, games, branch(), solve)
+    return conclude(step)
 
 
-def solve(batch: Batch) -> None:
-    """The game's step, or the baseline's where the value's curvature is not used or no layer is known.
+def solve(step: Round) -> None:
+    """Queues the new values of one step.
 
     Args:
-        batch: the step; its new values are queued.
+        step: the step.
     """
-    curved = INFORMATION[batch.optimizer.options.information].curved
-    if curved and batch.game.graph is not None and batch.game.stages:
-        game_step(batch)
+    if step.settings.dense is not None:
+        dense_step(step, step.settings.dense)
+    elif step.settings.options.rollout == "linear":
+        native_step(step)
+    elif INFORMATION[step.settings.options.information].curved and step.game.graph is not None and step.game.stages:
+        game_step(step)
     else:
-        open_step(batch)
+        open_step(step)

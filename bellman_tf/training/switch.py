@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from bellman_tf.game.stages import Game
 from bellman_tf.layers.capture import Tensors
-from bellman_tf.training.batch import Batch
+from bellman_tf.training.round import Round
 
 
-def switched(batch: Batch, games: list[Game], branch: tf.Tensor, solve: Callable[[Batch], None]) -> None:
+def switched(batch: Round, games: list[Game], branch: tf.Tensor, solve: Callable[[Round], None]) -> None:
     """Solves the batch in the game with number `branch`; only that branch runs.
 
     Args:
@@ -27,7 +27,7 @@ def switched(batch: Batch, games: list[Game], branch: tf.Tensor, solve: Callable
 
     def run(game: Game) -> Callable[[], Tensors]:
         def step() -> Tensors:
-            inner = Batch(batch.model, batch.optimizer, batch.data, game)
+            inner = Round(batch.model, game, batch.settings, batch.context, batch.data)
             solve(inner)
             exports.append(_Export(inner))
             return exports[-1].tensors
@@ -41,7 +41,7 @@ def switched(batch: Batch, games: list[Game], branch: tf.Tensor, solve: Callable
 class _Export:
     """The results of a step as a flat list of tensors, and how to read such a list."""
 
-    def __init__(self, inner: Batch) -> None:
+    def __init__(self, inner: Round) -> None:
         place = {id(v): k for k, v in enumerate(inner.model.trainable_variables)}
         values = inner.assignments.by_variable()
         self._variables = sorted(values, key=place.__getitem__)
@@ -64,7 +64,7 @@ class _Export:
         self._outcome = type(inner.outcome)
         self.tensors = [tf.convert_to_tensor(t) for t in tf.nest.flatten(self._structure)]
 
-    def adopt(self, batch: Batch, tensors: Tensors) -> None:
+    def adopt(self, batch: Round, tensors: Tensors) -> None:
         """Puts the results into a batch outside the branches."""
         parts = tf.nest.pack_sequence_as(self._structure, tensors)
         (batch.loss, batch.clamped), leaves, masks, witnesses, values, changed, outcome, told = parts

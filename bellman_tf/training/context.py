@@ -1,0 +1,85 @@
+"""What a step is taken with, and what comes of it: tensors that go in, tensors that come out."""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from bellman_tf.layers.capture import Tensors
+from bellman_tf.training.update import Assignments
+
+
+class StepContext(NamedTuple):
+    """Tensors of the optimizer before the step.
+
+    Attributes:
+        iteration: steps taken so far, int64 scalar.
+        learning_rate: as the metrics see it, damped by step control, scalar in the recursion's dtype.
+        decay: weight decay times learning rate, or `None`.
+        state: of every player's curvature, then of every coupling.
+        control: state of step control, `[4]`, or `None`.
+    """
+
+    iteration: tf.Tensor
+    learning_rate: tf.Tensor
+    decay: tf.Tensor | None
+    state: list[Tensors]
+    control: tf.Tensor | None = None
+
+
+class Outcome(NamedTuple):
+    """What the step does to J on its own batch, scalars.
+
+    Attributes:
+        predicted: decrease of the quadratic model.
+        actual: decrease of J.
+        held_out: `[3]`, what the plain step does to samples that had no part in it, see `SamplePolicy.held_out_model`.
+    """
+
+    predicted: tf.Tensor
+    actual: tf.Tensor
+    held_out: tf.Tensor
+
+
+class StepResult(NamedTuple):
+    """What a step hands to its optimizer. Nothing is assigned yet.
+
+    Attributes:
+        loss: J before the step, scalar.
+        y_pred: the model's outputs before the step.
+        assignments: new values of the model's variables.
+        state: new curvature state, by player and position, where it changes.
+        restore: (variable, value before the step) of what the model wrote itself.
+        accepted: whether the batch is good, boolean scalar.
+        taken: whether its step is to be taken.
+        control: new state of step control, or `None`.
+        clamped: clamps of the papers' recursion.
+        outcome: what the step does to J, or `None` if nobody asked.
+        telemetry: numbers about the sample weights, by name, where somebody asked.
+        searched: the step length that a line search took, or `None`.
+    """
+
+    loss: tf.Tensor
+    y_pred: object
+    assignments: Assignments
+    state: dict[tuple[int, int], tf.Tensor]
+    restore: list[tuple[keras.Variable, tf.Tensor]]
+    accepted: tf.Tensor
+    taken: tf.Tensor
+    control: tf.Tensor | None
+    clamped: tf.Tensor
+    outcome: Outcome | None
+    telemetry: dict[str, tf.Tensor]
+    searched: tf.Tensor | None
+
+
+def recursion_dtype(variables: list) -> tf.DType:
+    """Dtype of Gram matrices and sample weights.
+
+    Args:
+        variables: the model's trainable variables.
+
+    Returns:
+        float64 if any of them is, else float32.
+    """
+    return tf.float64 if any(v.dtype == "float64" for v in variables) else tf.float32

@@ -1,0 +1,182 @@
+"""Sample weights of the linear roll-out, from the Gram matrices of all players."""
+
+import functools
+
+import tensorflow as tf
+
+from bellman_tf.bellman import rollout, sample_space
+from bellman_tf.bellman.sample_space import SampleValue, from_groups, to_groups
+from bellman_tf.game.players import Player, Players
+from bellman_tf.linalg.products import matvec
+from bellman_tf.training.information import Information
+
+
+class LinearPolicy:
+    """Weights of every player, once all Gram matrices are known.
+
+    Attributes:
+        group_size: samples per group; `None` is the whole batch.
+        information: what a player knows.
+    """
+
+    def __init__(
+        self,
+        value: SampleValue,
+        information: Information,
+        group_size: int | None,
+        columns: int,
+        batch_size: tf.Tensor | int,
+    ) -> None:
+        """Stores the terminal value.
+
+        Args:
+            value: made by `sample_space.init`, a `[G, n]`, L `[G, n, k]`.
+            information: what a player knows.
+            group_size: samples per group.
+            columns: m, columns per sample.
+            batch_size: B.
+        """
+        self.information, self.group_size = information, group_size
+        self._columns, self._batch_size = columns, batch_size
+        self._terminal = SampleValue(value.a[0], value.L[0]) if group_size is None else value
+        self._diagonal = columns == 1
+        self._players: list[Player] = []
+        self._grams: list[tf.Tensor] = []
+        self._pulls: list[tf.Tensor | None] = []
+
+    def add(self, player: Player, gram: tf.Tensor, pull: tf.Tensor | None) -> None:
+        """Adds a player.
+
+        Args:
+            player: the player.
+            gram: its Gram matrix, `[G, n, n]`.
+            pull: `<q_ij, M^{-1} l_u>`, `[B, m]`, or `None` without own cost.
+        """
+        self._players.append(player)
+        self._grams.append(gram[0] if self.group_size is None else gram)
+        grouped = None if pull is None else to_groups(tf.cast(pull, gram.dtype), self.group_size)
+        self._pulls.append(grouped if grouped is None or self.group_size is not None else grouped[0])
+
+    def solve(self, game: Players) -> None:
+        """Weights of all players that were added.
+
+        Args:
+            game: where the players stand, if that matters.
+        """
+        self._game = game
+        if self.information.joint and self.information.feedback:
+            gram, pull = _sum(self._grams), _sum(self._pulls)
+            w = rollout.cooperative_weights(self._terminal, gram, pull, diagonal=self._diagonal)
+            self._weights = {player.index: w for player in self._players}
+            self.mean_weights = self._columns_of(w)
+            self._solved = gram[None], w[None], None if pull is None else pull[None]
+            return
+        stages = self._stages
+        grams, pulls = self._stacked
+        joint, feedback = self.information.joint, self.information.feedback
+        w = rollout.roll_out(self._terminal, grams, pulls, joint=joint, feedback=feedback, diagonal=self._diagonal)
+        self._solved = grams, w, pulls
+        self._weights = {
+            k: w[t] if joint else w[t, agent] for t, stage in enumerate(stages) for agent, k in enumerate(stage)
+        }
+        self.mean_weights = self._columns_of(tf.add_n(list(self._weights.values())) / len(self._weights))
+
+    @functools.cached_property
+    def _stages(self) -> list[list[int]]:
+        """Indices of the players stage by stage; those without a place act last."""
+        known = {player.index for player in self._players}
+        stages = [[player.index for player in stage if player.index in known] for stage in self._game.stages]
+        placed = {k for stage in stages for k in stage}
+        loose = [player.index for player in self._players if player.index not in placed]
+        return [stage for stage in [*stages, loose] if stage]
+
+    @functools.cached_property
+    def _stacked(self) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Gram matrices and pulls, `[T, ...]` with the players of a stage added, or `[T, N, ...]` one per agent."""
+        agents = max(len(stage) for stage in self._stages)
+        grams = dict(zip((p.index for p in self._players), self._grams, strict=True))
+        pulls = dict(zip((p.index for p in self._players), self._pulls, strict=True))
+        gram, pull = tf.zeros_like(self._grams[0]), tf.zeros_like(self._terminal.a)
+
+        def rows(parts: dict, zero: tf.Tensor) -> tf.Tensor:
+            filled = [[zero if parts[k] is None else parts[k] for k in stage] for stage in self._stages]
+            if self.information.joint:
+                return tf.stack([_sum(stage) for stage in filled])
+            return tf.stack([tf.stack([*stage, *[zero] * (agents - len(stage))]) for stage in filled])
+
+        return rows(grams, gram), rows(pulls, pull) if any(p is not None for p in self._pulls) else None
+
+    def _columns_of(self, w: tf.Tensor) -> tf.Tensor:
+        shape = [self._batch_size, self._columns]
+        return tf.reshape(w if self.group_size is None else from_groups(w, *shape), shape)
+
+    def weights(self, player: Player) -> tf.Tensor:
+        """Weights of a player.
+
+        Args:
+            player: one that was added.
+
+        Returns:
+            `[B, m]`; their mean-gradient value is 1/B.
+        """
+        return self._columns_of(self._weights[player.index])
+
+    def plain(self) -> list[tf.Tensor]:
+        """Weights of every stage without feedback, a_t; of a stage's first player where each has its own.
+
+        Returns:
+            T tensors `[B, m]`.
+        """
+        grams, pulls = self._stacked
+        a = sample_space.backward_all(self._terminal, grams, pulls, diagonal=self._diagonal).a
+        return [self._columns_of(row if self.information.joint else row[0]) for row in tf.unstack(a)]
+
+    def first_weights(self) -> list[tf.Tensor]:
+        """Weights of the first player of every stage.
+
+        Returns:
+            T tensors `[B, m]`.
+        """
+        return [self._columns_of(self._weights[stage[0]]) for stage in self._stages]
+
+    def predicted_reduction(self, own: tf.Tensor | None) -> tf.Tensor:
+        """Decrease of J in the quadratic model under these weights, scalar.
+
+        Args:
+            own: sum of `l_u' M^{-1} l_u` over all players, `None` for zero.
+
+        Returns:
+            The decrease; exact for one group.
+        """
+        grams, weights, pulls = self._solved
+        joint = self.information.joint
+        return tf.reduce_sum(rollout.predicted_reduction(self._terminal, grams, weights, pulls, joint=joint)) + (
+            0 if own is None else own / 2
+        )
+
+    def held_out_model(self) -> tf.Tensor:
+        """What the plain step does to samples that it was not computed from.
+
+        With all weights a_T sample i moves by `v_i = -sum_j Gamma_ij a_Tj` along its columns, Gamma the sum of all Gram
+        matrices. Without j = i, times B / (B - 1), v is what the step does to a sample that had no part in it; with the
+        terminal value (a_T, L_T L_T') a step of tau times the size lowers J by `slope tau - curvature tau^2 / 2`.
+
+        Returns:
+            `[3]`: slope on samples without a part in the step, slope on the batch itself, curvature.
+        """
+        a, L = self._terminal
+        gram, m = _sum(self._grams), self._columns
+        n = tf.shape(gram)[-1]
+        sample = tf.range(n) // m
+        others = tf.cast(sample[:, None] != sample[None, :], gram.dtype)
+        B = tf.cast(n // m, gram.dtype)
+        moved = matvec(gram, a)
+        apart = matvec(gram * others, a) * tf.math.divide_no_nan(B, B - 1)
+        curvature = tf.reduce_sum(tf.square(matvec(L, apart, transpose_a=True)))
+        return tf.stack([tf.reduce_sum(a * apart), tf.reduce_sum(a * moved), curvature])
+
+
+def _sum(parts: list) -> tf.Tensor | None:
+    """Sum of what is there, `None` if nothing is."""
+    known = [part for part in parts if part is not None]
+    return (known[0] if len(known) == 1 else tf.add_n(known)) if known else None

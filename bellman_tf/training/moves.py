@@ -1,0 +1,188 @@
+"""New values of all players: metrics from what the step has seen, directions, decay, clipping; nothing is assigned."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from bellman_tf.curvature.block import Metric, Step
+from bellman_tf.curvature.cached import Seen, update_all
+from bellman_tf.curvature.coupling.joint import JointMetric
+from bellman_tf.curvature.identity import IdentityMetric
+from bellman_tf.game.players import Player
+from bellman_tf.layers.capture import Tensors
+from bellman_tf.training.context import StepContext
+from bellman_tf.training.settings import StepSettings
+from bellman_tf.training.update import Assignments, add_own_cost, clip, constrain, move, own_cost_gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchOnly:
+    """Stands in for a capture where only the batch size is known."""
+
+    batch_size: object
+
+
+class Together(NamedTuple):
+    """Players of one stage whose directions are solved together.
+
+    Attributes:
+        players: in the order of their coupling.
+        metric: the joint metric.
+    """
+
+    players: list[Player]
+    metric: JointMetric
+
+
+class Moves:
+    """The players' side of one step while it is traced.
+
+    Attributes:
+        settings: of the step.
+        players: of the game, by index.
+        batch_size: samples.
+        dtype: of the recursion.
+        values: value before the step of every player's variables, read before the model's own `__call__` casts them.
+        own: gradient l_u of each player's regularizers, `None` per variable where there is none.
+        metrics: each player's metric of this step, once known.
+        together: the players that a player acts together with and their joint metric, by the player's index.
+        step: scalars of the step.
+        assignments: new values, queued.
+    """
+
+    def __init__(
+        self,
+        players: Sequence[Player],
+        settings: StepSettings,
+        context: StepContext,
+        dtype: tf.DType,
+        batch_size: tf.Tensor | int,
+    ) -> None:
+        self.players, self.settings, self.context = list(players), settings, context
+        self.dtype, self.batch_size = dtype, batch_size
+        self.values = [[tf.convert_to_tensor(v) for v in player.variables] for player in players]
+        self.own = [own_cost_gradient(player.variables) for player in players]
+        self.metrics: list[Metric | None] = [None] * len(players)
+        self.together: dict[int, Together] = {}
+        self.step = Step(context.iteration, context.learning_rate)
+        self.assignments = Assignments(
+            {
+                id(v): t
+                for player, tensors in zip(players, self.values, strict=True)
+                for v, t in zip(player.variables, tensors, strict=True)
+            }
+        )
+        self._seen: dict[int, object] = {}
+        self._coupled: set[int] = set()
+        self._state = context.state
+        self._new_state = [list(state) for state in context.state]
+
+    def clip(self, gradient: Tensors) -> Tensors:
+        """Clips per variable as the optimizer says."""
+        return clip(gradient, self.settings.clipping.value, self.settings.clipping.norm)
+
+    def own_cost(self, player: Player) -> Tensors:
+        """Gradient l_u of a player's own cost, zeros where there is none."""
+        pairs = zip(player.variables, self.own[player.index], strict=True)
+        return [tf.zeros(v.shape, self.dtype) if l is None else tf.cast(l, self.dtype) for v, l in pairs]
+
+    def with_own_cost(self, player: Player, gradient: Tensors) -> Tensors:
+        """Adds the gradient of the player's own cost."""
+        return add_own_cost([tf.cast(g, self.dtype) for g in gradient], self.own[player.index])
+
+    def complete(self, player: Player, gradient: Tensors) -> Tensors:
+        """Adds the gradient of the player's own cost, then clips."""
+        return self.clip(self.with_own_cost(player, gradient))
+
+    def new_values(self) -> dict[int, tf.Tensor]:
+        """New values of the variables as they will be assigned, by `id`."""
+        new = self.assignments.by_variable()
+        variables = [v for player in self.players for v in player.variables]
+        return {id(v): constrain(v, new[id(v)]) for v in variables}
+
+    def update_metrics(self, seen: list[tuple[Player, object, Tensors | None]]) -> None:
+        """Updates the statistics of players and keeps their metrics of this step.
+
+        Args:
+            seen: (player, capture, mean gradient where its block reads it).
+        """
+        blocks, state = self.settings.blocks, self._state
+        players = [Seen(blocks[p.index], state[p.index], capture, gradient) for p, capture, gradient in seen]
+        for (player, capture, _), (new, metric) in zip(seen, update_all(players, self.step), strict=True):
+            self._seen[player.index] = capture
+            self._new_state[player.index], self.metrics[player.index] = new, metric
+
+    def couple(self) -> None:
+        """Updates the couplings whose players all have their metrics of this step, and joins those in one stage.
+
+        In an alignment that takes the players of a coupling apart each acts under its own metric.
+        """
+        for number, coupling in enumerate(self.settings.couplings):
+            members = [self.players[k] for k in coupling.players]
+            metrics = [self.metrics[player.index] for player in members]
+            if number in self._coupled or any(metric is None for metric in metrics):
+                continue
+            self._coupled.add(number)
+            place = len(self.players) + number
+            seen, own = ([kept[k] for k in coupling.players] for kept in (self._seen, self._new_state))
+            self._new_state[place], joined = coupling.update(self._state[place], seen, own, metrics, self.step)
+            if len({player.stage for player in members}) > 1:
+                continue
+            if isinstance(joined, JointMetric):
+                self.together.update(dict.fromkeys(coupling.players, Together(members, joined)))
+            else:
+                for k, metric in zip(coupling.players, joined, strict=True):
+                    self.metrics[k] = metric
+
+    def subtract(self, player: Player, gradient: Tensors) -> None:
+        """Queues the plain step of a player whose new values nobody needs."""
+        metric = self.metrics[player.index]
+        plain = self.context.decay is None and all(v.constraint is None for v in player.variables)
+        if not plain or not isinstance(metric, IdentityMetric):
+            self.move(player, gradient)
+            return
+        for variable, direction in zip(player.variables, gradient, strict=True):
+            self.assignments.subtract(variable, direction, metric.scale)
+
+    def move(self, player: Player, gradient: Tensors) -> Tensors:
+        """Queues the player's new values and returns them."""
+        decreases, changed = self.metrics[player.index].step(gradient)
+        for k, tensor in changed.items():
+            self._new_state[player.index][k] = tensor
+        return self._queue(player, decreases)
+
+    def move_together(self, together: Together, gradients: list[Tensors]) -> list[Tensors]:
+        """Queues the new values of players with a joint metric and returns them, in the order of `together`."""
+        decreases = together.metric.solve(gradients)
+        return [self._queue(player, own) for player, own in zip(together.players, decreases, strict=True)]
+
+    def _queue(self, player: Player, decreases: Tensors) -> Tensors:
+        values = self.shifted(player, decreases)
+        for variable, value in zip(player.variables, values, strict=True):
+            self.assignments.add(variable, value)
+        return [constrain(variable, value) for variable, value in zip(player.variables, values, strict=True)]
+
+    def shifted(self, player: Player, decreases: Tensors) -> Tensors:
+        """The player's values less `decreases` and weight decay, before constraints; nothing is queued."""
+        values = []
+        for variable, old, decrease in zip(player.variables, self.values[player.index], decreases, strict=True):
+            decays = id(variable) not in self.settings.undecayed
+            values.append(move(old, decrease, self.context.decay if decays else None))
+        return values
+
+    def changed_state(self) -> dict[tuple[int, int], tf.Tensor]:
+        """New curvature state, by player and position, where it is not the old one."""
+        pairs = zip(self._state, self._new_state, strict=True)
+        return {
+            (k, j): new
+            for k, (before, after) in enumerate(pairs)
+            for j, (old, new) in enumerate(zip(before, after, strict=True))
+            if new is not old
+        }
+
+    def adopt_state(self, changed: dict[tuple[int, int], tf.Tensor]) -> None:
+        """Takes over what `changed_state` of another batch said."""
+        for (k, j), tensor in changed.items():
+            self._new_state[k][j] = tensor

@@ -1,0 +1,318 @@
+"""The step of `rollout="linear"`: one pass of the model as it runs, one solve, the gradient of a re-weighted loss.
+
+    forward     the model and its loss, run by Keras under a tape; covered layers are noted            (instrument.py)
+    backward    one call gives the cotangents of every noted tensor
+    curvature   each player's metric, its Gram matrix
+    roll-out    Gram matrices to one weight per sample and column                                      (information.py)
+    gradient    that of sum_i w_i phi_i: noted cotangents weighed sample by sample, and one more
+                backward pass of the weighted loss for the players that need it
+    move        each player under its metric
+
+On the linearised network every later stage's feedback is known from Gram matrices alone, so no second forward pass and
+no order of the layers is needed: all players act with the same weights `w = (I + S Gamma)^{-1} (a - S lambda)`.
+Source: engine of claims OURS-2, algorithm.md Section 3.
+"""
+
+import functools
+
+import tensorflow as tf
+
+from bellman_tf.bellman import sample_space
+from bellman_tf.curvature.gram import gram
+from bellman_tf.game.instrument import Notes, noting
+from bellman_tf.game.players import COTANGENTS, Player
+from bellman_tf.game.survey import at_compute_dtype
+from bellman_tf.layers.capture import Capture, Tensors, to_work, weigh
+from bellman_tf.layers.registry import PREACTIVATION
+from bellman_tf.losses import observe_losses
+from bellman_tf.training.context import Outcome
+from bellman_tf.training.information import INFORMATION
+from bellman_tf.training.linear_policy import LinearPolicy
+from bellman_tf.training.monitor import feedback_ratio, leverage, predicts, spread
+from bellman_tf.training.moves import BatchOnly
+from bellman_tf.training.native_terminal import NativeTerminal
+from bellman_tf.training.round import Round
+
+
+def native_step(step: Round) -> None:
+    """Solves one batch.
+
+    Args:
+        step: the step, of a `NativeGame`; its new values are queued.
+    """
+    NativeStep(step).run()
+
+
+class NativeStep:
+    """One native step while it is traced."""
+
+    def __init__(self, step: Round) -> None:
+        self.step, self.game = step, step.game
+        self.options, self.blocks = step.settings.options, step.settings.blocks
+        self.information = INFORMATION[self.options.information]
+        self.captures: dict[int, Capture] = {}
+        self.policy: LinearPolicy | None = None
+
+    def run(self) -> None:
+        """Forward, backward, weights, gradients, moves."""
+        self._forward()
+        curved = self._curved()
+        self._backward(curved)
+        if curved:
+            self._measure()
+            self._roll_out()
+        gradients = self._gradients()
+        self._move(gradients)
+        if self.step.settings.wants_outcome and curved:
+            self.step.outcome = self._outcome(gradients)
+
+    # ---- forward
+
+    def _noted(self) -> list[Player]:
+        """Players whose calls are noted: all that are covered, or those whose metric reads them."""
+        covered = [player for player in self.game.players if player.covered]
+        return covered if self.information.curved else [p for p in covered if self.blocks[p.index].needs_capture]
+
+    def _forward(self) -> None:
+        step, noted = self.step, self._noted()
+        layers: dict[bool, list] = {True: [], False: []}
+        for player in noted:
+            layers[player.coverage.site == PREACTIVATION].append(player.layers[0])
+        self.tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+        self.notes = Notes(layers[True], layers[False], self.tape.watch)
+        self._watched = [p for p in self.game.players if not self.information.curved or not self._weighs(p)]
+        with self.tape, observe_losses(self.tape) as observed:
+            self.tape.watch([v.value for player in self._watched for v in player.variables])
+            with noting(self.notes):
+                step.y_pred = step.call_model()
+            step.compute_loss()
+        self.terminal = NativeTerminal(step.y_pred, observed, step.cost_of_outputs)
+        # A layer that this call of the model did not reach, or only inside a loop, is open-loop in this step.
+        self.covered = [p for p in noted if self._calls(p) and id(p.layers[0]) not in self.notes.hidden]
+
+    def _weighs(self, player: Player) -> bool:
+        """Whether weighing the player's cotangents gives the gradient of the weighted loss."""
+        return player.covered and player.weighing == COTANGENTS
+
+    def _calls(self, player: Player) -> list:
+        return self.notes.calls.get(id(player.layers[0]), [])
+
+    # ---- backward
+
+    def _curved(self) -> bool:
+        """Whether the value's curvature is used: some player has a Gram form, and the loss has samples."""
+        return self.information.curved and bool(self.covered) and self.terminal.rows is not None
+
+    def _backward(self, curved: bool) -> None:
+        """Cotangents of phi_i = R J_i at every noted tensor, R the rows of the loss."""
+        step, terminal = self.step, self.terminal
+        if terminal.rows is not None:
+            step.batch_size, step.total = terminal.rows, tf.cast(terminal.rows, step.dtype)
+        sites = [[note.site for note in self._calls(player)] for player in self.covered]
+        plain = [] if curved else [[v.value for v in player.variables] for player in self.game.players]
+        ends = [terminal.z, terminal.values] if curved else [[], []]
+        at_sites, at_z, at_values, at_plain = self._gradient(step.loss, [sites, *ends, plain], step.seed())
+        self.plain = [[tf.cast(g, step.dtype) / step.total for g in parts] for parts in at_plain]
+        columns, self.columns_at_z = [at_sites], [at_z]
+        self.beta_squared = None
+        if curved:
+            terminal.resolve(at_values)
+            if self.options.columns == 0:
+                self.beta_squared = terminal.beta_squared(at_z, self.options.terminal_hessian, step.dtype)
+            else:
+                rank = None if self.options.terminal_hessian == "full" else self.options.columns
+                for seeds in terminal.factor_columns(rank):
+                    columns.append(self._gradient(terminal.z, [sites], seeds)[0])
+                    self.columns_at_z.append(seeds)
+        for k, player in enumerate(self.covered):
+            self.captures[player.index] = self._capture(player, [column[k] for column in columns])
+
+    def _gradient(self, targets: object, sources: list, seeds: object) -> list:
+        """`tape.gradient` in the nested structure of `sources`, zeros where nothing connects."""
+        flat = tf.nest.flatten(sources)
+        found = self.tape.gradient(targets, flat, output_gradients=seeds, unconnected_gradients="zero")
+        return tf.nest.pack_sequence_as(sources, [tf.convert_to_tensor(g) for g in found])
+
+    def _capture(self, player: Player, columns: list[Tensors]) -> Capture:
+        layer, capture = player.layers[0], player.coverage.capture
+        calls = enumerate(self._calls(player))
+        parts = [
+            capture(layer, at_compute_dtype(layer, note.inputs), [column[k] for column in columns]) for k, note in calls
+        ]
+        return parts[0] if len(parts) == 1 else join_calls(parts)
+
+    # ---- curvature and weights
+
+    def _measure(self) -> None:
+        """Metrics of the covered players: new ones from captures, standing ones where the gradient has yet to come."""
+        step = self.step
+        known = [p for p in self.covered if not self.blocks[p.index].needs_gradient]
+        step.update_metrics([(p, self.captures[p.index], None) for p in known])
+        step.couple()
+        self.metrics = {p.index: step.metrics[p.index] for p in known}
+        for player in self.covered:
+            if player.index not in self.metrics:
+                block, state = self.blocks[player.index], step.context.state[player.index]
+                self.metrics[player.index] = block.standing(state, step.step)
+        self._standing = len(known) < len(self.covered)
+
+    def _roll_out(self) -> None:
+        """Gram matrices of all players, one after the other, and the weights of all samples."""
+        step, options = self.step, self.options
+        group_size = 1 if options.value_hessian == "block_diagonal" else options.group_size
+        if group_size is not None and isinstance(step.batch_size, int) and group_size >= step.batch_size > 1:
+            group_size = None
+        columns = len(self.columns_at_z)
+        if self._standing and self.beta_squared is not None:
+            # A metric made of gradients knows none at the first step, which is the baseline's.
+            self.beta_squared = tf.where(step.step.iteration > 0, self.beta_squared, tf.zeros_like(self.beta_squared))
+        value = sample_space.init(
+            step.batch_size, beta_squared=self.beta_squared, rank=columns - 1, group_size=group_size, dtype=step.dtype
+        )
+        self.policy = LinearPolicy(value, self.information, group_size, columns, step.batch_size)
+        for player in self.covered:
+            if self._leads(player):
+                self.policy.add(player, self._gram(player, group_size), self._pull(player))
+        self.policy.solve(self.game)
+
+    def _leads(self, player: Player) -> bool:
+        """Whether the player is the first of those that its joint metric, if it has one, belongs to."""
+        together = self.step.together.get(player.index)
+        return together is None or together.players[0].index == player.index
+
+    def _members(self, player: Player) -> list[Player]:
+        together = self.step.together.get(player.index)
+        return [player] if together is None else together.players
+
+    def _gram(self, player: Player, group_size: int | None) -> tf.Tensor:
+        def own(member: Player) -> tf.Tensor:
+            capture, metric = self.captures[member.index], self.metrics[member.index]
+            return tf.cast(gram(capture, metric, group_size, self.options.gram), self.step.dtype)
+
+        together = self.step.together.get(player.index)
+        if together is None:
+            return own(player)
+        captures = [self.captures[member.index] for member in together.players]
+        forms = [functools.partial(own, member) for member in together.players]
+        return tf.cast(together.metric.gram(captures, group_size, forms), self.step.dtype)
+
+    def _pull(self, player: Player) -> tf.Tensor | None:
+        """`<q_ij, M^{-1} l_u>`, `[R, m]`, of a player and those that share its metric; `None` without own costs."""
+        step, members = self.step, self._members(player)
+        if all(cost is None for member in members for cost in step.own[member.index]):
+            return None
+        solved = self._solve(player, [step.own_cost(member) for member in members])
+        return tf.add_n([self.captures[m.index].inner(s) for m, s in zip(members, solved, strict=True)])
+
+    def _solve(self, player: Player, parts: list[Tensors]) -> list[Tensors]:
+        together = self.step.together.get(player.index)
+        return [self.metrics[player.index].solve(*parts)] if together is None else together.metric.solve(parts)
+
+    # ---- gradient of the weighted loss
+
+    def _gradients(self) -> list[Tensors]:
+        """The gradient of sum_i w_i phi_i and of all own costs, in the order of the players."""
+        step, players = self.step, self.game.players
+        if self.policy is None:
+            gradients = self.plain
+        else:
+            found: dict[int, Tensors] = {}
+            for player in self.covered:
+                if self._weighs(player):
+                    weighed = self.captures[player.index].gradient(self._weights(player))
+                    found[player.index] = step.with_own_cost(player, weighed)
+            found |= {p.index: step.own_cost(p) for p in players if p.null}
+            rest = [p for p in players if p.index not in found]
+            if rest:
+                found |= dict(zip((p.index for p in rest), self._weighed_backward(rest), strict=True))
+            gradients = [found[player.index] for player in players]
+        if step.settings.clipping.global_norm is not None:
+            flat, _ = tf.clip_by_global_norm(tf.nest.flatten(gradients), step.settings.clipping.global_norm)
+            gradients = tf.nest.pack_sequence_as(gradients, flat)
+        return [step.clip(gradient) for gradient in gradients]
+
+    def _weights(self, player: Player) -> tf.Tensor:
+        together = self.step.together.get(player.index)
+        return self.policy.weights(player if together is None else together.players[0])
+
+    def _weighed_backward(self, players: list[Player]) -> list[Tensors]:
+        """One more backward pass, of `J + sum_i (w_i - 1/R) phi_i`, regularizers included in J.
+
+        Where players have weights of their own (information structures without a joint value) the pass takes the mean
+        of all players' weights.
+
+        Args:
+            players: whose gradients are wanted.
+
+        Returns:
+            The gradients, in their order.
+        """
+        step, weights = self.step, self.policy.mean_weights
+        plain = tf.one_hot(0, weights.shape[1], dtype=weights.dtype) / tf.cast(step.total, weights.dtype)
+        extra = weights - plain
+        seeds = [
+            tf.cast(weigh([to_work(part) for part in parts], extra), z.dtype)
+            for z, *parts in zip(self.terminal.z, *self.columns_at_z, strict=True)
+        ]
+        sources = [[v.value for v in player.variables] for player in players]
+        found = self._gradient([step.loss, *self.terminal.z], sources, [tf.ones_like(step.loss), *seeds])
+        return [[tf.cast(g, step.dtype) for g in parts] for parts in found]
+
+    # ---- moves
+
+    def _move(self, gradients: list[Tensors]) -> None:
+        """Statistics that read the gradient, then every player's step."""
+        step, players = self.step, self.game.players
+        nothing = BatchOnly(step.batch_size)
+        late = [p for p in players if step.metrics[p.index] is None]
+        for player in [p for p in late if self.blocks[p.index].needs_capture and p.index not in self.captures]:
+            late.remove(player)  # not called in this step: its statistics stay as they are
+            step.metrics[player.index] = self.blocks[player.index].standing(step.context.state[player.index], step.step)
+        step.update_metrics([(p, self.captures.get(p.index, nothing), gradients[p.index]) for p in late])
+        step.couple()
+        for player in players:
+            together = step.together.get(player.index)
+            if together is None:
+                step.subtract(player, gradients[player.index])
+            elif together.players[0].index == player.index:
+                step.move_together(together, [gradients[member.index] for member in together.players])
+
+    # ---- what comes of it
+
+    def _outcome(self, gradients: list[Tensors]) -> Outcome:
+        """What the step does to J; without a prediction where the model is not that of the whole batch."""
+        step, policy = self.step, self.policy
+        new = step.new_values()
+        after = tf.cast(step.loss_with(new), step.dtype)
+        actual = tf.cast(step.loss, step.dtype) - after
+        if step.settings.watched:
+            self._tell()
+        if not predicts(self.options):
+            return Outcome(tf.constant(float("nan"), actual.dtype), actual, tf.zeros([3], actual.dtype))
+        own, loose = [], []
+        for player in self.game.players:
+            if (
+                player.index not in self.captures
+            ):  # open-loop: half of <g, decrease>, as for a quadratic model's best step
+                moved = [new[id(v)] for v in player.variables]
+                pairs = zip(gradients[player.index], step.values[player.index], moved, strict=True)
+                loose += [tf.reduce_sum(g * tf.cast(before - now, step.dtype)) for g, before, now in pairs]
+            elif self._leads(player) and any(c is not None for m in self._members(player) for c in step.own[m.index]):
+                costs = [step.own_cost(member) for member in self._members(player)]
+                solved = self._solve(player, costs)
+                own += [
+                    tf.reduce_sum(l * x) for l, x in zip(tf.nest.flatten(costs), tf.nest.flatten(solved), strict=True)
+                ]
+        predicted = policy.predicted_reduction(tf.add_n(own) if own else None)
+        predicted += tf.add_n(loose) / 2 if loose else 0
+        return Outcome(predicted, actual, policy.held_out_model())
+
+    def _tell(self) -> None:
+        """Notes how the sample weights look; of a stage, those of its first player."""
+        telemetry, plain, weights = self.step.telemetry, self.policy.plain(), self.policy.first_weights()
+        telemetry["leverage"], telemetry["weight_spread"] = leverage(plain[0]), spread(weights[-1])
+        if self.information.feedback:
+            for t in range(1, len(self.game.stages)):
+                known = t < len(plain)
+                ratio = feedback_ratio(weights[t], plain[t]) if known else tf.zeros([], self.step.dtype)
+                telemetry[f"feedback_ratio/stage_{t}"] = ratio

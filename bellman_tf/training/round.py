@@ -1,0 +1,146 @@
+"""What a step has in hand while it is traced: the batch, the model and its loss, the players' moves."""
+
+import keras
+import tensorflow as tf
+
+from bellman_tf.game.native import NativeGame
+from bellman_tf.game.players import Player, Players
+from bellman_tf.layers.capture import Capture, Tensors
+from bellman_tf.training.context import Outcome, StepContext, recursion_dtype
+from bellman_tf.training.execution import recorded
+from bellman_tf.training.moves import Moves
+from bellman_tf.training.passes import Forward, capture_forward, first_tensor
+from bellman_tf.training.settings import StepSettings
+from bellman_tf.training.terminal import structure_with
+
+
+class Round(Moves):
+    """One step while it is traced.
+
+    Attributes:
+        batch_size: samples.
+        total: the same as a scalar in `dtype`, B.
+        frozen: (variable, value before the step) of every variable that is not trained and may be written to.
+        clamped: clamps of the papers' recursion.
+        witnesses: tensors that must be finite, besides the new values, for the batch to be accepted.
+        outcome: predicted and actual decrease of J, `None` where nobody wants to know.
+        telemetry: numbers about the sample weights, by name, where the step is watched.
+        searched: the step length that a line search took, or `None`.
+    """
+
+    def __init__(
+        self, model: keras.Model, game: Players, settings: StepSettings, context: StepContext, data: object
+    ) -> None:
+        self.model, self.game, self.data = model, game, data
+        self.x, self.y, self.sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        first = next(leaf for leaf in keras.tree.flatten(self.x) if leaf is not None)
+        size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
+        super().__init__(game.players, settings, context, recursion_dtype(model.trainable_variables), size)
+        self.total = tf.cast(size, self.dtype)
+        self.frozen = _before(game.written) if isinstance(game, NativeGame) else _frozen(model)
+        self.clamped = tf.zeros([], tf.int32)
+        self.witnesses: Tensors = []
+        self.outcome: Outcome | None = None
+        self.telemetry: dict[str, tf.Tensor] = {}
+        self.searched: tf.Tensor | None = None
+
+    # ---- the model
+
+    def call_model(self, recorder: object = None) -> object:
+        """Calls the model in training mode; with a recorder, that takes the place of the model's own `call`."""
+        keywords = {"training": True} if self.model._call_has_training_arg else {}
+        if recorder is None:
+            return self.model(self.x, **keywords)
+        with recorded(self.model, recorder):
+            return self.model(self.x, **keywords)
+
+    def forward(self, tape: tf.GradientTape, cuts: bool) -> Forward:
+        """Pass 1 inside the model's own `__call__`; the outputs stay in `y_pred`."""
+        kept: list[Forward] = []
+
+        def recorder(inputs: object) -> object:
+            outputs, forward = capture_forward(self.game, flat_inputs(self.model, inputs), tape, cuts)
+            kept.append(forward)
+            return outputs
+
+        self.y_pred = self.call_model(recorder)
+        return kept[0]
+
+    def loss_of(self, y_pred: object) -> tf.Tensor:
+        """J for given outputs."""
+        return self.model.compute_loss(
+            x=self.x, y=self.y, y_pred=y_pred, sample_weight=self.sample_weight, training=True
+        )
+
+    def cost(self, values: dict) -> tf.Tensor:
+        """B J as a function of the values of the output slots."""
+        loss = self.loss_of(structure_with(self.y_pred, self.game.graph.outputs, values))
+        return tf.cast(self.total, loss.dtype) * loss
+
+    def cost_of_outputs(self, y_pred: object) -> tf.Tensor:
+        """B J as a function of the model's outputs."""
+        loss = self.loss_of(y_pred)
+        return tf.cast(self.total, loss.dtype) * loss
+
+    def loss_with(self, new: dict[int, tf.Tensor]) -> tf.Tensor:
+        """J of the same batch under new values of the trained variables; what this pass writes is discarded.
+
+        Args:
+            new: values by `id` of the variable.
+
+        Returns:
+            Scalar.
+        """
+        trained = [(v, new[id(v)]) for player in self.players for v in player.variables]
+        mapping = [*self.frozen, *trained]
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True, initialize_variables=False):
+            return self.loss_of(self.call_model())
+
+    def compute_loss(self) -> None:
+        """J of `y_pred`, kept in `loss`."""
+        self.loss = self.loss_of(self.y_pred)
+
+    def seed(self) -> tf.Tensor:
+        """Starts back-propagation with B in place of 1, so that cotangents belong to phi_i = B J_i."""
+        return tf.cast(self.total, self.loss.dtype)
+
+    def capture(self, player: Player, forward: Forward, cotangents: Tensors) -> Capture:
+        """The capture of a covered player."""
+        layer = player.layers[0]
+        inputs = first_tensor(forward.arguments[id(player.calls[0])])
+        if inputs.dtype.is_floating and inputs.dtype.name != layer.compute_dtype:
+            inputs = tf.cast(inputs, layer.compute_dtype)
+        return player.coverage.capture(layer, inputs, [tf.convert_to_tensor(c) for c in cotangents])
+
+
+def _before(variables: tuple) -> list[tuple]:
+    """(variable, value) of some variables before the step."""
+    return [(variable, tf.identity(variable.value)) for variable in variables]
+
+
+def _frozen(model: keras.Model) -> list[tuple]:
+    """(variable, value) of every variable of the layers that is not trained, before the step."""
+    seen: dict[int, tuple] = {}
+    for layer in model._flatten_layers(include_self=True, recursive=True):
+        for variable in layer._non_trainable_variables:
+            seen[id(variable)] = (variable, tf.identity(variable.value))
+    for variable in model.non_trainable_variables:
+        if id(variable) not in seen:
+            seen[id(variable)] = (variable, tf.identity(variable.value))
+    return list(seen.values())
+
+
+def flat_inputs(model: keras.Model, inputs: object) -> Tensors:
+    """Inputs in the order of the model's graph.
+
+    Args:
+        model: the model.
+        inputs: as the model's `call` gets them.
+
+    Returns:
+        The flat list.
+    """
+    source = model._functional if isinstance(model, keras.Sequential) else model
+    if hasattr(source, "_standardize_inputs"):
+        return source._standardize_inputs(inputs)
+    return [leaf for leaf in keras.tree.flatten(inputs) if leaf is not None]

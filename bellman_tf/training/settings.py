@@ -1,0 +1,150 @@
+"""What a step is to do, checked once: the game's options, and what else of its optimizer a step must know."""
+
+import dataclasses
+
+from bellman_tf import _checks
+from bellman_tf.curvature.block import Block
+from bellman_tf.curvature.coupling.base import Coupling
+from bellman_tf.curvature.gram import FORMS
+from bellman_tf.training.information import INFORMATION
+from bellman_tf.training.step_control import LevenbergMarquardt
+
+VALUE_HESSIANS = ("batch", "block_diagonal", "outer_product")
+TERMINAL_HESSIANS = ("matched", "outer_product", "full")
+ROLLOUTS = ("linear", "nonlinear")
+
+
+@dataclasses.dataclass(frozen=True)
+class GameOptions:
+    """What the recursion may know and keep.
+
+    Attributes:
+        information: information structure, one of `INFORMATION`.
+        value_hessian: which samples the value Hessian couples, one of `VALUE_HESSIANS`.
+        terminal_hessian: one of `TERMINAL_HESSIANS`, or the rank of its truncation.
+        group_size: samples coupled together; `None` is the whole batch.
+        bilinear: whether the weighted gradient uses the layer's new input (claims OURS-7).
+        gram: form of the Gram matrices, one of `FORMS`.
+        rollout: "linear" (one pass of the model as it runs, then the gradient of a re-weighted loss) or "nonlinear"
+            (the papers' second forward pass, on a traced copy of the model).
+    """
+
+    information: str
+    value_hessian: str
+    terminal_hessian: str | int
+    group_size: int | None
+    bilinear: bool
+    gram: str
+    rollout: str = "linear"
+
+    def __post_init__(self) -> None:
+        """Checks every option and their combinations.
+
+        Raises:
+            ValueError: for a value outside its range, or options that exclude each other.
+        """
+        _checks.check_choice("information", self.information, INFORMATION)
+        _checks.check_choice("value_hessian", self.value_hessian, VALUE_HESSIANS)
+        if isinstance(self.terminal_hessian, int) and not isinstance(self.terminal_hessian, bool):
+            _checks.check_integer("terminal_hessian", self.terminal_hessian, least=1)
+        elif self.terminal_hessian not in TERMINAL_HESSIANS:
+            names = ", ".join(map(repr, TERMINAL_HESSIANS))
+            raise _checks.error("terminal_hessian", f"be one of {names} or a rank >= 1", self.terminal_hessian)
+        if self.group_size is not None:
+            _checks.check_integer("group_size", self.group_size, least=1)
+        _checks.check_flag("bilinear", self.bilinear)
+        _checks.check_choice("gram", self.gram, FORMS)
+        _checks.check_choice("rollout", self.rollout, ROLLOUTS)
+        if self.rollout == "linear" and (self.value_hessian == "outer_product" or self.bilinear):
+            option = "bilinear=True" if self.bilinear else "value_hessian='outer_product'"
+            raise _checks.error(
+                "rollout", f"be 'nonlinear' with {option}, which needs the papers' second forward pass", self.rollout,
+                "Leave `rollout` out, and it is chosen.",
+            )  # fmt: skip
+        if self.group_size is not None and self.value_hessian != "batch":
+            raise _checks.error(
+                "group_size", f"be None with value_hessian={self.value_hessian!r}", self.group_size,
+                "Groups belong to value_hessian='batch'.",
+            )  # fmt: skip
+        if self.value_hessian == "outer_product" and self.columns != 0:
+            raise _checks.error(
+                "terminal_hessian", "be 'matched' or 'outer_product' with value_hessian='outer_product'",
+                self.terminal_hessian, "A terminal Hessian of higher rank needs value_hessian='batch'.",
+            )  # fmt: skip
+
+    @property
+    def columns(self) -> int | None:
+        """Columns of the terminal factor besides the gradient: 0 if collinear, `None` if as many as there are."""
+        if self.terminal_hessian in {"matched", "outer_product"}:
+            return 0
+        return None if self.terminal_hessian == "full" else self.terminal_hessian
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseOptions:
+    """What vanilla DDP may do.
+
+    Attributes:
+        second_order: keep the second derivatives of the layers, V_X . F_XX and the like.
+        value_damping: Tikhonov term on V_XX.
+        line_search: how often a step may be halved; 0 takes every step as it is.
+        memory_budget: bytes that the dense matrices may take.
+    """
+
+    second_order: bool
+    value_damping: float
+    line_search: int
+    memory_budget: int
+
+    def __post_init__(self) -> None:
+        """Checks every option.
+
+        Raises:
+            ValueError: for a value outside its range.
+        """
+        _checks.check_flag("second_order", self.second_order)
+        _checks.check_real("value_damping", self.value_damping, least=0)
+        _checks.check_integer("line_search", self.line_search, least=0)
+        _checks.check_integer("memory_budget", self.memory_budget, least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clipping:
+    """Bounds on gradients, as Keras means them.
+
+    Attributes:
+        value: of every entry, or `None`.
+        norm: of every variable's gradient, or `None`.
+        global_norm: of all gradients together, or `None`.
+    """
+
+    value: float | None = None
+    norm: float | None = None
+    global_norm: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSettings:
+    """Everything a step must know of its optimizer that does not change from step to step.
+
+    Attributes:
+        options: of the game.
+        blocks: curvature of every player.
+        couplings: joint curvature of players of one stage.
+        clipping: bounds on gradients.
+        control: step control, or `None`.
+        undecayed: `id` of the variables that weight decay leaves alone.
+        watched: whether somebody wants to know how the sample weights look.
+        wants_outcome: whether somebody wants to know what the step does to J.
+        dense: options of vanilla DDP, `None` for every other step.
+    """
+
+    options: GameOptions
+    blocks: tuple[Block, ...]
+    couplings: tuple[Coupling, ...] = ()
+    clipping: Clipping = Clipping()
+    control: LevenbergMarquardt | None = None
+    undecayed: frozenset[int] = frozenset()
+    watched: bool = False
+    wants_outcome: bool = False
+    dense: DenseOptions | None = None

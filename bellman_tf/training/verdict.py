@@ -1,0 +1,43 @@
+"""The verdict on a step: whether the batch is good, whether the step is taken, and what its optimizer is handed."""
+
+import tensorflow as tf
+
+from bellman_tf.training.context import StepResult
+from bellman_tf.training.round import Round
+from bellman_tf.training.step_control import judge
+from bellman_tf.training.update import all_finite
+
+
+def conclude(step: Round) -> StepResult:
+    """Judges a step whose new values are all queued.
+
+    Args:
+        step: the step.
+
+    Returns:
+        What the optimizer has to assign.
+    """
+    changed = step.changed_state()
+    values = all_finite([*step.assignments.values, *(t for t in changed.values() if t.dtype.is_floating)])
+    accepted, control = all_finite([step.loss, *step.witnesses]), step.context.control
+    if step.settings.control is None:
+        accepted = taken = accepted & values
+    else:
+        verdict = judge(step.settings.control, control, *step.outcome)
+        accepted &= tf.math.is_finite(step.outcome.predicted)
+        taken = accepted & values & verdict.taken
+        control = tf.where(accepted, verdict.state, control)
+    return StepResult(
+        loss=step.loss,
+        y_pred=step.y_pred,
+        assignments=step.assignments,
+        state=changed,
+        restore=[(v, value) for v, value in step.frozen if v.dtype.startswith(("float", "bfloat"))],
+        accepted=accepted,
+        taken=taken,
+        control=control,
+        clamped=step.clamped,
+        outcome=step.outcome,
+        telemetry=step.telemetry,
+        searched=step.searched,
+    )
