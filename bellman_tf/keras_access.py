@@ -26,6 +26,18 @@ def layers_of(model: keras.Layer) -> list[keras.Layer]:
     return list({id(layer): layer for layer in model._flatten_layers(include_self=True, recursive=True)}.values())
 
 
+def children_of(layer: keras.Layer) -> list[keras.Layer]:
+    """Lists the layers directly inside a layer.
+
+    Args:
+        layer: a layer or model.
+
+    Returns:
+        The layers, without those inside them.
+    """
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
 def own_trainable_variables(layer: keras.Layer) -> list[keras.Variable]:
     """Lists the variables that a layer itself has made as trainable, whether or not it is frozen now.
 
@@ -54,12 +66,12 @@ def takes_training(layer: keras.Layer) -> bool:
     """Tells whether `call` of a layer has an argument `training`.
 
     Args:
-        layer: a layer or model.
+        layer: a layer, a model or an operation.
 
     Returns:
         Whether `layer(x, training=...)` reaches `call`.
     """
-    return bool(layer._call_has_training_arg)
+    return bool(getattr(layer, "_call_has_training_arg", False))  # an operation of `keras.ops` has none
 
 
 def first_argument(layer: keras.Layer) -> str | None:

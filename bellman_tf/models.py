@@ -120,13 +120,9 @@ class GameMixin:
         if not all(leaf is None or (hasattr(leaf, "dtype") and hasattr(leaf, "shape")) for leaf in _leaves(x)):
             return
         signature = keras.tree.map_structure(_symbolic, x)
-        if self._input_signature is not None and not self.__dict__.get("_game_signature_from_config"):
+        if self._input_signature is not None:
             signature = _merged(self._input_signature, signature)
-        self._keep_signature(signature, from_config=False)
-
-    def _keep_signature(self, signature: object, *, from_config: bool) -> None:
         object.__setattr__(self, "_game_input_signature", signature)  # past Keras's attribute tracking
-        object.__setattr__(self, "_game_signature_from_config", from_config)
 
     def get_build_config(self) -> dict | None:
         """As Keras's; a subclassed model built by its first training step reports the shapes it has seen."""
@@ -137,14 +133,14 @@ class GameMixin:
         return config
 
     def build_from_config(self, config: dict) -> None:
-        """As Keras's; also remembers the input shapes of a subclassed model, until the first batch says more."""
+        """As Keras's; also remembers the input shapes of a subclassed model."""
         super().build_from_config(config)
         config = config or {}
         shape = config.get("input_shape")
         if shape is None and "shapes_dict" in config:
             shape = config["shapes_dict"].get(f"{keras_access.first_argument(self)}_shape")
         if shape is not None and self._input_signature is None:
-            self._keep_signature(_signature(shape), from_config=True)
+            object.__setattr__(self, "_game_input_signature", _signature(shape))
 
     def seed_variables(self) -> list:
         """States of the random generators of all layers, which Keras does not save."""
@@ -174,33 +170,27 @@ def _symbolic(leaf: object) -> keras.KerasTensor | None:
 def _described(signature: object) -> tuple:
     """What two signatures must have in common to give one game."""
     return tuple(
-        None if leaf is None else (tuple(leaf.shape), leaf.dtype, leaf.sparse, keras_access.is_ragged(leaf))
-        for leaf in _leaves(signature)
+        None if leaf is None else (tuple(leaf.shape), leaf.dtype, *_layout(leaf)) for leaf in _leaves(signature)
     )
 
 
 def _merged(old: object, new: object) -> object:
-    """The old signature with every size unknown that is another one in the new; the old one if they are no kin."""
+    """What two calls have in common: a size that differs is unknown; other ranks or layouts change nothing."""
     before, after = _leaves(old), _leaves(new)
-    if len(before) != len(after):
+    if [_layout(leaf) for leaf in before] != [_layout(leaf) for leaf in after]:
         return old
-    for a, b in zip(before, after, strict=True):
-        if (a is None) != (b is None) or (a is not None and (len(a.shape), a.sparse) != (len(b.shape), b.sparse)):
-            return old
-    if _described(old) == _described(new):
-        return old
-    merged = [
-        a
-        if a is None
-        else keras_access.symbolic(
-            tuple(size if size == other else None for size, other in zip(a.shape, b.shape, strict=True)),
-            a.dtype,
-            a.sparse,
-            keras_access.is_ragged(a),
-        )
-        for a, b in zip(before, after, strict=True)
-    ]
-    return keras.tree.pack_sequence_as(old, merged)
+    merged = [leaf if leaf is None else _common(leaf, other) for leaf, other in zip(before, after, strict=True)]
+    return keras.tree.pack_sequence_as(new, merged)
+
+
+def _layout(leaf: keras.KerasTensor | None) -> tuple | None:
+    return None if leaf is None else (len(leaf.shape), leaf.sparse, keras_access.is_ragged(leaf))
+
+
+def _common(old: keras.KerasTensor, new: keras.KerasTensor) -> keras.KerasTensor:
+    shape = tuple(a if a == b else None for a, b in zip(old.shape, new.shape, strict=True))
+    same = keras.backend.is_float_dtype(old.dtype) == keras.backend.is_float_dtype(new.dtype)
+    return keras_access.symbolic(shape, old.dtype if same else new.dtype, new.sparse, keras_access.is_ragged(new))
 
 
 def _signature(shape: object) -> object:

@@ -49,6 +49,7 @@ def test_layers_of_finds_every_layer_once():
     assert found[0] is net
     assert len(found) == len({id(layer) for layer in found})
     assert {id(layer) for layer in found} == {id(layer) for layer in (net, net.block, net.block.dense, net.drop)}
+    assert {id(layer) for layer in keras_access.children_of(net)} == {id(net.block), id(net.drop)}
 
 
 def test_a_layers_own_variables_leave_out_those_of_inner_layers():
@@ -64,6 +65,7 @@ def test_a_layers_own_variables_leave_out_those_of_inner_layers():
 def test_arguments_of_call():
     assert keras_access.takes_training(Net())
     assert not keras_access.takes_training(Block())
+    assert not keras_access.takes_training(keras_access.node_of(keras.ops.exp(keras.Input((2,)))).operation)
     assert keras_access.takes_training(functional())
     assert keras_access.first_argument(Net()) == "t"
     assert keras_access.first_argument(Block()) == "tokens"

@@ -372,6 +372,11 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         sizes = [leaf.shape[0] for leaf in keras.tree.flatten(x) if leaf is not None and len(leaf.shape)]
         if 0 in sizes:
             raise _checks.error("x", "hold at least one sample", sizes, "The batch is empty.")
+        if any(isinstance(leaf, tf.RaggedTensor) for leaf in keras.tree.flatten(x)):
+            raise _checks.error(
+                "x", "be dense or sparse: the samples of a ragged batch have no tensors of one shape", sizes,
+                "Pad it, `ragged.to_tensor()`, and let `Embedding(mask_zero=True)` or `Masking` mark the padding.",
+            )  # fmt: skip
         if not model.built:
             model(x)
         model.warn_open_loop()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator
 import keras
 import tensorflow as tf
 
+from bellman_tf import keras_access
 from bellman_tf.curvature.capture import Tensors
 from bellman_tf.curvature.coverage import PREACTIVATION
 from bellman_tf.game.graph import Call, Slot
@@ -38,11 +39,8 @@ def tapped(layer: keras.Layer, tap: Callable) -> Generator[None, None, None]:
         tap(h)
         return h if activation is None else activation(h)
 
-    object.__setattr__(layer, "activation", through)  # past Keras's attribute tracking
-    try:
+    with keras_access.replaced(layer, "activation", through):
         yield
-    finally:
-        object.__setattr__(layer, "activation", activation)
 
 
 def last_activation(call: Call) -> str | None:
@@ -112,9 +110,7 @@ class _Program:
 def copy_with_mask(tensor: tf.Tensor) -> tf.Tensor:
     """A new tensor of the same value, Keras mask included."""
     copy = tf.identity(tensor)
-    mask = getattr(tensor, "_keras_mask", None)
-    if mask is not None:
-        copy._keras_mask = mask
+    keras_access.set_mask(copy, keras_access.mask_of(tensor))
     return copy
 
 
@@ -297,7 +293,7 @@ def replay_gradient(player: Player, forward: Forward, cotangents: dict[int, Tens
 
 
 def _training(call: Call) -> dict:
-    return {"training": True} if getattr(call.operation, "_call_has_training_arg", False) else {}
+    return {"training": True} if keras_access.takes_training(call.operation) else {}
 
 
 def first_tensor(arguments: tuple) -> tf.Tensor:
@@ -307,9 +303,12 @@ def first_tensor(arguments: tuple) -> tf.Tensor:
         arguments: (args, kwargs).
 
     Returns:
-        The tensor.
+        The tensor; a sparse one with its zeros written out.
     """
-    return next(leaf for leaf in keras.tree.flatten(arguments) if tf.is_tensor(leaf))
+    tensor = next(leaf for leaf in keras.tree.flatten(arguments) if tf.is_tensor(leaf))
+    if not isinstance(tensor, tf.SparseTensor):
+        return tensor
+    return tf.ensure_shape(tf.sparse.to_dense(tensor), tensor.shape)
 
 
 def unflatten(structure: list[list], flat: list) -> list[Tensors]:
