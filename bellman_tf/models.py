@@ -5,28 +5,26 @@ other optimizer.
 """
 
 import keras
+import tensorflow as tf
 
-from bellman_tf import _checks
+from bellman_tf import _checks, keras_access
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Players
 from bellman_tf.game.report import print_game
 from bellman_tf.game.stages import Game
 from bellman_tf.game.survey import signature_of
 from bellman_tf.optimizers.gtddp import GTDDP
-from bellman_tf.training.execution import dispatching
 
 
 class GameMixin:
     """What all three model classes add to Keras."""
 
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        super().__init_subclass__(**kwargs)
-        if "call" in cls.__dict__:
-            cls.call = dispatching(cls.call)
-
     @property
     def game(self) -> Players:
-        """The model as a game; made anew when the set of trainable variables changes, and by `compile`.
+        """The model as a game.
+
+        It is made anew after `compile`, when layers were frozen or unfrozen, and when inputs of a new size have been
+        seen.
 
         Raises:
             ValueError: if the model is not built yet.
@@ -38,7 +36,7 @@ class GameMixin:
             )
         optimizer = getattr(self, "optimizer", None)
         replayed = isinstance(optimizer, GTDDP) and optimizer.options.rollout == "nonlinear"
-        key = (replayed, *(id(v) for v in self.trainable_variables), self._input_signature is None)
+        key = (replayed, *(id(v) for v in self.trainable_variables), _described(self._input_signature))
         cached = self.__dict__.get("_game")
         if cached is None or cached[0] != key:
             game = Game(self) if replayed else NativeGame(self, signature_of(self))
@@ -58,13 +56,15 @@ class GameMixin:
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """As Keras's; remembers the structure of the inputs, to trace a subclassed model."""
-        if args and self._input_signature is None:
-            self._remember(args[0])
+        first = args[0] if args else kwargs.get(keras_access.first_argument(self))
+        if first is not None:
+            self._remember(first)
         return super().__call__(*args, **kwargs)
 
     def compile(self, *args: object, **kwargs: object) -> None:
-        """As `keras.Model.compile`; binds an optimizer of ours to this model."""
+        """As `keras.Model.compile`; reads the game anew and binds an optimizer of ours to this model."""
         super().compile(*args, **kwargs)
+        object.__setattr__(self, "_game", None)  # an attribute that `call` reads may have changed
         self._warn_next()
         optimizer = self.optimizer
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and isinstance(optimizer.inner_optimizer, GTDDP):
@@ -122,9 +122,13 @@ class GameMixin:
         return self.__dict__.get("_game_input_signature")
 
     def _remember(self, x: object) -> None:
-        if all(leaf is None or hasattr(leaf, "dtype") for leaf in keras.tree.flatten(x)):
-            signature = keras.tree.map_structure(_symbolic, x)
-            object.__setattr__(self, "_game_input_signature", signature)  # past Keras's attribute tracking
+        """Keeps the structure of the inputs; a size that differs from call to call becomes unknown."""
+        if not all(leaf is None or (hasattr(leaf, "dtype") and hasattr(leaf, "shape")) for leaf in _leaves(x)):
+            return
+        signature = keras.tree.map_structure(_symbolic, x)
+        if self._input_signature is not None:
+            signature = _merged(self._input_signature, signature)
+        object.__setattr__(self, "_game_input_signature", signature)  # past Keras's attribute tracking
 
     def get_build_config(self) -> dict | None:
         """As Keras's; a subclassed model built by its first training step reports the shapes it has seen."""
@@ -137,25 +141,62 @@ class GameMixin:
     def build_from_config(self, config: dict) -> None:
         """As Keras's; also remembers the input shapes of a subclassed model."""
         super().build_from_config(config)
-        shape = (config or {}).get("input_shape")
+        config = config or {}
+        shape = config.get("input_shape")
+        if shape is None and "shapes_dict" in config:
+            shape = config["shapes_dict"].get(f"{keras_access.first_argument(self)}_shape")
         if shape is not None and self._input_signature is None:
             object.__setattr__(self, "_game_input_signature", _signature(shape))
 
     def seed_variables(self) -> list:
         """States of the random generators of all layers, which Keras does not save."""
         found = {}
-        for layer in self._flatten_layers(include_self=True, recursive=True):
+        for layer in keras_access.layers_of(self):
             for variable in layer.non_trainable_variables:
                 if variable.dtype in {"uint32", "int32", "int64"} and "seed_generator_state" in variable.path:
                     found[id(variable)] = variable
         return list(found.values())
 
 
+def _leaves(x: object) -> list:
+    return keras.tree.flatten(x)
+
+
 def _symbolic(leaf: object) -> keras.KerasTensor | None:
-    """A batch as a symbolic tensor of any batch size."""
+    """A batch as a symbolic tensor of any batch size, sparse or ragged as the batch is."""
     if leaf is None:
         return None
-    return keras.KerasTensor((None, *leaf.shape[1:]), dtype=keras.backend.standardize_dtype(leaf.dtype))
+    shape = (None, *leaf.shape[1:]) if len(leaf.shape) else ()
+    sparse, ragged = isinstance(leaf, tf.SparseTensor), isinstance(leaf, tf.RaggedTensor)
+    if isinstance(leaf, keras.KerasTensor):
+        sparse, ragged = leaf.sparse, keras_access.is_ragged(leaf)
+    return keras_access.symbolic(shape, keras.backend.standardize_dtype(leaf.dtype), sparse, ragged)
+
+
+def _described(signature: object) -> tuple:
+    """What two signatures must have in common to give one game."""
+    return tuple(
+        None if leaf is None else (tuple(leaf.shape), leaf.dtype, *_layout(leaf)) for leaf in _leaves(signature)
+    )
+
+
+def _merged(old: object, new: object) -> object:
+    """What two calls have in common: a size that differs is unknown; other ranks or layouts change nothing."""
+    before, after = _leaves(old), _leaves(new)
+    if [_layout(leaf) for leaf in before] != [_layout(leaf) for leaf in after]:
+        return old
+    merged = [leaf if leaf is None else _common(leaf, other) for leaf, other in zip(before, after, strict=True)]
+    return keras.tree.pack_sequence_as(new, merged)
+
+
+def _layout(leaf: keras.KerasTensor | None) -> tuple | None:
+    return None if leaf is None else (len(leaf.shape), leaf.sparse, keras_access.is_ragged(leaf))
+
+
+def _common(old: keras.KerasTensor, new: keras.KerasTensor) -> keras.KerasTensor:
+    shape = tuple(a if a == b else None for a, b in zip(old.shape, new.shape, strict=True))
+    same = keras.backend.is_float_dtype(old.dtype) == keras.backend.is_float_dtype(new.dtype)
+    return keras_access.symbolic(shape, old.dtype if same else new.dtype, new.sparse, keras_access.is_ragged(new))
 
 
 def _signature(shape: object) -> object:
@@ -171,20 +212,21 @@ def _signature(shape: object) -> object:
 class FunctionalGame(GameMixin, keras.Model):
     """A functional Keras model that knows its game: what `Model(inputs, outputs)` and `as_game` return."""
 
-    @dispatching
-    def call(self, inputs: object, training: bool | None = None, mask: object = None, **kwargs: object) -> object:
-        """As Keras's functional model."""
-        return super().call(inputs, training=training, mask=mask, **kwargs)
-
 
 @keras.saving.register_keras_serializable("bellman_tf")
-class Sequential(GameMixin, keras.Sequential):
-    """A `keras.Sequential` that knows its game."""
+class SequentialGame(GameMixin, keras.Sequential):
+    """A `keras.Sequential` that knows its game; its public name is `bellman_tf.Sequential`.
 
-    @dispatching
-    def call(self, inputs: object, training: bool | None = None, mask: object = None, **kwargs: object) -> object:
-        """As Keras's Sequential."""
-        return super().call(inputs, training=training, mask=mask, **kwargs)
+    `keras.models.clone_model` makes a plain `keras.Sequential` of every Sequential model, whatever its class;
+    `as_game` turns the clone into a game.
+    """
+
+
+Sequential = SequentialGame
+
+# A legacy `.h5` file names a class without its package. `SequentialGame` bears a name of its own for that reason:
+# in such a file "Sequential" means Keras's.
+keras.saving.get_custom_objects().update(FunctionalGame=FunctionalGame, SequentialGame=SequentialGame)
 
 
 @keras.saving.register_keras_serializable("bellman_tf")
@@ -214,29 +256,88 @@ def _functional_arguments(args: tuple, kwargs: dict) -> bool:
     return len(args) >= 2 or (len(args) == 1 and "outputs" in kwargs) or {"inputs", "outputs"} <= set(kwargs)
 
 
+@keras.saving.register_keras_serializable("bellman_tf")
+class WrappedGame(Model):
+    """A game around a subclassed Keras model that it calls: what `as_game` makes of one.
+
+    The wrapper is a model of its own with one layer, the wrapped model, so weights, losses, metrics of layers and
+    masks are shared, and the wrapped model can be used on its own at any time. It saves and loads if the wrapped
+    model's class does.
+    """
+
+    def __init__(self, model: keras.Model, **kwargs: object) -> None:
+        """Wraps a model.
+
+        Args:
+            model: a subclassed Keras model.
+            **kwargs: of `keras.Model`.
+        """
+        super().__init__(**{"name": model.name, **kwargs})
+        self.model = model
+
+    def call(self, inputs: object) -> object:
+        """Calls the wrapped model; Keras hands `training` and masks on to it."""
+        return self.model(inputs)
+
+    def get_config(self) -> dict:
+        """The wrapped model, for Keras serialisation."""
+        return super().get_config() | {"model": keras.saving.serialize_keras_object(self.model)}
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "WrappedGame":
+        """Makes the wrapped model, then the wrapper.
+
+        Args:
+            config: of `get_config`.
+            custom_objects: classes that are not registered with Keras, by name.
+
+        Returns:
+            The game.
+        """
+        model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
+        return cls(model, name=config["name"])
+
+
+# What a subclass of `keras.Model` may override that a model around it would not run.
+_ITS_OWN = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "metrics")
+
+
+def _wrapped(model: keras.Model) -> WrappedGame:
+    own = [name for name in _ITS_OWN if getattr(type(model), name) is not getattr(keras.Model, name)]
+    if own:
+        raise _checks.error(
+            "model",
+            "leave training to Keras to be wrapped: a wrapper would not run its own " + ", ".join(own),
+            type(model).__name__,
+            "Derive the class from bellman_tf.Model instead of keras.Model; put what the loss needs into "
+            "`compute_loss`.",
+        )
+    return WrappedGame(model)
+
+
 def as_game(model: keras.Model) -> keras.Model:
-    """Wraps an existing Keras model; layers, weights and graph are shared.
+    """Makes a game of an existing Keras model; layers and weights are shared.
+
+    A functional or Sequential model shares its graph as well. A subclassed model is called by a `WrappedGame`; to
+    keep one model, derive its class from `bellman_tf.Model` instead.
 
     Args:
-        model: a functional or built Sequential model, `keras.applications.*` included, or one of ours.
+        model: a functional or built Sequential model, `keras.applications.*` included, a subclassed model, or one of
+            ours.
 
     Returns:
-        A model of this package, not compiled.
+        A model of this package, not compiled; `model` itself if it is one.
 
     Raises:
-        ValueError: if `model` is not a Keras model, not built, or subclassed.
+        ValueError: if `model` is not a Keras model, is a Sequential model that is not built, or is subclassed with a
+            training step, loss or metrics of its own.
     """
     if isinstance(model, GameMixin):
         return model
     if not isinstance(model, keras.Model):
         raise _checks.error("model", "be a keras.Model", type(model).__name__)
     if not isinstance(model, keras.Function | keras.Sequential):
-        raise _checks.error(
-            "model",
-            "be functional or Sequential",
-            type(model).__name__,
-            "Derive your class from bellman_tf.Model instead.",
-        )
+        return _wrapped(model)
     if not model.built:
         raise _checks.error("model", "be built", model.name, "Give it an Input, or call it once on a batch.")
     outputs = model.outputs[0] if isinstance(model, keras.Sequential) else model.output

@@ -8,6 +8,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "bellman_tf"
 ORDER = (
     "_checks",
+    "keras_access",
     "linalg",
     "bandit",
     "bellman",

@@ -177,13 +177,6 @@ def test_an_unbuilt_model_has_no_game_yet():
         _ = model.game
     with pytest.raises(ValueError, match="`model` must be built"):
         btf.as_game(keras.Sequential([layers.Dense(3)]))
-    with pytest.raises(ValueError, match="`model` must be functional or Sequential"):
-
-        class Plain(keras.Model):
-            def call(self, x):
-                return x
-
-        btf.as_game(Plain())
     with pytest.raises(ValueError, match="`model` must be a keras.Model"):
         btf.as_game("resnet")
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.survey import FAILURES
+from bellman_tf.keras_access import takes_training
 
 
 def stages_of(model: keras.Model, signature: object, layers: list[keras.Layer]) -> dict[int, int]:
@@ -33,7 +34,7 @@ def _traced(model: keras.Model, signature: object, layers: list[keras.Layer]) ->
 
     def forward(inputs: object) -> list[tf.Tensor]:
         notes = Notes((), layers, lambda tensor: None)
-        keywords = {"training": True} if model._call_has_training_arg else {}
+        keywords = {"training": True} if takes_training(model) else {}
         with keras.StatelessScope(initialize_variables=False), noting(notes):
             outputs = model(inputs, **keywords)
         found.append(_longest_paths(notes))

@@ -1,7 +1,7 @@
 """The calls of a Keras model, in execution order, with nested models inlined.
 
-A Keras model built from symbolic tensors remembers how each tensor was made (`KerasTensor._keras_history`). Walking
-that record back from the outputs gives a flat program: a list of `Call`s over numbered `Slot`s. A subclassed model is
+A Keras model built from symbolic tensors remembers how each tensor was made (`keras_access.node_of`). Walking that
+record back from the outputs gives a flat program: a list of `Call`s over numbered `Slot`s. A subclassed model is
 called once on symbolic tensors first, which records the same history.
 """
 
@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Callable
 
 import keras
+
+from bellman_tf import keras_access
 
 
 class UntraceableModelError(ValueError):
@@ -74,7 +76,7 @@ def _plain_call(call: Callable) -> bool:
 
 
 class _Tracer:
-    """Walks `_keras_history`, giving each symbolic tensor a slot."""
+    """Walks the record of calls, giving each symbolic tensor a slot."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -119,8 +121,7 @@ class _Tracer:
                 continue
             if id(item) in stop:
                 continue
-            history = item._keras_history
-            node = history.operation._inbound_nodes[history.node_index]
+            node = keras_access.node_of(item)
             if id(node) in done:
                 continue
             done.add(id(node))
@@ -137,12 +138,10 @@ def _symbolic_subclass(model: keras.Model) -> tuple[list, object]:
             f"The model '{model.name}' must have been called on data before its layers can be listed. "
             "Call it once on a batch, or build it."
         )
-    symbolic = keras.tree.map_structure(
-        lambda spec: keras.KerasTensor(spec.shape, dtype=spec.dtype) if spec is not None else None, shapes
-    )
-    inputs = [keras.Input(batch_shape=leaf.shape, dtype=leaf.dtype) for leaf in keras.tree.flatten(symbolic)]
-    packed = keras.tree.pack_sequence_as(symbolic, inputs)
-    keywords = {"training": True} if model._call_has_training_arg else {}
+    leaves = [None if leaf is None else keras_access.input_like(leaf) for leaf in keras.tree.flatten(shapes)]
+    inputs = [leaf for leaf in leaves if leaf is not None]
+    packed = keras.tree.pack_sequence_as(shapes, leaves)
+    keywords = {"training": True} if keras_access.takes_training(model) else {}
     try:
         return inputs, type(model).call(model, packed, **keywords)
     except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:

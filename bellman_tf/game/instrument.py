@@ -14,6 +14,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from bellman_tf import keras_access
+
 
 class Note(NamedTuple):
     """One call of one layer.
@@ -176,8 +178,5 @@ def tapped(layer: keras.Layer, tap: Callable) -> Generator[None, None, None]:
         tap(h)
         return h if activation is None else activation(h)
 
-    object.__setattr__(layer, "activation", through)  # past Keras's attribute tracking
-    try:
+    with keras_access.replaced(layer, "activation", through):
         yield
-    finally:
-        object.__setattr__(layer, "activation", activation)

@@ -15,8 +15,8 @@ from bellman_tf.game.players import BACKWARD, COTANGENTS, Player, Players, Stage
 from bellman_tf.game.report import print_game
 from bellman_tf.game.stages import Game
 from bellman_tf.game.survey import Finding, Survey, survey
+from bellman_tf.keras_access import children_of
 from bellman_tf.layers.registry import Coverage, coverage
-
 
 NULL_BIASES = False
 
@@ -104,7 +104,7 @@ class NativeGame(Players):
             left = [v for v in variables if id(v) not in known]
             if not left:
                 return
-            children = _children(layer)
+            children = children_of(layer)
             if layer is not model and len(left) == len(variables) and (id(layer) in self._reasons or not children):
                 self._open_loop(layer, left, known)
                 return
@@ -181,10 +181,6 @@ class NativeGame(Players):
         self.program.plot(path, **options)
 
 
-def _children(layer: keras.Layer) -> list[keras.Layer]:
-    return list(layer._flatten_layers(include_self=False, recursive=False))
-
-
 def _walk(model: keras.Model) -> Iterator[tuple[keras.Layer, str]]:
     """Every layer once, with the name of the recurrent layer that it runs in, if it does."""
     seen: set[int] = set()
@@ -196,13 +192,13 @@ def _walk(model: keras.Model) -> Iterator[tuple[keras.Layer, str]]:
         seen.add(id(layer))
         yield layer, inside
         within = layer.name if isinstance(layer, keras.layers.RNN) else inside
-        stack.extend((child, within) for child in reversed(_children(layer)))
+        stack.extend((child, within) for child in reversed(children_of(layer)))
 
 
 def _named(model: keras.Model) -> Iterator[tuple[int, str]]:
     """(`id`, path) of every layer: the names from below the model down, the first path found."""
     seen: set[int] = {id(model)}
-    stack = [(child, child.name) for child in reversed(_children(model))]
+    stack = [(child, child.name) for child in reversed(children_of(model))]
     yield id(model), model.name
     while stack:
         layer, path = stack.pop()
@@ -210,7 +206,7 @@ def _named(model: keras.Model) -> Iterator[tuple[int, str]]:
             continue
         seen.add(id(layer))
         yield id(layer), path
-        stack.extend((child, f"{path}/{child.name}") for child in reversed(_children(layer)))
+        stack.extend((child, f"{path}/{child.name}") for child in reversed(children_of(layer)))
 
 
 def _unique(variables: list) -> list:

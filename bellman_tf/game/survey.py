@@ -28,6 +28,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bellman_tf import keras_access
 from bellman_tf.game.instrument import Note, Notes, noting
 from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.layers.registry import PREACTIVATION, Coverage
@@ -85,8 +86,8 @@ def signature_of(model: keras.Model) -> object:
     remembered = model.__dict__.get("_game_input_signature")
     if remembered is not None:
         return remembered
-    functional = model._functional if isinstance(model, keras.Sequential) else model
-    return functional._inputs_struct if isinstance(functional, keras.Function) else None
+    functional = keras_access.functional_core(model)
+    return keras_access.inputs_of(functional) if isinstance(functional, keras.Function) else None
 
 
 def survey(model: keras.Model, signature: object, candidates: list[tuple[keras.Layer, Coverage]]) -> Survey:
@@ -143,7 +144,7 @@ class _Run:
         """Both checks; the second only for layers that need it."""
         findings = self._check(self.candidates, apart=())
         normalisations = [
-            layer for layer in self.model._flatten_layers(include_self=False, recursive=True) if _mixes(layer)
+            layer for layer in keras_access.layers_of(self.model) if _mixes(layer)
         ]
         rest = [pair for pair in self.candidates if findings[id(pair[0])].reason]
         if normalisations and rest:
@@ -161,7 +162,7 @@ class _Run:
         mapping = [(v, self._values[key]) for key, v in self._variables.items()]
         with tape, _Recorded(mapping) as scope, noting(notes), _apart(apart, scope):
             tape.watch(list(self._values.values()))
-            keywords = {"training": True} if self.model._call_has_training_arg else {}
+            keywords = {"training": True} if keras_access.takes_training(self.model) else {}
             outputs = keras.tree.flatten(self.model(self.inputs, **keywords))
         self._written |= scope.written
         targets = [_before_activation(leaf) for leaf in outputs if leaf is not None and leaf.dtype.is_floating]
@@ -268,7 +269,7 @@ def _apart(layers: Sequence[keras.Layer], scope: keras.StatelessScope) -> Genera
 
 @contextlib.contextmanager
 def _one_apart(layer: keras.Layer, scope: keras.StatelessScope) -> Generator[None, None, None]:
-    before, own = vars(layer).get("call"), layer.call
+    own = layer.call
 
     def call(inputs: tf.Tensor, training: object = None, mask: tf.Tensor | None = None) -> tf.Tensor:
         axes = [k for k in range(inputs.shape.rank) if k != layer.axis % inputs.shape.rank]
@@ -276,19 +277,14 @@ def _one_apart(layer: keras.Layer, scope: keras.StatelessScope) -> Generator[Non
         scope.state_mapping |= {id(layer.moving_mean): mean, id(layer.moving_variance): variance}
         return own(inputs, training=False, mask=mask)
 
-    object.__setattr__(layer, "call", call)  # past Keras's attribute tracking
-    try:
+    with keras_access.replaced(layer, "call", call):
         yield
-    finally:
-        if before is None:
-            object.__delattr__(layer, "call")
-        else:
-            object.__setattr__(layer, "call", before)
 
 
 def _before_activation(output: tf.Tensor) -> tf.Tensor:
     """The logits of an output that ends in softmax or sigmoid, which may leave no gradient; else the output."""
-    return getattr(output, "_keras_logits", output)
+    logits = keras_access.logits_of(output)
+    return output if logits is None else logits
 
 
 def _made_up(signature: object, size: int) -> object:

@@ -176,18 +176,15 @@ class DGNOpt(GTDDP):
         seed = tf.stack([tf.cast(state.rounds, tf.int32), self.seed])
         return tf.cast(self.bandit.choose(state, seed), tf.int32)
 
-    def build(self, variables: list) -> None:
-        """As `GTDDP.build`; makes the bandit's state.
+    def make_more_state(self, game: Game) -> None:
+        """Creates the bandit's state.
 
         Args:
-            variables: the model's trainable variables.
+            game: the model's game.
         """
-        if self.built:
-            return
-        super().build(variables)
         if not self.adaptive:
             return
-        arms = len(self.placements(self._bound_model().game))
+        arms = len(self.placements(game))
         tensors = [*self.bandit.init(arms), *_RESCALER.init()]
         names = [f"bandit_{name}" for name in (*bandits.State._fields, *bandits.RescalerState._fields)]
         self._memory = [

@@ -7,7 +7,7 @@ import weakref
 import keras
 import tensorflow as tf
 
-from bellman_tf import _checks
+from bellman_tf import _checks, keras_access
 from bellman_tf.curvature import config as curvature_config
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.coupling.base import Coupling
@@ -24,8 +24,18 @@ from bellman_tf.training.step_control import get as step_control_named
 
 _NEEDS_MODEL = (
     "{name} needs the layers of the network, not only its gradients. Received: a plain Keras model or training loop. "
-    "Change one line: `model = bellman_tf.as_game(model)` before `compile` (for a subclassed model, derive it from "
-    "`bellman_tf.Model`)."
+    "Change one line: `model = bellman_tf.as_game(model)` before `compile` (or derive the class of a subclassed model "
+    "from `bellman_tf.Model`), and train with `fit` or `train_on_batch`."
+)
+_OWN_LOOP = (
+    "{name} takes the whole training step: gradients alone, handed to `apply`, `apply_gradients` or `scale_loss`, are "
+    "not enough. Received: a `train_step` or training loop of your own around the model '{model}'. Leave `train_step` "
+    "to bellman_tf.Model and say what is special in the loss: override `compute_loss(x, y, y_pred, sample_weight)`, "
+    "call `self.add_loss(...)` in `call`, or pass `loss=` to `compile`; a loop calls `model.train_on_batch(x, y)`."
+)
+_LATER = (
+    "{name} is in a plain Keras model, as a loaded or cloned one may be: it can evaluate and predict, and its training "
+    "state is left out. To train, `model = bellman_tf.as_game(model)`, then `compile` it again."
 )
 
 
@@ -163,6 +173,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         self.couplings: list[Coupling] = []
         self.state: list[list[keras.Variable]] = []
         self._model: weakref.ref | None = None
+        self._game: weakref.ref | None = None
         self.rejected_batches = self.add_variable(
             (), dtype="int64", name="rejected_batches", aggregation="only_first_replica"
         )
@@ -209,7 +220,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         Raises:
             ValueError: if the optimizer already holds the state of another model.
         """
-        if self.built and [id(v) for v in model.trainable_variables] != [id(v) for v in self._trainable_variables]:
+        if self.built and not self._holds(model):
             raise _checks.error(
                 "optimizer", "be new, or have been built for this model", self.name,
                 f"Create another {type(self).__name__} for the model '{model.name}'.",
@@ -223,6 +234,10 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             )
         self._model = weakref.ref(model)
 
+    def _holds(self, model: keras.Model) -> bool:
+        """Whether the optimizer was built for the model's trainable variables."""
+        return [id(v) for v in model.trainable_variables] == [id(v) for v in keras_access.trained_variables(self)]
+
     def _bound_model(self) -> keras.Model:
         model = None if self._model is None else self._model()
         if model is None:
@@ -232,16 +247,22 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
     def build(self, variables: list) -> None:
         """Creates the curvature state of every player, in the order of the game.
 
+        In a plain Keras model, where there is no game, it warns and creates nothing.
+
         Args:
             variables: the model's trainable variables.
 
         Raises:
-            ValueError: if the optimizer is not bound to a model of this package, a player does not suit the
-                curvature, or variables in float64 stand beside others.
+            ValueError: if a player does not suit the curvature, variables in float64 stand beside others, or the
+                state of a copied optimizer does not fit the model.
         """
         if self.built:
             return
-        game: Players = self._bound_model().game
+        if self._model is None:  # Keras builds what it has loaded or cloned; `scale_loss` refuses to train it
+            warnings.warn(_LATER.format(name=type(self).__name__), stacklevel=2)
+            return
+        model = self._bound_model()
+        variables, game = model.trainable_variables, model.game  # loading a legacy file, Keras passes too few
         blocks = [self.make_block(player) for player in game.players]
         self._check_dtypes(variables, blocks)
         super().build(variables)
@@ -256,6 +277,31 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             dtype = game.players[coupling.players[0]].variables[0].dtype
             state.append([self._new_state(f"coupling_{number}_{spec.name}", spec, dtype) for spec in specs])
         self.blocks, self.couplings, self.state, self.players = blocks, couplings, state, list(game.players)
+        self._game = weakref.ref(game)
+        self.make_more_state(game)
+        self.restore()
+
+    def _follow(self, game: Players) -> None:
+        """Takes over a game that was read anew, if it has the players that the state was made for."""
+        if self._game is not None and self._game() is game:
+            return
+        blocks = [self.make_block(player) for player in game.players]
+        couplings, _ = couplings_of(game, blocks)
+        wanted = [[tuple(spec.shape) for spec in part.state_specs()] for part in (*blocks, *couplings)]
+        if wanted != [[tuple(v.shape) for v in variables] for variables in self.state]:
+            raise _checks.error(
+                "optimizer", "be new, or have been built for these players", [player.name for player in game.players],
+                f"The model's `call` has changed: compile it with another {type(self).__name__}.",
+            )  # fmt: skip
+        self.blocks, self.couplings, self.players = blocks, couplings, list(game.players)
+        self._game = weakref.ref(game)
+
+    def make_more_state(self, game: Players) -> None:
+        """Creates state besides that of the players; for subclasses.
+
+        Args:
+            game: the model's game.
+        """
 
     def _check_dtypes(self, variables: list, blocks: list[Block]) -> None:
         """Statistics and sample weights have one dtype; the plain open-loop step needs neither."""
@@ -332,9 +378,14 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
                 empty.
         """
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        sizes = [leaf.shape[0] for leaf in keras.tree.flatten(x) if leaf is not None]
+        sizes = [leaf.shape[0] for leaf in keras.tree.flatten(x) if leaf is not None and len(leaf.shape)]
         if 0 in sizes:
             raise _checks.error("x", "hold at least one sample", sizes, "The batch is empty.")
+        if any(isinstance(leaf, tf.RaggedTensor) for leaf in keras.tree.flatten(x)):
+            raise _checks.error(
+                "x", "be dense or sparse: the samples of a ragged batch have no tensors of one shape", sizes,
+                "Pad it, `ragged.to_tensor()`, and let `Embedding(mask_zero=True)` or `Masking` mark the padding.",
+            )  # fmt: skip
         if not model.built:
             model(x)
         model.warn_open_loop()
@@ -342,11 +393,13 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             self.bind(model)
         if not self.built:
             self.build(model.trainable_variables)
-        elif [id(v) for v in model.trainable_variables] != [id(v) for v in self._trainable_variables]:
+        elif not self._holds(model):
             raise _checks.error(
                 "model", "have the trainable variables that the optimizer was built for", model.name,
                 "Compile the model again after freezing or adding layers.",
             )  # fmt: skip
+        self.restore()
+        self._follow(model.game)
         games = self.games(model.game)
         result = take_step(model, games, self.settings(), self.context(), data, lambda: self.branch(len(games)))
         self.conclude(result, games[0])
@@ -411,12 +464,18 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
     # ---- Keras -------------------------------------------------------------------------------------------------
 
     def scale_loss(self, loss: object) -> object:
-        """Refuses: only a plain Keras `train_step` calls this."""
-        raise ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
+        """Refuses: only a `train_step` that is not ours calls this."""
+        raise self._refusal()
 
     def apply(self, grads: object, trainable_variables: object = None) -> None:
         """Refuses: gradients alone are not enough."""
-        raise ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
+        raise self._refusal()
+
+    def _refusal(self) -> ValueError:
+        model = None if self._model is None else self._model()
+        if model is None:
+            return ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
+        return ValueError(_OWN_LOOP.format(name=type(self).__name__, model=model.name))
 
     def get_config(self) -> dict:
         """The options, for Keras serialisation."""

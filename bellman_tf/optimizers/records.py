@@ -3,6 +3,9 @@
 Parts of `GTDDP`, which mixes them in; each reads the attributes that `GTDDP` makes.
 """
 
+import warnings
+
+import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
@@ -12,6 +15,11 @@ from bellman_tf.training.monitor import names_of
 from bellman_tf.training.update import Assignments
 
 _SEED = "seed_"  # keys of the random generators' states in the saved file
+_NEW = "For another model, make a new optimizer of the same options: `type(o).from_config(o.get_config())`."
+_OTHER = (
+    "The saved optimizer had other options or another model. `load_weights(path, skip_mismatch=True)` loads the layers "
+    "alone."
+)
 
 
 def first_control_state(shape: tuple, dtype: object = None) -> tf.Tensor:
@@ -130,7 +138,14 @@ class Records:
 
 
 class Saved:
-    """Saving and loading with the states of the model's random generators, and refusing what does not fit."""
+    """Saving, loading and copying: state of the optimizer and of its model's random generators.
+
+    As in Keras, a file with another number of variables is of another optimizer: loading warns and leaves the
+    optimizer as it is, so that `load_weights` still loads the layers. A copy (`copy`, `pickle`) takes options and
+    state along, not the model; it is compiled into another one, and what belongs to the players waits until then.
+    """
+
+    _waiting: "list[np.ndarray] | None" = None  # state of a copy, until `build` makes the variables for it
 
     def save_own_variables(self, store: dict) -> None:
         """Keras's own, and the states of the model's random generators, so that training resumes exactly.
@@ -139,29 +154,93 @@ class Saved:
             store: where to save.
         """
         super().save_own_variables(store)
-        model = None if self._model is None else self._model()
-        for k, variable in enumerate(model.seed_variables() if model is not None else ()):
+        for k, variable in enumerate(self._generators()):
             store[f"{_SEED}{k}"] = variable.numpy()
 
     def load_own_variables(self, store: dict) -> None:
-        """Loads the saved state.
+        """Loads the saved state; warns and loads nothing if it is that of another optimizer.
 
         Args:
             store: the saved arrays, by position.
 
         Raises:
-            ValueError: if number or shapes do not fit this optimizer and its model.
+            ValueError: if the number of variables fits, and a shape does not.
         """
-        seeds = self._bound_model().seed_variables()
-        places = {str(k): variable for k, variable in enumerate(self.variables)}
-        places |= {f"{_SEED}{k}": variable for k, variable in enumerate(seeds)}
-        hint = "The saved optimizer had another curvature, other options or another model."
-        if set(store.keys()) != set(places):
-            rule = f"hold the {len(places)} variables of {self.name}"
-            raise _checks.error("store", rule, len(store.keys()), hint)
-        for key, variable in places.items():
-            saved = tuple(store[key].shape)
-            if saved != tuple(variable.shape):
-                raise _checks.error("store", f"hold shape {tuple(variable.shape)} for {variable.path}", saved, hint)
-        for key, variable in places.items():
-            variable.assign(store[key])
+        keys = set(store.keys())
+        seeds = {key for key in keys if key.startswith(_SEED)}
+        own = {key: store[key] for key in keys - seeds}
+        if set(own) != {str(k) for k in range(len(self.variables))} or not self._counters_in(own):
+            self._warn_skipped(own)
+            return
+        self._assign([own[str(k)] for k in range(len(own))], _OTHER)
+        generators = self._generators()
+        if len(generators) != len(seeds):
+            warnings.warn(
+                f"Skipping {len(seeds)} saved random generators for '{self.name}': the model has {len(generators)}. "
+                "Dropout draws other masks than in an uninterrupted run.",
+                stacklevel=2,
+            )
+            return
+        for k, variable in enumerate(generators):
+            variable.assign(store[f"{_SEED}{k}"])
+
+    def _generators(self) -> list:
+        model = None if self._model is None else self._model()
+        return [] if model is None else model.seed_variables()
+
+    def _counters_in(self, own: dict) -> bool:
+        """Whether our integer counters stand at their places, which no optimizer of Keras has there."""
+        counters = {id(self.rejected_batches), id(self.clamped_values)}
+        places = [str(k) for k, variable in enumerate(self.variables) if id(variable) in counters]
+        return all(tuple(own[k].shape) == () and np.issubdtype(own[k].dtype, np.integer) for k in places)
+
+    def _warn_skipped(self, own: dict) -> None:
+        reason = "it was saved by an optimizer of another kind"
+        if len(own) != len(self.variables):
+            reason = f"it has {len(self.variables)} variables whereas the saved optimizer has {len(own)} variables"
+        if not self.built:
+            reason += "; this one makes its state at the first training step or when a `.keras` file is loaded"
+        warnings.warn(f"Skipping variable loading for optimizer '{self.name}', because {reason}.", stacklevel=3)
+
+    def _assign(self, values: list, hint: str) -> None:
+        for variable, value in zip(self.variables, values, strict=True):
+            if tuple(value.shape) != tuple(variable.shape):
+                rule = f"hold shape {tuple(variable.shape)} for {variable.path}"
+                raise _checks.error("store", rule, tuple(value.shape), hint)
+        with tf.init_scope():  # a model without Input is built, and its optimizer with it, while its step is traced
+            for variable, value in zip(self.variables, values, strict=True):
+                variable.assign(value)
+
+    def __reduce__(self) -> tuple:
+        """Copies by options and state; the model stays behind, and so do the states of its random generators."""
+        state = [variable.numpy() for variable in self.variables] if self._waiting is None else self._waiting
+        return _copied, (type(self), self.get_config(), state)
+
+    def restore(self) -> None:
+        """Gives a copied optimizer the state it was copied with, as soon as there are variables for it.
+
+        Raises:
+            ValueError: if the state does not fit the model.
+        """
+        if self._waiting is None:
+            return
+        if not self.built:
+            first = len(self.variables)  # iteration, rate, counters; the rest is made by `build`
+            for variable, value in zip(self.variables, self._waiting[:first], strict=True):
+                variable.assign(value)
+            if len(self._waiting) == first:
+                self._waiting = None
+            return
+        if len(self._waiting) != len(self.variables):
+            rule = f"give {self.name} the {len(self._waiting)} variables that it was copied with"
+            raise _checks.error("model", rule, len(self.variables), _NEW)
+        self._assign(self._waiting, _NEW)
+        self._waiting = None
+
+
+def _copied(cls: type, config: dict, state: list) -> object:
+    """An optimizer with the options and state of another one."""
+    optimizer = cls.from_config(config)
+    optimizer._waiting = state
+    optimizer.restore()
+    return optimizer

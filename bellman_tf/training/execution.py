@@ -1,4 +1,4 @@
-"""Hands a model's `call` to a recorder, so that Keras does everything around it: casting, masks, losses, names."""
+"""Puts a recorder in place of a model's `call`, so that Keras does everything around it: casting, masks, losses."""
 
 import contextlib
 import functools
@@ -7,48 +7,30 @@ from collections.abc import Callable, Generator
 
 import keras
 
-
-class _Running(threading.local):
-    """Recorders of this thread, by `id` of the model; replicas of a strategy run in threads of their own."""
-
-    def __init__(self) -> None:
-        self.recorders: dict[int, Callable] = {}
-
-
-_running = _Running()
+from bellman_tf import keras_access
 
 
 @contextlib.contextmanager
 def recorded(model: keras.Model, recorder: Callable) -> Generator[None, None, None]:
-    """Inside the context, calling `model` runs `recorder(inputs)` in place of the model's own `call`.
+    """Inside the context, calling `model` in this thread runs `recorder(inputs)` in place of the model's own `call`.
+
+    Other threads go on with the model's own `call`. The class is not touched, so models that are not trained by a
+    replay are exactly what their author wrote.
 
     Args:
-        model: a model whose class dispatches through `dispatching`.
-        recorder: function from the inputs to the outputs.
+        model: any Keras model.
+        recorder: function from the first argument of `call` to the outputs.
 
     Yields:
         Nothing.
     """
-    _running.recorders[id(model)] = recorder
-    try:
-        yield
-    finally:
-        del _running.recorders[id(model)]
-
-
-def dispatching(call: Callable) -> Callable:
-    """Wraps a `call` method so that an active recorder of this thread takes its place.
-
-    Args:
-        call: the method.
-
-    Returns:
-        The wrapped method, with the same signature.
-    """
+    call, owner, first = model.call, threading.get_ident(), keras_access.first_argument(model)
 
     @functools.wraps(call)
-    def dispatch(self: keras.Model, inputs: object, *args: object, **kwargs: object) -> object:
-        recorder = _running.recorders.get(id(self))
-        return call(self, inputs, *args, **kwargs) if recorder is None else recorder(inputs)
+    def dispatch(*args: object, **kwargs: object) -> object:
+        if threading.get_ident() != owner:
+            return call(*args, **kwargs)
+        return recorder(args[0] if args else kwargs[first])
 
-    return dispatch
+    with keras_access.replaced(model, "call", dispatch):
+        yield

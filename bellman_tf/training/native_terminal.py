@@ -6,6 +6,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from bellman_tf.keras_access import logits_of
 from bellman_tf.training.terminal import Terminal
 
 
@@ -38,7 +39,7 @@ class NativeTerminal(Terminal):
         """
         leaves = keras.tree.flatten(y_pred)
         outputs = {k: leaf for k, leaf in enumerate(leaves) if tf.is_tensor(leaf) and leaf.dtype.is_floating}
-        ends = {k: (leaf._keras_logits, _activation(leaf)) for k, leaf in outputs.items() if _has_logits(leaf)}
+        ends = {k: (logits_of(leaf), _activation(leaf)) for k, leaf in outputs.items() if logits_of(leaf) is not None}
 
         def of_values(values: dict) -> tf.Tensor:
             return cost(keras.tree.pack_sequence_as(y_pred, [values.get(k, leaf) for k, leaf in enumerate(leaves)]))
@@ -64,13 +65,9 @@ class NativeTerminal(Terminal):
         return tf.ones([self.rows], dtype)
 
 
-def _has_logits(output: tf.Tensor) -> bool:
-    return hasattr(output, "_keras_logits")
-
-
 def _activation(output: tf.Tensor) -> str:
     """Whether an output is the softmax or the sigmoid of its logits."""
     if not isinstance(output, tf.__internal__.EagerTensor):
         return {"Sigmoid": "sigmoid"}.get(output.op.type, "softmax")
-    gap = tf.abs(tf.sigmoid(output._keras_logits) - output)
+    gap = tf.abs(tf.sigmoid(logits_of(output)) - output)
     return "sigmoid" if bool(tf.reduce_all(gap <= 1e-3)) else "softmax"

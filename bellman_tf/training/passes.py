@@ -6,43 +6,18 @@ Forward pass 2 runs it again with new weights. It sees the variables that are no
 they were before pass 1, so dropout masks agree, and what it would write to them is discarded.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
+from bellman_tf import keras_access
 from bellman_tf.game.graph import Call, Slot
+from bellman_tf.game.instrument import tapped
 from bellman_tf.game.stages import Game, Player
 from bellman_tf.layers.capture import Tensors
 from bellman_tf.layers.registry import PREACTIVATION
-
-
-@contextlib.contextmanager
-def tapped(layer: keras.Layer, tap: Callable) -> Generator[None, None, None]:
-    """Inside the context, `layer` hands its pre-activation to `tap` before the activation.
-
-    Swapping the public attribute keeps the layer's own code: activity regularizers, masks and casts are untouched.
-
-    Args:
-        layer: a layer with an `activation` attribute.
-        tap: called with the pre-activation.
-
-    Yields:
-        Nothing.
-    """
-    activation = layer.activation
-
-    def through(h: tf.Tensor) -> tf.Tensor:
-        tap(h)
-        return h if activation is None else activation(h)
-
-    object.__setattr__(layer, "activation", through)  # past Keras's attribute tracking
-    try:
-        yield
-    finally:
-        object.__setattr__(layer, "activation", activation)
 
 
 def last_activation(call: Call) -> str | None:
@@ -112,9 +87,7 @@ class _Program:
 def copy_with_mask(tensor: tf.Tensor) -> tf.Tensor:
     """A new tensor of the same value, Keras mask included."""
     copy = tf.identity(tensor)
-    mask = getattr(tensor, "_keras_mask", None)
-    if mask is not None:
-        copy._keras_mask = mask
+    keras_access.set_mask(copy, keras_access.mask_of(tensor))
     return copy
 
 
@@ -297,7 +270,7 @@ def replay_gradient(player: Player, forward: Forward, cotangents: dict[int, Tens
 
 
 def _training(call: Call) -> dict:
-    return {"training": True} if getattr(call.operation, "_call_has_training_arg", False) else {}
+    return {"training": True} if keras_access.takes_training(call.operation) else {}
 
 
 def first_tensor(arguments: tuple) -> tf.Tensor:
@@ -307,9 +280,12 @@ def first_tensor(arguments: tuple) -> tf.Tensor:
         arguments: (args, kwargs).
 
     Returns:
-        The tensor.
+        The tensor; a sparse one with its zeros written out.
     """
-    return next(leaf for leaf in keras.tree.flatten(arguments) if tf.is_tensor(leaf))
+    tensor = next(leaf for leaf in keras.tree.flatten(arguments) if tf.is_tensor(leaf))
+    if not isinstance(tensor, tf.SparseTensor):
+        return tensor
+    return tf.ensure_shape(tf.sparse.to_dense(tensor), tensor.shape)
 
 
 def unflatten(structure: list[list], flat: list) -> list[Tensors]:
