@@ -80,6 +80,7 @@ def test_a_loss_without_a_batch_axis_takes_the_step_of_its_mean_over_samples(ter
 
     moved = []
     for loss in (scalar, per_sample):
+        keras.utils.set_random_seed(0)
         model = compiled(btf.GTDDP(terminal_hessian=terminal_hessian), loss=loss)
         before = [v.numpy() for v in model.trainable_variables]
         model.train_on_batch(*data())
