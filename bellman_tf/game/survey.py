@@ -143,9 +143,7 @@ class _Run:
     def survey(self) -> Survey:
         """Both checks; the second only for layers that need it."""
         findings = self._check(self.candidates, apart=())
-        normalisations = [
-            layer for layer in keras_access.layers_of(self.model) if _mixes(layer)
-        ]
+        normalisations = [layer for layer in keras_access.layers_of(self.model) if _mixes(layer)]
         rest = [pair for pair in self.candidates if findings[id(pair[0])].reason]
         if normalisations and rest:
             again = self._check(rest, apart=normalisations)

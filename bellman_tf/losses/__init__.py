@@ -1,23 +1,35 @@
-"""Terminal gradients and Hessian factors of Keras losses.
+"""Terminal gradients and Hessian factors of losses.
 
 The terminal cost of sample `i` is phi_i = B x (its contribution to J), a function of `z`: the network's output, or the
 input of its last activation. A training step asks, in this order:
 
-    observe_losses          which losses were called, on what, with which values per sample
-    recognise               which closed form applies, and where to cut the network (`form.before_activation`)
-    terminal_head           the Hessian of one output's terminal cost, as products and as factors
-    hessian_times, hessian_factor, curvature_along_gradient     the same over all outputs
+    record_loss             while J is computed: which losses were called on what, and tapes for second derivatives
+    terminal_cost           which outputs carry a loss, where each is cut (`cost.z`), which closed form applies
+    terminal_curvature      from the cotangents of `cost.z` and `cost.values`: beta^2 per sample, or columns of a factor
+
+Underneath: `observe_losses`, `curvature_tapes`, `recognise` and the registry `CLOSED_FORMS`, one `Head` per output,
+`hessian_factor` and `matched_coefficient` over all outputs.
 """
 
-from bellman_tf.losses.automatic import AutomaticHead, hessian_by_ad, hessian_factor_by_ad, hessian_times_by_ad
-from bellman_tf.losses.forms import LossForm, agree, recognise
-from bellman_tf.losses.heads import DiagonalHead, SoftmaxHead, softmax_factor, softmax_hessian_times, top_factor
+from bellman_tf.losses.automatic import AutomaticHead
+from bellman_tf.losses.closed_form import ClosedForm, LossForm
+from bellman_tf.losses.diagonal import DiagonalHead, ElementwiseForm
+from bellman_tf.losses.ends import OutputEnd, carried_logits, find_end, looks_through
+from bellman_tf.losses.forms import CLOSED_FORMS, agree, recognise, terminal_head
+from bellman_tf.losses.head import Head
+from bellman_tf.losses.joint import curvature_along_gradient, hessian_factor, hessian_times, matched_coefficient
 from bellman_tf.losses.observe import Observation, observe_losses
+from bellman_tf.losses.probe import CurvatureTapes, LossCurvature, curvature_tapes
+from bellman_tf.losses.samples import top_factor
+from bellman_tf.losses.softmax import SoftmaxHead, softmax_factor, softmax_hessian_times
+from bellman_tf.losses.sum import SumOfHeads
 from bellman_tf.losses.terminal import (
-    SumOfHeads,
-    curvature_along_gradient,
-    hessian_factor,
-    hessian_times,
-    matched_coefficient,
-    terminal_head,
+    LossRecord,
+    TerminalCost,
+    TerminalCurvature,
+    find_ends,
+    keras_computes_loss,
+    record_loss,
+    terminal_cost,
+    terminal_curvature,
 )

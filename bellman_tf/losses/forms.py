@@ -1,98 +1,121 @@
-"""Which closed form a Keras loss and the last activation make together."""
+"""The closed forms there are, and which one a Keras loss and the last activation make together.
 
-from typing import NamedTuple
+A new one is a file with a `ClosedForm` and a line in `CLOSED_FORMS`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
+import tensorflow as tf
 
-_ACTIVATIONS_KEEPING_LOGITS = ("softmax", "sigmoid")  # Keras's cross-entropies look through these two
+from bellman_tf._checks import error
+from bellman_tf.losses.closed_form import AUTOMATIC, ClosedForm, LossForm, Prediction
+from bellman_tf.losses.head import Head
+from bellman_tf.losses.huber import HuberForm
+from bellman_tf.losses.log_cosh import LogCoshForm
+from bellman_tf.losses.observe import Observation
+from bellman_tf.losses.poisson import PoissonForm
+from bellman_tf.losses.samples import at_least_float32
+from bellman_tf.losses.sigmoid import SigmoidForm
+from bellman_tf.losses.softmax import SoftmaxForm
+from bellman_tf.losses.square import SquareForm
+
+CLOSED_FORMS: tuple[ClosedForm, ...] = (
+    SoftmaxForm(),
+    SigmoidForm(),
+    SquareForm(),
+    HuberForm(),
+    LogCoshForm(),
+    PoissonForm(),
+)
+_BY_KIND = {form.kind: form for form in CLOSED_FORMS}
 
 
-class LossForm(NamedTuple):
-    """What is known about one output's terminal cost before any number is.
-
-    Attributes:
-        kind: `"softmax"`, `"sigmoid"`, `"square"`, `"huber"`, or `"automatic"` when no closed form applies.
-        before_activation: where to cut. True: `z` is the input of the last activation; False: `z` is the output.
-        sparse: labels are class indices.
-        label_smoothing: as in Keras.
-        delta: Huber's.
-        ignore_class: label without loss, or None.
-    """
-
-    kind: str
-    before_activation: bool = False
-    sparse: bool = False
-    label_smoothing: float = 0.0
-    delta: float = 1.0
-    ignore_class: int | None = None
-
-
-def recognise(loss, activation=None, rank=None):
+def recognise(
+    loss: Any, activation: str | None = None, rank: int | None = None, reached: tf.Tensor | None = None
+) -> LossForm:
     """Closed form of a Keras loss on top of the last activation.
 
     Softmax with (sparse) categorical cross-entropy, and sigmoid with binary cross-entropy, are one function of the
-    logits. Everything else is a function of the output `y`, except that an unrecognised loss after a softmax or sigmoid
+    logits; so is either cross-entropy on *any* output in which Keras finds logits, whatever activation left them
+    there. Everything else is a function of the output `y`, except that an unrecognised loss after a softmax or sigmoid
     is still cut before it: Keras's cross-entropies then take the logits from the activation, and dJ/dy would be zero.
 
     Args:
         loss: `keras.losses.Loss`, function, or name.
         activation: name of the last activation; None or `"linear"` for none. A `"softmax"` is over the last axis.
         rank: number of axes of the output, needed only for a loss with a positive `axis`.
+        reached: the tensor that reached `Loss.call`; if None, a softmax or sigmoid counts as Keras's own.
 
     Returns:
         `LossForm`; of kind `"automatic"` when `loss` is anything else, in particular a subclass that overrides `call`.
 
     Example:
-        >>> recognise("sparse_categorical_crossentropy", "softmax")[:3]
-        ('softmax', True, True)
+        >>> form = recognise("sparse_categorical_crossentropy", "softmax")
+        >>> form.kind, form.before_activation
+        ('softmax', True)
     """
-    automatic = LossForm("automatic", before_activation=activation in _ACTIVATIONS_KEEPING_LOGITS)
+    prediction = Prediction(activation, rank, reached)
     function, options = _function_and_options(loss)
-    if function is None:
-        return automatic
-    if function is keras.losses.mean_squared_error:
-        return LossForm("square")
-    if function is keras.losses.huber:
-        return LossForm("huber", delta=options.get("delta", 1.0))
-    links = {
-        keras.losses.categorical_crossentropy: "softmax",
-        keras.losses.sparse_categorical_crossentropy: "softmax",
-        keras.losses.binary_crossentropy: "sigmoid",
-    }
-    kind = links.get(function)
-    axis = options.get("axis", -1)
-    if kind is None or (axis != -1 and (rank is None or axis != rank - 1)):
-        return automatic
-    from_logits = options.get("from_logits", False)
-    through = activation == kind and not from_logits
-    direct = activation not in _ACTIVATIONS_KEEPING_LOGITS and from_logits
-    if not (through or direct):
-        return automatic
-    return LossForm(
-        kind,
-        before_activation=through,
-        sparse=function is keras.losses.sparse_categorical_crossentropy,
-        label_smoothing=float(options.get("label_smoothing", 0.0)),
-        ignore_class=options.get("ignore_class"),
-    )
+    known = next((form for form in CLOSED_FORMS if any(function is own for own in form.functions)), None)
+    form = known.recognise(function, options, prediction) if known is not None else None
+    return form if form is not None else LossForm(AUTOMATIC, before_activation=prediction.keeps_logits)
 
 
-def agree(forms, activation=None):
+def agree(forms: Sequence[LossForm], activation: str | None = None) -> list[LossForm]:
     """Forms of several losses on one output, all with one cut.
 
     Args:
-        forms: list of `LossForm`.
+        forms: the forms.
         activation: name of the last activation.
 
     Returns:
-        The forms as they are if they share a cut; otherwise as many automatic ones.
+        The forms as they are if all are closed and share a cut; otherwise as many automatic ones.
     """
-    if len({form.before_activation for form in forms}) <= 1:
+    if len({form.before_activation for form in forms}) <= 1 and all(form.kind != AUTOMATIC for form in forms):
         return list(forms)
-    return [LossForm("automatic", before_activation=activation in _ACTIVATIONS_KEEPING_LOGITS) for _ in forms]
+    before = Prediction(activation).keeps_logits
+    return [LossForm(AUTOMATIC, before_activation=before) for _ in forms]
 
 
-def _function_and_options(loss):
+def closed_form(kind: str) -> ClosedForm:
+    """Finds a registered form.
+
+    Args:
+        kind: its name.
+
+    Returns:
+        The form.
+
+    Raises:
+        ValueError: if no form has this name, `"automatic"` included.
+    """
+    if kind not in _BY_KIND:
+        raise error("kind", f"be one of {', '.join(map(repr, _BY_KIND))}", kind, "Differentiate the loss instead.")
+    return _BY_KIND[kind]
+
+
+def terminal_head(form: LossForm, observation: Observation, z: tf.Tensor, f: tf.Tensor) -> Head:
+    """Terminal cost of one output under a closed form.
+
+    Args:
+        form: what `recognise` said about `observation.loss`.
+        observation: the observed loss.
+        z: `[B, ..., C]`: input of the last activation if `form.before_activation`, else the output.
+        f: B x `tape.gradient(J, observation.values)`; holds reduction, weights, masks and loss weights.
+
+    Returns:
+        The head, exact for this loss. Half precision is computed in float32.
+
+    Raises:
+        ValueError: if `form.kind` is not registered.
+    """
+    z = at_least_float32(z)
+    return closed_form(form.kind).head(form, observation.y_true, z, tf.cast(f, z.dtype))
+
+
+def _function_and_options(loss: Any) -> tuple[Callable | None, Mapping[str, Any]]:
     """Returns what `loss.call` evaluates, a function and its keyword arguments; (None, {}) if `call` does more."""
     if isinstance(loss, str):
         loss = keras.losses.get(loss)

@@ -6,6 +6,7 @@ is linear in them, so one `tape.gradient(J, values)` holds all of it and none of
 
 import contextlib
 import threading
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import keras
@@ -19,19 +20,22 @@ class Observation(NamedTuple):
         loss: the `keras.losses.Loss`.
         y_true: labels as they reach `Loss.call`, already in the loss's dtype.
         y_pred: the very object that was passed to the loss, so `y_pred is output` tells whose loss this is.
-        values: loss per sample (and position), before weights, masks and reduction.
+        values: loss per sample (and position), before weights, masks and reduction; rank 0 if the loss returned one
+            number for the batch.
+        reached: `y_pred` as it reaches `Loss.call`: another tensor if the loss's dtype asked for a cast.
     """
 
     loss: Any
     y_true: Any
     y_pred: Any
     values: tf.Tensor
+    reached: Any = None
 
 
 class _Probe(keras.losses.Loss):
     """Keras's own reduction around another loss's `call`; never written to, so replica threads cannot meet in it."""
 
-    def __init__(self, loss, call):
+    def __init__(self, loss: keras.losses.Loss, call: Callable) -> None:
         super().__init__(name=loss.name, reduction=loss.reduction, dtype=loss.dtype)
         self.call = call
 
@@ -39,7 +43,7 @@ class _Probe(keras.losses.Loss):
 class _Hook(threading.local):
     """The list that this thread records into; None: not recording."""
 
-    record = None
+    record: tuple[list[Observation], tf.GradientTape | None] | None = None
 
 
 _hook = _Hook()
@@ -49,12 +53,12 @@ _keras_call = keras.losses.Loss.__call__
 
 
 @tf.autograph.experimental.do_not_convert
-def _observed_call(loss, y_true, y_pred, sample_weight=None):
+def _observed_call(loss: keras.losses.Loss, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
     record, tape = _hook.record or (None, None)
     if record is None:
         return _keras_call(loss, y_true, y_pred, sample_weight)
 
-    def call(true, pred):
+    def call(true: Any, pred: Any) -> tf.Tensor:
         outside, _hook.record = _hook.record, None  # a loss made of losses is one loss
         try:
             values = tf.convert_to_tensor(loss.call(true, pred))
@@ -62,14 +66,14 @@ def _observed_call(loss, y_true, y_pred, sample_weight=None):
             _hook.record = outside
         if tape is not None:
             tape.watch(values)
-        record.append(Observation(loss, true, y_pred, values))
+        record.append(Observation(loss, true, y_pred, values, pred))
         return values
 
     return _keras_call(_Probe(loss, call), y_true, y_pred, sample_weight)
 
 
 @contextlib.contextmanager
-def observe_losses(tape=None):
+def observe_losses(tape: tf.GradientTape | None = None) -> Generator[list[Observation], None, None]:
     """Records every call of a Keras loss made by this thread inside the context.
 
     Args:
@@ -90,7 +94,7 @@ def observe_losses(tape=None):
         [1.0, 0.5]
     """
     global _users
-    observed = []
+    observed: list[Observation] = []
     with _lock:
         _users += 1
         keras.losses.Loss.__call__ = _observed_call

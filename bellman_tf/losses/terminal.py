@@ -1,253 +1,309 @@
-"""From observed losses to the terminal data of the recursion, over all outputs of a network."""
+"""From one call of `compute_loss` to the terminal data of the recursion.
 
+with tape:
+    y_pred = model(x, training=True)
+    with record_loss(find_ends(y_pred), tape) as record:
+        J = model.compute_loss(x, y, y_pred, sample_weight)
+cost = terminal_cost(record, J, B, keras_computes_loss(model))
+g, f = tape.gradient(J, [cost.z, cost.values], output_gradients=B)
+curvature = terminal_curvature(cost, g, f, "matched")
+"""
+
+import contextlib
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
+import keras
 import tensorflow as tf
 
-from bellman_tf.losses.automatic import AutomaticHead, activation_function
-from bellman_tf.losses.heads import (
-    DiagonalHead,
-    SoftmaxHead,
-    at_least_float32,
-    check_rank,
-    dot_per_sample,
-    entries_per_sample,
-    select_largest,
-    smallest_normal,
-    top_factor,
-)
-
-
-def terminal_head(form, observation, z, f, activation=None):
-    """Terminal cost of one output.
-
-    Args:
-        form: what `recognise` said about `observation.loss`.
-        observation: the observed loss.
-        z: `[B, ..., C]`: input of the last activation if `form.before_activation`, else the output.
-        f: B x `tape.gradient(J, observation.values)`; holds reduction, weights, masks and loss weights.
-        activation: name of the last activation, used if `form` is automatic and cut before it.
-
-    Returns:
-        A head (see `heads.py`), exact for this loss. Half precision is computed in float32.
-
-    Numerics: with mixed precision, or `ignore_class` after a softmax layer, Keras computes the cross-entropy from
-    probabilities clipped to [1e-7, 1 - 1e-7]; the closed form has no clipping.
-    """
-    z = at_least_float32(z)
-    f = tf.cast(f, z.dtype)
-    head = None
-    if form.kind == "softmax":
-        head = _softmax_head(form, observation.y_true, z, f)
-    elif form.kind != "automatic":
-        head = _diagonal_head(form, observation.y_true, z, f)
-    if head is not None:
-        return head
-    function = activation_function(activation) if form.before_activation else None
-    return AutomaticHead(z, observation.loss, observation.y_true, f, function)
-
-
-def _softmax_head(form, y_true, z, f):
-    classes = z.shape[-1]
-    if form.sparse:
-        if y_true.shape.rank == z.shape.rank:
-            y_true = tf.squeeze(y_true, axis=-1)
-        if form.ignore_class is not None:
-            f = tf.where(y_true == tf.cast(form.ignore_class, y_true.dtype), tf.zeros_like(f), f)
-        target = tf.one_hot(tf.cast(y_true, tf.int32), classes, dtype=z.dtype)
-    else:
-        target = tf.cast(y_true, z.dtype) * (1.0 - form.label_smoothing) + form.label_smoothing / classes
-    return SoftmaxHead(z, target, f, tf.nn.softmax(z, axis=-1))
-
-
-def _diagonal_head(form, y_true, z, f):
-    target, aligned = _align(tf.cast(y_true, z.dtype), z)
-    if target is None:
-        return None
-    mean = f[..., None] / tf.cast(tf.shape(aligned)[-1], z.dtype)  # every loss here averages over the last axis
-    if form.kind == "sigmoid":
-        target = target * (1.0 - form.label_smoothing) + 0.5 * form.label_smoothing
-        slope, curvature = tf.sigmoid(aligned) - target, tf.sigmoid(aligned) * tf.sigmoid(-aligned)
-    elif form.kind == "square":
-        slope, curvature = 2.0 * (aligned - target), 2.0 * tf.ones_like(aligned)
-    else:
-        gap = aligned - target
-        slope = tf.clip_by_value(gap, -form.delta, form.delta)
-        curvature = tf.cast(tf.abs(gap) <= form.delta, z.dtype)
-    return DiagonalHead(form.kind, tf.reshape(mean * slope, tf.shape(z)), tf.reshape(mean * curvature, tf.shape(z)))
-
-
-def _align(y_true, z):
-    """Returns labels and output at one rank, as Keras makes them; (None, None) if labels would stretch the output."""
-    true_rank, rank = y_true.shape.rank, z.shape.rank
-    if true_rank == rank + 1 and y_true.shape[-1] == 1:
-        z, y_true = (z[:, None], y_true) if rank == 1 else (z, tf.squeeze(y_true, axis=-1))
-    elif rank == true_rank + 1 and z.shape[-1] == 1:
-        z, y_true = (z, y_true[:, None]) if true_rank == 1 else (tf.squeeze(z, axis=-1), y_true)
-    fits = y_true.shape.rank == z.shape.rank and all(
-        a in {1, None} or b is None or a == b for a, b in zip(y_true.shape, z.shape, strict=True)
-    )
-    return (y_true, z) if fits else (None, None)
+from bellman_tf._checks import check_choice, error
+from bellman_tf.losses.automatic import AutomaticHead
+from bellman_tf.losses.closed_form import AUTOMATIC, LossForm
+from bellman_tf.losses.ends import OutputEnd, carried_logits, find_end
+from bellman_tf.losses.forms import agree, closed_form, recognise, terminal_head
+from bellman_tf.losses.head import Head, Tensors
+from bellman_tf.losses.joint import hessian_factor, matched_coefficient
+from bellman_tf.losses.observe import Observation, observe_losses
+from bellman_tf.losses.probe import CurvatureTapes, LossCurvature, curvature_tapes, flatten_samples
+from bellman_tf.losses.samples import at_least_float32, entries_per_sample
+from bellman_tf.losses.sum import SumOfHeads
 
 
 @dataclass(frozen=True, eq=False)
-class SumOfHeads:
-    """Several losses on one output, cut at the same place; methods as in `heads.py`.
+class LossRecord:
+    """What was seen while J was computed.
 
     Attributes:
-        heads: the summands.
+        ends: the outputs that J may depend on, each once.
+        observed: the Keras losses that were called.
+        probe: tapes that hold the loss's own operations.
     """
 
-    heads: tuple
+    ends: list[OutputEnd]
+    observed: list[Observation]
+    probe: CurvatureTapes
 
-    kind: ClassVar[str] = "sum"
 
-    def gradient(self):
-        """dphi/dz.
+@dataclass(frozen=True, eq=False)
+class _ClosedOutput:
+    """An output all of whose losses have a closed form with one cut."""
 
-        Returns:
-            Shaped like `z`.
-        """
-        return tf.add_n([head.gradient() for head in self.heads])
+    end: OutputEnd
+    forms: list[LossForm]
+    observed: list[Observation]
 
-    def hessian_times(self, v):
-        """H v.
+    @property
+    def before(self) -> bool:
+        return self.forms[0].before_activation
+
+    @property
+    def z(self) -> tf.Tensor:
+        return self.end.logits if self.before else self.end.output
+
+    @property
+    def pairs(self) -> list[tuple[LossForm, Observation]]:
+        return list(zip(self.forms, self.observed, strict=True))
+
+    def head(self, derivatives: Sequence[tf.Tensor]) -> Head:
+        z = self.z
+        if self.before and carried_logits(self.end.output) is not None:
+            z = carried_logits(self.end.output)  # what Keras computes with; `z` may be a cast away from it
+        parts = tuple(terminal_head(form, seen, z, f) for (form, seen), f in zip(self.pairs, derivatives, strict=True))
+        return parts[0] if len(parts) == 1 else SumOfHeads(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class TerminalCost:
+    """B J as a function of the outputs that carry a loss.
+
+    Attributes:
+        z: the tensors its Hessian is taken in: outputs, or logits before a last softmax or sigmoid. Their first axis is
+            the sample.
+        values: loss values, B dJ/d(values) of which `terminal_curvature` reads.
+        rows: R, the length of the first axis of `z`; a Python int if it is static.
+    """
+
+    z: Tensors
+    values: Tensors
+    rows: int | tf.Tensor
+    _closed: list[_ClosedOutput]
+    _automatic: AutomaticHead | None
+
+    def heads(self, at_values: Sequence[tf.Tensor]) -> list[Head]:
+        """Hessians of all outputs.
 
         Args:
-            v: shaped like `z`.
+            at_values: B dJ/d(loss values), in the order of `values`.
 
         Returns:
-            Shaped like `z`.
+            One head per output with a closed form; then, if there is anything else, one for all of that together.
         """
-        return tf.add_n([head.hessian_times(v) for head in self.heads])
+        remaining = iter(at_values)
+        heads = [part.head([next(remaining) for _ in part.observed]) for part in self._closed]
+        return heads if self._automatic is None else [*heads, self._automatic]
 
-    def quadratic(self, v):
-        """V' H v.
+    def per_head(self, tensors: Sequence[tf.Tensor]) -> Tensors:
+        """Tensors shaped like `z` as the heads want them.
 
         Args:
-            v: shaped like `z`.
+            tensors: one per entry of `z`.
 
         Returns:
-            `[B]`.
+            One per head, float32 or float64.
         """
-        return tf.add_n([head.quadratic(v) for head in self.heads])
+        tensors = [at_least_float32(t) for t in tensors]
+        count = len(self._closed)
+        if self._automatic is None:
+            return tensors
+        return [*tensors[:count], flatten_samples(tensors[count:], tensors[count].dtype)]
 
-    def factor(self):
-        """Columns of all summands.
-
-        Returns:
-            `[B, D, r]`.
-        """
-        return tf.concat([head.factor() for head in self.heads], axis=2)
-
-    def top_factor(self, rank):
-        """Largest eigenpairs of the sum.
+    def columns(self, factors: Sequence[tf.Tensor]) -> list[Tensors]:
+        """Factors of the heads as cotangents of `z`.
 
         Args:
-            rank: number of columns.
+            factors: `[R, D_k, r]` per head.
 
         Returns:
-            `[B, D, rank]`.
+            r lists of tensors shaped like `z`.
         """
-        Z = self.factor()
-        return top_factor(tf.matmul(Z, Z, transpose_b=True), rank)
+        count = len(self._closed)
+        parts = list(factors[:count])
+        if self._automatic is not None:
+            parts += tf.split(factors[count], [entries_per_sample(z) for z in self.z[count:]], axis=1)
+        return [
+            [tf.cast(tf.reshape(Z[:, :, j], tf.shape(z)), z.dtype) for Z, z in zip(parts, self.z, strict=True)]
+            for j in range(factors[0].shape[-1])
+        ]
 
 
-def hessian_times(heads, vectors):
-    """H v over all outputs: the terminal Hessian has no blocks between outputs.
+@dataclass(frozen=True, eq=False)
+class TerminalCurvature:
+    """The terminal Hessian as the recursion wants it; exactly one of the two is there.
+
+    Attributes:
+        beta_squared: `[R]`, coefficient of g g' where the Hessian is collinear with the gradient.
+        columns: r lists of tensors shaped like `TerminalCost.z`: columns of Z with Z Z' = H.
+    """
+
+    beta_squared: tf.Tensor | None = None
+    columns: list[Tensors] | None = None
+
+
+def keras_computes_loss(model: keras.Model) -> bool:
+    """Whether J is made by Keras's own `compute_loss`: a weighted sum of compiled losses, each on one output.
 
     Args:
-        heads: one head per output.
-        vectors: one tensor per output, shaped like its `z`.
+        model: the model.
 
     Returns:
-        List of tensors, one per output.
+        False if the model's class, or the model itself, has its own.
     """
-    return [head.hessian_times(v) for head, v in zip(heads, vectors, strict=True)]
+    return getattr(model.compute_loss, "__func__", None) is keras.Model.compute_loss
 
 
-def hessian_factor(heads, rank=None):
-    """Columns of the joint factor Z Z' = H over all outputs.
+def find_ends(y_pred: Any) -> list[OutputEnd]:
+    """Ends of all floating outputs.
 
     Args:
-        heads: one head per output.
-        rank: number of columns, the largest eigenpairs over all outputs; None for the exact factor.
+        y_pred: what the model returned, any structure.
 
     Returns:
-        List of `[B, D_k, r]`, one per output, with the same r columns: column j of the list is one vector over all
-        outputs, zero outside the output whose Hessian it comes from.
+        One per tensor, in the order of `keras.tree.flatten`.
     """
-    if rank is not None:
-        check_rank(rank, sum(_size(head) for head in heads))
-    factors = [head.factor() if rank is None else head.top_factor(min(rank, _size(head))) for head in heads]
-    if len(factors) == 1:
-        return factors
-    widths = [Z.shape[-1] for Z in factors]
-    before = [sum(widths[:k]) for k in range(len(widths))]
-    joint = [
-        tf.pad(Z, [[0, 0], [0, 0], [left, sum(widths) - left - Z.shape[-1]]])
-        for Z, left in zip(factors, before, strict=True)
+    leaves = [leaf for leaf in keras.tree.flatten(y_pred) if isinstance(leaf, tf.Tensor) and leaf.dtype.is_floating]
+    return [find_end(leaf) for leaf in leaves]
+
+
+@contextlib.contextmanager
+def record_loss(
+    ends: Sequence[OutputEnd], tape: tf.GradientTape | None = None
+) -> Generator[LossRecord, None, None]:  # fmt: skip
+    """Records how J comes from the outputs; open it around `compute_loss` alone, so that losses of layers stay outside.
+
+    Args:
+        ends: the outputs; one without logits is looked at again with `find_end`.
+        tape: the tape that differentiates J; it shall watch the loss values.
+
+    Yields:
+        The record.
+    """
+    unique = {id(end.output): end if end.logits is not None else find_end(end.output) for end in ends}
+    with observe_losses(tape) as observed, curvature_tapes(list(unique.values())) as probe:
+        yield LossRecord(list(unique.values()), observed, probe)
+
+
+def terminal_cost(record: LossRecord, loss: tf.Tensor, scale: tf.Tensor | float, closed: bool) -> TerminalCost:
+    """Sorts the outputs: those with a closed form, and the rest, differentiated through the probe.
+
+    Args:
+        record: what `record_loss` left.
+        loss: J.
+        scale: B, samples of the whole (global) batch: sample i has the cost phi_i = B J_i.
+        closed: whether J is a weighted sum of the observed losses, see `keras_computes_loss`. If not, all of J is
+            differentiated: a model's own `compute_loss` may do anything to a loss that it calls.
+
+    Returns:
+        The terminal cost.
+
+    Raises:
+        ValueError: if there is no output to differentiate in, or the outputs have different numbers of rows.
+    """
+    seen = [[o for o in record.observed if o.y_pred is end.output] for end in record.ends]
+    parts: list[_ClosedOutput] = []
+    if closed and sum(map(len, seen)) == len(record.observed):
+        parts = _closed_outputs(record.ends, seen)
+    taken = {id(part.end.output) for part in parts}
+    shared = {id(part.z) for part in parts}  # an output without a loss may be the logits of another
+    rest = [
+        k
+        for k, end in enumerate(record.ends)
+        if id(end.output) not in taken and (seen[k] or id(end.output) not in shared)
     ]
-    if rank is None:
-        return joint
-    eigenvalues = tf.concat([tf.reduce_sum(Z**2, axis=1) for Z in factors], axis=1)  # [B, sum of widths]
-    return [select_largest(Z, eigenvalues, rank) for Z in joint]
+    automatic = _automatic(record, loss, scale, rest, seen, closed, bool(parts))
+    z = [part.z for part in parts] + ([] if automatic is None else automatic.curvature.z)
+    values = [o.values for part in parts for o in part.observed]
+    return TerminalCost(z, values, _rows(z), parts, automatic)
 
 
-def _size(head):
-    if isinstance(head, SumOfHeads):
-        return _size(head.heads[0])
-    return entries_per_sample(head.curvature if isinstance(head, DiagonalHead) else head.z)
-
-
-def curvature_along_gradient(g, Hg):
-    """Coefficient beta^2 of the rank-one Hessian beta^2 g g' that has the true curvature along g.
-
-        beta^2 = g' H g / |g|^4,     sums over all outputs of a sample.
+def terminal_curvature(
+    cost: TerminalCost,
+    at_z: Sequence[tf.Tensor],
+    at_values: Sequence[tf.Tensor],
+    terminal_hessian: str | int = "matched",
+) -> TerminalCurvature:
+    """Terminal Hessian of every sample, from the derivatives that one backward pass gives.
 
     Args:
-        g: list of `[B, ...]`, gradient of phi_i in each output.
-        Hg: list of tensors shaped like `g`, the Hessian of phi_i times `g`.
+        cost: the terminal cost.
+        at_z: B dJ/dz, one tensor per entry of `cost.z`.
+        at_values: B dJ/d(loss values), one tensor per entry of `cost.values`.
+        terminal_hessian: "matched" (the true curvature along the gradient), "outer_product" (1), "full" (all columns),
+            or the number of columns.
 
     Returns:
-        `[B]`, nonnegative, in the dtype of `g` (half precision: float32).
-
-    Numerics: finite for finite input whose sum g' H g is. Negative curvature (a loss that is not convex) gives 0, the
-    projection onto positive semidefinite matrices of rank one along g. A gradient with |g|^2 outside
-    [sqrt(tiny), 1 / sqrt(tiny)], tiny the smallest normal number (|g| < 3.3e-10 or > 3.0e9 in float32), gives 0:
-    inside, the two divisions cannot overflow; below, the direction of g is rounding.
-    Source: algorithm.md, Section 4, `matched`.
-    Checked against: `verification/references/losses.py`.
-
-    Example:
-        >>> g = tf.constant([[2.0, 0.0]])
-        >>> curvature_along_gradient([g], [3.0 * g]).numpy().tolist()
-        [0.75]
+        `beta_squared` for the first two, `columns` for the others. Negative curvature counts as 0. For a J that couples
+        samples "matched" has the curvature of J along the gradients of all samples; columns see its diagonal blocks.
     """
-    g, Hg = ([at_least_float32(x) for x in parts] for parts in (g, Hg))
-    return _coefficient(g, [dot_per_sample(a, b) for a, b in zip(g, Hg, strict=True)])
+    if terminal_hessian == "outer_product":
+        return TerminalCurvature(tf.ones([cost.rows], at_least_float32(cost.z[0]).dtype))
+    heads = cost.heads(at_values)
+    if terminal_hessian == "matched":
+        # `at_z` holds every way from an output to J. With several outputs one may lead through another.
+        g = cost.per_head(at_z) if len(cost.z) == 1 else [head.gradient() for head in heads]
+        return TerminalCurvature(matched_coefficient(heads, g))
+    if isinstance(terminal_hessian, str):
+        check_choice("terminal_hessian", terminal_hessian, ("matched", "outer_product", "full"))
+        return TerminalCurvature(columns=cost.columns(hessian_factor(heads)))
+    return TerminalCurvature(columns=cost.columns(hessian_factor(heads, terminal_hessian)))
 
 
-def matched_coefficient(heads, g):
-    """`curvature_along_gradient` for known Hessians, by their quadratic forms.
+def _closed_outputs(ends: Sequence[OutputEnd], seen: Sequence[list[Observation]]) -> list[_ClosedOutput]:
+    """Outputs with a closed form, each with a `z` that no other loss is a function of."""
+    parts, places = [], []
+    for end, observed in zip(ends, seen, strict=True):
+        if not observed:
+            continue
+        rank = end.output.shape.rank
+        forms = agree([recognise(o.loss, end.activation, rank, o.reached) for o in observed], end.activation)
+        part = _ClosedOutput(end, forms, observed)
+        if all(f.kind != AUTOMATIC and closed_form(f.kind).fits(f, o.y_true, part.z) for f, o in part.pairs):
+            parts.append(part)
+            places.append(id(part.z))
+        else:
+            places.append(id(end.output if end.logits is None else end.logits))
+    return [part for part in parts if places.count(id(part.z)) == 1]
 
-    Args:
-        heads: one head per output.
-        g: list of `[B, ...]`, gradient of phi_i in each output.
 
-    Returns:
-        `[B]`, as `curvature_along_gradient`.
-    """
-    g = [at_least_float32(x) for x in g]
-    return _coefficient(g, [head.quadratic(x) for head, x in zip(heads, g, strict=True)])
+def _automatic(
+    record: LossRecord,
+    loss: tf.Tensor,
+    scale: tf.Tensor | float,
+    rest: list[int],
+    seen: list[list[Observation]],
+    closed: bool,
+    others: bool,
+) -> AutomaticHead | None:
+    """The outputs that are left over, unless J does not depend on them."""
+    if not rest:
+        return None
+    before = [record.ends[k].logits is not None for k in rest]
+    curvature: LossCurvature = record.probe.curvature(loss, scale, rest, before, keep_first=not others)
+    if not curvature.z:
+        return None
+    separate = closed and all(seen[k] and all(o.values.shape.rank != 0 for o in seen[k]) for k in curvature.ends)
+    return AutomaticHead(curvature, separate)
 
 
-def _coefficient(g, along):
-    squares = [dot_per_sample(x, x) for x in g]
-    size, curvature = (parts[0] if len(parts) == 1 else tf.add_n(parts) for parts in (squares, along))
-    least = smallest_normal(size.dtype) ** 0.5
-    seen = (size >= least) & (size <= 1.0 / least)
-    size = tf.where(seen, size, 1.0)
-    beta_squared = tf.minimum(tf.maximum(curvature, 0.0) / size / size, size.dtype.max)
-    return tf.where(seen, beta_squared, 0.0)
+def _rows(z: Tensors) -> int | tf.Tensor:
+    """Rows that all of `z` share."""
+    if not z:
+        raise error("outputs", "hold a floating tensor", z, "Use information='open'.")
+    sizes = [tensor.shape[0] if tensor.shape.rank else None for tensor in z]
+    known = {size for size in sizes if size is not None}
+    if len(known) > 1 or any(tensor.shape.rank == 0 for tensor in z):
+        raise error(
+            "outputs", "have one row per sample in every output that carries a loss", [t.shape for t in z],
+            "Use information='open', or give the loss outputs with one row per sample.",
+        )  # fmt: skip
+    return known.pop() if known else tf.shape(z[0])[0]

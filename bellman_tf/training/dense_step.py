@@ -20,11 +20,10 @@ from bellman_tf.game.stages import Game, Player
 from bellman_tf.layers.capture import Tensors, to_work
 from bellman_tf.linalg import symmetrize
 from bellman_tf.linalg.products import matmul, matvec
-from bellman_tf.losses import observe_losses
 from bellman_tf.training.passes import Applied, policy_forward, unflatten
 from bellman_tf.training.round import Round, flat_inputs
 from bellman_tf.training.settings import DenseOptions
-from bellman_tf.training.terminal import Terminal
+from bellman_tf.training.terminal import Terminal, record_terminal
 from bellman_tf.training.update import constrain
 
 SUFFICIENT = 1e-4  # of the predicted decrease that a step must deliver (Armijo)
@@ -91,12 +90,13 @@ class DenseStep:
         trained = [v.value for player in self._players for v in player.variables]
         self._outer = tf.GradientTape(persistent=True, watch_accessed_variables=False)
         self._tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
-        with self._outer, self._tape, observe_losses(self._tape) as observed:
+        with self._outer, self._tape:
             self._tape.watch(trained)
             self._outer.watch(trained)
             self.forward = batch.forward(_Both(self._tape, self._outer), cuts=True)
-            batch.compute_loss()
-        terminal = Terminal(self.forward, observed, batch.cost)
+            with record_terminal(self.forward, self._tape) as record:
+                batch.compute_loss()
+        terminal = Terminal(record, batch.loss, batch.total, batch.model)
         self._cuts = [list(cut.values()) for cut in self.forward.cuts]
         self._ends = [*self._cuts[1:], terminal.z]
         self._controls = [[v.value for p in stage.players for v in p.variables] for stage in self.game.stages]

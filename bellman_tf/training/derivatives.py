@@ -6,10 +6,9 @@ import tensorflow as tf
 
 from bellman_tf.game.graph import Call, Slot
 from bellman_tf.layers.capture import Capture, Tensors
-from bellman_tf.losses import observe_losses
 from bellman_tf.training.passes import Forward, unflatten
 from bellman_tf.training.round import Round
-from bellman_tf.training.terminal import Terminal
+from bellman_tf.training.terminal import Terminal, record_terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +47,12 @@ def differentiate(batch: Round, feedback: bool) -> Derivatives:
     game, options = batch.game, batch.settings.options
     loose = [v.value for player in game.loose_players for v in player.variables]
     collinear = options.columns == 0
-    with (
-        tf.GradientTape(watch_accessed_variables=False, persistent=not collinear) as tape,
-        observe_losses(tape) as observed,
-    ):
+    with tf.GradientTape(watch_accessed_variables=False, persistent=not collinear) as tape:
         tape.watch(loose)
         forward = batch.forward(tape, cuts=feedback)
-        batch.compute_loss()
-    terminal = Terminal(forward, observed, batch.cost)
+        with record_terminal(forward, tape) as record:
+            batch.compute_loss()
+    terminal = Terminal(record, batch.loss, batch.total, batch.model)
     calls = [call for stage in game.stages for call in stage.calls]
     sites = [tensor for call in calls for tensor in forward.sites[id(call)]]
     cuts = [tensor for cut in forward.cuts for tensor in cut.values()]

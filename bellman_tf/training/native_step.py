@@ -24,13 +24,12 @@ from bellman_tf.game.players import COTANGENTS, Player
 from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.capture import Capture, Tensors, to_work, weigh
 from bellman_tf.layers.registry import PREACTIVATION
-from bellman_tf.losses import observe_losses
+from bellman_tf.losses import find_ends, keras_computes_loss, record_loss, terminal_cost, terminal_curvature
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.monitor import feedback_ratio, leverage, predicts, spread
 from bellman_tf.training.moves import BatchOnly
-from bellman_tf.training.native_terminal import NativeTerminal
 from bellman_tf.training.round import Round
 
 
@@ -80,13 +79,16 @@ class NativeStep:
             layers[player.coverage.site == PREACTIVATION].append(player.layers[0])
         self.tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
         self.notes = Notes(layers[True], layers[False], self.tape.watch)
-        self._watched = [p for p in self.game.players if not self.information.curved or not self._weighs(p)]
-        with self.tape, observe_losses(self.tape) as observed:
-            self.tape.watch([v.value for player in self._watched for v in player.variables])
+        with self.tape:
+            self.tape.watch([v.value for player in self.game.players for v in player.variables])
             with noting(self.notes):
                 step.y_pred = step.call_model()
-            step.compute_loss()
-        self.terminal = NativeTerminal(step.y_pred, observed, step.cost_of_outputs)
+            with record_loss(find_ends(step.y_pred), self.tape) as record:
+                step.compute_loss()
+        self.rows = _rows([end.output for end in record.ends])
+        if self.rows is not None:
+            step.batch_size, step.total = self.rows, tf.cast(self.rows, step.dtype)
+            self.cost = terminal_cost(record, step.loss, step.total, keras_computes_loss(step.model))
         # A layer that this call of the model did not reach, or only inside a loop, is open-loop in this step.
         self.covered = [p for p in noted if self._calls(p) and id(p.layers[0]) not in self.notes.hidden]
 
@@ -101,29 +103,25 @@ class NativeStep:
 
     def _curved(self) -> bool:
         """Whether the value's curvature is used: some player has a Gram form, and the loss has samples."""
-        return self.information.curved and bool(self.covered) and self.terminal.rows is not None
+        return self.information.curved and bool(self.covered) and self.rows is not None
 
     def _backward(self, curved: bool) -> None:
         """Cotangents of phi_i = R J_i at every noted tensor, R the rows of the loss."""
-        step, terminal = self.step, self.terminal
-        if terminal.rows is not None:
-            step.batch_size, step.total = terminal.rows, tf.cast(terminal.rows, step.dtype)
+        step, options = self.step, self.options
         sites = [[note.site for note in self._calls(player)] for player in self.covered]
         plain = [] if curved else [[v.value for v in player.variables] for player in self.game.players]
-        ends = [terminal.z, terminal.values] if curved else [[], []]
+        ends = [self.cost.z, self.cost.values] if curved else [[], []]
         at_sites, at_z, at_values, at_plain = self._gradient(step.loss, [sites, *ends, plain], step.seed())
         self.plain = [[tf.cast(g, step.dtype) / step.total for g in parts] for parts in at_plain]
         columns, self.columns_at_z = [at_sites], [at_z]
         self.beta_squared = None
         if curved:
-            terminal.resolve(at_values)
-            if self.options.columns == 0:
-                self.beta_squared = terminal.beta_squared(at_z, self.options.terminal_hessian, step.dtype)
-            else:
-                rank = None if self.options.terminal_hessian == "full" else self.options.columns
-                for seeds in terminal.factor_columns(rank):
-                    columns.append(self._gradient(terminal.z, [sites], seeds)[0])
-                    self.columns_at_z.append(seeds)
+            curvature = terminal_curvature(self.cost, at_z, at_values, options.terminal_hessian)
+            if curvature.beta_squared is not None:
+                self.beta_squared = tf.cast(curvature.beta_squared, step.dtype)
+            for seeds in curvature.columns or ():
+                columns.append(self._gradient(self.cost.z, [sites], seeds)[0])
+                self.columns_at_z.append(seeds)
         for k, player in enumerate(self.covered):
             self.captures[player.index] = self._capture(player, [column[k] for column in columns])
 
@@ -252,10 +250,10 @@ class NativeStep:
         extra = weights - plain
         seeds = [
             tf.cast(weigh([to_work(part) for part in parts], extra), z.dtype)
-            for z, *parts in zip(self.terminal.z, *self.columns_at_z, strict=True)
+            for z, *parts in zip(self.cost.z, *self.columns_at_z, strict=True)
         ]
         sources = [[v.value for v in player.variables] for player in players]
-        found = self._gradient([step.loss, *self.terminal.z], sources, [tf.ones_like(step.loss), *seeds])
+        found = self._gradient([step.loss, *self.cost.z], sources, [tf.ones_like(step.loss), *seeds])
         return [[tf.cast(g, step.dtype) for g in parts] for parts in found]
 
     # ---- moves
@@ -316,3 +314,11 @@ class NativeStep:
                 known = t < len(plain)
                 ratio = feedback_ratio(weights[t], plain[t]) if known else tf.zeros([], self.step.dtype)
                 telemetry[f"feedback_ratio/stage_{t}"] = ratio
+
+
+def _rows(outputs: Tensors) -> int | tf.Tensor | None:
+    """Samples of the loss: the first axis of the outputs, `None` if they disagree about it."""
+    sizes = {output.shape[0] if output.shape.rank else 0 for output in outputs}
+    if len(sizes) != 1 or sizes == {0}:
+        return None
+    return outputs[0].shape[0] or tf.shape(outputs[0])[0]

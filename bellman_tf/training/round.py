@@ -11,7 +11,6 @@ from bellman_tf.training.execution import recorded
 from bellman_tf.training.moves import Moves
 from bellman_tf.training.passes import Forward, capture_forward, first_tensor
 from bellman_tf.training.settings import StepSettings
-from bellman_tf.training.terminal import structure_with
 
 
 class Round(Moves):
@@ -71,16 +70,6 @@ class Round(Moves):
         return self.model.compute_loss(
             x=self.x, y=self.y, y_pred=y_pred, sample_weight=self.sample_weight, training=True
         )
-
-    def cost(self, values: dict) -> tf.Tensor:
-        """B J as a function of the values of the output slots."""
-        loss = self.loss_of(structure_with(self.y_pred, self.game.graph.outputs, values))
-        return tf.cast(self.total, loss.dtype) * loss
-
-    def cost_of_outputs(self, y_pred: object) -> tf.Tensor:
-        """B J as a function of the model's outputs."""
-        loss = self.loss_of(y_pred)
-        return tf.cast(self.total, loss.dtype) * loss
 
     def loss_with(self, new: dict[int, tf.Tensor]) -> tf.Tensor:
         """J of the same batch under new values of the trained variables; what this pass writes is discarded.

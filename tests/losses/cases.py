@@ -44,6 +44,10 @@ def bits(labels, z):
     return (np.arange(z.size).reshape(z.shape) % 3 == 0).astype(float)
 
 
+def counts(labels, z):
+    return labels[..., None] + bits(labels, z)
+
+
 L = keras.losses
 CLOSED = {
     "categorical": (L.CategoricalCrossentropy, "softmax", one_hot),
@@ -62,21 +66,35 @@ CLOSED = {
     "binary, smoothed": (partial(L.BinaryCrossentropy, label_smoothing=0.1), "sigmoid", bits),
     "square": (L.MeanSquaredError, None, floats),
     "huber": (partial(L.Huber, delta=0.7), None, floats),
+    "log cosh": (L.LogCosh, None, floats),
+    "poisson": (L.Poisson, None, counts),
 }
 
 
+def at_home(name, z):
+    """Outputs that the loss of this name is made for: rates are positive."""
+    return np.logaddexp(0.0, z) + 0.01 if name == "poisson" else z
+
+
 def observed_head(loss, activation, z, y_true, f, *, automatic=False):
-    """The head that a training step would build, and the `phi` that Keras itself computes."""
+    """The head that a training step would build for sum f * loss.call(y_true, activation(z))."""
     z = tf.constant(z)
     through = activation not in {None, "linear"}
     y = keras.activations.get(activation)(z) if through else z
-    values = loss.call(tf.cast(y_true, loss.dtype), y)
-    form = losses.recognise(loss, activation, rank=z.shape.rank)
-    if automatic:
-        form = losses.LossForm("automatic", before_activation=form.before_activation)
+    end = losses.OutputEnd(y, z, activation) if through else losses.OutputEnd(y)
+    y_true, f = tf.cast(y_true, loss.dtype), tf.cast(f, loss.dtype)
+    with losses.record_loss([end]) as record:
+        reached = y if y.dtype == loss.dtype else tf.cast(y, loss.dtype)  # as `Loss.__call__` does
+        values = loss.call(y_true, reached)
+        J = tf.reduce_sum(f * values)
+    observation = losses.Observation(loss, y_true, y, values, reached)
+    record.observed.append(observation)
+    form = losses.recognise(loss, activation, z.shape.rank, observation.reached)
+    if automatic or form.kind == "automatic":
+        return losses.AutomaticHead(record.probe.curvature(J, 1.0, [0], [through]))
     assert form.before_activation == through
-    observation = losses.Observation(loss, tf.cast(y_true, loss.dtype), y, values)
-    return losses.terminal_head(form, observation, z, tf.cast(f, loss.dtype), activation)
+    [head] = losses.terminal_cost(record, J, 1.0, closed=True).heads([f])
+    return head
 
 
 def hessian_of_keras(loss, activation, z, y_true, f):
@@ -102,12 +120,13 @@ def hessian_of_keras(loss, activation, z, y_true, f):
 
 def dense(head, z):
     """`[B, D, D]` from products with unit vectors."""
+    shape = (z.shape[0], -1) if isinstance(head, losses.AutomaticHead) else z.shape
     size = int(np.prod(z.shape[1:]))
     columns = []
     for k in range(size):
         unit = np.zeros((z.shape[0], size))
         unit[:, k] = 1.0
-        columns.append(head.hessian_times(tf.constant(unit.reshape(z.shape), head_dtype(head))).numpy())
+        columns.append(head.hessian_times(tf.constant(unit.reshape(shape), head_dtype(head))).numpy())
     return np.stack([c.reshape(z.shape[0], size) for c in columns], axis=2)
 
 

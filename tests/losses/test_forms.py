@@ -32,8 +32,8 @@ RECOGNISED = [
     (L.CategoricalCrossentropy(from_logits=True), None, None, ("softmax", False)),
     (L.CategoricalCrossentropy(from_logits=True), "relu", None, ("softmax", False)),
     (L.CategoricalCrossentropy(), None, None, ("automatic", False)),
-    (L.CategoricalCrossentropy(), "sigmoid", None, ("automatic", True)),
-    (L.CategoricalCrossentropy(from_logits=True), "softmax", None, ("automatic", True)),
+    (L.CategoricalCrossentropy(), "sigmoid", None, ("softmax", True)),
+    (L.CategoricalCrossentropy(from_logits=True), "softmax", None, ("softmax", True)),
     (L.CategoricalCrossentropy(axis=1), "softmax", None, ("automatic", True)),
     (L.CategoricalCrossentropy(axis=1), "softmax", 2, ("softmax", True)),
     (L.CategoricalCrossentropy(axis=1), "softmax", 3, ("automatic", True)),
@@ -41,12 +41,15 @@ RECOGNISED = [
     (L.SparseCategoricalCrossentropy(), "softmax", None, ("softmax", True)),
     (L.SparseCategoricalCrossentropy(from_logits=True), "linear", None, ("softmax", False)),
     (L.BinaryCrossentropy(), "sigmoid", None, ("sigmoid", True)),
-    (L.BinaryCrossentropy(), "softmax", None, ("automatic", True)),
+    (L.BinaryCrossentropy(), "softmax", None, ("sigmoid", True)),
     (L.BinaryCrossentropy(), "tanh", None, ("automatic", False)),
     (L.BinaryCrossentropy(from_logits=True), None, None, ("sigmoid", False)),
     (L.MeanSquaredError(), None, None, ("square", False)),
     (L.MeanSquaredError(), "softmax", None, ("square", False)),
     (L.Huber(), "sigmoid", None, ("huber", False)),
+    (L.LogCosh(), None, None, ("log_cosh", False)),
+    (L.Poisson(), "exponential", None, ("poisson", False)),
+    ("poisson", None, None, ("poisson", False)),
     ("mse", None, None, ("square", False)),
     ("huber", None, None, ("huber", False)),
     ("categorical_crossentropy", "softmax", None, ("softmax", True)),
@@ -69,17 +72,21 @@ def test_recognise(loss, activation, rank, expected):
 
 
 def test_options_are_those_the_loss_computes_with():
-    assert losses.recognise(L.Huber(delta=0.3)).delta == pytest.approx(0.3)
-    assert losses.recognise(L.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)).ignore_class == -1
+    assert losses.recognise(L.Huber(delta=0.3)).options["delta"] == pytest.approx(0.3)
+    assert (
+        losses.recognise(L.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)).options["ignore_class"]
+        == -1
+    )
     loss = L.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
     loss.label_smoothing = 0.9  # Keras ignores it
-    assert losses.recognise(loss).label_smoothing == pytest.approx(0.1)
+    assert losses.recognise(loss).options["label_smoothing"] == pytest.approx(0.1)
 
 
 def test_options_survive_a_keras_that_hides_them():
     loss = L.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
     del loss._fn_kwargs
-    assert losses.recognise(loss)[:4] == ("softmax", False, False, 0.1)
+    assert losses.recognise(loss).kind == "softmax"
+    assert losses.recognise(loss).options["label_smoothing"] == pytest.approx(0.1)
     loss = L.Huber(delta=0.3)
     del loss._fn_kwargs
     assert losses.recognise(loss).kind == "automatic"
@@ -89,3 +96,34 @@ def test_losses_that_want_different_cuts_go_through_automatic_differentiation():
     forms = [losses.recognise("categorical_crossentropy", "softmax"), losses.recognise("mse", "softmax")]
     assert losses.agree(forms, "softmax") == [losses.LossForm("automatic", True)] * 2
     assert losses.agree(forms[:1], "softmax") == forms[:1]
+
+
+class Unhashable:
+    """A loss that is a callable object and compares by value."""
+
+    __hash__ = None
+
+    def __eq__(self, other):
+        return True
+
+    def __call__(self, y_true, y_pred):
+        return tf.reduce_sum(y_pred, axis=-1)
+
+
+def test_a_callable_that_equals_everything_is_no_closed_form():
+    assert losses.recognise(Unhashable()).kind == "automatic"
+
+
+def test_kinds_and_functions_are_registered_once():
+    kinds = [form.kind for form in losses.CLOSED_FORMS]
+    functions = [function for form in losses.CLOSED_FORMS for function in form.functions]
+    assert len(set(kinds)) == len(kinds)
+    assert len(set(functions)) == len(functions)
+
+
+@pytest.mark.parametrize("kind", ["automatic", "hubert", ""])
+def test_an_unknown_kind_is_refused_and_becomes_no_other_loss(kind):
+    loss, z = L.Huber(), tf.ones([2, 3])
+    observation = losses.Observation(loss, z, z, loss.call(z, z))
+    with pytest.raises(ValueError, match=r"`kind` must be one of 'softmax', .*Received: kind='" + kind):
+        losses.terminal_head(losses.LossForm(kind), observation, z, tf.ones([2]))

@@ -12,7 +12,9 @@ from tests.helpers import assert_close
 from tests.losses.cases import (
     CLOSED,
     EPS,
+    at_home,
     bits,
+    counts,
     dense,
     floats,
     hessian_of_keras,
@@ -30,7 +32,7 @@ from verification.references import losses as reference
 def test_a_closed_form_is_the_hessian_of_kerass_own_formula(name, case):
     make, activation, label = CLOSED[name]
     z, labels, f = case
-    loss = make(dtype="float64")
+    z, loss = at_home(name, z), make(dtype="float64")
     y_true = label(labels, z)
     head = observed_head(loss, activation, z, y_true, f)
     assert head.kind != "automatic"
@@ -65,7 +67,7 @@ def test_the_softmax_head_agrees_with_the_reference_to_the_last_digits(case, smo
         assert np.linalg.eigvalsh(outer(Z[i])).min() >= -1e-14 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("kind", ["sigmoid", "square", "huber"])
+@pytest.mark.parametrize("kind", ["sigmoid", "square", "huber", "log_cosh", "poisson"])
 @hypothesis.given(case=outputs())
 @hypothesis.settings(max_examples=15)
 def test_the_elementwise_heads_agree_with_the_reference(kind, case):
@@ -74,7 +76,10 @@ def test_the_elementwise_heads_agree_with_the_reference(kind, case):
         "sigmoid": (keras.losses.BinaryCrossentropy(from_logits=True, dtype="float64"), reference.binary, bits),
         "square": (keras.losses.MeanSquaredError(dtype="float64"), reference.square, floats),
         "huber": (keras.losses.Huber(dtype="float64"), reference.huber, floats),
+        "log_cosh": (keras.losses.LogCosh(dtype="float64"), reference.log_cosh, floats),
+        "poisson": (keras.losses.Poisson(dtype="float64"), reference.poisson, counts),
     }[kind]
+    z = at_home(kind, z)
     y_true = label(labels, z)
     head = observed_head(make, None, z, y_true, f)
     assert head.kind == kind

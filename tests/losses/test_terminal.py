@@ -12,7 +12,6 @@ from tests.helpers import assert_close
 from tests.losses.cases import (
     EPS,
     dense,
-    dense_model,
     hessian_of_keras,
     observed_head,
     outer,
@@ -147,42 +146,3 @@ def test_a_perfectly_fitted_sample_has_no_coefficient_and_a_nearly_fitted_one_a_
     beta_squared = losses.curvature_along_gradient([g], [head.hessian_times(g)])
     assert beta_squared[0] == 0
     assert_close(beta_squared[1] * tf.reduce_sum(g[1] ** 2), 1.0, rtol=1e-6)  # 2 / C, the curvature itself
-
-
-def step(model, x, y, sample_weight):
-    """What a training step asks for; the outer product of the factor, because eigenvectors have no sign."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        z = x @ model.layers[-1].kernel + model.layers[-1].bias
-        tape.watch(z)
-        y_pred = keras.activations.softmax(z)
-        with losses.observe_losses(tape) as observed:
-            J = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight)
-    [observation] = observed
-    batch = tf.cast(tf.shape(x)[0], z.dtype)
-    slope, f = tape.gradient(J, [z, observation.values], unconnected_gradients="zero")
-    g, f = batch * slope, batch * f
-    form = losses.recognise(observation.loss, "softmax")
-    closed = losses.terminal_head(form, observation, z, f, "softmax")
-    automatic = losses.terminal_head(form._replace(kind="automatic"), observation, z, f, "softmax")
-    top = losses.hessian_factor([closed], 2)[0]
-    results = {"f": f, "top": tf.matmul(top, top, transpose_b=True)}
-    for head in (closed, automatic):
-        results[head.kind] = (
-            losses.curvature_along_gradient([g], losses.hessian_times([head], [g])),
-            tf.matmul(head.factor(), head.factor(), transpose_b=True),
-        )
-    return results
-
-
-@pytest.mark.parametrize("mode", ["dynamic", "jit"])
-def test_compiled_is_eager(mode, rng):
-    model = dense_model("categorical_crossentropy")
-    shapes = [tf.TensorSpec([None, 3]), tf.TensorSpec([None, 4]), tf.TensorSpec([None])]
-    signature = shapes if mode == "dynamic" else None
-    compiled = tf.function(lambda *d: step(model, *d), jit_compile=mode == "jit", input_signature=signature)
-    for batch in (1, 4):
-        x, weight = rng.normal(size=[batch, 3]), rng.uniform(0.5, 2.0, size=batch)
-        data = (tf.constant(x, tf.float32), tf.one_hot(tf.range(batch), 4), tf.constant(weight, tf.float32))
-        eager, got = step(model, *data), compiled(*data)
-        tf.nest.map_structure(lambda a, b: assert_close(a, b, rtol=1e-5), got, eager)
-        tf.nest.map_structure(lambda a, b: assert_close(a, b, rtol=1e-5), got["softmax"], got["automatic"])

@@ -70,12 +70,24 @@ def test_an_empty_batch_is_refused():
     assert np.isfinite(model.train_on_batch(*data()))
 
 
-def test_a_loss_without_a_batch_axis_is_refused():
+@pytest.mark.parametrize("terminal_hessian", ["matched", "outer_product", 2, "full"])
+def test_a_loss_without_a_batch_axis_takes_the_step_of_its_mean_over_samples(terminal_hessian):
     def scalar(y, z):
         return keras.ops.mean(keras.ops.square(z))
 
-    refuses(compiled(loss=scalar), *data(), "`loss` must return one value per sample")
-    compiled(btf.KFAC(), loss=scalar).train_on_batch(*data())  # open-loop, no sample has a weight of its own
+    def per_sample(y, z):
+        return keras.ops.mean(keras.ops.square(z), axis=-1)
+
+    moved = []
+    for loss in (scalar, per_sample):
+        keras.utils.set_random_seed(0)
+        model = compiled(btf.GTDDP(terminal_hessian=terminal_hessian), loss=loss)
+        before = [v.numpy() for v in model.trainable_variables]
+        model.train_on_batch(*data())
+        moved.append([v.numpy() - old for v, old in zip(model.trainable_variables, before, strict=True)])
+    for one, other in zip(*moved, strict=True):
+        assert np.abs(one).max() > 1e-4
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
 
 
 def test_wrong_shapes_and_dtypes_are_refused():

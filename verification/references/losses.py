@@ -88,6 +88,42 @@ def huber(z, target, delta=1.0):
     return np.mean(value), slope / len(gap), np.diag(inside / len(gap))
 
 
+def log_cosh(z, target):
+    """Mean of log cosh(z - target): value, gradient, Hessian.
+
+    Args:
+        z: `[C]`.
+        target: `[C]`.
+
+    Returns:
+        value, gradient `[C]`, Hessian `[C, C]`.
+    """
+    gap = np.asarray(z, np.float64) - np.asarray(target, np.float64)
+    value = np.logaddexp(gap, -gap) - np.log(2.0)
+    return np.mean(value), np.tanh(gap) / len(gap), np.diag(np.exp(-2.0 * value)) / len(gap)
+
+
+def poisson(rate, count, epsilon=1e-7):
+    """Mean of rate - count log(rate + epsilon): value, gradient, Hessian.
+
+    Args:
+        rate: `[C]`, positive.
+        count: `[C]`.
+        epsilon: Keras's, added before the logarithm.
+
+    Returns:
+        value, gradient `[C]`, Hessian `[C, C]`.
+    """
+    rate, count = np.asarray(rate, np.float64), np.asarray(count, np.float64)
+    shifted = rate + epsilon
+    size = len(rate)
+    return (
+        np.mean(rate - count * np.log(shifted)),
+        (1.0 - count / shifted) / size,
+        np.diag(count / shifted**2) / size,
+    )
+
+
 def smooth(target, label_smoothing, classes):
     """Labels mixed with the uniform distribution over `classes` (2 for binary labels).
 

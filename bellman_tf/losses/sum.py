@@ -1,0 +1,77 @@
+"""Several losses on one output."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import tensorflow as tf
+
+from bellman_tf.losses.head import Head
+from bellman_tf.losses.samples import top_factor
+
+
+@dataclass(frozen=True, eq=False)
+class SumOfHeads(Head):
+    """Several losses on one output, cut at the same place; methods as in `Head`.
+
+    Attributes:
+        heads: the summands.
+    """
+
+    heads: tuple[Head, ...]
+
+    kind: ClassVar[str] = "sum"
+
+    @property
+    def size(self) -> int:
+        """Entries of `z` per sample."""
+        return self.heads[0].size
+
+    def gradient(self) -> tf.Tensor:
+        """dphi/dz.
+
+        Returns:
+            Shaped like `z`.
+        """
+        return tf.add_n([head.gradient() for head in self.heads])
+
+    def hessian_times(self, v: tf.Tensor) -> tf.Tensor:
+        """H v.
+
+        Args:
+            v: shaped like `z`.
+
+        Returns:
+            Shaped like `z`.
+        """
+        return tf.add_n([head.hessian_times(v) for head in self.heads])
+
+    def quadratic(self, v: tf.Tensor) -> tf.Tensor:
+        """The quadratic form v' H v.
+
+        Args:
+            v: shaped like `z`.
+
+        Returns:
+            `[B]`.
+        """
+        return tf.add_n([head.quadratic(v) for head in self.heads])
+
+    def factor(self) -> tf.Tensor:
+        """Columns of all summands.
+
+        Returns:
+            `[B, D, r]`.
+        """
+        return tf.concat([head.factor() for head in self.heads], axis=2)
+
+    def top_factor(self, rank: int) -> tf.Tensor:
+        """Largest eigenpairs of the sum.
+
+        Args:
+            rank: number of columns.
+
+        Returns:
+            `[B, D, rank]`.
+        """
+        Z = self.factor()
+        return top_factor(tf.matmul(Z, Z, transpose_b=True), rank)
