@@ -6,7 +6,7 @@ matrix written out.
 
 # One stage, dense, and the stacked batch.
 # The papers' rank-one recursion and the exact one in the space of samples.
-from bellman_tf.bellman import outer_product, sample_space
+from bellman_tf.bellman import outer_product, rollout, sample_space
 from bellman_tf.bellman.dense import (
     Expansion,
     Gains,
@@ -32,6 +32,9 @@ from bellman_tf.bellman.players import (
 
 # Identity shortcuts.
 from bellman_tf.bellman.residual import JointValue, backward_block, enter_block, leave_block
+
+# The step that a value's policy makes, without a second forward pass; `rollout.predicted_reduction` is of any weights.
+from bellman_tf.bellman.rollout import cooperative_weights, roll_out
 from bellman_tf.bellman.sample_space import (
     SampleValue,
     backward,
@@ -60,6 +63,7 @@ __all__ = [
     "backward_dense",
     "cooperative_gains",
     "cooperative_update",
+    "cooperative_weights",
     "enter_block",
     "expand",
     "expand_players",
@@ -70,6 +74,8 @@ __all__ = [
     "leave_block",
     "outer_product",
     "predicted_reduction",
+    "roll_out",
+    "rollout",
     "sample_space",
     "to_groups",
     "value_update",

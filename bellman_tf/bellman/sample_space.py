@@ -150,8 +150,7 @@ def init(batch_size, *, beta_squared=None, rank=0, group_size=None, dtype=tf.flo
         beta_squared = tf.convert_to_tensor(beta_squared, dtype=None if tf.is_tensor(beta_squared) else dtype)
         _checks.check_float_dtype("beta_squared", beta_squared)
         dtype = beta_squared.dtype
-    dtype = tf.as_dtype(dtype)
-    B = tf.cast(batch_size, dtype)
+    B = tf.cast(batch_size, tf.as_dtype(dtype))
     if rank == 0:
         a = to_groups(tf.fill([batch_size], 1 / B), group_size)
         return SampleValue(a, tf.linalg.diag(to_groups(tf.sqrt(tf.maximum(beta_squared, 0) / B), group_size)))
@@ -167,7 +166,8 @@ def init(batch_size, *, beta_squared=None, rank=0, group_size=None, dtype=tf.flo
 
 # Leading axes are made equal here and not left to the products: with several threads, TensorFlow 2.21's oneDNN kernel
 # for float32 writes out of bounds in a product such as [3, 1, n, n] @ [1, n, k]. What is equal already costs nothing.
-def _broadcast(*tensors_and_axes):
+def broadcast_leading(*tensors_and_axes):
+    """Makes the leading axes of tensors equal; each comes with the number of its trailing axes."""
     tensors = [(tf.convert_to_tensor(x), axes) for x, axes in tensors_and_axes]
     leads = [x.shape[:-axes] for x, axes in tensors]
     static = functools.reduce(tf.broadcast_static_shape, leads)
@@ -181,17 +181,18 @@ def _broadcast(*tensors_and_axes):
     return [tf.ensure_shape(y, static.concatenate(x.shape[-axes:])) for x, axes, y in spread]
 
 
-def _check_gram(argument, gram, L):
+def check_stage(argument, gram, L, diagonal=False):
+    """Checks that Gram matrices fit a value's factor, and that a factor called diagonal is square."""
     n = L.shape[-2]
     if gram.shape.rank is not None and gram.shape.rank < 2:
         raise _checks.error(argument, "be a matrix or a batch of matrices", gram.shape)
-    if not (gram.shape[-2:].is_compatible_with([n, n])):
-        raise _checks.error(
-            f"{argument}.shape", "end in [n, n] with n the rows of `value.L`", (gram.shape, L.shape),
-            "Bring the columns of a stage to groups with `to_groups`.",
-        )  # fmt: skip
+    if not gram.shape[-2:].is_compatible_with([n, n]):
+        rule, hint = "end in [n, n] with n the rows of `value.L`", "Bring a stage's columns to groups with `to_groups`."
+        raise _checks.error(f"{argument}.shape", rule, (gram.shape, L.shape), hint)
     if gram.dtype != L.dtype:
         raise _checks.error(f"{argument}.dtype", f"be that of the value, {L.dtype.name}", gram.dtype.name)
+    if diagonal and L.shape[-1] != n:
+        raise _checks.error("value.L", "be square when `diagonal=True`", L.shape, "Pass `diagonal=False`.")
 
 
 def backward(value, gram, linear=None, *, diagonal=False):
@@ -223,24 +224,22 @@ def backward(value, gram, linear=None, *, diagonal=False):
         ([[0.25]], [[[0.5]]])
     """
     a, L, gram = map(tf.convert_to_tensor, (*value, gram))
-    _check_gram("gram", gram, L)
-    if diagonal and L.shape[-1] != L.shape[-2]:
-        raise _checks.error("value.L", "be square when `diagonal=True`", L.shape, "Pass `diagonal=False`.")
+    check_stage("gram", gram, L, diagonal)
     if L.shape[-2:] == [1, 1]:
-        return _backward_scalar(a, L, gram, linear)
-    a, L, gram = _broadcast((a, 1), (L, 2), (gram, 2))
+        return backward_scalar(a, L, gram, linear)
+    a, L, gram = broadcast_leading((a, 1), (L, 2), (gram, 2))
+    N = factor_stage(L, gram, diagonal)
+    L = tf.linalg.matrix_transpose(whiten(N, L if diagonal else tf.linalg.matrix_transpose(L)))
+    pull = matvec(gram, a) if linear is None else matvec(gram, a) + linear
+    return SampleValue(weights(SampleValue(a, L), -pull), L)
+
+
+def factor_stage(L, gram, diagonal):
+    """Cholesky factor N of I + L' G L."""
     if diagonal:
         s = tf.linalg.diag_part(L)
-        N = factor_gram(s[..., :, None] * gram * s[..., None, :])  # N N' = I + L' G L
-        L_transposed = L
-    else:
-        N = factor_gram(matmul(L, matmul(gram, L), transpose_a=True), scale=_rounding_scale(L, gram))
-        L_transposed = tf.linalg.matrix_transpose(L)
-    L = tf.linalg.matrix_transpose(whiten(N, L_transposed))
-    pull = matvec(gram, a)
-    if linear is not None:
-        pull += linear
-    return SampleValue(weights(SampleValue(a, L), -pull), L)
+        return factor_gram(s[..., :, None] * gram * s[..., None, :])
+    return factor_gram(matmul(L, matmul(gram, L), transpose_a=True), scale=_rounding_scale(L, gram))
 
 
 # What the rounding of L' G L is relative to: its terms are below y_p y_q with y = |L|' sqrt(diag G), however much they
@@ -250,9 +249,9 @@ def _rounding_scale(L, gram):
     return tf.reduce_sum(tf.square(y), axis=-1)
 
 
-def _backward_scalar(a, L, gram, linear):  # n = k = 1: the matrices are numbers
-    g = gram[..., 0]
-    s = L[..., 0]
+def backward_scalar(a, L, gram, linear):
+    """`backward` where n = k = 1 and the matrices are numbers."""
+    g, s = gram[..., 0], L[..., 0]
     R = 1 / (1 + s * tf.maximum(g, 0) * s)
     a = R * (a if linear is None else a - s * (s * linear))
     return SampleValue(a, (tf.sqrt(R) * s)[..., None])
@@ -286,7 +285,7 @@ def backward_all(value, grams, linear=None, *, diagonal=False):
         [0.25, 0.3333333432674408, 0.5]
     """
     grams = tf.convert_to_tensor(grams)
-    _check_gram("grams", grams, value.L)
+    check_stage("grams", grams, value.L)
     summed = tf.cumsum(grams, axis=0, reverse=True)
     if linear is not None:
         linear = tf.cumsum(linear, axis=0, reverse=True)
@@ -313,7 +312,7 @@ def weights(value, deviation=None):
     """
     if deviation is None:
         return value.a
-    a, L, deviation = _broadcast((value.a, 1), (value.L, 2), (deviation, 1))
+    a, L, deviation = broadcast_leading((value.a, 1), (value.L, 2), (deviation, 1))
     return a + matvec(L, matvec(L, deviation, transpose_a=True))
 
 
@@ -341,7 +340,7 @@ def predicted_reduction(terminal, initial, grams, linear=None, own=None):
         >>> predicted_reduction(start, backward(start, tf.ones([1, 1, 1])), tf.ones([1, 1, 1, 1])).numpy().tolist()
         [0.25]
     """
-    gram, a = _broadcast((tf.reduce_sum(grams, axis=0), 2), (terminal.a, 1))
+    gram, a = broadcast_leading((tf.reduce_sum(grams, axis=0), 2), (terminal.a, 1))
     pull = matvec(gram, a)
     if linear is None:
         return tf.reduce_sum(pull * initial.a, axis=-1) / 2
