@@ -42,6 +42,17 @@ def grouped(game, grams, linears, size=None):
     return G, l
 
 
+def terms(game, size=None, *, joint=True):
+    """Gram matrices [T, G, n, n] and linear terms, or [T, N, G, n, n] of every player, as tensors."""
+    if joint:
+        pair = grouped(game, *game.grams(), size)
+    else:
+        count = max(len(stage.players) for stage in game.stages)
+        own = [grouped(game, *game.grams(player), size) for player in range(count)]
+        pair = (np.stack(x, axis=1) for x in zip(*own, strict=True))
+    return tuple(map(tf.constant, pair))
+
+
 def values_of(game, size=None, player=None):
     G, l = grouped(game, *game.grams(player), size)
     return sample_space.backward_all(start(game, size), G, tf.constant(l), diagonal=game.root is None)

@@ -84,6 +84,20 @@ class Game:
                 stages.append((f_x, np.zeros((*f_x.shape[:2], 0)), np.zeros((0, 0)), np.zeros(0)))
         return stages
 
+    def stacked_stages(self, samples=slice(None)):
+        """Stages as `verification.references.rollout` takes them: F_X, and per player (F_u, M, l_u)."""
+        return [
+            (
+                block_diag(*stage.f_x[samples]),
+                [(np.concatenate(list(p.f_u[samples])), p.metric, p.l_u) for p in stage.players],
+            )
+            for stage in self.stages
+        ]
+
+    def own_cost(self):
+        """c, the sum of l_u' M^{-1} l_u over all players."""
+        return sum(p.l_u @ np.linalg.solve(p.metric, p.l_u) for stage in self.stages for p in stage.players)
+
     def all_columns(self):
         """The columns at every cut, T + 1 arrays [B, n_t, m], by vector-Jacobian products."""
         cuts = [self.columns]
