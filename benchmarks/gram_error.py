@@ -26,7 +26,6 @@ from bellman_tf.bellman import sample_space
 from bellman_tf.curvature.gram import gram, plan
 from bellman_tf.curvature.gram.sketch import draw_taps
 from bellman_tf.layers.convolution import Convolution
-from bellman_tf.training.round import Round
 from bellman_tf.training.game_step import GameStep
 
 FORMS = (

@@ -41,6 +41,7 @@ class NativeGame(Players):
         self._paths = dict(_named(model))
         self._layers = {id(layer): layer for layer, _ in _walk(model)}
         candidates, self._reasons = self._candidates(model)
+        self._asked = {id(layer) for layer, _ in candidates}
         found = survey(model, signature, candidates)
         self.written, self.reason = found.written, found.reason
         self.players: list[Player] = []
@@ -104,8 +105,8 @@ class NativeGame(Players):
             left = [v for v in variables if id(v) not in known]
             if not left:
                 return
-            children = children_of(layer)
-            if layer is not model and len(left) == len(variables) and (id(layer) in self._reasons or not children):
+            children = [child for child in children_of(layer) if child.trainable_variables]
+            if layer is not model and (isinstance(layer, keras.layers.RNN) or id(layer) in self._asked or not children):
                 self._open_loop(layer, left, known)
                 return
             for child in children:

@@ -83,11 +83,13 @@ def signature_of(model: keras.Model) -> object:
     Returns:
         The structure that the model was called with, or was made of; `None` if neither is known.
     """
+    core = keras_access.functional_core(model)
+    made_of = keras_access.inputs_of(core) if isinstance(core, keras.Function) else None
+    leaves = [leaf for leaf in keras.tree.flatten(made_of) if leaf is not None]
+    if leaves and all(None not in leaf.shape[1:] for leaf in leaves):
+        return made_of  # says as well whether it wants batches of one size
     remembered = model.__dict__.get("_game_input_signature")
-    if remembered is not None:
-        return remembered
-    functional = keras_access.functional_core(model)
-    return keras_access.inputs_of(functional) if isinstance(functional, keras.Function) else None
+    return made_of if remembered is None else remembered
 
 
 def survey(model: keras.Model, signature: object, candidates: list[tuple[keras.Layer, Coverage]]) -> Survey:
@@ -108,9 +110,17 @@ def survey(model: keras.Model, signature: object, candidates: list[tuple[keras.L
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 return pool.submit(_survey, model, signature, size, candidates).result()
         except FAILURES as error:
-            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            reason = f"{type(error).__name__}: {_message(error)}"
     failed = Finding(f"the model does not run on made-up samples ({reason})")
     return Survey({id(layer): failed for layer, _ in candidates}, (), failed.reason)
+
+
+def _message(error: BaseException) -> str:
+    """What went wrong, in one line; Keras puts the layer's name in a paragraph before it."""
+    paragraphs = [part for part in str(error).split("\n\n") if part.strip()]
+    wrapped = len(paragraphs) > 1 and paragraphs[0].startswith("Exception encountered")
+    line = (paragraphs[1 if wrapped else 0] if paragraphs else "").split("\n")[0]
+    return line.replace("\x1b[1m", "").replace("\x1b[0m", "")[:200]
 
 
 def _survey(model: keras.Model, signature: object, size: int, candidates: list) -> Survey:
@@ -179,7 +189,8 @@ class _Run:
         for layer, coverage in candidates:
             key = id(layer)
             calls = notes.calls.get(key, [])
-            reason, null = self._compare(layer, coverage, calls, cotangents.get(key, []), gradients, r)
+            with keras.StatelessScope(mapping, initialize_variables=False):  # a capture may read the layer's variables
+                reason, null = self._compare(layer, coverage, calls, cotangents.get(key, []), gradients, r)
             shapes = tuple(tuple(note.site.shape[1:]) for note in calls)
             found[key] = Finding(reason, not reason, null, order.get(key, len(order)), shapes)
         return found
@@ -292,7 +303,8 @@ def _made_up(signature: object, size: int) -> object:
     def leaf(spec: keras.KerasTensor | None) -> object:
         if spec is None:
             return None
-        shape = [ROWS, *(size if n is None else n for n in spec.shape[1:])]
+        rows = spec.shape[0] or ROWS  # a model may have been made for batches of one size
+        shape = [rows, *(size if n is None else n for n in spec.shape[1:])]
         dtype = keras.backend.standardize_dtype(spec.dtype)
         if dtype == "string":
             return tf.fill(shape, "a")

@@ -8,7 +8,6 @@ from keras import layers
 
 import bellman_tf as btf
 from bellman_tf.curvature import EKFAC, KFAC
-from bellman_tf.training.round import Round
 from bellman_tf.training.game_step import GameStep
 from tests.helpers import assert_close
 from verification.references import cooperative as reference

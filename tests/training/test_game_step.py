@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 
 import bellman_tf as btf
-from bellman_tf.training.round import Round
 from bellman_tf.training.game_step import GameStep
 from tests.helpers import assert_close
 

@@ -8,7 +8,6 @@ from keras import layers
 
 import bellman_tf as btf
 from bellman_tf.game.graph import Slot
-from bellman_tf.training.round import Round
 from bellman_tf.training.game_step import GameStep
 from bellman_tf.training.passes import capture_forward, policy_forward
 from tests.helpers import assert_close
