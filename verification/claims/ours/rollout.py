@@ -109,6 +109,9 @@ def deviation(problem):
     # with feedback a rounding error of a stage is fed back by the next ones
     condition, size, d = condition_of(game) * len(cuts), reach(game), None
     scale = 1 + np.linalg.norm(l) + np.linalg.norm(w)
+    if game.own_cost() == 0:
+        plain = rollout.roll_out(terminal, G, joint=joint, feedback=feedback)
+        yield same(plain, w, condition=condition, label="weights without own costs")
     weights = w.numpy()[:, 0] if joint else w.numpy()[:, :, 0]
     for t in range(len(game.stages)):
         d = rollout.advance(d, G[t], w[t], l[t], joint=joint)
