@@ -86,8 +86,10 @@ def with_options(**options):
     ("kind", "sign"), [("exact", 1), ("published", 1), ("published", -1), ("rescale", 1), (False, 1)]
 )
 def test_a_step_is_the_dense_one(kind, sign, information):
-    optimizer = btf.GTDDP(RATE, curvature=curvature(kind, cooperative_sign=sign), information=information, rollout="nonlinear")
-    follow(optimizer, with_options(information=information, rollout="nonlinear"), kind, sign=sign)
+    optimizer = btf.GTDDP(
+        RATE, curvature=curvature(kind, cooperative_sign=sign), information=information, rollout="nonlinear"
+    )
+    follow(optimizer, with_options(information=information), kind, sign=sign)
 
 
 def test_a_step_with_a_full_terminal_hessian():
@@ -96,7 +98,9 @@ def test_a_step_with_a_full_terminal_hessian():
 
 
 def test_three_players_solve_to_the_tolerance():
-    follow(btf.GTDDP(RATE, curvature=curvature("exact"), rollout="nonlinear"), with_options(), "exact", width=3, rtol=1e-5)
+    follow(
+        btf.GTDDP(RATE, curvature=curvature("exact"), rollout="nonlinear"), with_options(), "exact", width=3, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["exact", "published"])
@@ -139,7 +143,9 @@ def test_a_bilinear_step_reads_every_players_new_input():
     for bilinear in (False, True):
         keras.utils.set_random_seed(3)
         model, _, _ = block()
-        model.compile(btf.GTDDP(RATE, curvature=curvature("exact"), bilinear=bilinear, rollout="nonlinear"), cross_entropy())
+        model.compile(
+            btf.GTDDP(RATE, curvature=curvature("exact"), bilinear=bilinear, rollout="nonlinear"), cross_entropy()
+        )
         model.optimizer.build(model.trainable_variables)
         step = GameStep(round_of(model, tuple(map(tf.constant, data()))))
         seen = read[bilinear] = []

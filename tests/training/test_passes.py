@@ -82,7 +82,9 @@ def test_both_passes_draw_the_same_dropout_masks():
     x = recorders[2](layers.Dropout(0.5, seed=8)(x))
     model = btf.Model(inputs, layers.Dense(3)(x))
     x, y = np.ones((4, 50), "float32"), labels(4)
-    model.compile(optimizer=btf.GTDDP(1e-12, curvature="identity", rollout="nonlinear"), run_eagerly=True, **cross_entropy())
+    model.compile(
+        optimizer=btf.GTDDP(1e-12, curvature="identity", rollout="nonlinear"), run_eagerly=True, **cross_entropy()
+    )
     masks = []
     for _ in range(2):
         for recorder in recorders:

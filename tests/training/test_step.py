@@ -96,7 +96,9 @@ def rollout(request):
 
 def both(rollout, theirs=None, **options):
     """The optimizer and the reference with the same options; `theirs` where the reference has other names."""
-    return identity(rollout=rollout, **options), with_options(rollout=rollout, **(options if theirs is None else theirs))
+    return identity(rollout=rollout, **options), with_options(
+        rollout=rollout, **(options if theirs is None else theirs)
+    )
 
 
 @pytest.mark.parametrize("terminal", ["matched", "outer_product", "full", 1, 2])
