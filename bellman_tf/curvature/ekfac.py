@@ -5,7 +5,8 @@ M = U (s + lambda) U' / learning_rate,      U = U_A (x) U_B
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, StateSpec, Step, TapwiseMetric
+from bellman_tf.curvature.block import Metric, MetricKind, StateSpec, Step
+from bellman_tf.curvature.diagonal import RankOneMetric, rank_one_sides
 from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.layers.capture import MatrixCapture, Tensors
@@ -18,20 +19,58 @@ from bellman_tf.linalg.products import matmul
 FEW_POSITIONS = 16
 
 
-class EigenMetric(TapwiseMetric):
+def eigen_kind(rows: KroneckerRows) -> MetricKind:
+    """What a metric in an eigenbasis offers.
+
+    Args:
+        rows: the row structure.
+
+    Returns:
+        A diagonal, where the basis turns every row; taps apart, where they share a basis.
+    """
+    return MetricKind(tapwise=rows.repeats > 1, diagonal=rows.plain)
+
+
+class TurnedRankOne(RankOneMetric):
+    """`M^{-1} = (U_A diag(r) U_A') (x) (U_B diag(s) U_B')`."""
+
+    def __init__(self, r: tf.Tensor, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor) -> None:
+        super().__init__(r, s)
+        self._U_A, self._U_B = U_A, U_B
+
+    def input_solve(self, x: tf.Tensor) -> tf.Tensor:
+        """`x U_A diag(r) U_A'`."""
+        return _turn(x, self.r, self._U_A)
+
+    def cotangent_solve(self, c: tf.Tensor) -> tf.Tensor:
+        """`c U_B diag(s) U_B'`."""
+        return _turn(c, self.s, self._U_B)
+
+
+def _turn(x: tf.Tensor, diagonal: tf.Tensor, U: tf.Tensor) -> tf.Tensor:
+    return tf.tensordot(tf.tensordot(x, U, 1) * diagonal, U, [[-1], [1]])
+
+
+class EigenMetric(Metric):
     """M^{-1} = learning_rate U (1 / (s + damping)) U' with U = U_A (x) U_B."""
 
-    def __init__(self, rows: KroneckerRows, U_A: tf.Tensor, U_B: tf.Tensor, inverse: tf.Tensor) -> None:
+    def __init__(
+        self, rows: KroneckerRows, U_A: tf.Tensor, U_B: tf.Tensor, moments: tf.Tensor, damping: float, rate: tf.Tensor
+    ) -> None:
         """Stores the basis.
 
         Args:
             rows: the row structure.
             U_A: `[size, size]`.
             U_B: `[e, e]`.
-            inverse: `[rows(+1), e]`, learning_rate / (s + damping).
+            moments: s, `[rows(+1), e]`.
+            damping: added to s.
+            rate: learning rate, scalar.
         """
-        self._rows, self._U_A, self._U_B, self.inverse = rows, U_A, U_B, inverse
-        self.tapwise = rows.repeats > 1
+        self._rows, self._U_A, self._U_B = rows, U_A, U_B
+        self._moments, self._damping, self._rate = moments, damping, rate
+        self.inverse = rate / (moments + damping)
+        self.kind = eigen_kind(rows)
 
     def rotate(self, matrix: tf.Tensor) -> tf.Tensor:
         """`U_A' G U_B`, `[..., rows(+1), e]`."""
@@ -46,6 +85,20 @@ class EigenMetric(TapwiseMetric):
         layout = self._rows.layout
         return layout.unpack(self.rotate_back(self.inverse * self.rotate(layout.pack(parts))))
 
+    def sample_pair(self, capture: MatrixCapture) -> tuple[Tensors, Tensors]:
+        """`r = U_A' q U_B` and `r / (s + damping)`."""
+        r = self.rotate(capture.matrix_per_sample())
+        return [r], [self.inverse * r]
+
+    def turned(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Inputs and cotangents in the eigenbases, and the diagonal there."""
+        return self.rotate_input(capture.augmented()), self.rotate_cotangent(capture.cotangents[0]), self.inverse
+
+    def rank_one(self) -> TurnedRankOne:
+        """The second moments in the eigenbases, factored."""
+        r, s = rank_one_sides(self._moments, self._rate, lambda v: v + self._damping)
+        return TurnedRankOne(r, s, self._U_A, self._U_B)
+
     def rotate_input(self, x: tf.Tensor) -> tf.Tensor:
         """`x U_A`, `[..., size]`."""
         return tf.tensordot(x, self._U_A, 1)
@@ -54,16 +107,16 @@ class EigenMetric(TapwiseMetric):
         """`c U_B`, `[..., e]`."""
         return tf.tensordot(c, self._U_B, 1)
 
-    def solve_tap(self, q: tf.Tensor, tap: object) -> tf.Tensor:
+    def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`; `tap` is its flat number."""
         turned = self._tap_inverse(tap) * matmul(matmul(self._U_A, q, transpose_a=True), self._U_B)
         return matmul(matmul(self._U_A, turned), self._U_B, transpose_b=True)
 
-    def _tap_inverse(self, tap: object) -> tf.Tensor:
+    def _tap_inverse(self, tap: int) -> tf.Tensor:
         rows = self._rows
         return tf.reshape(self.inverse[: rows.layout.rows], [rows.repeats, rows.size, rows.layout.width])[tap]
 
-    def tap_pair(self, capture: Convolution, tap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def tap_pair(self, capture: Convolution, tap: int) -> tuple[tf.Tensor, tf.Tensor]:
         """`r = U_A' q U_B` and `r / (s + damping)`."""
         r = capture.tap_gradients(tap, self._U_A, self._U_B)
         return r, self._tap_inverse(tap) * r
@@ -107,9 +160,8 @@ class EKFACBlock(KFACBlock):
     ) -> tuple[Tensors, Metric]:
         """The scalings of this step in the bases, and the metric."""
         U_A, U_B, s = cached
-        metric = EigenMetric(self.rows, U_A, U_B, s)
-        s = self._measured(s, capture, metric)
-        metric.inverse = step.learning_rate / (s + self.config.damping)
+        s = self._measured(s, capture, EigenMetric(self.rows, U_A, U_B, s, self.config.damping, step.learning_rate))
+        metric = EigenMetric(self.rows, U_A, U_B, s, self.config.damping, step.learning_rate)
         return [*statistics, U_A, U_B, s], metric
 
     def _measured(self, s: tf.Tensor, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
@@ -149,6 +201,11 @@ class EKFACBlock(KFACBlock):
         if self.rows.bias_apart:
             parts.append(tf.reduce_sum(c, axis=0, keepdims=True))
         return tf.concat(parts, axis=0)
+
+    @property
+    def kind(self) -> MetricKind:
+        """As `eigen_kind`."""
+        return eigen_kind(self.rows)
 
     def describe(self) -> str:
         """A word or two for `game_summary`."""

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Metric, PlayerLayout, StateSpec, Step, running_mean
+from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, Step, running_mean
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses
 from bellman_tf.layers.capture import Capture, Tensors
 
@@ -98,6 +98,11 @@ class FullBlock(CachedBlock):
     def finish(self, statistics: Tensors, cached: Tensors, capture: Capture, step: Step) -> tuple[Tensors, Metric]:
         """The inverse as a metric."""
         return [*statistics, *cached], DenseMetric(cached[0], self.layout.shapes, step.learning_rate)
+
+    @property
+    def kind(self) -> MetricKind:
+        """Nothing but `solve`."""
+        return DenseMetric.kind
 
     def describe(self) -> str:
         """A word for `game_summary`."""

@@ -9,16 +9,25 @@ if TYPE_CHECKING:  # the game prints itself through this file
 _COLUMNS = ("stage", "player", "kind", "parameters", "curvature", "gram", "coverage")
 
 
-def _row(player: "Player", metrics: list[str] | None, ranges: dict[int, tuple[int, int]]) -> tuple[str, ...]:
+def _row(
+    player: "Player", metrics: list[str] | None, grams: list[str] | None, ranges: dict[int, tuple[int, int]]
+) -> tuple[str, ...]:
     metric = "-" if metrics is None else metrics[player.index]
     covered = f"covered ({player.coverage.site})" if player.covered else f"open-loop: {player.coverage}"
+    gram = player.gram if grams is None else grams[player.index]
     stage = "-" if player.stage is None else str(player.stage)
     if player.stage is not None and ranges[player.index][1] > ranges[player.index][0]:
         stage += " ({}-{})".format(*ranges[player.index])
-    return stage, player.name, player.kind, f"{player.parameters:,}", metric, player.gram, covered
+    return stage, player.name, player.kind, f"{player.parameters:,}", metric, gram, covered
 
 
-def print_game(game: "Game", name: str, metrics: list[str] | None, print_fn: Callable | None = None) -> None:
+def print_game(
+    game: "Game",
+    name: str,
+    metrics: list[str] | None,
+    print_fn: Callable | None = None,
+    grams: list[str] | None = None,
+) -> None:
     """Prints the game.
 
     Args:
@@ -26,8 +35,9 @@ def print_game(game: "Game", name: str, metrics: list[str] | None, print_fn: Cal
         name: the model's name.
         metrics: a description of each player's curvature, or `None` without one of our optimizers.
         print_fn: what to print with; Keras's `print` by default.
+        grams: the form of each player's Gram matrix; by default that of the identity metric.
     """
-    rows = [_row(player, metrics, game.ranges) for player in game.players]
+    rows = [_row(player, metrics, grams, game.ranges) for player in game.players]
     widths = [max(len(row[k]) for row in [_COLUMNS, *rows]) for k in range(len(_COLUMNS))]
     line = "  ".join("-" * width for width in widths)
 

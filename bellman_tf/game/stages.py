@@ -15,11 +15,14 @@ from collections.abc import Callable
 import keras
 
 from bellman_tf import _checks
-from bellman_tf.curvature.gram.plan import static_plan
+from bellman_tf.curvature.block import MetricKind
+from bellman_tf.curvature.gram.plan import Plan, plan
+from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.game.alignments import Alignments
 from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, trace
 from bellman_tf.game.report import print_game
-from bellman_tf.layers.registry import PREACTIVATION, Coverage, coverage
+from bellman_tf.layers.coverage import PREACTIVATION, Coverage
+from bellman_tf.layers.registry import coverage
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,19 +59,28 @@ class Player:
 
     @property
     def gram(self) -> str:
-        """Form of the Gram matrix under `gram="auto"` and a metric that does not mix taps; "none" if open-loop."""
-        return self._plan[0]
+        """Form of the Gram matrix under `gram="auto"` and the identity metric; "none" if open-loop."""
+        return self.gram_plan().words
 
     @property
     def gram_cost(self) -> int | None:
-        """Multiplications per sample of that form's per-sample part, `None` if a size is not static."""
-        return self._plan[1]
+        """Multiplications per sample of that form, `None` if a size is not static."""
+        return self.gram_plan().cost
 
-    @property
-    def _plan(self) -> tuple[str, int | None]:
+    def gram_plan(self, kind: MetricKind = IDENTITY, form: str = "auto", group_size: int | None = None) -> Plan:
+        """How the player's Gram matrix is formed, for one cotangent per sample.
+
+        Args:
+            kind: of the player's metric.
+            form: the `gram` option.
+            group_size: samples per group; `None` is the whole batch.
+
+        Returns:
+            What the step does.
+        """
         if not self.covered:
-            return "none", 0
-        return static_plan(self.coverage, self.calls[0].shapes[0], self.parameters)
+            return Plan("none", 0, "none")
+        return plan(self.coverage.extent(self.calls[0].shapes[0]), kind, form, group_size)
 
     @property
     def parameters(self) -> int:

@@ -8,6 +8,7 @@ sees at output position `l`,
 so everything is a matrix product over positions, one per tap. Source: algorithm.md, Section 7, claims OURS-9.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.layers.capture import (
+    Extent,
     MatrixCapture,
     MatrixLayout,
     Tensors,
@@ -25,6 +27,7 @@ from bellman_tf.layers.capture import (
     weigh,
     with_ones,
 )
+from bellman_tf.layers.coverage import PREACTIVATION, Coverage, expected
 from bellman_tf.layers.taps import Taps, channels_last, sizes_of, static_product
 from bellman_tf.linalg.products import matmul
 
@@ -41,7 +44,9 @@ class Convolution(MatrixCapture):
         output_sizes: positions per axis.
     """
 
-    def __init__(self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> None:
+    def __init__(
+        self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], layout: MatrixLayout
+    ) -> None:
         self.layer = layer
         self._native = [to_work(c) for c in cotangents]
         self._inputs = after(to_work(inputs), self._native[0])
@@ -51,11 +56,20 @@ class Convolution(MatrixCapture):
         sizes = sizes_of(last[0])
         flat = [tf.reshape(c, [*leading(c, len(sizes) + 1), static_product(sizes), c.shape[-1]]) for c in last]
         self.positions = static_product(sizes) if all(isinstance(s, int) for s in sizes) else None
-        super().__init__(flat, convolution_layout(layer))
-        self.matrix = self.groups == 1
+        super().__init__(flat, layout)
         self.pixels = channels_last(layer, self._inputs)
         self.output_sizes = sizes
         self.taps = self.taps_of(self.pixels)
+
+    @property
+    def extent(self) -> Extent:
+        """Static sizes."""
+        return self.layout.extent(self.columns, self.positions, len(self.taps.offsets))
+
+    @property
+    def centre(self) -> int:
+        """Number of the kernel's centre tap."""
+        return _ravel([(k - 1) // 2 for k in self.kernel_size], self.kernel_size)
 
     def taps_of(self, pixels: tf.Tensor) -> Taps:
         """What this layer's taps see of another channels-last tensor of the input's spatial size."""
@@ -64,11 +78,11 @@ class Convolution(MatrixCapture):
 
     def scaled(self, alpha: tf.Tensor) -> "Convolution":
         """The same capture with the first column of each sample multiplied by `alpha` `[B]`."""
-        return Convolution(self.layer, self._inputs, [weigh(self._native[:1], alpha[:, None])])
+        return Convolution(self.layer, self._inputs, [weigh(self._native[:1], alpha[:, None])], self.layout)
 
     def with_inputs(self, inputs: tf.Tensor) -> "Convolution":
         """The same cotangents with the layer's new input."""
-        return Convolution(self.layer, inputs, self._native)
+        return Convolution(self.layer, inputs, self._native, self.layout)
 
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij`: one backward-filter convolution with weighted cotangents."""
@@ -100,13 +114,11 @@ class Convolution(MatrixCapture):
             moved += tf.cast(direction[1], moved.dtype)
         return tf.stack([tf.reduce_sum(moved * c, axis=[1, 2]) for c in self.cotangents], axis=1)
 
-    def tap_gradients(
-        self, number: int | tf.Tensor, left: tf.Tensor | None = None, right: tf.Tensor | None = None
-    ) -> tf.Tensor:
+    def tap_gradients(self, number: int, left: tf.Tensor | None = None, right: tf.Tensor | None = None) -> tf.Tensor:
         """Per-sample gradients of one tap, `left' q_ij[delta] right`.
 
         Args:
-            number: of the tap, an int or a scalar tensor.
+            number: of the tap.
             left: `[c_in, c_in]`, with `right`; only without channel groups.
             right: `[c_out, c_out]`.
 
@@ -150,9 +162,13 @@ class Convolution(MatrixCapture):
             parts.append(self.bias_per_sample()[:, :, None, :])
         return tf.concat(parts, axis=2)
 
+    def features(self) -> tf.Tensor:
+        """Patches, `[B, L, rows]`."""
+        return self.taps.patches()
+
     def augmented(self) -> tf.Tensor:
         """Patches with the constant feature of the bias, `[B, L, rows(+1)]`."""
-        patches = self.taps.patches()
+        patches = self.features()
         return with_ones(patches) if self.bias else patches
 
     def input_moment(self, form: str = "patches") -> tf.Tensor:
@@ -199,17 +215,19 @@ class Convolution(MatrixCapture):
         return tf.reshape(tf.transpose(blocks, [0, 2, 1, 3]), [size, size])
 
 
-def convolution_layout(layer: keras.Layer) -> MatrixLayout:
+def convolution_layout(layer: keras.Layer, bias: bool = True) -> MatrixLayout:
     """The matrix layout of a convolution: rows are taps times input channels.
 
     Args:
         layer: a built convolution.
+        bias: whether the bias, where there is one, belongs to the capture.
 
     Returns:
         The layout.
     """
     shape = tuple(layer.kernel.shape)
-    return MatrixLayout(shape, math.prod(shape[:-1]), tuple(layer.bias.shape) if layer.use_bias else None)
+    bias_shape = tuple(layer.bias.shape) if bias and layer.use_bias else None
+    return MatrixLayout(shape, math.prod(shape[:-1]), bias_shape, layer.groups)
 
 
 def _count(tensor: tf.Tensor, axes: Sequence[int]) -> int | tf.Tensor:
@@ -225,15 +243,37 @@ def _ravel(index: Sequence[int], sizes: Sequence[int]) -> int:
     return flat
 
 
-def capture_convolution(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> Convolution:
+def capture_convolution(
+    layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], bias: bool = True
+) -> Convolution:
     """Captures `keras.layers.Conv1D`, `Conv2D` or `Conv3D`.
 
     Args:
         layer: the layer.
         inputs: in the layer's data format.
         cotangents: m cotangents of the pre-activation, in the layer's data format.
+        bias: whether the bias, where there is one, belongs to the capture.
 
     Returns:
         The capture, in the layer's variable order (kernel, bias).
     """
-    return Convolution(layer, inputs, cotangents)
+    return Convolution(layer, inputs, cotangents, convolution_layout(layer, bias))
+
+
+def cover_convolution(layer: keras.Layer, bias: bool) -> Coverage | str:
+    """Coverage of `keras.layers.Conv1D`, `Conv2D` and `Conv3D`.
+
+    Args:
+        layer: a built layer of this family.
+        bias: whether the bias belongs to the capture.
+
+    Returns:
+        The coverage, or the reason why the layer is played open-loop.
+    """
+    variables = expected(layer, ("kernel", "bias"))
+    if variables is None:
+        return "its trainable variables are not just kernel and bias"
+    bias = bias and layer.use_bias
+    capture, taps = functools.partial(capture_convolution, bias=bias), math.prod(layer.kernel_size)
+    matrix = convolution_layout(layer, bias)
+    return Coverage("convolution", PREACTIVATION, capture, variables[: 1 + bias], matrix, convolution=True, taps=taps)

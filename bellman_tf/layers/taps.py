@@ -55,18 +55,16 @@ class Taps:
         self._padded = tf.pad(inputs, [*pads, [0, 0]]) if padded else inputs
         self._batch = tf.shape(inputs)[0] if inputs.shape[0] is None else inputs.shape[0]
 
-    def tap(self, number: int | tf.Tensor) -> tf.Tensor:
+    def tap(self, number: int) -> tf.Tensor:
         """Input seen by one tap.
 
         Args:
-            number: of the tap in `offsets`, an int or a scalar tensor.
+            number: of the tap in `offsets`.
 
         Returns:
             `[B, L, c_in]`.
         """
-        starts = [[0, *(k * d for k, d in zip(o, self._dilation, strict=True)), 0] for o in self.offsets]
-        # A start that is a tensor and a stride go separately: XLA does not take both in one slice.
-        start = tf.gather(tf.constant(starts), number) if tf.is_tensor(number) else starts[number]
+        start = [0, *(k * d for k, d in zip(self.offsets[number], self._dilation, strict=True)), 0]
         reach = [(out - 1) * s + 1 for out, s in zip(self._output, self._strides, strict=True)]
         seen = tf.slice(self._padded, start, [self._batch, *reach, self.channels])
         if any(s > 1 for s in self._strides):

@@ -13,7 +13,7 @@ from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
 from bellman_tf.game.stages import Game
-from bellman_tf.optimizers.metrics import couplings_of, curvature_block
+from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_forms
 from bellman_tf.optimizers.options import GameOptions
 from bellman_tf.optimizers.records import Records, Saved, first_control_state
 from bellman_tf.training.batch import Batch
@@ -286,6 +286,18 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         blocks = self.blocks or [self.make_block(player) for player in game.players]
         _, notes = couplings_of(game, blocks)
         return [block.describe() + note for block, note in zip(blocks, notes, strict=True)]
+
+    def describe_grams(self, game: Game) -> list[str]:
+        """The form of each player's Gram matrix.
+
+        Args:
+            game: the model's game.
+
+        Returns:
+            One form per player; "none" where no Gram matrix is formed.
+        """
+        blocks = self.blocks or [self.make_block(player) for player in game.players]
+        return gram_forms(self.options, game, blocks)
 
     def _new_state(self, name: str, spec: object, dtype: str) -> keras.Variable:
         initial = keras.initializers.Identity() if spec.initial == "identity" else spec.initial

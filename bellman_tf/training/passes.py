@@ -16,7 +16,7 @@ import tensorflow as tf
 from bellman_tf.game.graph import Call, Slot
 from bellman_tf.game.stages import Game, Player
 from bellman_tf.layers.capture import Tensors
-from bellman_tf.layers.registry import PREACTIVATION
+from bellman_tf.layers.coverage import PREACTIVATION
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ CASES = {
     "dense": _case(L.Dense, (4,), 3),
     "dense without bias": _case(L.Dense, (4,), 3, use_bias=False),
     "dense rank 3": _case(L.Dense, (5, 4), 3),
+    "dense two positions": _case(L.Dense, (2, 4), 3),
     "dense one position": _case(L.Dense, (1, 4), 3),
     "dense rank 4 without bias": _case(L.Dense, (2, 3, 4), 3, use_bias=False),
     "einsum dense": _case(L.EinsumDense, (4,), "ab,bc->ac", output_shape=(3,), bias_axes="c"),
@@ -73,6 +74,7 @@ CASES = {
         L.SeparableConv2D, (6, 6, 2), 4, 2, strides=2, depth_multiplier=2, padding="same", use_bias=False
     ),
     "embedding": _case(L.Embedding, (6,), 5, 3, vocabulary=5),
+    "embedding of a large table": _case(L.Embedding, (2,), 260, 3, vocabulary=260),
     "embedding of one token": _case(L.Embedding, (), 5, 3, vocabulary=5),
     "embedding rank 3": _case(L.Embedding, (2, 3), 4, 3, vocabulary=4),
     "batch norm": _case(L.BatchNormalization, (4,)),

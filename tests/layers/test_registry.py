@@ -3,7 +3,8 @@
 import keras
 import pytest
 
-from bellman_tf.layers.registry import OUTPUT, PREACTIVATION, Coverage, coverage
+from bellman_tf.layers.coverage import OUTPUT, PREACTIVATION, Coverage
+from bellman_tf.layers.registry import coverage
 from tests.layers.cases import CASES, draw
 
 L = keras.layers

@@ -23,8 +23,8 @@ class RescaledCoupling(Coupling):
         damping, others = self.config.damping, len(self.players) - 1
         new = []
         for block, (_, _, U_A, U_B, s) in zip(self.blocks, own, strict=True):
-            rescaled = damping + s * damping / (damping + others * s)
-            new.append(EigenMetric(block.rows, U_A, U_B, step.learning_rate / rescaled))
+            moments = s * damping / (damping + others * s)
+            new.append(EigenMetric(block.rows, U_A, U_B, moments, damping, step.learning_rate))
         return [], new
 
     def describe(self, names: list[str]) -> list[str]:

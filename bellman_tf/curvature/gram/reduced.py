@@ -5,15 +5,13 @@ import math
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric
+from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.gram.sketch import bias_part
 from bellman_tf.layers.convolution import Convolution
 
-# Positions per axis that "reduced" keeps at most.
-REDUCED_SIZE = 4
 
-
-def reduced(capture: Convolution, metric: Metric, group_size: int | None) -> tf.Tensor:
+def reduced(capture: Convolution, metric: Metric, group_size: int | None, limits: GramLimits) -> tf.Tensor:
     """Pixels averaged and cotangents summed over the same few cells; every tap then sees the same pixels.
 
     Exact for inputs that are constant in space, as far as no tap leaves the image.
@@ -22,12 +20,13 @@ def reduced(capture: Convolution, metric: Metric, group_size: int | None) -> tf.
         capture: the player's capture.
         metric: a metric that does not mix taps.
         group_size: samples per group.
+        limits: positions to keep.
 
     Returns:
         `[G, b m, b m]`.
     """
     pixels, sizes = capture.pixels, capture.output_sizes
-    cells = [min(REDUCED_SIZE, into, out) for into, out in zip(pixels.shape[1:-1], sizes, strict=True)]
+    cells = [min(limits.reduced_size, into, out) for into, out in zip(pixels.shape[1:-1], sizes, strict=True)]
     mean = _pool(pixels, cells, average=True)
     q = tf.stack(
         [
