@@ -89,7 +89,8 @@ class KFAC(Config):
         invert_every: steps between factorisations.
         convolution: input factor of convolutions. "sua" takes pixels as spatially uncorrelated (one `[c_in, c_in]`
             factor for every tap), "autocorrelation" the full factor from one convolution (exact up to the border),
-            "patches" the full factor exactly.
+            "patches" the full factor exactly. With channel groups every group has factors of its own; there, and for
+            transposed convolutions, "autocorrelation" is formed from patches.
         cooperative: cross blocks between the players of one stage, see `bellman_tf.curvature.coupling.choose`. `False`
             (none), "exact" (the joint matrix with blocks A_nm (x) B_nm is solved; two players by canonical
             correlations, more by conjugate gradients to a relative residual of 1e-6), "published" (GTDDP Thm. 3 and

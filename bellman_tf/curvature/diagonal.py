@@ -86,8 +86,7 @@ class DiagonalMetric(Metric):
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`; `tap` is its flat number."""
-        d = self.inverse[0]
-        return tf.reshape(d, [-1, *d.shape[-2:]])[tap] * q
+        return self._layout.kernel_taps(self.inverse[0])[tap] * q
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""

@@ -11,7 +11,6 @@ from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.layers.capture import MatrixCapture, Tensors
 from bellman_tf.layers.convolution import Convolution
-from bellman_tf.layers.dense import LinearMap
 from bellman_tf.linalg import eigh
 from bellman_tf.linalg.products import matmul
 
@@ -71,6 +70,11 @@ class EigenMetric(Metric):
         self._moments, self._damping, self._rate = moments, damping, rate
         self.inverse = rate / (moments + damping)
         self.kind = eigen_kind(rows)
+
+    @property
+    def basis(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """U_A and U_B."""
+        return self._U_A, self._U_B
 
     def rotate(self, matrix: tf.Tensor) -> tf.Tensor:
         """`U_A' G U_B`, `[..., rows(+1), e]`."""
@@ -172,7 +176,7 @@ class EKFACBlock(KFACBlock):
         """`E[(U_A' q U_B)^2]`, `[rows(+1), e]`, from column 0."""
         batch = tf.cast(capture.batch_size, capture.cotangents[0].dtype)
         c = metric.rotate_cotangent(capture.cotangents[0])
-        if isinstance(capture, LinearMap) and capture.flat:
+        if capture.positions == 1 and not capture.extent.taps:
             x = metric.rotate_input(capture.augmented())
             return matmul(tf.square(x), tf.square(c), transpose_a=True) / batch
         few = capture.positions is not None and capture.positions <= FEW_POSITIONS
@@ -180,7 +184,7 @@ class EKFACBlock(KFACBlock):
             q = metric.rotate(capture.matrix_per_sample()[:, 0])
             return tf.reduce_mean(tf.square(q), axis=0)
         c = tf.reshape(tf.square(c), [-1, self.layout.matrix.width])
-        if not isinstance(capture, Convolution):
+        if not capture.extent.taps:
             x = metric.rotate_input(capture.augmented())
             return matmul(tf.square(tf.reshape(x, [-1, x.shape[-1]])), c, transpose_a=True) / batch
         return self._convolution_moments(capture, metric, c) / batch
@@ -188,14 +192,9 @@ class EKFACBlock(KFACBlock):
     def _convolution_moments(self, capture: Convolution, metric: EigenMetric, c: tf.Tensor) -> tf.Tensor:
         """`sum_il (rotated patch)^2 (rotated cotangent)^2'` with positions taken as uncorrelated."""
         if self.form == "sua":
-            # One product per tap, over the rotated pixels.
-            turned = capture.taps_of(tf.square(metric.rotate_input(capture.pixels)))
-            parts = [
-                matmul(tf.reshape(turned.tap(number), [-1, self.rows.size]), c, transpose_a=True)
-                for number in range(len(turned.offsets))
-            ]
+            parts = capture.tap_moments(*metric.basis)
         else:
-            patches = capture.taps.patches() if self.rows.bias_apart else capture.augmented()
+            patches = capture.features() if self.rows.bias_apart else capture.augmented()
             x = tf.square(tf.reshape(metric.rotate_input(patches), [-1, self.rows.size]))
             parts = [matmul(x, c, transpose_a=True)]
         if self.rows.bias_apart:

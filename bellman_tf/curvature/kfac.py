@@ -91,6 +91,8 @@ class KFACBlock(CachedBlock):
         super().__init__(layout)
         self.config = config
         self.form = config.convolution if layout.convolution else "patches"
+        if self.form == "autocorrelation" and layout.matrix.swapped:
+            self.form = "patches"
         repeats = layout.taps if self.form == "sua" else 1
         self.rows = KroneckerRows(layout.matrix, repeats, bias_apart=self.form != "patches")
 

@@ -6,6 +6,7 @@ from bellman_tf.curvature.block import Block, PlayerLayout
 from bellman_tf.curvature.ekfac import EKFACBlock, KFACEigenBlock
 from bellman_tf.curvature.fisher_diagonal import DiagonalFisherBlock
 from bellman_tf.curvature.full import FullBlock
+from bellman_tf.curvature.grouped_kfac import GroupedKFACBlock
 from bellman_tf.curvature.identity import IdentityBlock
 from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.curvature.rmsprop import RMSpropBlock
@@ -54,4 +55,6 @@ def make_block(config: options.Config, layout: PlayerLayout) -> Block:
         return EKFACBlock(layout, config)
     if isinstance(config, options.KFAC) and kronecker:
         return KFACEigenBlock(layout, config) if config.cooperative == "rescale" else KFACBlock(layout, config)
+    if isinstance(config, options.KFAC) and layout.matrix is not None:
+        return GroupedKFACBlock(layout, config)
     return DiagonalFisherBlock(layout, config.damping, config.decay)

@@ -134,12 +134,14 @@ class MatrixLayout:
         rows: input features seen by one position.
         bias_shape: shape of the bias variable, or `None` without a bias.
         groups: blocks of columns, each with input features of its own (channel groups of a convolution).
+        swapped: whether the kernel variable has its output channels before its input channels.
     """
 
     kernel_shape: tuple
     rows: int
     bias_shape: tuple | None
     groups: int = 1
+    swapped: bool = False
 
     @property
     def width(self) -> int:
@@ -166,20 +168,38 @@ class MatrixLayout:
         numbers = math.prod(self.kernel_shape) + bias
         return Extent(numbers, columns, positions, self.all_rows, self.width, self.groups, taps)
 
+    def kernel_matrix(self, kernel: tf.Tensor) -> tf.Tensor:
+        """The kernel variable (leading axes allowed) as a matrix `[..., rows, e]`."""
+        lead = leading(kernel, len(self.kernel_shape))
+        kernel = tf.linalg.matrix_transpose(kernel) if self.swapped else kernel
+        return tf.reshape(kernel, [*lead, self.rows, self.width])
+
+    def kernel_variable(self, matrix: tf.Tensor) -> tf.Tensor:
+        """Inverse of `kernel_matrix`."""
+        lead, shape = leading(matrix, 2), self.kernel_shape
+        if not self.swapped:
+            return tf.reshape(matrix, [*lead, *shape])
+        return tf.linalg.matrix_transpose(tf.reshape(matrix, [*lead, *shape[:-2], shape[-1], shape[-2]]))
+
+    def kernel_taps(self, kernel: tf.Tensor) -> tf.Tensor:
+        """A convolution's kernel variable as taps, `[taps, c_in, c_out]`."""
+        channels = self.kernel_shape[-1] if self.swapped else self.kernel_shape[-2]
+        return tf.reshape(self.kernel_matrix(kernel), [-1, channels, self.width])
+
     def pack(self, parts: Tensors) -> tf.Tensor:
         """Kernel and bias in the shapes of the variables (leading axes allowed) to one matrix `[..., rows(+1), e]`."""
-        lead = leading(parts[0], len(self.kernel_shape))
-        kernel = tf.reshape(parts[0], [*lead, self.rows, self.width])
+        kernel = self.kernel_matrix(parts[0])
         if self.bias_shape is None:
             return kernel
+        lead = leading(kernel, 2)
         return tf.concat([kernel, tf.reshape(parts[1], [*lead, 1, self.width])], axis=-2)
 
     def unpack(self, matrix: tf.Tensor) -> Tensors:
         """Inverse of `pack`."""
-        lead = leading(matrix, 2)
-        kernel = tf.reshape(matrix[..., : self.rows, :], [*lead, *self.kernel_shape])
+        kernel = self.kernel_variable(matrix[..., : self.rows, :])
         if self.bias_shape is None:
             return [kernel]
+        lead = leading(matrix, 2)
         return [kernel, tf.reshape(matrix[..., self.rows, :], [*lead, *self.bias_shape])]
 
 

@@ -15,6 +15,9 @@ from bellman_tf.layers.depthwise import cover_depthwise, cover_separable
 from bellman_tf.layers.einsum import cover_einsum
 from bellman_tf.layers.embedding import cover_embedding
 from bellman_tf.layers.normalization import cover_scale_shift
+from bellman_tf.layers.prelu import cover_prelu
+from bellman_tf.layers.rms_normalization import cover_rms_normalization
+from bellman_tf.layers.transposed import cover_transposed
 
 FAMILIES: tuple[tuple[type, Callable], ...] = (
     (keras.layers.Dense, cover_dense),
@@ -26,10 +29,15 @@ FAMILIES: tuple[tuple[type, Callable], ...] = (
     (keras.layers.DepthwiseConv2D, cover_depthwise),
     (keras.layers.SeparableConv1D, cover_separable),
     (keras.layers.SeparableConv2D, cover_separable),
+    (keras.layers.Conv1DTranspose, cover_transposed),
+    (keras.layers.Conv2DTranspose, cover_transposed),
+    (keras.layers.Conv3DTranspose, cover_transposed),
     (keras.layers.Embedding, cover_embedding),
     (keras.layers.BatchNormalization, cover_scale_shift),
     (keras.layers.LayerNormalization, cover_scale_shift),
     (keras.layers.GroupNormalization, cover_scale_shift),
+    (keras.layers.PReLU, cover_prelu),
+    *([(keras.layers.RMSNormalization, cover_rms_normalization)] if hasattr(keras.layers, "RMSNormalization") else []),
 )
 
 # What a subclass may change and still compute what its family computes.

@@ -91,6 +91,13 @@ FORMS = [
     ("conv 2d stride 3 valid", "ekfac patches", "exact", "per_sample"),
     ("conv 2d one by one stride 2", "kfac", "positions", "positions"),
     ("conv 2d groups", "kfac", "positions", "per_sample"),
+    ("conv 2d groups", "kfac patches", "auto", "per_sample"),
+    ("transposed 2d", "identity", "auto", "per_sample"),
+    ("transposed 2d", "rmsprop", "auto", "per_sample"),
+    ("transposed 2d stride 2", "kfac", "auto", "per_sample"),
+    ("transposed 2d", "ekfac", "auto", "per_sample"),
+    ("transposed 2d stride 2 valid", "kfac patches", "positions", "positions"),
+    ("transposed 2d even", "identity", "positions", "positions"),
     ("depthwise 2d", "kfac", "auto", "per_sample"),
     ("separable 1d", "identity", "reduced", "per_sample"),
     ("embedding", "identity", "auto", "per_sample"),
@@ -165,12 +172,15 @@ def test_more_positions_turn_the_balance(rng):
 @pytest.mark.parametrize(("name", "config"), [
     ("conv 2d", "identity"), ("conv 2d", "rmsprop"), ("conv 2d stride 2", "kfac"), ("conv 2d even", "ekfac"),
     ("conv 1d causal", "kfac"), ("conv 2d without bias", "kfac"), ("conv 3d", "identity"),
+    ("conv 2d groups", "kfac"), ("conv 2d groups", "rmsprop"),
+    ("transposed 2d", "kfac"), ("transposed 2d stride 2", "rmsprop"), ("transposed 2d even", "ekfac"),
 ])  # fmt: skip
 def test_the_sketch_is_the_centre_tap_times_the_number_of_taps(name, config, columns, rng):
     player = Player(config, name, rng, columns)
     assert player.plan("sketch").form == "sketch"
     kernel, *bias = automatic(player.sample)
     size = player.sample.layer.kernel_size
+    assert kernel.shape[2:-2] == tuple(size)
     taps = np.prod(size)
     keep = np.zeros(size)
     keep[tuple((k - 1) // 2 for k in size)] = np.sqrt(taps)
@@ -244,6 +254,17 @@ def test_the_reduced_form_pools_cells_and_is_positive_semi_definite(name, config
         assert_close(actual, reference.gram(flat(parts, 2), player.dense, group_size), rtol=1e-9)
         eigenvalues = np.linalg.eigvalsh(actual)
         assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
+
+
+@pytest.mark.parametrize("config", ["identity", "kfac"])
+def test_the_reduced_form_of_a_transposed_convolution_is_exact_for_cotangents_constant_in_space(config, rng):
+    """Its pixels are summed and its cotangents averaged."""
+    player = Player(config, "transposed 2d stride 2 valid", rng, columns=2)
+    constant = [tf.ones_like(c) * c[:, :1, :1] for c in player.sample.cotangents]
+    player.sample = player.sample._replace(cotangents=constant)
+    player.capture = player.sample.capture
+    assert player.plan("reduced").form == "reduced"
+    assert_close(gram(player.capture, player.metric, None, "reduced"), player.expected(None), rtol=1e-10)
 
 
 @pytest.mark.parametrize("config", ["identity", "kfac", "ekfac"])
