@@ -5,7 +5,9 @@ A block is created once per player; its state is a list of tensors that the opti
 """
 
 import dataclasses
+from collections.abc import Sequence
 
+import keras
 import tensorflow as tf
 
 from bellman_tf.layers.capture import Capture, MatrixCapture, MatrixLayout, Tensors
@@ -40,6 +42,18 @@ class Step:
             count = tf.cast(self.iteration if period == 1 else self.iteration // period, dtype)
             self._rates[decay, period] = tf.minimum(tf.constant(decay, dtype), 1 - 1 / (count + 1))
         return self._rates[decay, period]
+
+
+def state_dtype(variables: Sequence) -> str:
+    """The dtype of a player's curvature state: half precision has too few digits for running means and inverses.
+
+    Args:
+        variables: the player's, of one precision.
+
+    Returns:
+        "float64" for variables in float64, "float32" for all others.
+    """
+    return "float64" if keras.backend.standardize_dtype(variables[0].dtype) == "float64" else "float32"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,8 @@ M = U (s + lambda) U' / learning_rate,      U = U_A (x) U_B
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, MetricKind, StateSpec, Step
+from bellman_tf.curvature.block import Metric, MetricKind, StateSpec, Step, running_mean
+from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import RankOneMetric, rank_one_sides
 from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
@@ -50,26 +51,18 @@ def _turn(x: tf.Tensor, diagonal: tf.Tensor, U: tf.Tensor) -> tf.Tensor:
     return tf.tensordot(tf.tensordot(x, U, 1) * diagonal, U, [[-1], [1]])
 
 
-class EigenMetric(Metric):
-    """M^{-1} = learning_rate U (1 / (s + damping)) U' with U = U_A (x) U_B."""
+class Eigenbasis:
+    """The rotation U = U_A (x) U_B of the matrix form."""
 
-    def __init__(
-        self, rows: KroneckerRows, U_A: tf.Tensor, U_B: tf.Tensor, moments: tf.Tensor, damping: float, rate: tf.Tensor
-    ) -> None:
+    def __init__(self, rows: KroneckerRows, U_A: tf.Tensor, U_B: tf.Tensor) -> None:
         """Stores the basis.
 
         Args:
             rows: the row structure.
             U_A: `[size, size]`.
             U_B: `[e, e]`.
-            moments: s, `[rows(+1), e]`.
-            damping: added to s.
-            rate: learning rate, scalar.
         """
         self._rows, self._U_A, self._U_B = rows, U_A, U_B
-        self._moments, self._damping, self._rate = moments, damping, rate
-        self.inverse = rate / (moments + damping)
-        self.kind = eigen_kind(rows)
 
     @property
     def basis(self) -> tuple[tf.Tensor, tf.Tensor]:
@@ -83,6 +76,37 @@ class EigenMetric(Metric):
     def rotate_back(self, matrix: tf.Tensor) -> tf.Tensor:
         """`U_A G U_B'`, the inverse of `rotate`."""
         return self._rows.apply(self._U_A, matmul(matrix, self._U_B, transpose_b=True))
+
+    def rotate_input(self, x: tf.Tensor) -> tf.Tensor:
+        """`x U_A`, `[..., size]`."""
+        return tf.tensordot(x, self._U_A, 1)
+
+    def rotate_cotangent(self, c: tf.Tensor) -> tf.Tensor:
+        """`c U_B`, `[..., e]`."""
+        return tf.tensordot(c, self._U_B, 1)
+
+
+class EigenMetric(Eigenbasis, Metric):
+    """M^{-1} = learning_rate U (1 / (s + damping)) U' with U = U_A (x) U_B."""
+
+    def __init__(
+        self, rows: KroneckerRows, U_A: tf.Tensor, U_B: tf.Tensor, moments: tf.Tensor, damping: tf.Tensor | float,
+        rate: tf.Tensor,
+    ) -> None:  # fmt: skip
+        """Stores the basis.
+
+        Args:
+            rows: the row structure.
+            U_A: `[size, size]`.
+            U_B: `[e, e]`.
+            moments: s, `[rows(+1), e]`.
+            damping: added to s.
+            rate: learning rate, scalar.
+        """
+        super().__init__(rows, U_A, U_B)
+        self._moments, self._damping, self._rate = moments, damping, rate
+        self.inverse = rate / (moments + damping)
+        self.kind = eigen_kind(rows)
 
     def solve(self, parts: Tensors) -> Tensors:
         """Into the eigenbasis, through the diagonal, and back; leading axes are allowed."""
@@ -102,14 +126,6 @@ class EigenMetric(Metric):
         """The second moments in the eigenbases, factored."""
         r, s = rank_one_sides(self._moments, self._rate, lambda v: v + self._damping)
         return TurnedRankOne(r, s, self._U_A, self._U_B)
-
-    def rotate_input(self, x: tf.Tensor) -> tf.Tensor:
-        """`x U_A`, `[..., size]`."""
-        return tf.tensordot(x, self._U_A, 1)
-
-    def rotate_cotangent(self, c: tf.Tensor) -> tf.Tensor:
-        """`c U_B`, `[..., e]`."""
-        return tf.tensordot(c, self._U_B, 1)
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`; `tap` is its flat number."""
@@ -151,28 +167,35 @@ class EKFACBlock(KFACBlock):
         """The factors."""
         return [(factor,) for factor in statistics]
 
-    def cache(self, factors: list[Tensors], capture: MatrixCapture) -> Tensors:
-        """Eigenbases of A and B, and K-FAC's own estimate of the scalings, which starts those of a new basis."""
-        (eig_A, U_A), (eig_B, U_B) = factors
-        rows = [eig_A] * self.rows.repeats
-        if self.rows.bias_apart:
-            rows.append(self._positions(capture, eig_A.dtype)[None])
-        return [U_A, U_B, tf.maximum(tf.concat(rows, 0), 0)[:, None] * tf.maximum(eig_B, 0)]
+    def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
+        """Eigenbases of A and B, and the scalings so far as the new bases see them."""
+        (_, U_A), (_, U_B) = factors
+        old_A, old_B, s = kept
+        return [
+            U_A,
+            U_B,
+            self._turned_scalings(matmul(old_A, U_A, transpose_a=True), s, matmul(old_B, U_B, transpose_a=True)),
+        ]
+
+    def _turned_scalings(self, R_A: tf.Tensor, s: tf.Tensor, R_B: tf.Tensor) -> tf.Tensor:
+        """The diagonal of `R' diag(s) R`, R = R_A (x) R_B the rotation from the old bases to the new ones."""
+        return matmul(self.rows.apply(tf.transpose(tf.square(R_A)), s), tf.square(R_B))
 
     def finish(
         self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: Step
     ) -> tuple[Tensors, Metric]:
         """The scalings of this step in the bases, and the metric."""
         U_A, U_B, s = cached
-        s = self._measured(s, capture, EigenMetric(self.rows, U_A, U_B, s, self.config.damping, step.learning_rate))
-        metric = EigenMetric(self.rows, U_A, U_B, s, self.config.damping, step.learning_rate)
-        return [*statistics, U_A, U_B, s], metric
+        s = self._scalings(s, U_A, U_B, capture, step)
+        damping = diagonal_damping([s], self.config.damping)
+        return [*statistics, U_A, U_B, s], EigenMetric(self.rows, U_A, U_B, s, damping, step.learning_rate)
 
-    def _measured(self, s: tf.Tensor, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
-        """The scalings of this step."""
-        return self.config.decay * s + (1 - self.config.decay) * self._second_moments(capture, metric)
+    def _scalings(self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: Step) -> tf.Tensor:
+        """The running mean of second moments, this step's included."""
+        measured = self._second_moments(capture, Eigenbasis(self.rows, U_A, U_B))
+        return running_mean(s, measured, step.mean_rate(self.config.decay))
 
-    def _second_moments(self, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
+    def _second_moments(self, capture: MatrixCapture, metric: Eigenbasis) -> tf.Tensor:
         """`E[(U_A' q U_B)^2]`, `[rows(+1), e]`, from column 0."""
         batch = tf.cast(capture.batch_size, capture.cotangents[0].dtype)
         c = metric.rotate_cotangent(capture.cotangents[0])
@@ -189,7 +212,7 @@ class EKFACBlock(KFACBlock):
             return matmul(tf.square(tf.reshape(x, [-1, x.shape[-1]])), c, transpose_a=True) / batch
         return self._convolution_moments(capture, metric, c) / batch
 
-    def _convolution_moments(self, capture: Convolution, metric: EigenMetric, c: tf.Tensor) -> tf.Tensor:
+    def _convolution_moments(self, capture: Convolution, metric: Eigenbasis, c: tf.Tensor) -> tf.Tensor:
         """`sum_il (rotated patch)^2 (rotated cotangent)^2'` with positions taken as uncorrelated."""
         if self.form == "sua":
             parts = capture.tap_moments(*metric.basis)
@@ -214,7 +237,15 @@ class EKFACBlock(KFACBlock):
 class KFACEigenBlock(EKFACBlock):
     """K-FAC in its eigenbasis, where damping adds to eigenvalues as Corollary 7 has it: for `cooperative="rescale"`."""
 
-    def _measured(self, s: tf.Tensor, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
+    def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
+        """Eigenbases of A and B, and the products of their eigenvalues."""
+        (eig_A, U_A), (eig_B, U_B) = factors
+        rows = [eig_A] * self.rows.repeats
+        if self.rows.bias_apart:
+            rows.append(self._positions(capture, eig_A.dtype)[None])
+        return [U_A, U_B, tf.maximum(tf.concat(rows, 0), 0)[:, None] * tf.maximum(eig_B, 0)]
+
+    def _scalings(self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: Step) -> tf.Tensor:
         """K-FAC's own eigenvalues."""
         return s
 

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, Step, running_mean
+from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
 from bellman_tf.layers.capture import Capture, Tensors
 
@@ -35,7 +36,7 @@ class DiagonalFisherBlock(Block):
             squares = capture.mean_squares()
         rate = step.mean_rate(self.decay)
         state = [running_mean(v, new, rate) for v, new in zip(state, squares, strict=True)]
-        damping = self.damping
+        damping = diagonal_damping(state, self.damping)
         return state, DiagonalMetric(state, step.learning_rate, lambda v: v + damping, self.layout.matrix)
 
     @property

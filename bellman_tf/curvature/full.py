@@ -91,7 +91,7 @@ class FullBlock(CachedBlock):
         """The running matrix and its damping."""
         return [(statistics[0], tf.constant(self.config.damping, statistics[0].dtype))]
 
-    def cache(self, factors: list[Tensors], capture: Capture) -> Tensors:
+    def cache(self, factors: list[Tensors], capture: Capture, kept: Tensors) -> Tensors:
         """The inverse."""
         return factors[0][:1]
 

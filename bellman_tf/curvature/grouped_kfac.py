@@ -125,7 +125,7 @@ class GroupedKFACBlock(CachedBlock):
             for pair in zip(tf.unstack(factor), tf.unstack(damping), strict=True)
         ]
 
-    def cache(self, factors: list[Tensors], capture: MatrixCapture) -> Tensors:
+    def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
         """Damped inverses of A, B and of the bias rows' moments."""
         A_inv, damping_A = (tf.stack(parts) for parts in zip(*factors[: self.groups], strict=True))
         B_inv = tf.stack([inverse for inverse, _ in factors[self.groups :]])

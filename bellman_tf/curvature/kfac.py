@@ -131,7 +131,7 @@ class KFACBlock(CachedBlock):
         """The factors and their dampings."""
         return list(zip(statistics, split_damping(*statistics, self.config.damping), strict=True))
 
-    def cache(self, factors: list[Tensors], capture: MatrixCapture) -> Tensors:
+    def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
         """Damped inverses of A, B and of the bias row's moment."""
         (A_inv, damping_A), (B_inv, _) = factors
         bias = self._positions(capture, A_inv.dtype) if self.rows.bias_apart else 1.0

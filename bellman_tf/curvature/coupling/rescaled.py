@@ -2,6 +2,7 @@
 
 from bellman_tf.curvature.block import Metric, StateSpec, Step
 from bellman_tf.curvature.coupling.base import Coupling
+from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.ekfac import EigenMetric
 from bellman_tf.layers.capture import MatrixCapture, Tensors
 
@@ -20,9 +21,10 @@ class RescaledCoupling(Coupling):
         self, state: Tensors, captures: list[MatrixCapture], own: list[Tensors], metrics: list[Metric], step: Step
     ) -> tuple[Tensors, object]:
         """The players' own metrics, rescaled; arguments as `Coupling.update`."""
-        damping, others = self.config.damping, len(self.players) - 1
+        others = len(self.players) - 1
         new = []
         for block, (_, _, U_A, U_B, s) in zip(self.blocks, own, strict=True):
+            damping = diagonal_damping([s], self.config.damping)
             moments = s * damping / (damping + others * s)
             new.append(EigenMetric(block.rows, U_A, U_B, moments, damping, step.learning_rate))
         return [], new
