@@ -51,8 +51,10 @@ class GameMixin:
             print_fn: what to print with; `print` by default.
         """
         optimizer = getattr(self, "optimizer", None)
-        metrics = optimizer.describe(self.game) if isinstance(optimizer, GTDDP) else None
-        print_game(self.game, self.name, metrics, print_fn)
+        metrics, grams = None, None
+        if isinstance(optimizer, GTDDP):
+            metrics, grams = optimizer.describe(self.game), optimizer.describe_grams(self.game)
+        print_game(self.game, self.name, metrics, print_fn, grams)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """As Keras's; remembers the structure of the inputs, to trace a subclassed model."""

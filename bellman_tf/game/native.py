@@ -16,9 +16,8 @@ from bellman_tf.game.report import print_game
 from bellman_tf.game.stages import Game
 from bellman_tf.game.survey import Finding, Survey, survey
 from bellman_tf.keras_access import children_of
-from bellman_tf.layers.registry import Coverage, coverage
-
-NULL_BIASES = False
+from bellman_tf.layers.coverage import Coverage
+from bellman_tf.layers.registry import coverage
 
 
 class NativeGame(Players):
@@ -73,7 +72,7 @@ class NativeGame(Players):
                 self._reasons[id(layer)] = finding.reason
                 continue
             variables = tuple(layer.trainable_variables)
-            if finding.null and NULL_BIASES:
+            if finding.null:
                 how = coverage(layer, bias=False)
                 variables = tuple(v for v in variables if v is not layer.bias)
                 nulls.append((layer, finding))

@@ -18,7 +18,8 @@ from bellman_tf.game.alignments import Alignments
 from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, trace
 from bellman_tf.game.players import Player, Program, Stage
 from bellman_tf.game.report import print_game
-from bellman_tf.layers.registry import PREACTIVATION, Coverage, coverage
+from bellman_tf.layers.coverage import PREACTIVATION, Coverage
+from bellman_tf.layers.registry import coverage
 
 
 class Game(Program):

@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from bellman_tf import _checks, keras_access
 from bellman_tf.curvature import config as curvature_config
-from bellman_tf.curvature.block import Block
+from bellman_tf.curvature.block import Block, state_dtype
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
 from bellman_tf.game.players import Player, Players
-from bellman_tf.optimizers.metrics import couplings_of, curvature_block
+from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_forms
 from bellman_tf.optimizers.records import Records, Saved, first_control_state
 from bellman_tf.training.context import StepContext, recursion_dtype
 from bellman_tf.training.information import INFORMATION
@@ -269,12 +269,12 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         state = []
         for player, block in zip(game.players, blocks, strict=True):
             specs = block.state_specs()
-            dtype = player.variables[0].dtype
+            dtype = state_dtype(player.variables)
             state.append([self._new_state(f"player_{player.index}_{spec.name}", spec, dtype) for spec in specs])
         couplings, _ = couplings_of(game, blocks)
         for number, coupling in enumerate(couplings):
             specs = coupling.state_specs()
-            dtype = game.players[coupling.players[0]].variables[0].dtype
+            dtype = state_dtype(game.players[coupling.players[0]].variables)
             state.append([self._new_state(f"coupling_{number}_{spec.name}", spec, dtype) for spec in specs])
         self.blocks, self.couplings, self.state, self.players = blocks, couplings, state, list(game.players)
         self._game = weakref.ref(game)
@@ -340,6 +340,18 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         blocks = self.blocks or [self.make_block(player) for player in game.players]
         _, notes = couplings_of(game, blocks)
         return [block.describe() + note for block, note in zip(blocks, notes, strict=True)]
+
+    def describe_grams(self, game: Players) -> list[str]:
+        """The form of each player's Gram matrix.
+
+        Args:
+            game: the model's game.
+
+        Returns:
+            One form per player; "none" where no Gram matrix is formed.
+        """
+        blocks = self.blocks or [self.make_block(player) for player in game.players]
+        return gram_forms(self.options, game, blocks)
 
     def _new_state(self, name: str, spec: object, dtype: str) -> keras.Variable:
         initial = keras.initializers.Identity() if spec.initial == "identity" else spec.initial

@@ -1,4 +1,4 @@
-"""Small models of every kind that people write, each with a batch and a loss; Keras's own result is the expected one."""
+"""Small models of every kind that people write, each with a batch and a loss; Keras's own result is the truth."""
 
 from tests.zoo.case import Case, sgd_step
 from tests.zoo.functional import FUNCTIONAL

@@ -1,4 +1,4 @@
-"""Subclassed models and users' own layers: variables used outside their layers, blocks, raw TensorFlow, control flow."""
+"""Subclassed models and users' own layers: variables used elsewhere, blocks, raw TensorFlow, control flow."""
 
 import keras
 import numpy as np
