@@ -96,7 +96,8 @@ class CurvatureTapes:
             group.ends.append(k)
             if cut:
                 group.direct.append(z if source.logits is None else source.logits)
-                group.through.append(end)
+                if end.activation is not None:
+                    group.through.append(end)
             else:
                 group.direct.append(z)
         return list(groups.values())
@@ -178,10 +179,12 @@ class LossCurvature:
         samples = tf.shape(self.z[0])[0]
         dtype = at_least_float32(self.z[0]).dtype
 
+        @tf.autograph.experimental.do_not_convert
         def column(k: tf.Tensor) -> tf.Tensor:
             unit = tf.broadcast_to(tf.one_hot(k, size, dtype=dtype), [samples, size])
             return self.flat_hessian_times(unit)  # [B, D]
 
+        @tf.autograph.experimental.do_not_convert
         def block_column(k: tf.Tensor) -> tf.Tensor:
             unit = tf.reshape(tf.one_hot(k, samples * size, dtype=dtype), [samples, size])
             return tf.gather(self.flat_hessian_times(unit), k // size)  # [D]
