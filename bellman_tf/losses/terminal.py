@@ -291,8 +291,14 @@ def _automatic(
     curvature: LossCurvature = record.probe.curvature(loss, scale, rest, before, keep_first=not others)
     if not curvature.z:
         return None
-    separate = closed and all(seen[k] and all(o.values.shape.rank != 0 for o in seen[k]) for k in curvature.ends)
+    separate = closed and all(seen[k] and all(_per_sample(o) for o in seen[k]) for k in curvature.ends)
     return AutomaticHead(curvature, separate)
+
+
+def _per_sample(observation: Observation) -> bool:
+    """Whether J is linear in the values of a loss, and there is one per sample."""
+    reduced_by_keras = type(observation.loss).__call__ is keras.losses.Loss.__call__
+    return reduced_by_keras and observation.values.shape.rank != 0
 
 
 def _rows(z: Tensors) -> int | tf.Tensor:

@@ -44,6 +44,20 @@ def own_square_of_a_loss(y, y_pred):
     return ops.square(L.MeanSquaredError()(y[0], y_pred[0]))
 
 
+class Rooted(L.MeanSquaredError):
+    """Does something to what Keras has reduced."""
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        return ops.sqrt(super().__call__(y_true, y_pred, sample_weight))
+
+
+class Alone(L.Loss):
+    """Keras's own `__call__` never runs."""
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        return ops.sqrt(ops.mean(ops.square(y_true - y_pred)))
+
+
 def entropy(y, z):
     return -np.sum(y * np.log(reference.softmax(z)), axis=-1)
 
@@ -91,6 +105,13 @@ CASES = {
         lambda y, z: np.mean(reference.cosine(y[0], z[0])) + np.mean(wave(y[1], reference.softmax(z[1]))),
         [L.CosineSimilarity(dtype=F64), Wave(dtype=F64)],
         separate=True,
+    ),
+    "loss with its own __call__": Case([None], lambda y, z: np.sqrt(np.mean((y[0] - z[0]) ** 2)), Rooted(dtype=F64)),
+    "loss that is not seen, beside one that is": Case(
+        [None, "softmax"],
+        lambda y, z: np.sqrt(np.mean((y[0] - z[0]) ** 2)) + np.mean(entropy(y[1], z[1])),
+        [Alone(dtype=F64), L.CategoricalCrossentropy(dtype=F64)],
+        kinds=("softmax", "automatic"),
     ),
     "own compute_loss": Case(
         ["softmax", None],
@@ -158,14 +179,14 @@ def pack(parts):
 
 def terminal(model, z, y, sample_weight=None):
     """What a training step does: J, the terminal cost, and the cotangents of `z` and of the loss values."""
-    rows = float(z[0].shape[0])
+    rows = z[0].shape[0] if z[0].shape[0] is not None else tf.shape(z[0])[0]
     with tf.GradientTape() as tape:
         tape.watch(z)
         y_pred = model(pack(z), training=True)
         with losses.record_loss(losses.find_ends(y_pred), tape) as record:
             J = model.compute_loss(x=pack(z), y=pack(y), y_pred=y_pred, sample_weight=sample_weight, training=True)
     cost = losses.terminal_cost(record, J, rows, losses.keras_computes_loss(model))
-    seed = tf.cast(rows, J.dtype)
+    seed = tf.cast(rows, J.dtype)  # so that derivatives belong to phi_i = B J_i
     found = tape.gradient(J, [*cost.z, *cost.values], output_gradients=seed, unconnected_gradients="zero")
     return J, cost, found[: len(cost.z)], found[len(cost.z) :]
 

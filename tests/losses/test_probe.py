@@ -102,7 +102,9 @@ def test_products_coefficient_and_columns(name, mode):
         assert_close(left_over(blocks, outer(Z)), without_largest(blocks, rank), atol=1e-6 * size, label=f"rank {rank}")
 
 
-@pytest.mark.parametrize("name", ["dice", "tversky", "own compute_loss around a Keras loss"])
+@pytest.mark.parametrize(
+    "name", ["dice", "tversky", "own compute_loss around a Keras loss", "loss with its own __call__"]
+)
 def test_these_losses_do_couple_samples_so_the_blocks_are_tested(name):
     case = CASES[name]
     _, z, y, _ = make(case)
