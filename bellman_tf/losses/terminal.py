@@ -21,7 +21,7 @@ from bellman_tf._checks import check_choice, error
 from bellman_tf.losses.automatic import AutomaticHead
 from bellman_tf.losses.closed_form import AUTOMATIC, LossForm
 from bellman_tf.losses.ends import OutputEnd, carried_logits, find_end
-from bellman_tf.losses.forms import agree, closed_form, recognise, terminal_head
+from bellman_tf.losses.forms import agree, closed_form, once_differentiable, recognise, terminal_head
 from bellman_tf.losses.head import Head, Tensors
 from bellman_tf.losses.joint import hessian_factor, matched_coefficient
 from bellman_tf.losses.observe import Observation, observe_losses
@@ -288,7 +288,8 @@ def _automatic(
     if not rest:
         return None
     before = [record.ends[k].logits is not None for k in rest]
-    curvature: LossCurvature = record.probe.curvature(loss, scale, rest, before, keep_first=not others)
+    linear = [k for k in rest if any(once_differentiable(o.loss) for o in seen[k])]
+    curvature: LossCurvature = record.probe.curvature(loss, scale, rest, before, not others, linear)
     if not curvature.z:
         return None
     separate = closed and all(seen[k] and all(_per_sample(o) for o in seen[k]) for k in curvature.ends)

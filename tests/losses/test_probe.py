@@ -252,3 +252,24 @@ def test_outputs_without_a_loss_have_no_part(rng):
     z = tf.constant(rng.normal(size=[2, 3]))
     _, cost, _, _ = terminal(model, [z], [tf.constant(np.eye(3)[:2]), None])
     assert [t.shape for t in cost.z] == [[2, 3]]
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])  # XLA has no CTC loss, nor has plain Keras under it
+def test_a_loss_without_second_derivatives_counts_as_linear_beside_one_that_has_them(mode, rng):
+    inputs = [keras.Input([6, 5]), keras.Input([4])]
+    model = keras.Model(inputs, [keras.layers.Activation("linear")(x) for x in inputs])
+    model.compile(loss=[keras.losses.CTC(dtype="float32"), keras.losses.CosineSimilarity(dtype="float64")])
+    z, y = [rng.normal(size=[2, 6, 5]), rng.normal(size=[2, 4])], [np.array([[1, 2], [3, 1]]), rng.normal(size=[2, 4])]
+
+    def run(z):
+        _, cost, at_z, at_values = terminal(model, z, [tf.constant(t) for t in y])
+        [head] = cost.heads(at_values)
+        g = cost.per_head(at_z)[0]
+        return at_z, head.hessian_times(g), losses.terminal_curvature(cost, at_z, at_values).beta_squared
+
+    at_z, product, beta_squared = in_modes(mode, run)([tf.constant(t) for t in z])
+    assert np.abs(at_z[0]).max() > 0.01
+    assert not np.asarray(product)[:, :30].any()
+    g, H = reference.derivatives(lambda t: np.sum(reference.cosine(y[1], t[0])), [z[1]])
+    assert_close(product[:, 30:], (H @ g).reshape(2, 4), atol=1e-7)
+    assert np.isfinite(beta_squared).all()
