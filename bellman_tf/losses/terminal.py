@@ -210,9 +210,8 @@ def terminal_cost(record: LossRecord, loss: tf.Tensor, scale: tf.Tensor | float,
         ValueError: if there is no output to differentiate in, or the outputs have different numbers of rows.
     """
     seen = [[o for o in record.observed if o.y_pred is end.output] for end in record.ends]
-    parts: list[_ClosedOutput] = []
-    if closed and sum(map(len, seen)) == len(record.observed):
-        parts = _closed_outputs(record.ends, seen)
+    closed = closed and sum(map(len, seen)) == len(record.observed)
+    parts = _closed_outputs(record.ends, seen) if closed else []
     taken = {id(part.end.output) for part in parts}
     shared = {id(part.z) for part in parts}  # an output without a loss may be the logits of another
     rest = [
