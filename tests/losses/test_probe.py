@@ -41,8 +41,7 @@ def in_order(cost, model_inputs, tensors):
     return np.concatenate([np.asarray(tensors[sizes.index(x.shape[1])]) for x in model_inputs], axis=1)
 
 
-def results(model, z, y, weights, vectors):
-    _, cost, at_z, at_values = terminal(model, z, y, weights)
+def results(cost, at_z, at_values, vectors):
     heads = cost.heads(at_values)
     own = [next(v for v in vectors if v.shape[1] == t.shape[1]) for t in cost.z]
     products = losses.hessian_times(heads, cost.per_head(own))
@@ -78,9 +77,9 @@ def test_products_coefficient_and_columns(name, mode):
     def run(z, vectors):
         labels = [tf.constant(t) for t in y]
         scale = None if weights is None else tf.constant(weights)
-        _, cost, _, at_values = terminal(model, z, labels, scale)
+        _, cost, at_z, at_values = terminal(model, z, labels, scale)
         kept.update(cost=cost, kinds=tuple(head.kind for head in cost.heads(at_values)))
-        return results(model, z, labels, scale, vectors)
+        return results(cost, at_z, at_values, vectors)
 
     at_z, products, matched, columns = in_modes(mode, run)(
         [tf.constant(x) for x in z], [tf.constant(v) for v in vectors]
