@@ -25,7 +25,8 @@ from bellman_tf.training.step_control import get as step_control_named
 _NEEDS_MODEL = (
     "{name} needs the layers of the network, not only its gradients. Received: a plain Keras model or training loop. "
     "Change one line: `model = bellman_tf.as_game(model)` before `compile` (or derive the class of a subclassed model "
-    "from `bellman_tf.Model`), and train with `fit` or `train_on_batch`."
+    "from `bellman_tf.Model`), and train with `fit` or `train_on_batch`; what a loop of your own adds to the loss goes "
+    "into `compute_loss`."
 )
 _OWN_LOOP = (
     "{name} takes the whole training step: gradients alone, handed to `apply`, `apply_gradients` or `scale_loss`, are "
@@ -277,7 +278,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             dtype = state_dtype(game.players[coupling.players[0]].variables)
             state.append([self._new_state(f"coupling_{number}_{spec.name}", spec, dtype) for spec in specs])
         self.blocks, self.couplings, self.state, self.players = blocks, couplings, state, list(game.players)
-        self._game = weakref.ref(game)
+        self._game, self._needs = weakref.ref(game), _needs(game, blocks, couplings)
         self.make_more_state(game)
         self.restore()
 
@@ -287,8 +288,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             return
         blocks = [self.make_block(player) for player in game.players]
         couplings, _ = couplings_of(game, blocks)
-        wanted = [[tuple(spec.shape) for spec in part.state_specs()] for part in (*blocks, *couplings)]
-        if wanted != [[tuple(v.shape) for v in variables] for variables in self.state]:
+        if _needs(game, blocks, couplings) != self._needs:
             raise _checks.error(
                 "optimizer", "be new, or have been built for these players", [player.name for player in game.players],
                 f"The model's `call` has changed: compile it with another {type(self).__name__}.",
@@ -507,3 +507,9 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             step_control=keras.saving.serialize_keras_object(self.step_control),
         )
         return config
+
+
+def _needs(game: Game, blocks: list[Block], couplings: list[Coupling]) -> tuple:
+    """Whose variables the state belongs to, and its shapes, in order."""
+    owners = [tuple(id(v) for v in player.variables) for player in game.players]
+    return owners, [[tuple(spec.shape) for spec in part.state_specs()] for part in (*blocks, *couplings)]
