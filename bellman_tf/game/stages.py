@@ -17,7 +17,9 @@ from bellman_tf import _checks
 from bellman_tf.game.alignments import Alignments
 from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, trace
 from bellman_tf.game.players import Player, Program, Stage
+from bellman_tf.game.replayable import refusal
 from bellman_tf.game.report import print_game
+from bellman_tf.game.survey import signature_of
 from bellman_tf.layers.registry import PREACTIVATION, Coverage, coverage
 
 
@@ -42,7 +44,7 @@ class Game(Program):
         Args:
             model: a built Keras model.
         """
-        self.reason = ""
+        self._model, self.reason = model, ""
         try:
             self.graph: Graph | None = trace(model)
         except UntraceableModelError as error:
@@ -57,6 +59,14 @@ class Game(Program):
         self._add_loose(model)
         self._cut(calls, made)
         self.normalised_by = self._normalisations(calls)
+
+    @functools.cached_property
+    def refusal(self) -> str:
+        """Why a replay of the graph would train the model wrongly; empty if it is the model.
+
+        The model runs on made-up samples when this is first read.
+        """
+        return refusal(self, self._model, signature_of(self._model))
 
     @functools.cached_property
     def alignments(self) -> Alignments:

@@ -13,6 +13,7 @@ from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
 from bellman_tf.game.players import Player, Players
+from bellman_tf.game.stages import Game
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block
 from bellman_tf.optimizers.records import Records, Saved, first_control_state
 from bellman_tf.training.context import StepContext, recursion_dtype
@@ -253,7 +254,8 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             variables: the model's trainable variables.
 
         Raises:
-            ValueError: if a player does not suit the curvature, variables in float64 stand beside others, or the
+            ValueError: if the nonlinear roll-out would replay a model that its trace does not describe, a player does
+                not suit the curvature, variables in float64 stand beside others, or the
                 state of a copied optimizer does not fit the model.
         """
         if self.built:
@@ -264,6 +266,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         model = self._bound_model()
         variables, game = model.trainable_variables, model.game  # loading a legacy file, Keras passes too few
         blocks = [self.make_block(player) for player in game.players]
+        self._check_replay(game, blocks)
         self._check_dtypes(variables, blocks)
         super().build(variables)
         state = []
@@ -286,6 +289,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         if self._game is not None and self._game() is game:
             return
         blocks = [self.make_block(player) for player in game.players]
+        self._check_replay(game, blocks)
         couplings, _ = couplings_of(game, blocks)
         wanted = [[tuple(spec.shape) for spec in part.state_specs()] for part in (*blocks, *couplings)]
         if wanted != [[tuple(v.shape) for v in variables] for variables in self.state]:
@@ -302,6 +306,18 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         Args:
             game: the model's game.
         """
+
+    def _check_replay(self, game: Players, blocks: list[Block]) -> None:
+        """Refuses to replay a model whose trace is not the model; a plain open-loop step replays nothing."""
+        captured = any(block.needs_capture and p.covered for p, block in zip(game.players, blocks, strict=True))
+        replays = INFORMATION[self.options.information].curved or captured
+        if not isinstance(game, Game) or not replays or not game.refusal:
+            return
+        raise _checks.error(
+            "rollout", f"be 'linear' for the model '{self._bound_model().name}': {game.refusal}", self.options.rollout,
+            "Pass rollout='linear', which runs the model's own `call`. What only the second pass has, "
+            "value_hessian='outer_product', bilinear=True, alignments and DDP, cannot be had for this model.",
+        )  # fmt: skip
 
     def _check_dtypes(self, variables: list, blocks: list[Block]) -> None:
         """Statistics and sample weights have one dtype; the plain open-loop step needs neither."""
