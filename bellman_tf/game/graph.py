@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
@@ -275,3 +276,58 @@ def trace(model: keras.Model) -> Graph:
     slots = [tracer.new_slot() for _ in inputs]
     structure = tracer.run(inputs, outputs, slots)
     return Graph(tuple(slots), structure, tuple(tracer.calls), tuple(tracer.trainings), constants)
+
+
+def changed(graph: Graph, model: keras.Model) -> str:
+    """Compares a trace with the model's `call` as it is now.
+
+    Args:
+        graph: the trace.
+        model: the model that it was made of.
+
+    Returns:
+        What is different; empty if nothing is, as for a functional or Sequential model, whose record does not change.
+    """
+    if _is_inlinable(model):
+        return ""
+    try:
+        with keras_access.nodes_forgotten(model):
+            now = trace(model)
+    except UntraceableModelError as error:
+        return str(error)
+    if len(now.calls) != len(graph.calls):
+        return f"it makes {len(now.calls)} calls and made {len(graph.calls)}"
+    for old, new in zip(graph.calls, now.calls, strict=True):
+        if old.operation is not new.operation and _settings(old.operation) != _settings(new.operation):
+            return f"it calls '{new.operation.name}' where it called '{old.operation.name}'"
+        before, after = (keras.tree.flatten((call.args, call.kwargs)) for call in (old, new))
+        if len(before) != len(after) or not all(map(_same, before, after)):
+            return f"the arguments of '{new.operation.name}' are no longer {_shown(before)} but {_shown(after)}"
+    if keras.tree.flatten(now.outputs) != keras.tree.flatten(graph.outputs):
+        return "it returns other tensors"
+    return ""
+
+
+_PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+def _settings(operation: keras.Operation) -> object:
+    """What tells operations of `keras.ops` apart; a layer is only itself."""
+    if isinstance(operation, keras.Layer):
+        return operation
+    public = {k: v for k, v in vars(operation).items() if isinstance(v, _PLAIN) and k != "name" and k[0] != "_"}
+    return type(operation), tuple(public.items())
+
+
+def _same(first: object, second: object) -> bool:
+    if first is second:
+        return True
+    if isinstance(first, keras.Variable) or isinstance(second, keras.Variable):
+        return False
+    if hasattr(first, "shape") or hasattr(second, "shape"):
+        return np.array_equal(first, second)
+    return type(first) is type(second) and (first == second or not isinstance(first, (*_PLAIN, Slot)))
+
+
+def _shown(leaves: list) -> str:
+    return ", ".join(repr(leaf) for leaf in leaves if isinstance(leaf, _PLAIN)) or "those"

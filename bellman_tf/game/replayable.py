@@ -7,6 +7,7 @@ during the call, an argument `training` given in `call`, a loss with variables.
 
 import concurrent.futures
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 
 import keras
@@ -23,7 +24,20 @@ from bellman_tf.game.survey import FAILURES, UNKNOWN_SIZES, made_up
 ROWS = (3, 5, 7, 11)  # made-up samples: the first number that no other axis of the inputs has
 
 
-def refusal(game: Program, model: keras.Model, signature: object) -> str:
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What is wrong with a replay of a model's trace.
+
+    Attributes:
+        unlike: why it is not the model; empty if it is.
+        disorder: why rows of its tensors are not samples; empty if they are, or were not looked at.
+    """
+
+    unlike: str
+    disorder: str = ""
+
+
+def judge(game: Program, model: keras.Model, signature: object) -> Verdict:
     """Says why a replay of a model's trace would train it wrongly.
 
     Args:
@@ -32,13 +46,13 @@ def refusal(game: Program, model: keras.Model, signature: object) -> str:
         signature: its inputs as symbolic tensors, `None` if they are not known.
 
     Returns:
-        The reason, with the layer or variable; empty if the replay is the model.
+        The reasons, with the layer or variable.
     """
     found = game.reason.split("\n")[0] or _stateful_layer(model) or _stateful_loss(model)
     if found or game.graph is None:
-        return found
+        return Verdict(found)
     if signature is None:
-        return "the shapes of its inputs are not known, so the replay of its calls cannot be checked"
+        return Verdict("the shapes of its inputs are not known, so the replay of its calls cannot be checked")
     # A thread of its own runs eagerly and records on no outer tape, whatever the caller is tracing.
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         return pool.submit(_compared, game, model, signature).result()
@@ -63,7 +77,7 @@ def _samples(model: keras.Model, signature: object, size: int) -> object:
     return keras.tree.map_structure(padded, made_up(signature, size, rows))
 
 
-def _compared(game: Program, model: keras.Model, signature: object) -> str:
+def _compared(game: Program, model: keras.Model, signature: object) -> Verdict:
     failure = ""
     for size in UNKNOWN_SIZES:
         inputs = _samples(model, signature, size)
@@ -75,9 +89,14 @@ def _compared(game: Program, model: keras.Model, signature: object) -> str:
                 continue
             names = [*(variable.name for variable in changed()), *_lost_writes(model, truth)]
             if names:
-                return f"its call writes {_listed(names)}, which a second pass would not find as the first one did"
-            return _shape_of(truth, inputs) or _difference(game, runs, truth) or runs.rows()
-    return f"it does not run on made-up samples ({failure}), so the replay of its calls cannot be checked"
+                return Verdict(f"its call writes {_listed(names)}, which a second pass would not find as the first did")
+            if not truth.finite:
+                return Verdict(
+                    "its outputs or gradients are not finite on made-up samples, so that nothing can be checked"
+                )
+            unlike = _difference(game, runs, truth)
+            return Verdict(unlike) if unlike else Verdict("", _shape_of(truth, inputs) or runs.rows())
+    return Verdict(f"it does not run on made-up samples ({failure}), so the replay of its calls cannot be checked")
 
 
 def _truth(game: Program, model: keras.Model, inputs: object) -> tuple[Runs, Run]:

@@ -15,9 +15,9 @@ import keras
 
 from bellman_tf import _checks
 from bellman_tf.game.alignments import Alignments
-from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, trace
+from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, changed, trace
 from bellman_tf.game.players import Player, Program, Stage
-from bellman_tf.game.replayable import refusal
+from bellman_tf.game.replayable import Verdict, judge
 from bellman_tf.game.report import print_game
 from bellman_tf.game.survey import signature_of
 from bellman_tf.layers.registry import PREACTIVATION, Coverage, coverage
@@ -61,12 +61,19 @@ class Game(Program):
         self.normalised_by = self._normalisations(calls)
 
     @functools.cached_property
-    def refusal(self) -> str:
-        """Why a replay of the graph would train the model wrongly; empty if it is the model.
+    def verdict(self) -> Verdict:
+        """What is wrong with a replay of the graph; the model runs on made-up samples when this is first read."""
+        return judge(self, self._model, signature_of(self._model))
 
-        The model runs on made-up samples when this is first read.
-        """
-        return refusal(self, self._model, signature_of(self._model))
+    @property
+    def refusal(self) -> str:
+        """Why a replay of the graph would train the model wrongly; empty if it is the model."""
+        return self.verdict.unlike or self.verdict.disorder
+
+    @property
+    def stale(self) -> str:
+        """How the model's `call` differs from the graph that was once made of it; empty if it does not."""
+        return changed(self.graph, self._model) if self.graph is not None else ""
 
     @functools.cached_property
     def alignments(self) -> Alignments:

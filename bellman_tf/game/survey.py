@@ -30,6 +30,7 @@ import tensorflow as tf
 
 from bellman_tf import keras_access
 from bellman_tf.game.instrument import Note, Notes, noting
+from bellman_tf.game.raw_variables import put_back, raw_variables
 from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.layers.registry import PREACTIVATION, Coverage
 
@@ -114,7 +115,8 @@ def survey(model: keras.Model, signature: object, candidates: list[tuple[keras.L
 
 
 def _survey(model: keras.Model, signature: object, size: int, candidates: list) -> Survey:
-    return _Run(model, made_up(signature, size), candidates).survey()
+    with put_back(raw_variables(model)):
+        return _Run(model, made_up(signature, size), candidates).survey()
 
 
 class Recorded(keras.StatelessScope):

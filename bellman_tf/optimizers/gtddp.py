@@ -38,6 +38,11 @@ _LATER = (
     "{name} is in a plain Keras model, as a loaded or cloned one may be: it can evaluate and predict, and its training "
     "state is left out. To train, `model = bellman_tf.as_game(model)`, then `compile` it again."
 )
+_WAY_OUT = (
+    "Pass rollout='linear', which runs the model's own `call`. What only a second pass has (alignments, bilinear=True, "
+    "value_hessian='outer_product') cannot be had for this model."
+)
+_DENSE_WAY_OUT = "Use GTDDP, whose default rollout='linear' runs the model's own `call`."
 
 
 @keras.saving.register_keras_serializable("bellman_tf")
@@ -287,6 +292,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
     def _follow(self, game: Players) -> None:
         """Takes over a game that was read anew, if it has the players that the state was made for."""
         if self._game is not None and self._game() is game:
+            self._check_replay(game, self.blocks)
             return
         blocks = [self.make_block(player) for player in game.players]
         self._check_replay(game, blocks)
@@ -308,16 +314,22 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         """
 
     def _check_replay(self, game: Players, blocks: list[Block]) -> None:
-        """Refuses to replay a model whose trace is not the model; a plain open-loop step replays nothing."""
+        """Refuses to replay a trace that is not the model; a plain open-loop step replays nothing."""
         captured = any(block.needs_capture and p.covered for p, block in zip(game.players, blocks, strict=True))
-        replays = INFORMATION[self.options.information].curved or captured
-        if not isinstance(game, Game) or not replays or not game.refusal:
+        if not isinstance(game, Game) or not (INFORMATION[self.options.information].curved or captured):
             return
-        raise _checks.error(
-            "rollout", f"be 'linear' for the model '{self._bound_model().name}': {game.refusal}", self.options.rollout,
-            "Pass rollout='linear', which runs the model's own `call`. What only the second pass has, "
-            "value_hessian='outer_product', bilinear=True, alignments and DDP, cannot be had for this model.",
-        )  # fmt: skip
+        name, stale = self._bound_model().name, game.stale
+        if stale:
+            raise _checks.error(
+                "model", f"be compiled again: the `call` of '{name}' has changed since it was read; {stale}", name,
+                "Or pass rollout='linear', which runs the model's own `call`.",
+            )  # fmt: skip
+        reason = game.verdict.unlike if self.dense is not None else game.refusal  # dense matrices take any rows
+        if reason:
+            raise _checks.error(
+                "rollout", f"be 'linear' for the model '{name}': {reason}", self.options.rollout,
+                _DENSE_WAY_OUT if self.dense is not None else _WAY_OUT,
+            )  # fmt: skip
 
     def _check_dtypes(self, variables: list, blocks: list[Block]) -> None:
         """Statistics and sample weights have one dtype; the plain open-loop step needs neither."""

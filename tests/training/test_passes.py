@@ -7,16 +7,17 @@ import tensorflow as tf
 from keras import layers
 
 import bellman_tf as btf
+from bellman_tf import keras_access
 from bellman_tf.game.graph import Slot
-from bellman_tf.training.round import Round
 from bellman_tf.training.game_step import GameStep
 from bellman_tf.training.passes import capture_forward, policy_forward
+from bellman_tf.training.round import Round
 from tests.helpers import assert_close
 from tests.strategies.networks import classify, cross_entropy, labels, normal, residual_cnn
 
 
 def build(model, x):
-    model.compile(optimizer=btf.GTDDP(curvature="identity"), **cross_entropy())
+    model.compile(optimizer=btf.GTDDP(curvature="identity", rollout="nonlinear"), **cross_entropy())
     model(x)
     model.optimizer.build(model.trainable_variables)
     return model
@@ -27,7 +28,7 @@ def test_the_gradient_over_the_live_tensors_predicts_the_loss():
     """Moving the state at a cut moves the loss by <g, dx>, shortcuts included: the partial gradient of each copy."""
     x, y = normal(4, 6, 6, 2), labels(4)
     model = build(residual_cnn(), x)
-    step = GameStep(Batch(model, model.optimizer, (x, y)))
+    step = GameStep(Round(model, model.game, model.optimizer.settings(), model.optimizer.context(), (x, y)))
     step.differentiate()
     forward, stages = step.derivatives.forward, model.game.stages
     assert max(len(cut) for cut in forward.cuts) > 1
@@ -53,7 +54,7 @@ def _loss_from(model, forward, t, change, size, x, y):
             args, kwargs = keras.tree.map_structure(
                 lambda leaf: values.get(leaf, leaf) if isinstance(leaf, Slot) else leaf, (call.args, call.kwargs)
             )
-            if getattr(call.operation, "_call_has_training_arg", False):
+            if keras_access.takes_training(call.operation):
                 kwargs = {**kwargs, "training": True}
             values[call.outputs[0]] = call.operation(*args, **kwargs)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -83,7 +84,9 @@ def test_both_passes_draw_the_same_dropout_masks():
     x = recorders[2](layers.Dropout(0.5, seed=8)(x))
     model = btf.Model(inputs, layers.Dense(3)(x))
     x, y = np.ones((4, 50), "float32"), labels(4)
-    model.compile(optimizer=btf.GTDDP(1e-12, curvature="identity"), run_eagerly=True, **cross_entropy())
+    model.compile(
+        optimizer=btf.GTDDP(1e-12, curvature="identity", rollout="nonlinear"), run_eagerly=True, **cross_entropy()
+    )
     masks = []
     for _ in range(2):
         for recorder in recorders:
@@ -105,7 +108,7 @@ def test_statistics_and_seeds_advance_once_per_step(information):
     expected(x, training=True)
     keras.utils.set_random_seed(0)
     model = residual_cnn()
-    model.compile(optimizer=btf.GTDDP(information=information), **cross_entropy())
+    model.compile(optimizer=btf.GTDDP(information=information, rollout="nonlinear"), **cross_entropy())
     model.train_on_batch(x, y)
     for theirs, mine in zip(expected.non_trainable_variables, model.non_trainable_variables, strict=True):
         assert_close(mine, theirs, rtol=1e-5, label=mine.path)
