@@ -174,6 +174,25 @@ def node_of(tensor: keras.KerasTensor) -> object:
     return history.operation._inbound_nodes[history.node_index]
 
 
+@contextlib.contextmanager
+def nodes_forgotten(model: keras.Layer) -> Generator[None, None, None]:
+    """Calls of a model's layers on symbolic tensors inside the context leave no record in the layers.
+
+    Args:
+        model: a layer or model.
+
+    Yields:
+        Nothing.
+    """
+    lists = [part for layer in layers_of(model) for part in (layer._inbound_nodes, layer._outbound_nodes)]
+    sizes = [len(part) for part in lists]
+    try:
+        yield
+    finally:
+        for part, size in zip(lists, sizes, strict=True):
+            del part[size:]
+
+
 def symbolic(shape: tuple, dtype: str, sparse: bool = False, ragged: bool = False) -> keras.KerasTensor:
     """Makes a symbolic tensor.
 

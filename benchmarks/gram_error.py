@@ -28,6 +28,7 @@ from bellman_tf.curvature.block import Metric
 from bellman_tf.curvature.gram import GramLimits, gram
 from bellman_tf.layers.capture import Capture
 from bellman_tf.training.game_step import GameStep
+from bellman_tf.training.round import Round
 
 RANK_ONE = GramLimits(rank_one_above=1)
 FORMS = {

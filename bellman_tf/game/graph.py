@@ -5,12 +5,16 @@ record back from the outputs gives a flat program: a list of `Call`s over number
 called once on symbolic tensors first, which records the same history.
 """
 
+import concurrent.futures
 import dataclasses
 from collections.abc import Callable
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from bellman_tf import keras_access
+from bellman_tf.game.raw_variables import put_back, raw_variables
 
 
 class UntraceableModelError(ValueError):
@@ -56,11 +60,79 @@ class Graph:
         inputs: slots of the flattened model inputs.
         outputs: the model's output structure, tensors replaced by `Slot`s.
         calls: every call, each after the calls it reads from.
+        trainings: (operation, value) of every call that was given an argument `training`, inlined models included.
+        constants: variables whose values the model's own `call` has read, so that they stand in the trace as they were.
     """
 
     inputs: tuple[Slot, ...]
     outputs: object
     calls: tuple[Call, ...]
+    trainings: tuple[tuple[keras.Operation, object], ...] = ()
+    constants: tuple[keras.Variable, ...] = ()
+
+
+class Replay:
+    """Values of the slots while a flat program runs.
+
+    Attributes:
+        values: tensor of every slot so far.
+    """
+
+    def __init__(self, graph: Graph, inputs: list[tf.Tensor]) -> None:
+        """Puts the inputs in place.
+
+        Args:
+            graph: the program.
+            inputs: the model's inputs, flat.
+        """
+        self.graph = graph
+        self.values: dict[Slot, tf.Tensor] = dict(zip(graph.inputs, inputs, strict=True))
+
+    def arguments(self, call: Call) -> tuple[tuple, dict]:
+        """The call's arguments with slots replaced; a recorded `training` gives way to the step's.
+
+        Args:
+            call: of the program, its inputs computed.
+
+        Returns:
+            (args, kwargs).
+        """
+        args, kwargs = keras.tree.map_structure(
+            lambda leaf: self.values[leaf] if isinstance(leaf, Slot) else leaf, (call.args, call.kwargs)
+        )
+        if "training" in kwargs:
+            kwargs["training"] = True
+        return args, kwargs
+
+    def run(self, call: Call) -> list[tf.Tensor]:
+        """Runs a call and stores its outputs.
+
+        Args:
+            call: of the program, its inputs computed.
+
+        Returns:
+            The outputs, flat.
+        """
+        args, kwargs = self.arguments(call)
+        return self.store(call, call.operation(*args, **kwargs))
+
+    def store(self, call: Call, outputs: object) -> list[tf.Tensor]:
+        """Stores the outputs of a call.
+
+        Args:
+            call: of the program.
+            outputs: its outputs, in their structure.
+
+        Returns:
+            The outputs, flat.
+        """
+        flat = keras.tree.flatten(outputs)
+        self.values.update(zip(call.outputs, flat, strict=True))
+        return flat
+
+    def result(self) -> object:
+        """The model's output structure, once every call has run."""
+        return keras.tree.map_structure(lambda slot: self.values[slot], self.graph.outputs)
 
 
 def _is_inlinable(operation: keras.Operation) -> bool:
@@ -80,6 +152,7 @@ class _Tracer:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.trainings: list[tuple[keras.Operation, object]] = []
         self.count = 0
 
     def new_slot(self) -> Slot:
@@ -100,6 +173,8 @@ class _Tracer:
 
     def _apply(self, node: object, args: tuple, kwargs: dict) -> list[Slot]:
         operation = node.operation
+        if kwargs.get("training") is not None:
+            self.trainings.append((operation, kwargs["training"]))
         if _is_inlinable(operation) and operation.built:
             inner = [leaf for leaf in keras.tree.flatten(args) if isinstance(leaf, Slot)]
             if len(inner) == len(operation.inputs):
@@ -130,8 +205,28 @@ class _Tracer:
         return order
 
 
-def _symbolic_subclass(model: keras.Model) -> tuple[list, object]:
-    """Calls a subclassed model once on symbolic inputs of the shapes it was built with."""
+class _Reads(keras.StatelessScope):
+    """A scope that remembers what is read in it; writes and losses are discarded. Symbolic layers have their own."""
+
+    def __init__(self) -> None:
+        super().__init__(collect_losses=True)
+        self.read: dict[int, keras.Variable] = {}
+
+    def get_current_value(self, variable: keras.Variable) -> object:
+        """The value written to a variable in this scope; `None` if there is none.
+
+        Args:
+            variable: of Keras.
+
+        Returns:
+            The value.
+        """
+        self.read[id(variable)] = variable
+        return super().get_current_value(variable)
+
+
+def _symbolic_subclass(model: keras.Model) -> tuple[list, object, tuple]:
+    """Calls a subclassed model once on symbolic inputs of the shapes it was built with; also the variables it read."""
     shapes = getattr(model, "_game_input_signature", None)
     if shapes is None:
         raise UntraceableModelError(
@@ -142,8 +237,16 @@ def _symbolic_subclass(model: keras.Model) -> tuple[list, object]:
     inputs = [leaf for leaf in leaves if leaf is not None]
     packed = keras.tree.pack_sequence_as(shapes, leaves)
     keywords = {"training": True} if keras_access.takes_training(model) else {}
+
+    def call() -> tuple[object, dict[int, keras.Variable]]:
+        with put_back(raw_variables(model)), _Reads() as scope:
+            return type(model).call(model, packed, **keywords), scope.read
+
     try:
-        return inputs, type(model).call(model, packed, **keywords)
+        # A thread of its own runs eagerly, whatever the caller traces: what `call` computes alone becomes a value.
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            outputs, read = pool.submit(call).result()
+        return inputs, outputs, tuple(read.values())
     except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
         # What Keras and TensorFlow raise when a KerasTensor meets raw tf.* code or Python control flow on values.
         raise UntraceableModelError(
@@ -166,9 +269,65 @@ def trace(model: keras.Model) -> Graph:
     """
     if _is_inlinable(model):
         inputs, outputs = list(model.inputs), model.output if isinstance(model, keras.Function) else model.outputs[0]
+        constants: tuple[keras.Variable, ...] = ()
     else:
-        inputs, outputs = _symbolic_subclass(model)
+        inputs, outputs, constants = _symbolic_subclass(model)
     tracer = _Tracer()
     slots = [tracer.new_slot() for _ in inputs]
     structure = tracer.run(inputs, outputs, slots)
-    return Graph(tuple(slots), structure, tuple(tracer.calls))
+    return Graph(tuple(slots), structure, tuple(tracer.calls), tuple(tracer.trainings), constants)
+
+
+def changed(graph: Graph, model: keras.Model) -> str:
+    """Compares a trace with the model's `call` as it is now.
+
+    Args:
+        graph: the trace.
+        model: the model that it was made of.
+
+    Returns:
+        What is different; empty if nothing is, as for a functional or Sequential model, whose record does not change.
+    """
+    if _is_inlinable(model):
+        return ""
+    try:
+        with keras_access.nodes_forgotten(model):
+            now = trace(model)
+    except UntraceableModelError as error:
+        return str(error)
+    if len(now.calls) != len(graph.calls):
+        return f"it makes {len(now.calls)} calls and made {len(graph.calls)}"
+    for old, new in zip(graph.calls, now.calls, strict=True):
+        if old.operation is not new.operation and _settings(old.operation) != _settings(new.operation):
+            return f"it calls '{new.operation.name}' where it called '{old.operation.name}'"
+        before, after = (keras.tree.flatten((call.args, call.kwargs)) for call in (old, new))
+        if len(before) != len(after) or not all(map(_same, before, after)):
+            return f"the arguments of '{new.operation.name}' are no longer {_shown(before)} but {_shown(after)}"
+    if keras.tree.flatten(now.outputs) != keras.tree.flatten(graph.outputs):
+        return "it returns other tensors"
+    return ""
+
+
+_PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+def _settings(operation: keras.Operation) -> object:
+    """What tells operations of `keras.ops` apart; a layer is only itself."""
+    if isinstance(operation, keras.Layer):
+        return operation
+    public = {k: v for k, v in vars(operation).items() if isinstance(v, _PLAIN) and k != "name" and k[0] != "_"}
+    return type(operation), tuple(public.items())
+
+
+def _same(first: object, second: object) -> bool:
+    if first is second:
+        return True
+    if isinstance(first, keras.Variable) or isinstance(second, keras.Variable):
+        return False
+    if hasattr(first, "shape") or hasattr(second, "shape"):
+        return np.array_equal(first, second)
+    return type(first) is type(second) and (first == second or not isinstance(first, (*_PLAIN, Slot)))
+
+
+def _shown(leaves: list) -> str:
+    return ", ".join(repr(leaf) for leaf in leaves if isinstance(leaf, _PLAIN)) or "those"

@@ -15,9 +15,11 @@ import keras
 
 from bellman_tf import _checks
 from bellman_tf.game.alignments import Alignments
-from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, trace
+from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, changed, trace
 from bellman_tf.game.players import Player, Program, Stage
+from bellman_tf.game.replayable import Verdict, judge
 from bellman_tf.game.report import print_game
+from bellman_tf.game.survey import signature_of
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
 from bellman_tf.layers.registry import coverage
 
@@ -43,7 +45,7 @@ class Game(Program):
         Args:
             model: a built Keras model.
         """
-        self.reason = ""
+        self._model, self.reason = model, ""
         try:
             self.graph: Graph | None = trace(model)
         except UntraceableModelError as error:
@@ -58,6 +60,21 @@ class Game(Program):
         self._add_loose(model)
         self._cut(calls, made)
         self.normalised_by = self._normalisations(calls)
+
+    @functools.cached_property
+    def verdict(self) -> Verdict:
+        """What is wrong with a replay of the graph; the model runs on made-up samples when this is first read."""
+        return judge(self, self._model, signature_of(self._model))
+
+    @property
+    def refusal(self) -> str:
+        """Why a replay of the graph would train the model wrongly; empty if it is the model."""
+        return self.verdict.unlike or self.verdict.disorder
+
+    @property
+    def stale(self) -> str:
+        """How the model's `call` differs from the graph that was once made of it; empty if it does not."""
+        return changed(self.graph, self._model) if self.graph is not None else ""
 
     @functools.cached_property
     def alignments(self) -> Alignments:

@@ -30,6 +30,7 @@ import tensorflow as tf
 
 from bellman_tf import keras_access
 from bellman_tf.game.instrument import Note, Notes, noting
+from bellman_tf.game.raw_variables import put_back, raw_variables
 from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
@@ -125,10 +126,11 @@ def _message(error: BaseException) -> str:
 
 
 def _survey(model: keras.Model, signature: object, size: int, candidates: list) -> Survey:
-    return _Run(model, _made_up(signature, size), candidates).survey()
+    with put_back(raw_variables(model)):
+        return _Run(model, made_up(signature, size), candidates).survey()
 
 
-class _Recorded(keras.StatelessScope):
+class Recorded(keras.StatelessScope):
     """A scope without writes that remembers which variables were to be written."""
 
     def __init__(self, mapping: list[tuple]) -> None:
@@ -136,6 +138,11 @@ class _Recorded(keras.StatelessScope):
         self.written: dict[int, keras.Variable] = {}
 
     def add_update(self, update: tuple) -> None:
+        """Keeps a value in the scope, and remembers its variable.
+
+        Args:
+            update: (variable, value).
+        """
         self.written[id(update[0])] = update[0]
         super().add_update(update)
 
@@ -147,14 +154,14 @@ class _Run:
         self.model, self.inputs, self.candidates = model, inputs, candidates
         self._random = np.random.default_rng(0)
         variables = {id(v): v for v in model.trainable_variables}
-        self._values = {key: _made_up_weights(v, self._random) for key, v in variables.items()}
+        self._values = {key: made_up_weights(v, self._random) for key, v in variables.items()}
         self._variables = variables
         self._written: dict[int, keras.Variable] = {}
 
     def survey(self) -> Survey:
         """Both checks; the second only for layers that need it."""
         findings = self._check(self.candidates, apart=())
-        normalisations = [layer for layer in keras_access.layers_of(self.model) if _mixes(layer)]
+        normalisations = [layer for layer in keras_access.layers_of(self.model) if mixes(layer)]
         rest = [pair for pair in self.candidates if findings[id(pair[0])].reason]
         if normalisations and rest:
             again = self._check(rest, apart=normalisations)
@@ -169,12 +176,12 @@ class _Run:
         tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
         notes = Notes(before, behind, tape.watch)
         mapping = [(v, self._values[key]) for key, v in self._variables.items()]
-        with tape, _Recorded(mapping) as scope, noting(notes), _apart(apart, scope):
+        with tape, Recorded(mapping) as scope, noting(notes), samples_apart(apart, scope):
             tape.watch(list(self._values.values()))
             keywords = {"training": True} if keras_access.takes_training(self.model) else {}
             outputs = keras.tree.flatten(self.model(self.inputs, **keywords))
         self._written |= scope.written
-        targets = [_before_activation(leaf) for leaf in outputs if leaf is not None and leaf.dtype.is_floating]
+        targets = [before_activation(leaf) for leaf in outputs if leaf is not None and leaf.dtype.is_floating]
         rows = {int(leaf.shape[0]) if leaf.shape.rank else 0 for leaf in targets}
         if len(rows) != 1 or rows == {0}:
             reason = f"the model's outputs have different numbers of rows, {sorted(rows)}"
@@ -262,13 +269,29 @@ def at_compute_dtype(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
     return inputs
 
 
-def _mixes(layer: keras.Layer) -> bool:
+def mixes(layer: keras.Layer) -> bool:
+    """Tells whether a layer mixes samples on purpose.
+
+    Args:
+        layer: any layer.
+
+    Returns:
+        Whether it normalises with the moments of the batch.
+    """
     return isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
 
 
 @contextlib.contextmanager
-def _apart(layers: Sequence[keras.Layer], scope: keras.StatelessScope) -> Generator[None, None, None]:
-    """Inside the context, normalisations take their batch's moments for constants, so that samples stay apart."""
+def samples_apart(layers: Sequence[keras.Layer], scope: keras.StatelessScope) -> Generator[None, None, None]:
+    """Inside the context, normalisations take their batch's moments for constants, so that samples stay apart.
+
+    Args:
+        layers: `BatchNormalization` layers.
+        scope: the scope that their calls run in.
+
+    Yields:
+        Nothing.
+    """
     with contextlib.ExitStack() as stack:
         for layer in layers:
             stack.enter_context(_one_apart(layer, scope))
@@ -289,21 +312,37 @@ def _one_apart(layer: keras.Layer, scope: keras.StatelessScope) -> Generator[Non
         yield
 
 
-def _before_activation(output: tf.Tensor) -> tf.Tensor:
-    """The logits of an output that ends in softmax or sigmoid, which may leave no gradient; else the output."""
+def before_activation(output: tf.Tensor) -> tf.Tensor:
+    """The logits of an output that ends in softmax or sigmoid, which may leave no gradient; else the output.
+
+    Args:
+        output: an output of a model.
+
+    Returns:
+        A tensor to differentiate.
+    """
     logits = keras_access.logits_of(output)
     return output if logits is None else logits
 
 
-def _made_up(signature: object, size: int) -> object:
-    """Random samples of the shapes of `signature`; axes of unknown size get `size` entries."""
+def made_up(signature: object, size: int, rows: int = ROWS) -> object:
+    """Draws random samples.
+
+    Args:
+        signature: symbolic tensors, first axis the batch.
+        size: entries of axes of unknown size.
+        rows: samples.
+
+    Returns:
+        Tensors in the structure of `signature`; integers are ones.
+    """
     random = np.random.default_rng(1)
 
     def leaf(spec: keras.KerasTensor | None) -> object:
         if spec is None:
             return None
-        rows = spec.shape[0] or ROWS  # a model may have been made for batches of one size
-        shape = [rows, *(size if n is None else n for n in spec.shape[1:])]
+        fixed = spec.shape[0] or rows  # a model may have been made for batches of one size
+        shape = [fixed, *(size if n is None else n for n in spec.shape[1:])]
         dtype = keras.backend.standardize_dtype(spec.dtype)
         if dtype == "string":
             return tf.fill(shape, "a")
@@ -319,8 +358,16 @@ def _made_up(signature: object, size: int) -> object:
     return keras.tree.map_structure(leaf, signature)
 
 
-def _made_up_weights(variable: keras.Variable, random: np.random.Generator) -> tf.Tensor:
-    """Random values of a scale that neither explodes nor vanishes in depth; vectors are positive, as scales must be."""
+def made_up_weights(variable: keras.Variable, random: np.random.Generator) -> tf.Tensor:
+    """Draws values of a scale that neither explodes nor vanishes in depth; vectors are positive, as scales must be.
+
+    Args:
+        variable: a floating variable.
+        random: where to draw from.
+
+    Returns:
+        Values in its shape and dtype.
+    """
     shape = tuple(variable.shape)
     if len(shape) < 2:
         values = random.uniform(0.5, 1.5, size=shape)

@@ -13,6 +13,7 @@ from bellman_tf.curvature.block import Block, state_dtype
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
 from bellman_tf.game.players import Player, Players
+from bellman_tf.game.stages import Game
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_forms
 from bellman_tf.optimizers.records import Records, Saved, first_control_state
 from bellman_tf.training.context import StepContext, recursion_dtype
@@ -38,6 +39,11 @@ _LATER = (
     "{name} is in a plain Keras model, as a loaded or cloned one may be: it can evaluate and predict, and its training "
     "state is left out. To train, `model = bellman_tf.as_game(model)`, then `compile` it again."
 )
+_WAY_OUT = (
+    "Pass rollout='linear', which runs the model's own `call`. What only a second pass has (alignments, bilinear=True, "
+    "value_hessian='outer_product') cannot be had for this model."
+)
+_DENSE_WAY_OUT = "Use GTDDP, whose default rollout='linear' runs the model's own `call`."
 
 
 @keras.saving.register_keras_serializable("bellman_tf")
@@ -254,7 +260,8 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             variables: the model's trainable variables.
 
         Raises:
-            ValueError: if a player does not suit the curvature, variables in float64 stand beside others, or the
+            ValueError: if the nonlinear roll-out would replay a model that its trace does not describe, a player does
+                not suit the curvature, variables in float64 stand beside others, or the
                 state of a copied optimizer does not fit the model.
         """
         if self.built:
@@ -265,6 +272,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         model = self._bound_model()
         variables, game = model.trainable_variables, model.game  # loading a legacy file, Keras passes too few
         blocks = [self.make_block(player) for player in game.players]
+        self._check_replay(game, blocks)
         self._check_dtypes(variables, blocks)
         super().build(variables)
         state = []
@@ -285,8 +293,10 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
     def _follow(self, game: Players) -> None:
         """Takes over a game that was read anew, if it has the players that the state was made for."""
         if self._game is not None and self._game() is game:
+            self._check_replay(game, self.blocks)
             return
         blocks = [self.make_block(player) for player in game.players]
+        self._check_replay(game, blocks)
         couplings, _ = couplings_of(game, blocks)
         if _needs(game, blocks, couplings) != self._needs:
             raise _checks.error(
@@ -302,6 +312,24 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         Args:
             game: the model's game.
         """
+
+    def _check_replay(self, game: Players, blocks: list[Block]) -> None:
+        """Refuses to replay a trace that is not the model; a plain open-loop step replays nothing."""
+        captured = any(block.needs_capture and p.covered for p, block in zip(game.players, blocks, strict=True))
+        if not isinstance(game, Game) or not (INFORMATION[self.options.information].curved or captured):
+            return
+        name, stale = self._bound_model().name, game.stale
+        if stale:
+            raise _checks.error(
+                "model", f"be compiled again: the `call` of '{name}' has changed since it was read; {stale}", name,
+                "Or pass rollout='linear', which runs the model's own `call`.",
+            )  # fmt: skip
+        reason = game.verdict.unlike if self.dense is not None else game.refusal  # dense matrices take any rows
+        if reason:
+            raise _checks.error(
+                "rollout", f"be 'linear' for the model '{name}': {reason}", self.options.rollout,
+                _DENSE_WAY_OUT if self.dense is not None else _WAY_OUT,
+            )  # fmt: skip
 
     def _check_dtypes(self, variables: list, blocks: list[Block]) -> None:
         """Statistics and sample weights have one dtype; the plain open-loop step needs neither."""
@@ -509,7 +537,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         return config
 
 
-def _needs(game: Game, blocks: list[Block], couplings: list[Coupling]) -> tuple:
+def _needs(game: Players, blocks: list[Block], couplings: list[Coupling]) -> tuple:
     """Whose variables the state belongs to, and its shapes, in order."""
     owners = [tuple(id(v) for v in player.variables) for player in game.players]
     return owners, [[tuple(spec.shape) for spec in part.state_specs()] for part in (*blocks, *couplings)]

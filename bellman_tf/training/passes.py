@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import keras_access
-from bellman_tf.game.graph import Call, Slot
+from bellman_tf.game.graph import Call, Replay, Slot
 from bellman_tf.game.instrument import tapped
 from bellman_tf.game.stages import Game, Player
 from bellman_tf.layers.capture import Tensors
@@ -52,38 +52,6 @@ class Forward:
     outputs: dict[Slot, tf.Tensor] = dataclasses.field(default_factory=dict)
 
 
-class _Program:
-    """Values of the slots while the flat program runs."""
-
-    def __init__(self, game: Game, inputs: Tensors) -> None:
-        self.game = game
-        self.values: dict[Slot, tf.Tensor] = dict(zip(game.graph.inputs, inputs, strict=True))
-
-    def arguments(self, call: Call) -> tuple[tuple, dict]:
-        """The call's arguments with slots replaced; a recorded `training` gives way to the step's."""
-        args, kwargs = keras.tree.map_structure(
-            lambda leaf: self.values[leaf] if isinstance(leaf, Slot) else leaf, (call.args, call.kwargs)
-        )
-        if "training" in kwargs:
-            kwargs["training"] = True
-        return args, kwargs
-
-    def run(self, call: Call) -> Tensors:
-        """Runs a call and stores its outputs."""
-        args, kwargs = self.arguments(call)
-        return self.store(call, call.operation(*args, **kwargs))
-
-    def store(self, call: Call, outputs: object) -> Tensors:
-        """Stores the outputs of a call."""
-        flat = keras.tree.flatten(outputs)
-        self.values.update(zip(call.outputs, flat, strict=True))
-        return flat
-
-    def result(self) -> object:
-        """The model's output structure."""
-        return keras.tree.map_structure(lambda slot: self.values[slot], self.game.graph.outputs)
-
-
 def copy_with_mask(tensor: tf.Tensor) -> tf.Tensor:
     """A new tensor of the same value, Keras mask included."""
     copy = tf.identity(tensor)
@@ -103,7 +71,7 @@ def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bo
     Returns:
         The model's outputs, and what was captured.
     """
-    program, forward = _Program(game, inputs), Forward()
+    program, forward = Replay(game.graph, inputs), Forward()
     outputs = set(keras.tree.flatten(game.graph.outputs))
 
     def run(call: Call) -> None:
@@ -211,7 +179,7 @@ def policy_forward(
     Returns:
         What the pass leaves behind, `None` unless `finish`.
     """
-    program = _Program(game, inputs)
+    program = Replay(game.graph, inputs)
     state, fresh, losses = list(frozen), list(start), []
     last = max((t for t, stage in enumerate(game.stages) if stage.players), default=-1)
 

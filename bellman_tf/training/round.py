@@ -1,13 +1,16 @@
 """What a step has in hand while it is traced: the batch, the model and its loss, the players' moves."""
 
+from collections.abc import Iterable
+
 import keras
 import tensorflow as tf
 
+from bellman_tf.game.execution import recorded
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
+from bellman_tf.game.replay_check import kept_variables
 from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.training.context import Outcome, StepContext, recursion_dtype
-from bellman_tf.training.execution import recorded
 from bellman_tf.training.moves import Moves
 from bellman_tf.training.passes import Forward, capture_forward, first_tensor
 from bellman_tf.training.settings import StepSettings
@@ -36,7 +39,7 @@ class Round(Moves):
         size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
         super().__init__(game.players, settings, context, recursion_dtype(model.trainable_variables), size)
         self.total = tf.cast(size, self.dtype)
-        self.frozen = _before(game.written) if isinstance(game, NativeGame) else _frozen(model)
+        self.frozen = _before(game.written if isinstance(game, NativeGame) else kept_variables(model))
         self.clamped = tf.zeros([], tf.int32)
         self.witnesses: Tensors = []
         self.outcome: Outcome | None = None
@@ -102,21 +105,9 @@ class Round(Moves):
         return player.coverage.capture(layer, inputs, [tf.convert_to_tensor(c) for c in cotangents])
 
 
-def _before(variables: tuple) -> list[tuple]:
+def _before(variables: Iterable[keras.Variable]) -> list[tuple]:
     """(variable, value) of some variables before the step."""
     return [(variable, tf.identity(variable.value)) for variable in variables]
-
-
-def _frozen(model: keras.Model) -> list[tuple]:
-    """(variable, value) of every variable of the layers that is not trained, before the step."""
-    seen: dict[int, tuple] = {}
-    for layer in model._flatten_layers(include_self=True, recursive=True):
-        for variable in layer._non_trainable_variables:
-            seen[id(variable)] = (variable, tf.identity(variable.value))
-    for variable in model.non_trainable_variables:
-        if id(variable) not in seen:
-            seen[id(variable)] = (variable, tf.identity(variable.value))
-    return list(seen.values())
 
 
 def flat_inputs(model: keras.Model, inputs: object) -> Tensors:

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import bellman_tf as btf
+from bellman_tf import keras_access
 from bellman_tf.game.graph import Slot
 from bellman_tf.training.game_step import GameStep
 from bellman_tf.training.passes import capture_forward, policy_forward
@@ -52,7 +53,7 @@ def _loss_from(model, forward, t, change, size, x, y):
             args, kwargs = keras.tree.map_structure(
                 lambda leaf: values.get(leaf, leaf) if isinstance(leaf, Slot) else leaf, (call.args, call.kwargs)
             )
-            if getattr(call.operation, "_call_has_training_arg", False):
+            if keras_access.takes_training(call.operation):
                 kwargs = {**kwargs, "training": True}
             values[call.outputs[0]] = call.operation(*args, **kwargs)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
