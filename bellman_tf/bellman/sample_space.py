@@ -52,8 +52,23 @@ class SampleValue(NamedTuple):
     L: tf.Tensor
 
 
+def size_of_groups(batch_size, group_size):
+    """Samples per group: where B is known only when the step runs, a larger group costs no more than the batch.
+
+    Args:
+        batch_size: B, an integer or a scalar tensor.
+        group_size: what was asked for; `None` is the whole batch.
+
+    Returns:
+        An integer or a scalar tensor.
+    """
+    if group_size is None:
+        return batch_size
+    return tf.minimum(group_size, batch_size) if group_size > 1 and tf.is_tensor(batch_size) else group_size
+
+
 def _size_and_groups(batch_size, group_size):
-    size = batch_size if group_size is None else group_size
+    size = size_of_groups(batch_size, group_size)
     return size, -(-batch_size // size)
 
 

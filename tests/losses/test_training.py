@@ -55,7 +55,11 @@ def data():
 
 
 @pytest.mark.parametrize("terminal_hessian", ["matched", "full"])
-@pytest.mark.parametrize("make_loss", [L.Dice, L.Tversky, lambda: python_mean, L.LogCosh, L.Poisson, Own], ids=str)
+@pytest.mark.parametrize(
+    "make_loss",
+    [L.Dice, L.Tversky, lambda: python_mean, L.LogCosh, L.Poisson, Own],
+    ids=["Dice", "Tversky", "python_mean", "LogCosh", "Poisson", "Own"],
+)
 def test_losses_of_every_kind_train(make_loss, terminal_hessian):
     x, y = data()
     model, loss = (Own(), None) if make_loss is Own else (sequential(), make_loss())

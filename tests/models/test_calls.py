@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from bellman_tf.training.execution import recorded
+from bellman_tf.game.execution import recorded
 from keras import layers
 
 import bellman_tf as btf

@@ -4,6 +4,7 @@ import math
 
 import tensorflow as tf
 
+from bellman_tf.bellman.sample_space import size_of_groups
 from bellman_tf.layers.capture import Tensors
 
 
@@ -12,10 +13,11 @@ def split(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
     if group_size is None:
         return tensor[None]
     sizes = [tf.shape(tensor)[k] if size is None else size for k, size in enumerate(tensor.shape)]
-    groups = -(-sizes[0] // group_size)
+    size = size_of_groups(sizes[0], group_size)
+    groups = -(-sizes[0] // size)
     if group_size > 1:
-        tensor = tf.pad(tensor, [[0, groups * group_size - sizes[0]], *[[0, 0]] * (len(sizes) - 1)])
-    return tf.reshape(tensor, [groups, group_size, *sizes[1:]])
+        tensor = tf.pad(tensor, [[0, groups * size - sizes[0]], *[[0, 0]] * (len(sizes) - 1)])
+    return tf.reshape(tensor, [groups, size, *sizes[1:]])
 
 
 def grouped(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
