@@ -51,8 +51,10 @@ class GameMixin:
             print_fn: what to print with; `print` by default.
         """
         optimizer = getattr(self, "optimizer", None)
-        metrics = optimizer.describe(self.game) if isinstance(optimizer, GTDDP) else None
-        print_game(self.game, self.name, metrics, print_fn)
+        metrics, grams = None, None
+        if isinstance(optimizer, GTDDP):
+            metrics, grams = optimizer.describe(self.game), optimizer.describe_grams(self.game)
+        print_game(self.game, self.name, metrics, print_fn, grams)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """As Keras's; remembers the structure of the inputs, to trace a subclassed model."""
@@ -276,7 +278,7 @@ class WrappedGame(Model):
         self.model = model
 
     def call(self, inputs: object) -> object:
-        """Calls the wrapped model; Keras hands `training` and masks on to it."""
+        """Calls the wrapped model; Keras hands masks on to it."""
         return self.model(inputs)
 
     def get_config(self) -> dict:
@@ -298,6 +300,15 @@ class WrappedGame(Model):
         return cls(model, name=config["name"])
 
 
+@keras.saving.register_keras_serializable("bellman_tf")
+class WrappedTrainingGame(WrappedGame):
+    """The same for a model whose `call` has an argument `training`; Keras trains others as if it were `False`."""
+
+    def call(self, inputs: object, training: bool | None = None) -> object:
+        """Calls the wrapped model; Keras hands masks on to it."""
+        return self.model(inputs, training=training)
+
+
 # What a subclass of `keras.Model` may override that a model around it would not run.
 _ITS_OWN = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "metrics")
 
@@ -312,7 +323,7 @@ def _wrapped(model: keras.Model) -> WrappedGame:
             "Derive the class from bellman_tf.Model instead of keras.Model; put what the loss needs into "
             "`compute_loss`.",
         )
-    return WrappedGame(model)
+    return WrappedTrainingGame(model) if keras_access.takes_training(model) else WrappedGame(model)
 
 
 def as_game(model: keras.Model) -> keras.Model:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from bellman_tf.training.round import Round
+
 
 def assert_close(actual, expected, *, rtol=0.0, atol=0.0, label=""):
     """Asserts closeness relative to the largest entry of `expected`; prints the worst entries.
@@ -35,3 +37,9 @@ def relative_error(actual, expected):
     scale = np.linalg.norm(expected)
     gap = np.linalg.norm(actual - expected)
     return gap if scale == 0 else gap / scale
+
+
+def round_of(model, data):
+    """One step of a compiled model, not taken yet."""
+    optimizer = model.optimizer
+    return Round(model, model.game, optimizer.settings(), optimizer.context(), data)

@@ -3,16 +3,16 @@
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Block, Metric, PlayerLayout, StateSpec, Step
-from bellman_tf.curvature.diagonal import DiagonalMetric
+from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, Step
+from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
 from bellman_tf.layers.capture import Capture, Tensors
 
 
 class AdamMetric(DiagonalMetric):
     """A diagonal metric whose step averages the gradient first."""
 
-    def __init__(self, inverse: Tensors, first: Tensors, beta_1: float, correction: tf.Tensor) -> None:
-        super().__init__(inverse)
+    def __init__(self, *diagonal: object, first: Tensors, beta_1: float, correction: tf.Tensor) -> None:
+        super().__init__(*diagonal)
         self._first, self._beta_1, self._correction = first, beta_1, correction
 
     def step(self, gradient: Tensors) -> tuple[Tensors, dict[int, tf.Tensor]]:
@@ -46,16 +46,24 @@ class AdamBlock(Block):
         t = tf.cast(step.iteration + 1, dtype)
         rate = step.learning_rate * tf.sqrt(1 - tf.pow(tf.constant(beta_2, dtype), t))
         second = [v + (tf.square(g) - v) * (1 - beta_2) for v, g in zip(second, gradient, strict=True)]
-        inverse = [rate / (tf.sqrt(v) + self.config.epsilon) for v in second]
+        epsilon, matrix = self.config.epsilon, self.layout.matrix
         correction = 1 - tf.pow(tf.constant(beta_1, dtype), t)
-        return first + second, AdamMetric(inverse, first, beta_1, correction)
+        return first + second, AdamMetric(
+            second, rate, lambda v: tf.sqrt(v) + epsilon, matrix, first=first, beta_1=beta_1, correction=correction
+        )
+
+    @property
+    def kind(self) -> MetricKind:
+        """A diagonal."""
+        return DIAGONAL
 
     def standing(self, state: Tensors, step: Step) -> Metric:
         """The bias-corrected metric of the moments so far; before the first step, that of zero moments."""
         second, dtype = state[len(self.layout.shapes) :], step.learning_rate.dtype
         t = tf.cast(tf.maximum(step.iteration, 1), dtype)
         rate = step.learning_rate * tf.sqrt(1 - tf.pow(tf.constant(self.config.beta_2, dtype), t))
-        return DiagonalMetric([rate / (tf.sqrt(v) + self.config.epsilon) for v in second])
+        epsilon = self.config.epsilon
+        return DiagonalMetric(second, rate, lambda v: tf.sqrt(v) + epsilon, self.layout.matrix)
 
     def describe(self) -> str:
         """A word for `game_summary`."""

@@ -5,10 +5,12 @@ A block is created once per player; its state is a list of tensors that the opti
 """
 
 import dataclasses
+from collections.abc import Sequence
 
+import keras
 import tensorflow as tf
 
-from bellman_tf.layers.capture import Capture, MatrixLayout, Tensors
+from bellman_tf.layers.capture import Capture, MatrixCapture, MatrixLayout, Tensors
 
 
 class Step:
@@ -42,6 +44,18 @@ class Step:
         return self._rates[decay, period]
 
 
+def state_dtype(variables: Sequence) -> str:
+    """The dtype of a player's curvature state: half precision has too few digits for running means and inverses.
+
+    Args:
+        variables: the player's, of one precision.
+
+    Returns:
+        "float64" for variables in float64, "float32" for all others.
+    """
+    return "float64" if keras.backend.standardize_dtype(variables[0].dtype) == "float64" else "float32"
+
+
 @dataclasses.dataclass(frozen=True)
 class StateSpec:
     """One tensor of a block's state.
@@ -64,7 +78,7 @@ class PlayerLayout:
     Attributes:
         name: for messages and variable names.
         shapes: shapes of the player's variables.
-        matrix: how they make one matrix, or `None` if they have no Kronecker structure.
+        matrix: how they make one matrix, or `None` if they do not.
         convolution: whether the layer is a convolution.
         taps: kernel taps when the layer is a convolution, else 1.
         covered: whether statistics per sample are available; `False` for open-loop players.
@@ -78,16 +92,31 @@ class PlayerLayout:
     covered: bool = True
 
 
+@dataclasses.dataclass(frozen=True)
+class MetricKind:
+    """What a metric offers to the forms of a Gram matrix; known before training.
+
+    Attributes:
+        kronecker: M^{-1} acts on the two sides of the matrix form: `input_pair`, `input_solve`, `cotangent_solve`.
+        tapwise: the taps of a convolution do not mix: `solve_tap`, `tap_pair`, `solve_bias`.
+        rowwise: the rows of a table do not mix: `solve_rows`.
+        diagonal: M is a diagonal matrix once the two sides of the matrix form are turned: `turned`, `rank_one`.
+    """
+
+    kronecker: bool = False
+    tapwise: bool = False
+    rowwise: bool = False
+    diagonal: bool = False
+
+
 class Metric:
     """M^{-1} of one player at one step, learning rate included.
 
     Attributes:
-        kronecker: whether M^{-1} acts on the two sides of the matrix form, through `input_solve`, `cotangent_solve`.
-        tapwise: whether the taps of a convolution do not mix, so that `solve_tap`, `solve_bias` exist.
+        kind: which of the methods below exist.
     """
 
-    kronecker = False
-    tapwise = False
+    kind = MetricKind()
 
     def solve(self, parts: Tensors) -> Tensors:
         """`M^{-1}` applied to tensors in the shapes of the variables; leading axes are allowed."""
@@ -97,11 +126,12 @@ class Metric:
         """The decrease of the variables for a gradient, and state entries that change with it."""
         return self.solve(gradient), {}
 
+    def sample_pair(self, capture: Capture) -> tuple[Tensors, Tensors]:
+        """Two lists of tensors `[B, m, ...]` whose inner products are those of the samples' gradients."""
+        parts = capture.per_sample()
+        return parts, self.solve(parts)
 
-class TapwiseMetric(Metric):
-    """A metric under which the taps of a convolution may be looked at one by one, where `tapwise` says so."""
-
-    def solve_tap(self, q: tf.Tensor, tap: int | tf.Tensor) -> tf.Tensor:
+    def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """`M^{-1}` on one tap of a kernel, `[..., c_in, c_out]`."""
         raise NotImplementedError
 
@@ -109,10 +139,45 @@ class TapwiseMetric(Metric):
         """`M^{-1}` on the bias of a convolution, `[..., c_out]`."""
         raise NotImplementedError
 
-    def tap_pair(self, capture: Capture, tap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def tap_pair(self, capture: Capture, tap: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Two tensors `[B, m, c_in, c_out]` whose inner products are those of the samples' gradients of one tap."""
         q = capture.tap_gradients(tap)
         return q, self.solve_tap(q, tap)
+
+    def solve_rows(self, tokens: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+        """`M^{-1}` on rows of a table: `c` `[B, m, L, e]` in the rows `tokens` `[B, L]`."""
+        raise NotImplementedError
+
+    def turned(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Inputs and cotangents in the basis in which M^{-1} is a diagonal, and that, `[rows(+1), e]`."""
+        raise NotImplementedError
+
+    def rank_one(self) -> "TwoSided":
+        """The nearest metric that acts on the two sides of the matrix form."""
+        raise NotImplementedError
+
+
+class TwoSided:
+    """What acts on the two sides of the matrix form: `M^{-1} G = scale A^{-1} G B^{-1}`.
+
+    Attributes:
+        scale: scalar.
+    """
+
+    scale: tf.Tensor
+
+    def input_solve(self, x: tf.Tensor) -> tf.Tensor:
+        """`x A^{-1}` for rows x with the bias feature, `[..., rows(+1)]`."""
+        raise NotImplementedError
+
+    def cotangent_solve(self, c: tf.Tensor) -> tf.Tensor:
+        """`c B^{-1}`, `[..., e]`."""
+        raise NotImplementedError
+
+    def input_pair(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, float]:
+        """Two tensors and a number: the products of inputs are the tensors' inner products plus the number."""
+        x = capture.augmented()
+        return x, self.input_solve(x), 0.0
 
 
 class Block:
@@ -142,6 +207,11 @@ class Block:
 
     def standing(self, state: Tensors, step: Step) -> Metric:
         """The metric of the statistics so far, where this step's have yet to come or will not come."""
+        raise NotImplementedError
+
+    @property
+    def kind(self) -> MetricKind:
+        """The kind of this block's metrics."""
         raise NotImplementedError
 
     def describe(self) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Block, Metric, Step
+from bellman_tf.curvature.damping import factor_damping
 from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.linalg import factor_spd, inverse_spd
 
@@ -38,8 +39,8 @@ class CachedBlock(Block):
         """The arguments of `factorise`, one tuple per matrix."""
         raise NotImplementedError
 
-    def cache(self, factors: list[Tensors], capture: Capture) -> Tensors:
-        """What is kept of the factorisations, the other entries of the state."""
+    def cache(self, factors: list[Tensors], capture: Capture, kept: Tensors) -> Tensors:
+        """What is kept of the factorisations, the other entries of the state; `kept` are those of the last time."""
         raise NotImplementedError
 
     def finish(self, statistics: Tensors, cached: Tensors, capture: Capture, step: Step) -> tuple[Tensors, Metric]:
@@ -112,7 +113,10 @@ def _refresh(players: list[Seen], statistics: dict[int, Tensors]) -> list[Tensor
     made: dict[int, list[Tensors]] = {k: [] for k in statistics}
     for place, (k, _) in enumerate(wanted):
         made[k].append(list(factors[place]))
-    return [players[k].block.cache(made[k], players[k].capture) for k in statistics]
+    return [
+        players[k].block.cache(made[k], players[k].capture, players[k].state[len(known) :])
+        for k, known in statistics.items()
+    ]
 
 
 def damped_inverses(matrices: tf.Tensor, dampings: tf.Tensor) -> Tensors:
@@ -120,11 +124,12 @@ def damped_inverses(matrices: tf.Tensor, dampings: tf.Tensor) -> Tensors:
 
     Args:
         matrices: `[S, n, n]`, positive semidefinite.
-        dampings: `[S]`.
+        dampings: `[S]`, raised to what the precision needs.
 
     Returns:
-        The inverses, `[S, n, n]`, and the dampings.
+        The inverses, `[S, n, n]`, and the dampings in them.
     """
+    dampings = factor_damping(matrices, dampings)
     return [inverse_spd(factor_spd(matrices, dampings)), dampings]
 
 

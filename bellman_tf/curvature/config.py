@@ -77,19 +77,24 @@ COOPERATION = ("exact", "published", "rescale")
 class KFAC(Config):
     """M = (A + pi sqrt(damping) I) (x) (B + sqrt(damping)/pi I) / learning rate.
 
+    A and B are moments of inputs and of the loss's own gradients: the *empirical* Fisher matrix, without labels drawn
+    from the model. Convolutions take pixels as spatially uncorrelated unless `convolution` says otherwise.
     Source: Martens and Grosse 2015, Sec. 6.3; for convolutions Grosse and Martens 2016.
 
     Layers without Kronecker structure (normalisation, embedding, depthwise, open-loop layers) use the diagonal of
     the empirical Fisher matrix with the same damping.
 
     Attributes:
-        damping: lambda, added to the product through both factors.
+        damping: lambda, added to the product through both factors. What the precision cannot factor is raised: the
+            damping of a factor of n rows to `(n + 64) eps tr(A)` (`bellman_tf.curvature.damping`), that of a diagonal
+            to eps times its largest entry.
         decay: of the running means of the factors, in [0, 1).
         update_every: steps between updates of the running means.
         invert_every: steps between factorisations.
         convolution: input factor of convolutions. "sua" takes pixels as spatially uncorrelated (one `[c_in, c_in]`
             factor for every tap), "autocorrelation" the full factor from one convolution (exact up to the border),
-            "patches" the full factor exactly.
+            "patches" the full factor exactly. With channel groups every group has factors of its own; there, and for
+            transposed convolutions, "autocorrelation" is formed from patches.
         cooperative: cross blocks between the players of one stage, see `bellman_tf.curvature.coupling.choose`. `False`
             (none), "exact" (the joint matrix with blocks A_nm (x) B_nm is solved; two players by canonical
             correlations, more by conjugate gradients to a relative residual of 1e-6), "published" (GTDDP Thm. 3 and
@@ -107,7 +112,7 @@ class KFAC(Config):
     cooperative_sign: int = 1
 
     def __post_init__(self) -> None:
-        _checks.check_real("damping", self.damping, above=0)
+        _checks.check_real("damping", self.damping, least=0)
         _checks.check_real("decay", self.decay, least=0, below=1)
         _checks.check_integer("update_every", self.update_every, least=1)
         _checks.check_integer("invert_every", self.invert_every, least=1)
@@ -123,6 +128,9 @@ class KFAC(Config):
 @dataclasses.dataclass(frozen=True)
 class EKFAC(KFAC):
     """K-FAC's eigenbasis with the second moments measured in it every step, George et al. 2018.
+
+    The moments are running means over the steps, which a new basis takes over as it sees them: the diagonal of
+    `R' diag(s) R`, R the rotation between the bases. Both factors and moments are those of the empirical Fisher matrix.
 
     Attributes:
         scalings: for layers applied at several positions, "exact" forms per-sample gradients, "uncorrelated"
@@ -143,7 +151,8 @@ class Full(Config):
     """M = (E[q q'] + damping I) / learning rate, the whole empirical Fisher matrix of each player: small layers.
 
     Attributes:
-        damping: added to the diagonal.
+        damping: added to the diagonal; at least `(P + 64) eps tr(M)` for a player of P parameters, see
+            `bellman_tf.curvature.damping`.
         decay: of the running mean, in [0, 1).
         invert_every: steps between inversions.
         max_parameters: refuse players with more parameters than this.
@@ -155,7 +164,7 @@ class Full(Config):
     max_parameters: int = 2048
 
     def __post_init__(self) -> None:
-        _checks.check_real("damping", self.damping, above=0)
+        _checks.check_real("damping", self.damping, least=0)
         _checks.check_real("decay", self.decay, least=0, below=1)
         _checks.check_integer("invert_every", self.invert_every, least=1)
         _checks.check_integer("max_parameters", self.max_parameters, least=1)

@@ -1,28 +1,105 @@
-"""The metric that all diagonal curvatures share."""
+"""The metric that all diagonal curvatures share, and the matrix of rank one that stands in for a wide one.
+
+A diagonal metric has no two sides: its Gram matrix needs the samples' gradients, `B^2 P` multiplications and `B P`
+numbers. Adafactor's factorisation of the second moments gives it two sides,
+
+    V ~ R C' / mean(V),        R, C the means of V along rows and columns
+
+(exact where V has rank one), with V the second moments as the metric's divisor takes them. So, with f the divisor,
+
+    M^{-1}_ij = rate / f(V_ij) ~ r_i s_j,      r = rate / f(R),    s = f(mean(V)) / f(C)
+
+The means are those of V and not of 1 / f(V): an input that is always zero has V = 0 and would swamp those.
+Source: Shazeer and Stern 2018 (arXiv 1804.04235), Sec. 3.
+"""
+
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import TapwiseMetric
-from bellman_tf.layers.capture import Tensors
+from bellman_tf.curvature.block import Metric, MetricKind, TwoSided
+from bellman_tf.layers.capture import MatrixCapture, MatrixLayout, Tensors
+
+DIAGONAL = MetricKind(tapwise=True, rowwise=True, diagonal=True)
 
 
-class DiagonalMetric(TapwiseMetric):
-    """M = diag(1 / inverse)."""
+class RankOneMetric(TwoSided):
+    """`M^{-1}_ij = r_i s_j`.
 
-    tapwise = True
+    Attributes:
+        r: `[rows(+1)]`, positive.
+        s: `[e]`, positive.
+    """
 
-    def __init__(self, inverse: Tensors) -> None:
-        self.inverse = inverse
+    def __init__(self, r: tf.Tensor, s: tf.Tensor) -> None:
+        self.r, self.s, self.scale = r, s, tf.ones([], r.dtype)
+
+    def input_solve(self, x: tf.Tensor) -> tf.Tensor:
+        """`x diag(r)`."""
+        return x * self.r
+
+    def cotangent_solve(self, c: tf.Tensor) -> tf.Tensor:
+        """`c diag(s)`."""
+        return c * self.s
+
+
+def rank_one_sides(V: tf.Tensor, rate: tf.Tensor, divisor: Callable) -> tuple[tf.Tensor, tf.Tensor]:
+    """Factors a diagonal metric in matrix form.
+
+    Args:
+        V: `[rows(+1), e]`, second moments, not negative.
+        rate: learning rate, scalar.
+        divisor: f, entry by entry.
+
+    Returns:
+        r `[rows(+1)]` and s `[e]` with `rate / f(V_ij) ~ r_i s_j`.
+    """
+    R, C = tf.reduce_mean(V, axis=1), tf.reduce_mean(V, axis=0)
+    return rate / divisor(R), divisor(tf.reduce_mean(R)) / divisor(C)
+
+
+class DiagonalMetric(Metric):
+    """M = diag(f(v)) / learning rate.
+
+    Attributes:
+        moments: second moments v, in the shapes of the variables.
+        inverse: learning rate / f(v).
+    """
+
+    kind = DIAGONAL
+
+    def __init__(self, moments: Tensors, rate: tf.Tensor, divisor: Callable, layout: MatrixLayout | None) -> None:
+        """Stores the moments.
+
+        Args:
+            moments: second moments, in the shapes of the variables.
+            rate: learning rate, scalar.
+            divisor: f, a function of second moments entry by entry.
+            layout: the player's matrix form, where it has one.
+        """
+        self.moments, self.inverse = moments, [rate / divisor(v) for v in moments]
+        self._rate, self._divisor, self._layout = rate, divisor, layout
 
     def solve(self, parts: Tensors) -> Tensors:
         """Entry by entry."""
         return [d * part for d, part in zip(self.inverse, parts, strict=True)]
 
-    def solve_tap(self, q: tf.Tensor, tap: object) -> tf.Tensor:
+    def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`; `tap` is its flat number."""
-        d = self.inverse[0]
-        return tf.reshape(d, [-1, *d.shape[-2:]])[tap] * q
+        return self._layout.kernel_taps(self.inverse[0])[tap] * q
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""
         return self.inverse[1] * q
+
+    def solve_rows(self, tokens: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+        """Rows of a table, `[B, m, L, e]`."""
+        return tf.gather(self.inverse[0], tokens)[:, None] * c
+
+    def turned(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Inputs and cotangents as they are, and the diagonal in matrix form."""
+        return capture.augmented(), capture.cotangents[0], capture.layout.pack(self.inverse)
+
+    def rank_one(self) -> RankOneMetric:
+        """The second moments factored, in matrix form."""
+        return RankOneMetric(*rank_one_sides(self._layout.pack(self.moments), self._rate, self._divisor))

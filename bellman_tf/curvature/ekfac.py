@@ -5,12 +5,13 @@ M = U (s + lambda) U' / learning_rate,      U = U_A (x) U_B
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, StateSpec, Step, TapwiseMetric
+from bellman_tf.curvature.block import Metric, MetricKind, StateSpec, Step, running_mean
+from bellman_tf.curvature.damping import diagonal_damping
+from bellman_tf.curvature.diagonal import RankOneMetric, rank_one_sides
 from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.layers.capture import MatrixCapture, Tensors
 from bellman_tf.layers.convolution import Convolution
-from bellman_tf.layers.dense import LinearMap
 from bellman_tf.linalg import eigh
 from bellman_tf.linalg.products import matmul
 
@@ -18,20 +19,55 @@ from bellman_tf.linalg.products import matmul
 FEW_POSITIONS = 16
 
 
-class EigenMetric(TapwiseMetric):
-    """M^{-1} = learning_rate U (1 / (s + damping)) U' with U = U_A (x) U_B."""
+def eigen_kind(rows: KroneckerRows) -> MetricKind:
+    """What a metric in an eigenbasis offers.
 
-    def __init__(self, rows: KroneckerRows, U_A: tf.Tensor, U_B: tf.Tensor, inverse: tf.Tensor) -> None:
+    Args:
+        rows: the row structure.
+
+    Returns:
+        A diagonal, where the basis turns every row; taps apart, where they share a basis.
+    """
+    return MetricKind(tapwise=rows.repeats > 1, diagonal=rows.plain)
+
+
+class TurnedRankOne(RankOneMetric):
+    """`M^{-1} = (U_A diag(r) U_A') (x) (U_B diag(s) U_B')`."""
+
+    def __init__(self, r: tf.Tensor, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor) -> None:
+        super().__init__(r, s)
+        self._U_A, self._U_B = U_A, U_B
+
+    def input_solve(self, x: tf.Tensor) -> tf.Tensor:
+        """`x U_A diag(r) U_A'`."""
+        return _turn(x, self.r, self._U_A)
+
+    def cotangent_solve(self, c: tf.Tensor) -> tf.Tensor:
+        """`c U_B diag(s) U_B'`."""
+        return _turn(c, self.s, self._U_B)
+
+
+def _turn(x: tf.Tensor, diagonal: tf.Tensor, U: tf.Tensor) -> tf.Tensor:
+    return tf.tensordot(tf.tensordot(x, U, 1) * diagonal, U, [[-1], [1]])
+
+
+class Eigenbasis:
+    """The rotation U = U_A (x) U_B of the matrix form."""
+
+    def __init__(self, rows: KroneckerRows, U_A: tf.Tensor, U_B: tf.Tensor) -> None:
         """Stores the basis.
 
         Args:
             rows: the row structure.
             U_A: `[size, size]`.
             U_B: `[e, e]`.
-            inverse: `[rows(+1), e]`, learning_rate / (s + damping).
         """
-        self._rows, self._U_A, self._U_B, self.inverse = rows, U_A, U_B, inverse
-        self.tapwise = rows.repeats > 1
+        self._rows, self._U_A, self._U_B = rows, U_A, U_B
+
+    @property
+    def basis(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """U_A and U_B."""
+        return self._U_A, self._U_B
 
     def rotate(self, matrix: tf.Tensor) -> tf.Tensor:
         """`U_A' G U_B`, `[..., rows(+1), e]`."""
@@ -41,11 +77,6 @@ class EigenMetric(TapwiseMetric):
         """`U_A G U_B'`, the inverse of `rotate`."""
         return self._rows.apply(self._U_A, matmul(matrix, self._U_B, transpose_b=True))
 
-    def solve(self, parts: Tensors) -> Tensors:
-        """Into the eigenbasis, through the diagonal, and back; leading axes are allowed."""
-        layout = self._rows.layout
-        return layout.unpack(self.rotate_back(self.inverse * self.rotate(layout.pack(parts))))
-
     def rotate_input(self, x: tf.Tensor) -> tf.Tensor:
         """`x U_A`, `[..., size]`."""
         return tf.tensordot(x, self._U_A, 1)
@@ -54,16 +85,58 @@ class EigenMetric(TapwiseMetric):
         """`c U_B`, `[..., e]`."""
         return tf.tensordot(c, self._U_B, 1)
 
-    def solve_tap(self, q: tf.Tensor, tap: object) -> tf.Tensor:
+
+class EigenMetric(Eigenbasis, Metric):
+    """M^{-1} = learning_rate U (1 / (s + damping)) U' with U = U_A (x) U_B."""
+
+    def __init__(
+        self, rows: KroneckerRows, U_A: tf.Tensor, U_B: tf.Tensor, moments: tf.Tensor, damping: tf.Tensor | float,
+        rate: tf.Tensor,
+    ) -> None:  # fmt: skip
+        """Stores the basis.
+
+        Args:
+            rows: the row structure.
+            U_A: `[size, size]`.
+            U_B: `[e, e]`.
+            moments: s, `[rows(+1), e]`.
+            damping: added to s.
+            rate: learning rate, scalar.
+        """
+        super().__init__(rows, U_A, U_B)
+        self._moments, self._damping, self._rate = moments, damping, rate
+        self.inverse = rate / (moments + damping)
+        self.kind = eigen_kind(rows)
+
+    def solve(self, parts: Tensors) -> Tensors:
+        """Into the eigenbasis, through the diagonal, and back; leading axes are allowed."""
+        layout = self._rows.layout
+        return layout.unpack(self.rotate_back(self.inverse * self.rotate(layout.pack(parts))))
+
+    def sample_pair(self, capture: MatrixCapture) -> tuple[Tensors, Tensors]:
+        """`r = U_A' q U_B` and `r / (s + damping)`."""
+        r = self.rotate(capture.matrix_per_sample())
+        return [r], [self.inverse * r]
+
+    def turned(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Inputs and cotangents in the eigenbases, and the diagonal there."""
+        return self.rotate_input(capture.augmented()), self.rotate_cotangent(capture.cotangents[0]), self.inverse
+
+    def rank_one(self) -> TurnedRankOne:
+        """The second moments in the eigenbases, factored."""
+        r, s = rank_one_sides(self._moments, self._rate, lambda v: v + self._damping)
+        return TurnedRankOne(r, s, self._U_A, self._U_B)
+
+    def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`; `tap` is its flat number."""
         turned = self._tap_inverse(tap) * matmul(matmul(self._U_A, q, transpose_a=True), self._U_B)
         return matmul(matmul(self._U_A, turned), self._U_B, transpose_b=True)
 
-    def _tap_inverse(self, tap: object) -> tf.Tensor:
+    def _tap_inverse(self, tap: int) -> tf.Tensor:
         rows = self._rows
         return tf.reshape(self.inverse[: rows.layout.rows], [rows.repeats, rows.size, rows.layout.width])[tap]
 
-    def tap_pair(self, capture: Convolution, tap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def tap_pair(self, capture: Convolution, tap: int) -> tuple[tf.Tensor, tf.Tensor]:
         """`r = U_A' q U_B` and `r / (s + damping)`."""
         r = capture.tap_gradients(tap, self._U_A, self._U_B)
         return r, self._tap_inverse(tap) * r
@@ -94,33 +167,39 @@ class EKFACBlock(KFACBlock):
         """The factors."""
         return [(factor,) for factor in statistics]
 
-    def cache(self, factors: list[Tensors], capture: MatrixCapture) -> Tensors:
-        """Eigenbases of A and B, and K-FAC's own estimate of the scalings, which starts those of a new basis."""
-        (eig_A, U_A), (eig_B, U_B) = factors
-        rows = [eig_A] * self.rows.repeats
-        if self.rows.bias_apart:
-            rows.append(self._positions(capture, eig_A.dtype)[None])
-        return [U_A, U_B, tf.maximum(tf.concat(rows, 0), 0)[:, None] * tf.maximum(eig_B, 0)]
+    def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
+        """Eigenbases of A and B, and the scalings so far as the new bases see them."""
+        (_, U_A), (_, U_B) = factors
+        old_A, old_B, s = kept
+        return [
+            U_A,
+            U_B,
+            self._turned_scalings(matmul(old_A, U_A, transpose_a=True), s, matmul(old_B, U_B, transpose_a=True)),
+        ]
+
+    def _turned_scalings(self, R_A: tf.Tensor, s: tf.Tensor, R_B: tf.Tensor) -> tf.Tensor:
+        """The diagonal of `R' diag(s) R`, R = R_A (x) R_B the rotation from the old bases to the new ones."""
+        return matmul(self.rows.apply(tf.transpose(tf.square(R_A)), s), tf.square(R_B))
 
     def finish(
         self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: Step
     ) -> tuple[Tensors, Metric]:
         """The scalings of this step in the bases, and the metric."""
         U_A, U_B, s = cached
-        metric = EigenMetric(self.rows, U_A, U_B, s)
-        s = self._measured(s, capture, metric)
-        metric.inverse = step.learning_rate / (s + self.config.damping)
-        return [*statistics, U_A, U_B, s], metric
+        s = self._scalings(s, U_A, U_B, capture, step)
+        state = [*statistics, U_A, U_B, s]
+        return state, self.standing(state, step)
 
-    def _measured(self, s: tf.Tensor, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
-        """The scalings of this step."""
-        return self.config.decay * s + (1 - self.config.decay) * self._second_moments(capture, metric)
+    def _scalings(self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: Step) -> tf.Tensor:
+        """The running mean of second moments, this step's included."""
+        measured = self._second_moments(capture, Eigenbasis(self.rows, U_A, U_B))
+        return running_mean(s, measured, step.mean_rate(self.config.decay))
 
-    def _second_moments(self, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
+    def _second_moments(self, capture: MatrixCapture, metric: Eigenbasis) -> tf.Tensor:
         """`E[(U_A' q U_B)^2]`, `[rows(+1), e]`, from column 0."""
         batch = tf.cast(capture.batch_size, capture.cotangents[0].dtype)
         c = metric.rotate_cotangent(capture.cotangents[0])
-        if isinstance(capture, LinearMap) and capture.flat:
+        if capture.positions == 1 and not capture.extent.taps:
             x = metric.rotate_input(capture.augmented())
             return matmul(tf.square(x), tf.square(c), transpose_a=True) / batch
         few = capture.positions is not None and capture.positions <= FEW_POSITIONS
@@ -128,22 +207,17 @@ class EKFACBlock(KFACBlock):
             q = metric.rotate(capture.matrix_per_sample()[:, 0])
             return tf.reduce_mean(tf.square(q), axis=0)
         c = tf.reshape(tf.square(c), [-1, self.layout.matrix.width])
-        if not isinstance(capture, Convolution):
+        if not capture.extent.taps:
             x = metric.rotate_input(capture.augmented())
             return matmul(tf.square(tf.reshape(x, [-1, x.shape[-1]])), c, transpose_a=True) / batch
         return self._convolution_moments(capture, metric, c) / batch
 
-    def _convolution_moments(self, capture: Convolution, metric: EigenMetric, c: tf.Tensor) -> tf.Tensor:
+    def _convolution_moments(self, capture: Convolution, metric: Eigenbasis, c: tf.Tensor) -> tf.Tensor:
         """`sum_il (rotated patch)^2 (rotated cotangent)^2'` with positions taken as uncorrelated."""
         if self.form == "sua":
-            # One product per tap, over the rotated pixels.
-            turned = capture.taps_of(tf.square(metric.rotate_input(capture.pixels)))
-            parts = [
-                matmul(tf.reshape(turned.tap(number), [-1, self.rows.size]), c, transpose_a=True)
-                for number in range(len(turned.offsets))
-            ]
+            parts = capture.tap_moments(*metric.basis)
         else:
-            patches = capture.taps.patches() if self.rows.bias_apart else capture.augmented()
+            patches = capture.features() if self.rows.bias_apart else capture.augmented()
             x = tf.square(tf.reshape(metric.rotate_input(patches), [-1, self.rows.size]))
             parts = [matmul(x, c, transpose_a=True)]
         if self.rows.bias_apart:
@@ -152,8 +226,14 @@ class EKFACBlock(KFACBlock):
 
     def standing(self, state: Tensors, step: Step) -> Metric:
         """The scalings so far in the cached bases."""
-        U_A, U_B, s = state[2:]
-        return EigenMetric(self.rows, U_A, U_B, step.learning_rate / (s + self.config.damping))
+        U_A, U_B, s = state[2:5]
+        damping = diagonal_damping([s], self.config.damping)
+        return EigenMetric(self.rows, U_A, U_B, s, damping, step.learning_rate)
+
+    @property
+    def kind(self) -> MetricKind:
+        """As `eigen_kind`."""
+        return eigen_kind(self.rows)
 
     def describe(self) -> str:
         """A word or two for `game_summary`."""
@@ -163,7 +243,15 @@ class EKFACBlock(KFACBlock):
 class KFACEigenBlock(EKFACBlock):
     """K-FAC in its eigenbasis, where damping adds to eigenvalues as Corollary 7 has it: for `cooperative="rescale"`."""
 
-    def _measured(self, s: tf.Tensor, capture: MatrixCapture, metric: EigenMetric) -> tf.Tensor:
+    def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
+        """Eigenbases of A and B, and the products of their eigenvalues."""
+        (eig_A, U_A), (eig_B, U_B) = factors
+        rows = [eig_A] * self.rows.repeats
+        if self.rows.bias_apart:
+            rows.append(self._positions(capture, eig_A.dtype)[None])
+        return [U_A, U_B, tf.maximum(tf.concat(rows, 0), 0)[:, None] * tf.maximum(eig_B, 0)]
+
+    def _scalings(self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: Step) -> tf.Tensor:
         """K-FAC's own eigenvalues."""
         return s
 

@@ -2,10 +2,10 @@
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Block, Metric, PlayerLayout, StateSpec, Step, running_mean
-from bellman_tf.curvature.diagonal import DiagonalMetric
+from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, Step, running_mean
+from bellman_tf.curvature.damping import diagonal_damping
+from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
 from bellman_tf.layers.capture import Capture, Tensors
-from bellman_tf.layers.embedding import Lookup
 
 
 class DiagonalFisherBlock(Block):
@@ -32,17 +32,21 @@ class DiagonalFisherBlock(Block):
         if not self.layout.covered:
             batch = tf.cast(capture.batch_size, step.learning_rate.dtype)
             squares = [batch * tf.square(g) for g in gradient]
-        elif isinstance(capture, Lookup):
-            squares = capture.squares()
         else:
-            squares = [tf.reduce_mean(tf.square(q[:, 0]), axis=0) for q in capture.per_sample()]
+            squares = capture.mean_squares()
         rate = step.mean_rate(self.decay)
         state = [running_mean(v, new, rate) for v, new in zip(state, squares, strict=True)]
-        return state, DiagonalMetric([step.learning_rate / (v + self.damping) for v in state])
+        return state, self.standing(state, step)
+
+    @property
+    def kind(self) -> MetricKind:
+        """A diagonal."""
+        return DIAGONAL
 
     def standing(self, state: Tensors, step: Step) -> Metric:
         """The metric of the running means so far."""
-        return DiagonalMetric([step.learning_rate / (v + self.damping) for v in state])
+        damping = diagonal_damping(state, self.damping)
+        return DiagonalMetric(state, step.learning_rate, lambda v: v + damping, self.layout.matrix)
 
     def describe(self) -> str:
         """A word for `game_summary`."""

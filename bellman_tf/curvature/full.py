@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Metric, PlayerLayout, StateSpec, Step, running_mean
+from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, Step, running_mean
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses
 from bellman_tf.layers.capture import Capture, Tensors
 
@@ -91,7 +91,7 @@ class FullBlock(CachedBlock):
         """The running matrix and its damping."""
         return [(statistics[0], tf.constant(self.config.damping, statistics[0].dtype))]
 
-    def cache(self, factors: list[Tensors], capture: Capture) -> Tensors:
+    def cache(self, factors: list[Tensors], capture: Capture, kept: Tensors) -> Tensors:
         """The inverse."""
         return factors[0][:1]
 
@@ -102,6 +102,11 @@ class FullBlock(CachedBlock):
     def standing(self, state: Tensors, step: Step) -> Metric:
         """The cached inverse as a metric."""
         return DenseMetric(state[1], self.layout.shapes, step.learning_rate)
+
+    @property
+    def kind(self) -> MetricKind:
+        """Nothing but `solve`."""
+        return DenseMetric.kind
 
     def describe(self) -> str:
         """A word for `game_summary`."""

@@ -2,15 +2,16 @@
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Block, Metric, Step, TapwiseMetric
-from bellman_tf.layers.capture import Capture, Tensors
+from bellman_tf.curvature.block import Block, Metric, MetricKind, Step, TwoSided
+from bellman_tf.layers.capture import Capture, MatrixCapture, Tensors
+
+IDENTITY = MetricKind(kronecker=True, tapwise=True, rowwise=True)
 
 
-class IdentityMetric(TapwiseMetric):
+class IdentityMetric(Metric, TwoSided):
     """M = I / learning rate."""
 
-    kronecker = True
-    tapwise = True
+    kind = IDENTITY
 
     def __init__(self, learning_rate: tf.Tensor) -> None:
         self.scale = learning_rate
@@ -27,13 +28,22 @@ class IdentityMetric(TapwiseMetric):
         """The cotangent side: identity."""
         return c
 
-    def solve_tap(self, q: tf.Tensor, tap: object) -> tf.Tensor:
+    def input_pair(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, float]:
+        """The inputs without the constant feature of the bias, whose products are one."""
+        x = capture.features()
+        return x, x, 1.0 if capture.bias else 0.0
+
+    def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""
         return self.scale * q
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""
         return self.scale * q
+
+    def solve_rows(self, tokens: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+        """Rows of a table, `[B, m, L, e]`."""
+        return self.scale * c
 
 
 class IdentityBlock(Block):
@@ -48,6 +58,11 @@ class IdentityBlock(Block):
     def standing(self, state: Tensors, step: Step) -> Metric:
         """The learning rate."""
         return IdentityMetric(step.learning_rate)
+
+    @property
+    def kind(self) -> MetricKind:
+        """Everything but a basis."""
+        return IDENTITY
 
     def describe(self) -> str:
         """A word for `game_summary`."""

@@ -14,7 +14,7 @@ alone with the number of positions as its moment.
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Metric, PlayerLayout, StateSpec, Step, TapwiseMetric, running_mean
+from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, Step, TwoSided, running_mean
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.layers.capture import Capture, MatrixCapture, Tensors
@@ -23,7 +23,19 @@ from bellman_tf.linalg import split_damping
 from bellman_tf.linalg.products import matmul
 
 
-class KroneckerMetric(TapwiseMetric):
+def kronecker_kind(rows: KroneckerRows) -> MetricKind:
+    """What K-FAC's metric offers.
+
+    Args:
+        rows: the row structure.
+
+    Returns:
+        Two sides, where one factor holds every row; taps apart, where they share a factor.
+    """
+    return MetricKind(kronecker=rows.plain, tapwise=rows.repeats > 1)
+
+
+class KroneckerMetric(Metric, TwoSided):
     """M^{-1} = learning_rate A^{-1} (x) B^{-1}."""
 
     def __init__(
@@ -31,8 +43,7 @@ class KroneckerMetric(TapwiseMetric):
     ) -> None:
         self._rows, self._A_inv, self._B_inv, self._bias_inv = rows, A_inv, B_inv, bias_inv
         self.scale = learning_rate
-        self.kronecker = rows.plain
-        self.tapwise = rows.repeats > 1
+        self.kind = kronecker_kind(rows)
 
     def solve(self, parts: Tensors) -> Tensors:
         """`learning_rate A^{-1} G B^{-1}`; leading axes are allowed."""
@@ -51,11 +62,11 @@ class KroneckerMetric(TapwiseMetric):
         """`c B^{-1}`, `[..., e]`."""
         return tf.tensordot(c, self._B_inv, 1)
 
-    def solve_tap(self, q: tf.Tensor, tap: object) -> tf.Tensor:
+    def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""
         return matmul(matmul(self._A_inv, q), self.scale * self._B_inv)
 
-    def tap_pair(self, capture: Convolution, tap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def tap_pair(self, capture: Convolution, tap: int) -> tuple[tf.Tensor, tf.Tensor]:
         """`q` and `A^{-1} q B^{-1}`."""
         return capture.tap_gradients(tap), capture.tap_gradients(tap, self._A_inv, self.scale * self._B_inv)
 
@@ -80,6 +91,8 @@ class KFACBlock(CachedBlock):
         super().__init__(layout)
         self.config = config
         self.form = config.convolution if layout.convolution else "patches"
+        if self.form == "autocorrelation" and layout.matrix.swapped:
+            self.form = "patches"
         repeats = layout.taps if self.form == "sua" else 1
         self.rows = KroneckerRows(layout.matrix, repeats, bias_apart=self.form != "patches")
 
@@ -118,7 +131,7 @@ class KFACBlock(CachedBlock):
         """The factors and their dampings."""
         return list(zip(statistics, split_damping(*statistics, self.config.damping), strict=True))
 
-    def cache(self, factors: list[Tensors], capture: MatrixCapture) -> Tensors:
+    def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
         """Damped inverses of A, B and of the bias row's moment."""
         (A_inv, damping_A), (B_inv, _) = factors
         bias = self._positions(capture, A_inv.dtype) if self.rows.bias_apart else 1.0
@@ -133,6 +146,11 @@ class KFACBlock(CachedBlock):
     def standing(self, state: Tensors, step: Step) -> Metric:
         """The cached inverses as a metric."""
         return KroneckerMetric(self.rows, *state[2:], step.learning_rate)
+
+    @property
+    def kind(self) -> MetricKind:
+        """As `kronecker_kind`."""
+        return kronecker_kind(self.rows)
 
     def describe(self) -> str:
         """A word or two for `game_summary`."""

@@ -60,7 +60,9 @@ class KroneckerRows:
             Shape of `kernel`.
         """
         lead = leading(kernel, len(self.layout.kernel_shape))
-        turned = tf.reshape(matmul(kernel, right), [*lead, self.repeats, self.size, self.layout.width])
+        turned = matmul(self.layout.kernel_matrix(kernel), right)
+        turned = tf.reshape(turned, [*lead, self.repeats, self.size, self.layout.width])
         if not lead:  # copies of a small matrix for one batched product, made when it is due
             left = tf.broadcast_to(after(left, turned), [self.repeats, self.size, self.size])
-        return tf.reshape(matmul(left, turned), [*lead, *self.layout.kernel_shape])
+        solved = tf.reshape(matmul(left, turned), [*lead, self.layout.rows, self.layout.width])
+        return self.layout.kernel_variable(solved)

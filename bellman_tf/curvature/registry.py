@@ -6,10 +6,11 @@ from bellman_tf.curvature.block import Block, PlayerLayout
 from bellman_tf.curvature.ekfac import EKFACBlock, KFACEigenBlock
 from bellman_tf.curvature.fisher_diagonal import DiagonalFisherBlock
 from bellman_tf.curvature.full import FullBlock
+from bellman_tf.curvature.grouped_kfac import GroupedKFACBlock
 from bellman_tf.curvature.identity import IdentityBlock
 from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.curvature.rmsprop import RMSpropBlock
-from bellman_tf.layers.registry import Coverage
+from bellman_tf.layers.coverage import Coverage
 
 
 def player_layout(name: str, shapes: tuple[tuple, ...], found: Coverage | str) -> PlayerLayout:
@@ -41,6 +42,7 @@ def make_block(config: options.Config, layout: PlayerLayout) -> Block:
     Raises:
         ValueError: if `curvature="full"` and the player is too large.
     """
+    kronecker = layout.matrix is not None and layout.matrix.groups == 1
     if isinstance(config, options.Identity):
         return IdentityBlock(layout)
     if isinstance(config, options.RMSprop):
@@ -49,8 +51,10 @@ def make_block(config: options.Config, layout: PlayerLayout) -> Block:
         return AdamBlock(layout, config)
     if isinstance(config, options.Full) and layout.covered:
         return FullBlock(layout, config)
-    if isinstance(config, options.EKFAC) and layout.matrix is not None:
+    if isinstance(config, options.EKFAC) and kronecker:
         return EKFACBlock(layout, config)
-    if isinstance(config, options.KFAC) and layout.matrix is not None:
+    if isinstance(config, options.KFAC) and kronecker:
         return KFACEigenBlock(layout, config) if config.cooperative == "rescale" else KFACBlock(layout, config)
+    if isinstance(config, options.KFAC) and layout.matrix is not None:
+        return GroupedKFACBlock(layout, config)
     return DiagonalFisherBlock(layout, config.damping, config.decay)

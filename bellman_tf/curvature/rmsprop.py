@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Block, Metric, PlayerLayout, StateSpec, Step
-from bellman_tf.curvature.diagonal import DiagonalMetric
+from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, Step
+from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
 from bellman_tf.layers.capture import Capture, Tensors
 
 
@@ -27,11 +27,17 @@ class RMSpropBlock(Block):
         """V <- rho v + (1 - rho) g^2, M = diag(sqrt(v + epsilon)) / learning_rate."""
         rho = self.config.rho
         state = [rho * v + (1 - rho) * tf.square(g) for v, g in zip(state, gradient, strict=True)]
-        return state, DiagonalMetric([step.learning_rate * tf.math.rsqrt(v + self.config.epsilon) for v in state])
+        return state, self.standing(state, step)
+
+    @property
+    def kind(self) -> MetricKind:
+        """A diagonal."""
+        return DIAGONAL
 
     def standing(self, state: Tensors, step: Step) -> Metric:
         """The metric of the statistics so far."""
-        return DiagonalMetric([step.learning_rate * tf.math.rsqrt(v + self.config.epsilon) for v in state])
+        epsilon = self.config.epsilon
+        return DiagonalMetric(state, step.learning_rate, lambda v: tf.sqrt(v + epsilon), self.layout.matrix)
 
     def describe(self) -> str:
         """A word for `game_summary`."""

@@ -16,9 +16,8 @@ from bellman_tf.game.report import print_game
 from bellman_tf.game.stages import Game
 from bellman_tf.game.survey import Finding, Survey, survey
 from bellman_tf.keras_access import children_of
-from bellman_tf.layers.registry import Coverage, coverage
-
-NULL_BIASES = False
+from bellman_tf.layers.coverage import Coverage
+from bellman_tf.layers.registry import coverage
 
 
 class NativeGame(Players):
@@ -41,6 +40,7 @@ class NativeGame(Players):
         self._paths = dict(_named(model))
         self._layers = {id(layer): layer for layer, _ in _walk(model)}
         candidates, self._reasons = self._candidates(model)
+        self._asked = {id(layer) for layer, _ in candidates}
         found = survey(model, signature, candidates)
         self.written, self.reason = found.written, found.reason
         self.players: list[Player] = []
@@ -72,7 +72,7 @@ class NativeGame(Players):
                 self._reasons[id(layer)] = finding.reason
                 continue
             variables = tuple(layer.trainable_variables)
-            if finding.null and NULL_BIASES:
+            if finding.null:
                 how = coverage(layer, bias=False)
                 variables = tuple(v for v in variables if v is not layer.bias)
                 nulls.append((layer, finding))
@@ -104,8 +104,8 @@ class NativeGame(Players):
             left = [v for v in variables if id(v) not in known]
             if not left:
                 return
-            children = children_of(layer)
-            if layer is not model and len(left) == len(variables) and (id(layer) in self._reasons or not children):
+            children = [child for child in children_of(layer) if child.trainable_variables]
+            if layer is not model and (isinstance(layer, keras.layers.RNN) or id(layer) in self._asked or not children):
                 self._open_loop(layer, left, known)
                 return
             for child in children:

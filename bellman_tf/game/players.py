@@ -5,9 +5,11 @@ import math
 
 import keras
 
-from bellman_tf.curvature.gram.plan import static_plan
+from bellman_tf.curvature.block import MetricKind
+from bellman_tf.curvature.gram.plan import Plan, plan
+from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.game.graph import Call, Graph, Slot
-from bellman_tf.layers.registry import Coverage
+from bellman_tf.layers.coverage import Coverage
 
 # How the gradient of the weighted loss is had: the cotangents of one backward pass weighed sample by sample, where
 # samples stay apart behind the layer, or one more backward pass, of the weighted loss itself.
@@ -54,19 +56,31 @@ class Player:
 
     @property
     def gram(self) -> str:
-        """Form of the Gram matrix under `gram="auto"` and a metric that does not mix taps; "none" if open-loop."""
-        return self._plan[0]
+        """Form of the Gram matrix under `gram="auto"` and the identity metric; "none" if open-loop."""
+        return self.gram_plan().words
 
     @property
     def gram_cost(self) -> int | None:
-        """Multiplications per sample of that form's per-sample part, `None` if a size is not static."""
-        return self._plan[1]
+        """Multiplications per sample of that form, `None` if a size is not static."""
+        return self.gram_plan().cost
 
-    @property
-    def _plan(self) -> tuple[str, int | None]:
+    def gram_plan(self, kind: MetricKind = IDENTITY, form: str = "auto", group_size: int | None = None) -> Plan:
+        """How the player's Gram matrix is formed, for one cotangent per sample.
+
+        Args:
+            kind: of the player's metric.
+            form: the `gram` option.
+            group_size: samples per group; `None` is the whole batch.
+
+        Returns:
+            What the step does.
+        """
         if not self.covered:
-            return "none", 0
-        return static_plan(self.coverage, (None, *self.shapes[0]), self.parameters)
+            return Plan("none", 0, "none")
+        extents = [self.coverage.extent((None, *shape)) for shape in self.shapes]
+        counts = [extent.positions for extent in extents]
+        positions = None if None in counts else sum(counts)  # those of all calls stand side by side
+        return plan(dataclasses.replace(extents[0], positions=positions), kind, form, group_size)
 
     @property
     def parameters(self) -> int:

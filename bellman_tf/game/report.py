@@ -7,7 +7,13 @@ from bellman_tf.game.players import Player, Players, Program
 _COLUMNS = ("stage", "player", "kind", "parameters", "curvature", "gram", "gradient", "coverage")
 
 
-def print_game(game: Players, name: str, metrics: list[str] | None, print_fn: Callable | None = None) -> None:
+def print_game(
+    game: Players,
+    name: str,
+    metrics: list[str] | None,
+    print_fn: Callable | None = None,
+    grams: list[str] | None = None,
+) -> None:
     """Prints the game.
 
     Args:
@@ -15,8 +21,9 @@ def print_game(game: Players, name: str, metrics: list[str] | None, print_fn: Ca
         name: the model's name.
         metrics: a description of each player's curvature, or `None` without one of our optimizers.
         print_fn: what to print with; Keras's `print` by default.
+        grams: the form of each player's Gram matrix; by default that of the identity metric.
     """
-    rows = [_row(game, player, metrics) for player in game.players]
+    rows = [_row(game, player, metrics, grams) for player in game.players]
     widths = [max(len(row[k]) for row in [_COLUMNS, *rows]) for k in range(len(_COLUMNS))]
     line = "  ".join("-" * width for width in widths)
 
@@ -38,12 +45,15 @@ def print_game(game: Players, name: str, metrics: list[str] | None, print_fn: Ca
     (print_fn or print)("\n".join(lines))
 
 
-def _row(game: Players, player: Player, metrics: list[str] | None) -> tuple[str, ...]:
+def _row(
+    game: Players, player: Player, metrics: list[str] | None, grams: list[str] | None
+) -> tuple[str, ...]:  # fmt: skip
+    gram = player.gram if grams is None else grams[player.index]
     metric = "-" if metrics is None else metrics[player.index]
     covered = f"covered ({player.coverage.site})" if player.covered else f"open-loop: {player.coverage}"
     parameters = f"{player.parameters:,}"
     way = "none" if player.null else player.weighing
-    return _place(game, player), player.name, player.kind, parameters, metric, player.gram, way, covered
+    return _place(game, player), player.name, player.kind, parameters, metric, gram, way, covered
 
 
 def _place(game: Players, player: Player) -> str:

@@ -20,7 +20,8 @@ from bellman_tf.game.players import Player, Program, Stage
 from bellman_tf.game.replayable import Verdict, judge
 from bellman_tf.game.report import print_game
 from bellman_tf.game.survey import signature_of
-from bellman_tf.layers.registry import PREACTIVATION, Coverage, coverage
+from bellman_tf.layers.coverage import PREACTIVATION, Coverage
+from bellman_tf.layers.registry import coverage
 
 
 class Game(Program):

@@ -31,8 +31,9 @@ import tensorflow as tf
 from bellman_tf import keras_access
 from bellman_tf.game.instrument import Note, Notes, noting
 from bellman_tf.game.raw_variables import put_back, raw_variables
+from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture, Tensors
-from bellman_tf.layers.registry import PREACTIVATION, Coverage
+from bellman_tf.layers.coverage import PREACTIVATION, Coverage
 
 ROWS = 3  # made-up samples: with two, a reversed batch and a rolled one are the same
 UNKNOWN_SIZES = (16, 64)  # tried in turn for axes of the inputs that have no static size
@@ -84,11 +85,13 @@ def signature_of(model: keras.Model) -> object:
     Returns:
         The structure that the model was called with, or was made of; `None` if neither is known.
     """
+    core = keras_access.functional_core(model)
+    made_of = keras_access.inputs_of(core) if isinstance(core, keras.Function) else None
+    leaves = [leaf for leaf in keras.tree.flatten(made_of) if leaf is not None]
+    if leaves and all(None not in leaf.shape[1:] for leaf in leaves):
+        return made_of  # says as well whether it wants batches of one size
     remembered = model.__dict__.get("_game_input_signature")
-    if remembered is not None:
-        return remembered
-    functional = keras_access.functional_core(model)
-    return keras_access.inputs_of(functional) if isinstance(functional, keras.Function) else None
+    return made_of if remembered is None else remembered
 
 
 def survey(model: keras.Model, signature: object, candidates: list[tuple[keras.Layer, Coverage]]) -> Survey:
@@ -109,9 +112,17 @@ def survey(model: keras.Model, signature: object, candidates: list[tuple[keras.L
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 return pool.submit(_survey, model, signature, size, candidates).result()
         except FAILURES as error:
-            reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            reason = f"{type(error).__name__}: {_message(error)}"
     failed = Finding(f"the model does not run on made-up samples ({reason})")
     return Survey({id(layer): failed for layer, _ in candidates}, (), failed.reason)
+
+
+def _message(error: BaseException) -> str:
+    """What went wrong, in one line; Keras puts the layer's name in a paragraph before it."""
+    paragraphs = [part for part in str(error).split("\n\n") if part.strip()]
+    wrapped = len(paragraphs) > 1 and paragraphs[0].startswith("Exception encountered")
+    line = (paragraphs[1 if wrapped else 0] if paragraphs else "").split("\n")[0]
+    return line.replace("\x1b[1m", "").replace("\x1b[0m", "")[:200]
 
 
 def _survey(model: keras.Model, signature: object, size: int, candidates: list) -> Survey:
@@ -186,7 +197,8 @@ class _Run:
         for layer, coverage in candidates:
             key = id(layer)
             calls = notes.calls.get(key, [])
-            reason, null = self._compare(layer, coverage, calls, cotangents.get(key, []), gradients, r)
+            with keras.StatelessScope(mapping, initialize_variables=False):  # a capture may read the layer's variables
+                reason, null = self._compare(layer, coverage, calls, cotangents.get(key, []), gradients, r)
             shapes = tuple(tuple(note.site.shape[1:]) for note in calls)
             found[key] = Finding(reason, not reason, null, order.get(key, len(order)), shapes)
         return found
@@ -214,9 +226,7 @@ class _Run:
             coverage.capture(layer, at_compute_dtype(layer, note.inputs), [c])
             for note, c in zip(calls, cotangents, strict=True)
         ]
-        if len(captures) > 1:
-            return f"it is called {len(captures)} times", null
-        capture: Capture = captures[0]
+        capture: Capture = join_calls(captures)
         own = capture.gradient(tf.constant(r[:, None], tf.float32))
         own = [tf.cast(g, tf.float64).numpy() for g in own]
         size = np.sqrt(sum(np.sum(g**2) for g in true))
@@ -331,7 +341,8 @@ def made_up(signature: object, size: int, rows: int = ROWS) -> object:
     def leaf(spec: keras.KerasTensor | None) -> object:
         if spec is None:
             return None
-        shape = [rows, *(size if n is None else n for n in spec.shape[1:])]
+        fixed = spec.shape[0] or rows  # a model may have been made for batches of one size
+        shape = [fixed, *(size if n is None else n for n in spec.shape[1:])]
         dtype = keras.backend.standardize_dtype(spec.dtype)
         if dtype == "string":
             return tf.fill(shape, "a")

@@ -36,6 +36,31 @@ def weigh(cotangents: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
     return tf.add_n([c * tf.reshape(weights[:, j], [-1, *tail]) for j, c in enumerate(cotangents)])
 
 
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """Static sizes of a player, from which the form of its Gram matrix follows.
+
+    Attributes:
+        parameters: numbers in the player's variables.
+        columns: cotangents per sample m.
+        positions: places where the layer is applied to one sample; `None` where that is not static.
+        rows: rows of the matrix form, the bias's included; 0 without a matrix form.
+        width: columns of the matrix form, or of a table.
+        groups: blocks of the matrix form that do not mix (channel groups of a convolution).
+        taps: kernel taps of a convolution; 0 for other layers.
+        vocabulary: rows of a table; 0 for other layers.
+    """
+
+    parameters: int
+    columns: int = 1
+    positions: int | None = None
+    rows: int = 0
+    width: int = 0
+    groups: int = 1
+    taps: int = 0
+    vocabulary: int = 0
+
+
 class Capture:
     """Base of the captures; subclasses hold the tensors of one player at one step.
 
@@ -44,7 +69,6 @@ class Capture:
     """
 
     positions: int | None = None  # places where the layer is applied to one sample, where that is static
-    matrix: bool = False  # whether the variables pack into one matrix with Kronecker structure
 
     def __init__(self, cotangents: Sequence[tf.Tensor]) -> None:
         self.cotangents = list(cotangents)
@@ -59,6 +83,15 @@ class Capture:
         """Samples in the batch, static where known."""
         static = self.cotangents[0].shape[0]
         return static if static is not None else tf.shape(self.cotangents[0])[0]
+
+    @property
+    def extent(self) -> Extent:
+        """Static sizes."""
+        raise NotImplementedError
+
+    def mean_squares(self) -> Tensors:
+        """`(1/B) sum_i q_i^2` entry by entry, from column 0, in the shapes of the variables."""
+        return [tf.reduce_mean(tf.square(q[:, 0]), axis=0) for q in self.per_sample()]
 
     def mean_weights(self) -> tf.Tensor:
         """Weights of the plain mean gradient, `[B, m]`: 1/B in column 0."""
@@ -100,11 +133,15 @@ class MatrixLayout:
         kernel_shape: shape of the kernel variable, its leading axes merging into `rows`.
         rows: input features seen by one position.
         bias_shape: shape of the bias variable, or `None` without a bias.
+        groups: blocks of columns, each with input features of its own (channel groups of a convolution).
+        swapped: whether the kernel variable has its output channels before its input channels.
     """
 
     kernel_shape: tuple
     rows: int
     bias_shape: tuple | None
+    groups: int = 1
+    swapped: bool = False
 
     @property
     def width(self) -> int:
@@ -116,20 +153,53 @@ class MatrixLayout:
         """Rows with the bias."""
         return self.rows + (self.bias_shape is not None)
 
+    def extent(self, columns: int = 1, positions: int | None = None, taps: int = 0) -> Extent:
+        """Static sizes of a player with this layout.
+
+        Args:
+            columns: cotangents per sample.
+            positions: places where the layer is applied to one sample; `None` where that is not static.
+            taps: kernel taps of a convolution, else 0.
+
+        Returns:
+            The sizes.
+        """
+        bias = 0 if self.bias_shape is None else math.prod(self.bias_shape)
+        numbers = math.prod(self.kernel_shape) + bias
+        return Extent(numbers, columns, positions, self.all_rows, self.width, self.groups, taps)
+
+    def kernel_matrix(self, kernel: tf.Tensor) -> tf.Tensor:
+        """The kernel variable (leading axes allowed) as a matrix `[..., rows, e]`."""
+        lead = leading(kernel, len(self.kernel_shape))
+        kernel = tf.linalg.matrix_transpose(kernel) if self.swapped else kernel
+        return tf.reshape(kernel, [*lead, self.rows, self.width])
+
+    def kernel_variable(self, matrix: tf.Tensor) -> tf.Tensor:
+        """Inverse of `kernel_matrix`."""
+        lead, shape = leading(matrix, 2), self.kernel_shape
+        if not self.swapped:
+            return tf.reshape(matrix, [*lead, *shape])
+        return tf.linalg.matrix_transpose(tf.reshape(matrix, [*lead, *shape[:-2], shape[-1], shape[-2]]))
+
+    def kernel_taps(self, kernel: tf.Tensor) -> tf.Tensor:
+        """A convolution's kernel variable as taps, `[taps, c_in, c_out]`."""
+        channels = self.kernel_shape[-1] if self.swapped else self.kernel_shape[-2]
+        return tf.reshape(self.kernel_matrix(kernel), [-1, channels, self.width])
+
     def pack(self, parts: Tensors) -> tf.Tensor:
         """Kernel and bias in the shapes of the variables (leading axes allowed) to one matrix `[..., rows(+1), e]`."""
-        lead = leading(parts[0], len(self.kernel_shape))
-        kernel = tf.reshape(parts[0], [*lead, self.rows, self.width])
+        kernel = self.kernel_matrix(parts[0])
         if self.bias_shape is None:
             return kernel
+        lead = leading(kernel, 2)
         return tf.concat([kernel, tf.reshape(parts[1], [*lead, 1, self.width])], axis=-2)
 
     def unpack(self, matrix: tf.Tensor) -> Tensors:
         """Inverse of `pack`."""
-        lead = leading(matrix, 2)
-        kernel = tf.reshape(matrix[..., : self.rows, :], [*lead, *self.kernel_shape])
+        kernel = self.kernel_variable(matrix[..., : self.rows, :])
         if self.bias_shape is None:
             return [kernel]
+        lead = leading(matrix, 2)
         return [kernel, tf.reshape(matrix[..., self.rows, :], [*lead, *self.bias_shape])]
 
 
@@ -140,11 +210,14 @@ class MatrixCapture(Capture):
         layout: how kernel and bias make that matrix.
     """
 
-    matrix = True
-
     def __init__(self, cotangents: Sequence[tf.Tensor], layout: MatrixLayout) -> None:
         super().__init__(cotangents)
         self.layout = layout
+
+    @property
+    def extent(self) -> Extent:
+        """Static sizes."""
+        return self.layout.extent(self.columns, self.positions)
 
     @property
     def bias(self) -> bool:
@@ -153,6 +226,10 @@ class MatrixCapture(Capture):
 
     def augmented(self) -> tf.Tensor:
         """What each position multiplies by the matrix, `[B(, L), rows(+1)]`: inputs or patches, then the bias's one."""
+        raise NotImplementedError
+
+    def features(self) -> tf.Tensor:
+        """`augmented` without the constant feature of the bias, `[B(, L), rows]`."""
         raise NotImplementedError
 
     def input_moment(self) -> tf.Tensor:
@@ -206,6 +283,11 @@ class PerSampleCapture(Capture):
         super().__init__(cotangents)
         self._form = form
         self._formed: Tensors | None = None
+
+    @property
+    def extent(self) -> Extent:
+        """Static sizes."""
+        return Extent(sum(math.prod(q.shape[2:]) for q in self.per_sample()), self.columns)
 
     def scaled(self, alpha: tf.Tensor) -> "Capture":
         """The same capture with the first column of each sample multiplied by `alpha` `[B]`."""

@@ -8,6 +8,7 @@ sees at output position `l`,
 so everything is a matrix product over positions, one per tap. Source: algorithm.md, Section 7, claims OURS-9.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.layers.capture import (
+    Extent,
     MatrixCapture,
     MatrixLayout,
     Tensors,
@@ -25,7 +27,8 @@ from bellman_tf.layers.capture import (
     weigh,
     with_ones,
 )
-from bellman_tf.layers.taps import Taps, channels_last, sizes_of, static_product
+from bellman_tf.layers.coverage import PREACTIVATION, Coverage, expected
+from bellman_tf.layers.taps import Taps, autocorrelation, channels_last, pool, ravel, sizes_of, static_product
 from bellman_tf.linalg.products import matmul
 
 
@@ -39,23 +42,39 @@ class Convolution(MatrixCapture):
         kernel_size: taps per axis.
         groups: channel groups of the kernel.
         output_sizes: positions per axis.
+        pixels: the input, channels last.
+        outputs: the cotangents, channels last.
     """
 
-    def __init__(self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> None:
+    def __init__(
+        self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], layout: MatrixLayout
+    ) -> None:
         self.layer = layer
         self._native = [to_work(c) for c in cotangents]
         self._inputs = after(to_work(inputs), self._native[0])
-        self.groups = layer.groups
+        self.groups = layout.groups
         self.kernel_size = tuple(layer.kernel_size)
-        last = [channels_last(layer, c) for c in self._native]
-        sizes = sizes_of(last[0])
-        flat = [tf.reshape(c, [*leading(c, len(sizes) + 1), static_product(sizes), c.shape[-1]]) for c in last]
+        self.outputs = [channels_last(layer, c) for c in self._native]
+        sizes = sizes_of(self.outputs[0])
+        flat = [tf.reshape(c, [*leading(c, len(sizes) + 1), static_product(sizes), c.shape[-1]]) for c in self.outputs]
         self.positions = static_product(sizes) if all(isinstance(s, int) for s in sizes) else None
-        super().__init__(flat, convolution_layout(layer))
-        self.matrix = self.groups == 1
+        super().__init__(flat, layout)
         self.pixels = channels_last(layer, self._inputs)
         self.output_sizes = sizes
-        self.taps = self.taps_of(self.pixels)
+        self.taps = self._first_taps()
+
+    @property
+    def extent(self) -> Extent:
+        """Static sizes."""
+        return self.layout.extent(self.columns, self.positions, math.prod(self.kernel_size))
+
+    @property
+    def centre(self) -> int:
+        """Number of the kernel's centre tap."""
+        return ravel([(k - 1) // 2 for k in self.kernel_size], self.kernel_size)
+
+    def _first_taps(self) -> Taps:
+        return self.taps_of(self.pixels)
 
     def taps_of(self, pixels: tf.Tensor) -> Taps:
         """What this layer's taps see of another channels-last tensor of the input's spatial size."""
@@ -64,11 +83,11 @@ class Convolution(MatrixCapture):
 
     def scaled(self, alpha: tf.Tensor) -> "Convolution":
         """The same capture with the first column of each sample multiplied by `alpha` `[B]`."""
-        return Convolution(self.layer, self._inputs, [weigh(self._native[:1], alpha[:, None])])
+        return type(self)(self.layer, self._inputs, [weigh(self._native[:1], alpha[:, None])], self.layout)
 
     def with_inputs(self, inputs: tf.Tensor) -> "Convolution":
         """The same cotangents with the layer's new input."""
-        return Convolution(self.layer, inputs, self._native)
+        return type(self)(self.layer, inputs, self._native, self.layout)
 
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij`: one backward-filter convolution with weighted cotangents."""
@@ -100,13 +119,31 @@ class Convolution(MatrixCapture):
             moved += tf.cast(direction[1], moved.dtype)
         return tf.stack([tf.reduce_sum(moved * c, axis=[1, 2]) for c in self.cotangents], axis=1)
 
-    def tap_gradients(
-        self, number: int | tf.Tensor, left: tf.Tensor | None = None, right: tf.Tensor | None = None
-    ) -> tf.Tensor:
+    def sides(self, number: int) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """What one tap brings together: inputs `[B, L, c_in]`, and cotangents `[B, L, c_out]` of every column."""
+        return self.taps.tap(number), self.cotangents
+
+    def tap_moments(self, left: tf.Tensor, right: tf.Tensor) -> Tensors:
+        """`sum_il (left' x_il[delta])^2 (right' c_il)^2'` of every tap, `[c_in, c_out]`, from column 0."""
+        turned = self.taps_of(tf.square(tf.tensordot(self.pixels, left, 1)))
+        c = tf.reshape(tf.square(tf.tensordot(self.cotangents[0], right, 1)), [-1, self.layout.width])
+        return [
+            matmul(tf.reshape(turned.tap(number), [-1, turned.channels]), c, transpose_a=True)
+            for number in range(len(turned.offsets))
+        ]
+
+    def pooled_gradients(self, size: int) -> tf.Tensor:
+        """`[B, m, c_in, c_out]` of any tap: pixels averaged, cotangents summed over at most `size` cells per axis."""
+        cells = [min(size, *sizes) for sizes in zip(self.pixels.shape[1:-1], self.output_sizes, strict=True)]
+        x = pool(self.pixels, cells, average=True)
+        c = [pool(c, cells, average=False) for c in self.outputs]
+        return tf.stack([tf.matmul(x, part, transpose_a=True) for part in c], axis=1)
+
+    def tap_gradients(self, number: int, left: tf.Tensor | None = None, right: tf.Tensor | None = None) -> tf.Tensor:
         """Per-sample gradients of one tap, `left' q_ij[delta] right`.
 
         Args:
-            number: of the tap, an int or a scalar tensor.
+            number: of the tap.
             left: `[c_in, c_in]`, with `right`; only without channel groups.
             right: `[c_out, c_out]`.
 
@@ -116,13 +153,13 @@ class Convolution(MatrixCapture):
         Raises:
             ValueError: if `left` is given and there are channel groups.
         """
-        x, columns = self.taps.tap(number), self.cotangents
+        x, columns = self.sides(number)
         if self.groups > 1:
             if left is not None:
                 raise _checks.error("left", "be None with channel groups", left.shape)
             return self._grouped_gradients(x)
         # q = x' c: few positions are cheaper to turn than the gradients that they make.
-        rows, width = self.taps.channels, self.layout.width
+        rows, width = self.pixels.shape[-1], self.layout.width
         few = self.positions is not None and self.positions * (rows**2 + width**2) < rows * width * (rows + width)
         if left is not None and few:
             x, columns = matmul(x, left), [matmul(c, right) for c in columns]
@@ -145,14 +182,18 @@ class Convolution(MatrixCapture):
 
     def matrix_per_sample(self) -> tf.Tensor:
         """Per-sample gradients in matrix form, `[B, m, taps * c_in (+1), c_out]`."""
-        parts = [self.tap_gradients(number) for number in range(len(self.taps.offsets))]
+        parts = [self.tap_gradients(number) for number in range(math.prod(self.kernel_size))]
         if self.bias:
             parts.append(self.bias_per_sample()[:, :, None, :])
         return tf.concat(parts, axis=2)
 
+    def features(self) -> tf.Tensor:
+        """Patches, `[B, L, rows]`."""
+        return self.taps.patches()
+
     def augmented(self) -> tf.Tensor:
         """Patches with the constant feature of the bias, `[B, L, rows(+1)]`."""
-        patches = self.taps.patches()
+        patches = self.features()
         return with_ones(patches) if self.bias else patches
 
     def input_moment(self, form: str = "patches") -> tf.Tensor:
@@ -168,48 +209,42 @@ class Convolution(MatrixCapture):
         """
         if form == "patches":
             return super().input_moment()
-        # Every output position sees one pixel per tap; the input has size / positions pixels for each of them.
+        if form == "sua":
+            flat = tf.reshape(self.pixels, [-1, self.pixels.shape[-1]])
+            return tf.matmul(flat, flat, transpose_a=True) * self._share()
+        return autocorrelation(self.pixels, self.kernel_size, self.layer.dilation_rate) * self._share()
+
+    def _share(self) -> tf.Tensor:
+        """Pixels that one tap sees over pixels that are there, for one sample."""
         counts = (_count(self.cotangents[0], [1]), _count(self.pixels, range(1, len(self.pixels.shape) - 1)))
         seen, held, batch = (tf.cast(count, self.pixels.dtype) for count in (*counts, self.batch_size))
+        return seen / (held * batch)
+
+    def group_input_moments(self, form: str) -> tf.Tensor:
+        """`input_moment` of every channel group, `[groups, rows(+1), rows(+1)]` or `[groups, c_in, c_in]` for "sua"."""
         if form == "sua":
-            flat = tf.reshape(self.pixels, [-1, self.taps.channels])
-            return tf.matmul(flat, flat, transpose_a=True) * (seen / (held * batch))
-        return self._autocorrelation() * (seen / (held * batch))
-
-    def _autocorrelation(self) -> tf.Tensor:
-        """`sum_il x_i[l + a] x_i[l + b]'` for every pair of taps (a, b), as one `[rows, rows]` matrix."""
-        x, channels, rank = self.pixels, self.taps.channels, len(self.kernel_size)
-        span = [2 * k - 1 for k in self.kernel_size]
-        kernel = tf.zeros([*span, channels, channels], x.dtype)
-        dilation = list(self.layer.dilation_rate)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(kernel)
-            output = tf.nn.convolution(x, kernel, strides=[1] * rank, padding="SAME", dilations=dilation)
-        shifts = tape.gradient(output, kernel, output_gradients=x)  # [*span, c, c]: sum_l x[l + shift] x[l]'
-        shifts = tf.reshape(shifts, [-1, channels, channels])
-        index = [
-            [
-                _ravel([a + k - 1 - b for a, b, k in zip(first, second, self.kernel_size, strict=True)], span)
-                for second in self.taps.offsets
-            ]
-            for first in self.taps.offsets
-        ]
-        blocks = tf.gather(shifts, tf.constant(index))  # [taps, taps, c, c]
-        size = len(self.taps.offsets) * channels
-        return tf.reshape(tf.transpose(blocks, [0, 2, 1, 3]), [size, size])
+            x = tf.reshape(self.pixels, [-1, self.groups, self.pixels.shape[-1] // self.groups])
+            return tf.einsum("ngi,ngj->gij", x, x) * self._share()
+        taps = math.prod(self.kernel_size)
+        x = tf.reshape(self.features(), [-1, taps, self.groups, self.pixels.shape[-1] // self.groups])
+        x = tf.reshape(tf.transpose(x, [2, 0, 1, 3]), [self.groups, -1, self.layout.rows])
+        x = with_ones(x) if self.bias else x
+        return tf.matmul(x, x, transpose_a=True) / tf.cast(self.batch_size, x.dtype)
 
 
-def convolution_layout(layer: keras.Layer) -> MatrixLayout:
+def convolution_layout(layer: keras.Layer, bias: bool = True) -> MatrixLayout:
     """The matrix layout of a convolution: rows are taps times input channels.
 
     Args:
         layer: a built convolution.
+        bias: whether the bias, where there is one, belongs to the capture.
 
     Returns:
         The layout.
     """
     shape = tuple(layer.kernel.shape)
-    return MatrixLayout(shape, math.prod(shape[:-1]), tuple(layer.bias.shape) if layer.use_bias else None)
+    bias_shape = tuple(layer.bias.shape) if bias and layer.use_bias else None
+    return MatrixLayout(shape, math.prod(shape[:-1]), bias_shape, layer.groups)
 
 
 def _count(tensor: tf.Tensor, axes: Sequence[int]) -> int | tf.Tensor:
@@ -218,22 +253,37 @@ def _count(tensor: tf.Tensor, axes: Sequence[int]) -> int | tf.Tensor:
     return tf.reduce_prod([tf.shape(tensor)[k] for k in axes]) if None in sizes else math.prod(sizes)
 
 
-def _ravel(index: Sequence[int], sizes: Sequence[int]) -> int:
-    flat = 0
-    for k, size in zip(index, sizes, strict=True):
-        flat = flat * size + k
-    return flat
-
-
-def capture_convolution(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> Convolution:
+def capture_convolution(
+    layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], bias: bool = True
+) -> Convolution:
     """Captures `keras.layers.Conv1D`, `Conv2D` or `Conv3D`.
 
     Args:
         layer: the layer.
         inputs: in the layer's data format.
         cotangents: m cotangents of the pre-activation, in the layer's data format.
+        bias: whether the bias, where there is one, belongs to the capture.
 
     Returns:
         The capture, in the layer's variable order (kernel, bias).
     """
-    return Convolution(layer, inputs, cotangents)
+    return Convolution(layer, inputs, cotangents, convolution_layout(layer, bias))
+
+
+def cover_convolution(layer: keras.Layer, bias: bool) -> Coverage | str:
+    """Coverage of `keras.layers.Conv1D`, `Conv2D` and `Conv3D`.
+
+    Args:
+        layer: a built layer of this family.
+        bias: whether the bias belongs to the capture.
+
+    Returns:
+        The coverage, or the reason why the layer is played open-loop.
+    """
+    variables = expected(layer, ("kernel", "bias"))
+    if variables is None:
+        return "its trainable variables are not just kernel and bias"
+    bias = bias and layer.use_bias
+    capture, taps = functools.partial(capture_convolution, bias=bias), math.prod(layer.kernel_size)
+    matrix = convolution_layout(layer, bias)
+    return Coverage("convolution", PREACTIVATION, capture, variables[: 1 + bias], matrix, convolution=True, taps=taps)

@@ -4,12 +4,14 @@ Layout `[batch, positions, features]`. With a bias, the matrix form has one more
 rows `0..d-1` are the kernel, row `d` is the bias. Source: algorithm.md, Section 7, claims OURS-9.
 """
 
+import functools
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
 from bellman_tf.layers.capture import MatrixCapture, MatrixLayout, Tensors, to_work, weigh, with_ones
+from bellman_tf.layers.coverage import PREACTIVATION, Coverage, expected
 
 
 class LinearMap(MatrixCapture):
@@ -25,9 +27,9 @@ class LinearMap(MatrixCapture):
         self, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], kernel_shape: tuple, bias_shape: tuple | None
     ) -> None:
         layout = MatrixLayout(tuple(kernel_shape), inputs.shape[-1], None if bias_shape is None else tuple(bias_shape))
-        super().__init__([to_work(c) for c in cotangents], layout)
-        self.inputs = to_work(inputs)
-        self.positions = 1 if len(self.inputs.shape) == 2 else self.inputs.shape[1]
+        super().__init__([_without_one_position(to_work(c)) for c in cotangents], layout)
+        self.inputs = _without_one_position(to_work(inputs))
+        self.positions = 1 if self.flat else self.inputs.shape[1]
 
     @property
     def flat(self) -> bool:
@@ -38,11 +40,15 @@ class LinearMap(MatrixCapture):
         """The same cotangents with the layer's new input, given in the layer's own layout."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.inputs = self._layout(to_work(inputs))
+        other.inputs = _without_one_position(self._layout(to_work(inputs)))
         return other
 
     def _layout(self, inputs: tf.Tensor) -> tf.Tensor:
-        return inputs if self.flat else _merge_positions(inputs)
+        return inputs if len(inputs.shape) == 2 else _merge_positions(inputs)
+
+    def features(self) -> tf.Tensor:
+        """The inputs."""
+        return self.inputs
 
     def augmented(self) -> tf.Tensor:
         """Inputs with the constant feature of the bias, `[B(, L), d+1]`; the inputs themselves without a bias."""
@@ -73,13 +79,16 @@ class LinearMap(MatrixCapture):
         return tf.stack([tf.matmul(x, c, transpose_a=True) for c in self.cotangents], axis=1)
 
 
-def capture_dense(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> LinearMap:
+def capture_dense(
+    layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], bias: bool = True
+) -> LinearMap:
     """Captures a `keras.layers.Dense`; inputs of rank above two have positions.
 
     Args:
         layer: the layer.
         inputs: `[B, ..., d]`.
         cotangents: m tensors `[B, ..., e]`.
+        bias: whether the bias, where there is one, belongs to the capture.
 
     Returns:
         The capture, in the layer's variable order (kernel, bias).
@@ -87,10 +96,35 @@ def capture_dense(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf
     if len(inputs.shape) > 2:
         inputs = _merge_positions(inputs)
         cotangents = [_merge_positions(c) for c in cotangents]
-    return LinearMap(inputs, cotangents, layer.kernel.shape, layer.bias.shape if layer.use_bias else None)
+    return LinearMap(inputs, cotangents, layer.kernel.shape, layer.bias.shape if bias and layer.use_bias else None)
+
+
+def _without_one_position(tensor: tf.Tensor) -> tf.Tensor:
+    """`[B, 1, d]` as `[B, d]`; other tensors as they are."""
+    return tf.squeeze(tensor, 1) if len(tensor.shape) == 3 and tensor.shape[1] == 1 else tensor
 
 
 def _merge_positions(tensor: tf.Tensor) -> tf.Tensor:
     middle = tensor.shape[1:-1]
     count = -1 if any(size is None for size in middle) else int(tf.TensorShape(middle).num_elements())
     return tf.reshape(tensor, [tf.shape(tensor)[0], count, tensor.shape[-1]])
+
+
+def cover_dense(layer: keras.Layer, bias: bool) -> Coverage | str:
+    """Coverage of `keras.layers.Dense`.
+
+    Args:
+        layer: a built layer of this family.
+        bias: whether the bias belongs to the capture.
+
+    Returns:
+        The coverage, or the reason why the layer is played open-loop.
+    """
+    variables = expected(layer, ("kernel", "bias"))
+    if variables is None:
+        return "its trainable variables are not just kernel and bias"
+    bias = bias and layer.use_bias
+    shape = tuple(layer.kernel.shape)
+    matrix = MatrixLayout(shape, shape[0], tuple(layer.bias.shape) if bias else None)
+    capture = functools.partial(capture_dense, bias=bias)
+    return Coverage("dense", PREACTIVATION, capture, variables[: 1 + bias], matrix)

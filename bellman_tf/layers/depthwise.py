@@ -1,11 +1,13 @@
 """Depthwise and separable convolutions: their per-sample gradients are small, so they are formed, tap by tap."""
 
+import functools
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
 from bellman_tf.layers.capture import PerSampleCapture, Tensors, to_work
+from bellman_tf.layers.coverage import PREACTIVATION, Coverage, expected
 from bellman_tf.layers.taps import Taps, channels_last, sizes_of
 
 
@@ -18,13 +20,16 @@ def _depthwise_gradient(taps: Taps, cotangent: tf.Tensor, kernel_shape: Sequence
     return tf.reshape(tf.stack(parts, axis=1), [batch, *kernel_shape])
 
 
-def capture_depthwise(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> PerSampleCapture:
+def capture_depthwise(
+    layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], bias: bool = True
+) -> PerSampleCapture:
     """Captures `keras.layers.DepthwiseConv1D` or `DepthwiseConv2D`.
 
     Args:
         layer: the layer.
         inputs: in the layer's data format.
         cotangents: m cotangents of the pre-activation, in the layer's data format.
+        bias: whether the bias, where there is one, belongs to the capture.
 
     Returns:
         The capture, in the layer's variable order (kernel, bias).
@@ -37,20 +42,23 @@ def capture_depthwise(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequenc
     def form(c: tf.Tensor) -> Tensors:
         flat = tf.reshape(c, [tf.shape(c)[0], -1, c.shape[-1]])
         parts = [_depthwise_gradient(taps, flat, kernel_shape)]
-        if layer.use_bias:
+        if bias and layer.use_bias:
             parts.append(tf.reduce_sum(flat, axis=1))
         return parts
 
     return PerSampleCapture(last, form)
 
 
-def capture_separable(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> PerSampleCapture:
+def capture_separable(
+    layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], bias: bool = True
+) -> PerSampleCapture:
     """Captures `keras.layers.SeparableConv1D` or `SeparableConv2D`: a depthwise and a pointwise kernel.
 
     Args:
         layer: the layer.
         inputs: in the layer's data format.
         cotangents: m cotangents of the pre-activation, in the layer's data format.
+        bias: whether the bias, where there is one, belongs to the capture.
 
     Returns:
         The capture, in the layer's variable order (depthwise kernel, pointwise kernel, bias).
@@ -75,8 +83,44 @@ def capture_separable(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequenc
         back = tf.tensordot(flat, mix, [[2], [1]])
         q_pointwise = tf.reshape(tf.matmul(hidden, flat, transpose_a=True), [-1, *pointwise_shape])
         parts = [_depthwise_gradient(taps, back, depthwise_shape), q_pointwise]
-        if layer.use_bias:
+        if bias and layer.use_bias:
             parts.append(tf.reduce_sum(flat, axis=1))
         return parts
 
     return PerSampleCapture(last, form)
+
+
+def cover_depthwise(layer: keras.Layer, bias: bool) -> Coverage | str:
+    """Coverage of `keras.layers.DepthwiseConv1D` and `DepthwiseConv2D`.
+
+    Args:
+        layer: a built layer of this family.
+        bias: whether the bias belongs to the capture.
+
+    Returns:
+        The coverage, or the reason why the layer is played open-loop.
+    """
+    variables = expected(layer, ("kernel", "bias"))
+    if variables is None:
+        return "its trainable variables are not just kernel and bias"
+    bias = bias and layer.use_bias
+    capture = functools.partial(capture_depthwise, bias=bias)
+    return Coverage("depthwise convolution", PREACTIVATION, capture, variables[: 1 + bias])
+
+
+def cover_separable(layer: keras.Layer, bias: bool) -> Coverage | str:
+    """Coverage of `keras.layers.SeparableConv1D` and `SeparableConv2D`.
+
+    Args:
+        layer: a built layer of this family.
+        bias: whether the bias belongs to the capture.
+
+    Returns:
+        The coverage, or the reason why the layer is played open-loop.
+    """
+    variables = expected(layer, ("depthwise_kernel", "pointwise_kernel", "bias"))
+    if variables is None:
+        return "its trainable variables are not just its kernels and bias"
+    bias = bias and layer.use_bias
+    capture = functools.partial(capture_separable, bias=bias)
+    return Coverage("separable convolution", PREACTIVATION, capture, variables[: 2 + bias])

@@ -1,5 +1,6 @@
 """EinsumDense players: one matrix where the equation is one, per-sample gradients otherwise."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf.layers.capture import Capture, MatrixLayout, PerSampleCapture, Tensors, to_work
+from bellman_tf.layers.coverage import PREACTIVATION, Coverage, expected
 from bellman_tf.layers.dense import LinearMap
 
 
@@ -84,14 +86,14 @@ class _EinsumMap(LinearMap):
     """A LinearMap read through an einsum equation."""
 
     def __init__(
-        self, plan: EinsumPlan, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], layer: keras.Layer
+        self, plan: EinsumPlan, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], layout: MatrixLayout
     ) -> None:
         self._plan = plan
         super().__init__(
             plan.layout(inputs, plan.source, plan.rows),
             [plan.layout(c, plan.output, plan.columns) for c in cotangents],
-            layer.kernel.shape,
-            None if layer.bias is None else layer.bias.shape,
+            layout.kernel_shape,
+            layout.bias_shape,
         )
 
     def _layout(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -113,26 +115,31 @@ def einsum_plan(layer: keras.Layer) -> EinsumPlan | None:
         return None
 
 
-def einsum_layout(layer: keras.Layer, plan: EinsumPlan) -> MatrixLayout | None:
+def einsum_layout(layer: keras.Layer, plan: EinsumPlan, bias: bool = True) -> MatrixLayout | None:
     """The matrix layout of an EinsumDense layer, or `None` where it has none.
 
     Args:
         layer: a built `keras.layers.EinsumDense`.
         plan: its plan.
+        bias: whether the bias, where there is one, belongs to the capture.
 
     Returns:
         What `EinsumPlan.matrix_layout` says about its variables.
     """
-    return plan.matrix_layout(tuple(layer.kernel.shape), None if layer.bias is None else tuple(layer.bias.shape))
+    bias_shape = tuple(layer.bias.shape) if bias and layer.bias is not None else None
+    return plan.matrix_layout(tuple(layer.kernel.shape), bias_shape)
 
 
-def capture_einsum(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> Capture:
+def capture_einsum(
+    layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], bias: bool = True
+) -> Capture:
     """Captures a `keras.layers.EinsumDense`: a matrix where the equation is one, per-sample gradients otherwise.
 
     Args:
         layer: the layer; its equation starts with a batch axis (`einsum_plan` is not `None`).
         inputs: in the layer's input layout.
         cotangents: m tensors in the layer's output layout.
+        bias: whether the bias, where there is one, belongs to the capture.
 
     Returns:
         The capture, in the layer's variable order (kernel, bias).
@@ -140,12 +147,13 @@ def capture_einsum(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[t
     plan = EinsumPlan(layer.equation, len(inputs.shape))
     x = to_work(inputs)
     cotangents = [to_work(c) for c in cotangents]
-    if einsum_layout(layer, plan) is not None:
-        return _EinsumMap(plan, x, cotangents, layer)
+    layout = einsum_layout(layer, plan, bias)
+    if layout is not None:
+        return _EinsumMap(plan, x, cotangents, layout)
 
     def form(c: tf.Tensor) -> Tensors:
         parts = [tf.einsum(plan.gradient_equation, x, c)]
-        if layer.bias is not None:
+        if bias and layer.bias is not None:
             parts.append(_sum_to(c, tuple(layer.bias.shape)))
         return parts
 
@@ -158,3 +166,36 @@ def _sum_to(cotangent: tf.Tensor, shape: tuple) -> tf.Tensor:
     padded = (1,) * (rank - len(shape)) + shape
     axes = [k + 1 for k, size in enumerate(padded) if size == 1 and cotangent.shape[k + 1] != 1]
     return tf.reshape(tf.reduce_sum(cotangent, axis=axes, keepdims=True), [-1, *shape])
+
+
+def cover_einsum(layer: keras.Layer, bias: bool) -> Coverage | str:
+    """Coverage of `keras.layers.EinsumDense`.
+
+    Args:
+        layer: a built layer of this family.
+        bias: whether the bias belongs to the capture.
+
+    Returns:
+        The coverage, or the reason why the layer is played open-loop.
+    """
+    variables = expected(layer, ("kernel", "bias"))
+    if variables is None:
+        return "its trainable variables are not just kernel and bias"
+    plan = einsum_plan(layer)
+    if plan is None:
+        return f"its equation '{layer.equation}' has no leading batch axis"
+    if layer.bias is not None and _bias_may_stray(layer):
+        return "Keras may add its bias along another axis of the same size"
+    bias = bias and layer.bias is not None
+    capture = functools.partial(capture_einsum, bias=bias)
+    return Coverage("einsum dense", PREACTIVATION, capture, variables[: 1 + bias], einsum_layout(layer, plan, bias))
+
+
+def _bias_may_stray(layer: keras.Layer) -> bool:
+    """Whether `keras.ops.add` takes a bias along one axis for a channel bias: it looks at axes -1 and 1, by size."""
+    wide = [(axis, size) for axis, size in enumerate(layer.bias.shape, start=-len(layer.bias.shape)) if size > 1]
+    if len(wide) != 1 or wide[0][0] == -1:
+        return False
+    [(axis, size)] = wide
+    output = layer.compute_output_shape(layer.get_build_config()["input_shape"])
+    return output[-1] in {None, size} or (axis != 1 - len(output) and output[1] in {None, size})

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.capture import Capture, Tensors, to_work, weigh
+from bellman_tf.layers.capture import Capture, Extent, Tensors, to_work, weigh
+from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
 
 
 class Lookup(Capture):
@@ -36,7 +37,13 @@ class Lookup(Capture):
         rows = tf.gather(to_work(direction[0]), self.tokens)
         return tf.stack([tf.reduce_sum(rows * c, axis=[1, 2]) for c in self.cotangents], axis=1)
 
-    def squares(self) -> Tensors:
+    @property
+    def extent(self) -> Extent:
+        """Static sizes."""
+        width = self.cotangents[0].shape[-1]
+        return Extent(self.vocabulary * width, self.columns, self.positions, width=width, vocabulary=self.vocabulary)
+
+    def mean_squares(self) -> Tensors:
         """`(1/B) sum_i q_i^2` entry by entry, a token repeated inside a sample counted as if in another sample."""
         c = self.cotangents[0]
         return [self._add_rows(tf.reshape(c * c, [-1, c.shape[-1]])) / tf.cast(self.batch_size, c.dtype)]
@@ -71,3 +78,19 @@ def capture_embedding(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequenc
     tokens = tf.reshape(tf.cast(inputs, tf.int32), [size, count])
     width = layer.output_dim
     return Lookup(tokens, [tf.reshape(c, [size, count, width]) for c in cotangents], layer.input_dim)
+
+
+def cover_embedding(layer: keras.Layer, bias: bool) -> Coverage | str:
+    """Coverage of `keras.layers.Embedding`.
+
+    Args:
+        layer: a built embedding.
+        bias: without meaning, there is none.
+
+    Returns:
+        The coverage, or the reason why the layer is played open-loop.
+    """
+    variables = expected(layer, ("_embeddings",))
+    if variables is None:
+        return "its trainable variable is not just the table"
+    return Coverage("embedding", OUTPUT, capture_embedding, variables, table=True)

@@ -4,12 +4,14 @@ Their per-sample gradients are tiny, `sum_l c_l xhat_l` and `sum_l c_l`, so they
 computed again from the layer's input when the cotangent is there: kept from pass 1 it would double the memory.
 """
 
+import functools
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
 from bellman_tf.layers.capture import PerSampleCapture, Tensors, after, to_work
+from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
 
 
 def normalised_input(layer: keras.Layer, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
@@ -69,13 +71,16 @@ def scaled(layer: keras.Layer, normalised: tf.Tensor) -> tf.Tensor:
     return normalised * tf.reshape(tf.cast(tf.convert_to_tensor(layer.gamma), normalised.dtype), shape)
 
 
-def capture_scale_shift(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> PerSampleCapture:
+def capture_scale_shift(
+    layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], bias: bool = True
+) -> PerSampleCapture:
     """Captures a normalisation layer.
 
     Args:
         layer: BatchNormalization, LayerNormalization or GroupNormalization.
         inputs: `[B, ...]`.
         cotangents: m tensors, cotangents of the layer's output.
+        bias: whether the shift, where there is one, belongs to the capture.
 
     Returns:
         The capture; variables in the layer's order, scale before shift.
@@ -92,8 +97,36 @@ def capture_scale_shift(layer: keras.Layer, inputs: tf.Tensor, cotangents: Seque
         parts = []
         if layer.scale:
             parts.append(tf.reshape(tf.reduce_sum(c * normalised, axis=summed), [-1, *layer.gamma.shape]))
-        if layer.center:
+        if bias and layer.center:
             parts.append(tf.reshape(tf.reduce_sum(c, axis=summed), [-1, *layer.beta.shape]))
         return parts
 
     return PerSampleCapture([to_work(c) for c in cotangents], form)
+
+
+def cover_scale_shift(layer: keras.Layer, bias: bool) -> Coverage | str:
+    """Coverage of BatchNormalization, LayerNormalization and GroupNormalization.
+
+    Args:
+        layer: a built layer of this family.
+        bias: whether the shift belongs to the capture.
+
+    Returns:
+        The coverage, or the reason why the layer is played open-loop.
+    """
+    variables = expected(layer, ("gamma", "beta"))
+    if variables is None:
+        return "its trainable variables are not just scale and shift"
+    if getattr(layer, "synchronized", False):
+        return "its statistics are synchronised across replicas"
+    if getattr(layer, "renorm", False):
+        return "it uses batch renormalisation"
+    if getattr(layer, "rms_scaling", False):
+        return "it uses the deprecated rms_scaling"
+    if 0 in (layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]):
+        return "its scale runs along the batch axis"
+    bias = bias and layer.center
+    if not (layer.scale or bias):
+        return "nothing is left of it without its shift"
+    capture = functools.partial(capture_scale_shift, bias=bias)
+    return Coverage("scale and shift", OUTPUT, capture, variables[: int(layer.scale) + bias])

@@ -14,6 +14,7 @@ class Taps:
     Attributes:
         offsets: kernel positions in the order of the kernel variable's leading axes.
         channels: input channels.
+        pads: what is added before and behind each axis.
     """
 
     def __init__(
@@ -38,35 +39,33 @@ class Taps:
         self.offsets = list(itertools.product(*(range(k) for k in kernel_size)))
         self.channels = inputs.shape[-1]
         self._output, self._strides, self._dilation = list(output_sizes), list(strides), list(dilation)
-        pads = [[0, 0]]
+        self.pads = []
         for axis, (out, k, s, d) in enumerate(zip(output_sizes, kernel_size, strides, dilation, strict=True)):
             size = inputs.shape[axis + 1]
             size = tf.shape(inputs)[axis + 1] if size is None else size
             reach = (k - 1) * d
             if padding == "causal":
-                pads.append([reach, 0])
+                self.pads.append([reach, 0])
             elif padding == "same":
                 total = (out - 1) * s + reach + 1 - size
                 total = tf.maximum(total, 0) if tf.is_tensor(total) else max(total, 0)
-                pads.append([total // 2, total - total // 2])
+                self.pads.append([total // 2, total - total // 2])
             else:
-                pads.append([0, 0])
-        padded = any(tf.is_tensor(low) or tf.is_tensor(high) or low or high for low, high in pads)
-        self._padded = tf.pad(inputs, [*pads, [0, 0]]) if padded else inputs
+                self.pads.append([0, 0])
+        padded = any(tf.is_tensor(low) or tf.is_tensor(high) or low or high for low, high in self.pads)
+        self._padded = tf.pad(inputs, [[0, 0], *self.pads, [0, 0]]) if padded else inputs
         self._batch = tf.shape(inputs)[0] if inputs.shape[0] is None else inputs.shape[0]
 
-    def tap(self, number: int | tf.Tensor) -> tf.Tensor:
+    def tap(self, number: int) -> tf.Tensor:
         """Input seen by one tap.
 
         Args:
-            number: of the tap in `offsets`, an int or a scalar tensor.
+            number: of the tap in `offsets`.
 
         Returns:
             `[B, L, c_in]`.
         """
-        starts = [[0, *(k * d for k, d in zip(o, self._dilation, strict=True)), 0] for o in self.offsets]
-        # A start that is a tensor and a stride go separately: XLA does not take both in one slice.
-        start = tf.gather(tf.constant(starts), number) if tf.is_tensor(number) else starts[number]
+        start = [0, *(k * d for k, d in zip(self.offsets[number], self._dilation, strict=True)), 0]
         reach = [(out - 1) * s + 1 for out, s in zip(self._output, self._strides, strict=True)]
         seen = tf.slice(self._padded, start, [self._batch, *reach, self.channels])
         if any(s > 1 for s in self._strides):
@@ -96,3 +95,59 @@ def static_product(sizes: Sequence) -> int:
     if all(isinstance(size, int) for size in sizes):
         return math.prod(sizes)
     return -1
+
+
+def pool(tensor: tf.Tensor, cells: list[int], *, average: bool) -> tf.Tensor:
+    """Sums or averages over a grid of nearly equal cells.
+
+    Args:
+        tensor: `[B, *spatial, c]`, spatial sizes static.
+        cells: per axis.
+        average: whether to divide by the positions of a cell.
+
+    Returns:
+        `[B, product of cells, c]`.
+    """
+    for axis, count in enumerate(cells):
+        size = tensor.shape[axis + 1]
+        member = [[float(k * count // size == cell) for k in range(size)] for cell in range(count)]
+        weights = [[entry / sum(row) if average else entry for entry in row] for row in member]
+        moved = tf.tensordot(tensor, tf.constant(weights, tensor.dtype), [[axis + 1], [1]])
+        order = list(range(len(moved.shape) - 1))
+        tensor = tf.transpose(moved, [*order[: axis + 1], len(order), *order[axis + 1 :]])
+    return tf.reshape(tensor, [-1, math.prod(cells), tensor.shape[-1]])
+
+
+def ravel(index: Sequence[int], sizes: Sequence[int]) -> int:
+    """Flat number of an index into axes of the given sizes."""
+    flat = 0
+    for k, size in zip(index, sizes, strict=True):
+        flat = flat * size + k
+    return flat
+
+
+def autocorrelation(x: tf.Tensor, kernel_size: Sequence[int], dilation: Sequence[int]) -> tf.Tensor:
+    """`sum_il x_i[l + a] x_i[l + b]'` for every pair of taps (a, b), from one convolution.
+
+    Args:
+        x: `[B, *spatial, c]`.
+        kernel_size: taps per axis.
+        dilation: per axis.
+
+    Returns:
+        `[taps * c, taps * c]`.
+    """
+    channels, span = x.shape[-1], [2 * k - 1 for k in kernel_size]
+    kernel = tf.zeros([*span, channels, channels], x.dtype)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(kernel)
+        output = tf.nn.convolution(x, kernel, strides=[1] * len(span), padding="SAME", dilations=list(dilation))
+    shifts = tape.gradient(output, kernel, output_gradients=x)  # [*span, c, c]: sum_l x[l + shift] x[l]'
+    offsets = list(itertools.product(*(range(k) for k in kernel_size)))
+    index = [
+        [ravel([a + k - 1 - b for a, b, k in zip(first, second, kernel_size, strict=True)], span) for second in offsets]
+        for first in offsets
+    ]
+    blocks = tf.gather(tf.reshape(shifts, [-1, channels, channels]), tf.constant(index))  # [taps, taps, c, c]
+    size = len(offsets) * channels
+    return tf.reshape(tf.transpose(blocks, [0, 2, 1, 3]), [size, size])

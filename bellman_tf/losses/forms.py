@@ -29,6 +29,8 @@ CLOSED_FORMS: tuple[ClosedForm, ...] = (
     LogCoshForm(),
     PoissonForm(),
 )
+# TensorFlow stops with an error or a NaN at a second derivative of these: they count as linear in the output.
+ONCE_DIFFERENTIABLE: tuple[Callable, ...] = (keras.losses.ctc,)
 _BY_KIND = {form.kind: form for form in CLOSED_FORMS}
 
 
@@ -77,6 +79,19 @@ def agree(forms: Sequence[LossForm], activation: str | None = None) -> list[Loss
         return list(forms)
     before = Prediction(activation).keeps_logits
     return [LossForm(AUTOMATIC, before_activation=before) for _ in forms]
+
+
+def once_differentiable(loss: Any) -> bool:
+    """Whether TensorFlow has first derivatives of a loss but no second ones.
+
+    Args:
+        loss: `keras.losses.Loss`, function, or name.
+
+    Returns:
+        True for Keras's own losses in `ONCE_DIFFERENTIABLE`.
+    """
+    function, _ = _function_and_options(loss)
+    return any(function is known for known in ONCE_DIFFERENTIABLE)
 
 
 def closed_form(kind: str) -> ClosedForm:

@@ -53,6 +53,7 @@ class CurvatureTapes:
         ends: Sequence[int],
         before: Sequence[bool],
         keep_first: bool = False,
+        linear: Sequence[int] = (),
     ) -> "LossCurvature":
         """Differentiates once; call it when the tapes have stopped recording.
 
@@ -62,6 +63,7 @@ class CurvatureTapes:
             ends: which outputs.
             before: for each of them, whether to differentiate in its logits instead of in the output.
             keep_first: keep the first of them if J depends on none, with derivatives zero.
+            linear: outputs in which J counts as linear, because its second derivatives cannot be had.
 
         Returns:
             First derivatives of B J, and the way to the second. Outputs that J does not depend on are left out. An
@@ -79,7 +81,8 @@ class CurvatureTapes:
             if keep_first and not groups:
                 groups = every[:1]
             gradient = [group.total(slopes) for group in groups]
-        return LossCurvature(self._outer, groups, list(points.values()), gradient)
+        straight = [any(k in linear for k in group.ends) for group in groups]
+        return LossCurvature(self._outer, groups, list(points.values()), straight, gradient)
 
     def _groups(self, ends: Sequence[int], before: Sequence[bool], slopes: dict[int, tf.Tensor]) -> list["_Coordinate"]:
         """Outputs with one coordinate tensor together: logits may be an output themselves."""
@@ -96,7 +99,8 @@ class CurvatureTapes:
             group.ends.append(k)
             if cut:
                 group.direct.append(z if source.logits is None else source.logits)
-                group.through.append(end)
+                if end.activation is not None:
+                    group.through.append(end)
             else:
                 group.direct.append(z)
         return list(groups.values())
@@ -135,6 +139,7 @@ class LossCurvature:
     _outer: tf.GradientTape
     _coordinates: list[_Coordinate]
     _points: Tensors
+    _linear: list[bool]
     gradient: Tensors
 
     @property
@@ -156,12 +161,22 @@ class LossCurvature:
         Returns:
             Tensors shaped like `z`. Where J couples samples, sample i also receives sum_j H_ij v_j.
         """
-        seeds = [tf.cast(v, g.dtype) for v, g in zip(vectors, self.gradient, strict=True)]
+        bent = [
+            (g, tf.cast(v, g.dtype))
+            for g, v, linear in zip(self.gradient, vectors, self._linear, strict=True)
+            if not linear
+        ]
+        if not bent:
+            return [tf.zeros_like(z) for z in self.z]
+        targets, seeds = zip(*bent, strict=True)
         found = self._outer.gradient(
-            self.gradient, self._points, output_gradients=seeds, unconnected_gradients="zero"
-        )  # fmt: skip
+            list(targets), self._points, output_gradients=list(seeds), unconnected_gradients="zero"
+        )
         slopes = {id(point): tf.convert_to_tensor(g) for point, g in zip(self._points, found, strict=True)}
-        return [coordinate.total(slopes) for coordinate in self._coordinates]
+        return [
+            tf.zeros_like(coordinate.z) if linear else coordinate.total(slopes)
+            for coordinate, linear in zip(self._coordinates, self._linear, strict=True)
+        ]
 
     def hessian(self, separate: bool) -> tf.Tensor:
         """Diagonal blocks of the Hessian, sample by sample, over all of `z`.
@@ -178,10 +193,12 @@ class LossCurvature:
         samples = tf.shape(self.z[0])[0]
         dtype = at_least_float32(self.z[0]).dtype
 
+        @tf.autograph.experimental.do_not_convert
         def column(k: tf.Tensor) -> tf.Tensor:
             unit = tf.broadcast_to(tf.one_hot(k, size, dtype=dtype), [samples, size])
             return self.flat_hessian_times(unit)  # [B, D]
 
+        @tf.autograph.experimental.do_not_convert
         def block_column(k: tf.Tensor) -> tf.Tensor:
             unit = tf.reshape(tf.one_hot(k, samples * size, dtype=dtype), [samples, size])
             return tf.gather(self.flat_hessian_times(unit), k // size)  # [D]

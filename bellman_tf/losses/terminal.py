@@ -21,7 +21,7 @@ from bellman_tf._checks import check_choice, error
 from bellman_tf.losses.automatic import AutomaticHead
 from bellman_tf.losses.closed_form import AUTOMATIC, LossForm
 from bellman_tf.losses.ends import OutputEnd, carried_logits, find_end
-from bellman_tf.losses.forms import agree, closed_form, recognise, terminal_head
+from bellman_tf.losses.forms import agree, closed_form, once_differentiable, recognise, terminal_head
 from bellman_tf.losses.head import Head, Tensors
 from bellman_tf.losses.joint import hessian_factor, matched_coefficient
 from bellman_tf.losses.observe import Observation, observe_losses
@@ -210,9 +210,8 @@ def terminal_cost(record: LossRecord, loss: tf.Tensor, scale: tf.Tensor | float,
         ValueError: if there is no output to differentiate in, or the outputs have different numbers of rows.
     """
     seen = [[o for o in record.observed if o.y_pred is end.output] for end in record.ends]
-    parts: list[_ClosedOutput] = []
-    if closed and sum(map(len, seen)) == len(record.observed):
-        parts = _closed_outputs(record.ends, seen)
+    closed = closed and sum(map(len, seen)) == len(record.observed)
+    parts = _closed_outputs(record.ends, seen) if closed else []
     taken = {id(part.end.output) for part in parts}
     shared = {id(part.z) for part in parts}  # an output without a loss may be the logits of another
     rest = [
@@ -288,11 +287,18 @@ def _automatic(
     if not rest:
         return None
     before = [record.ends[k].logits is not None for k in rest]
-    curvature: LossCurvature = record.probe.curvature(loss, scale, rest, before, keep_first=not others)
+    linear = [k for k in rest if any(once_differentiable(o.loss) for o in seen[k])]
+    curvature: LossCurvature = record.probe.curvature(loss, scale, rest, before, not others, linear)
     if not curvature.z:
         return None
-    separate = closed and all(seen[k] and all(o.values.shape.rank != 0 for o in seen[k]) for k in curvature.ends)
+    separate = closed and all(seen[k] and all(_per_sample(o) for o in seen[k]) for k in curvature.ends)
     return AutomaticHead(curvature, separate)
+
+
+def _per_sample(observation: Observation) -> bool:
+    """Whether J is linear in the values of a loss, and there is one per sample."""
+    reduced_by_keras = type(observation.loss).__call__ is keras.losses.Loss.__call__
+    return reduced_by_keras and observation.values.shape.rank != 0
 
 
 def _rows(z: Tensors) -> int | tf.Tensor:

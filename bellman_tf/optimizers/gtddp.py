@@ -9,12 +9,12 @@ import tensorflow as tf
 
 from bellman_tf import _checks, keras_access
 from bellman_tf.curvature import config as curvature_config
-from bellman_tf.curvature.block import Block
+from bellman_tf.curvature.block import Block, state_dtype
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.stages import Game
-from bellman_tf.optimizers.metrics import couplings_of, curvature_block
+from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_forms
 from bellman_tf.optimizers.records import Records, Saved, first_control_state
 from bellman_tf.training.context import StepContext, recursion_dtype
 from bellman_tf.training.information import INFORMATION
@@ -26,7 +26,8 @@ from bellman_tf.training.step_control import get as step_control_named
 _NEEDS_MODEL = (
     "{name} needs the layers of the network, not only its gradients. Received: a plain Keras model or training loop. "
     "Change one line: `model = bellman_tf.as_game(model)` before `compile` (or derive the class of a subclassed model "
-    "from `bellman_tf.Model`), and train with `fit` or `train_on_batch`."
+    "from `bellman_tf.Model`), and train with `fit` or `train_on_batch`; what a loop of your own adds to the loss goes "
+    "into `compute_loss`."
 )
 _OWN_LOOP = (
     "{name} takes the whole training step: gradients alone, handed to `apply`, `apply_gradients` or `scale_loss`, are "
@@ -277,15 +278,15 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         state = []
         for player, block in zip(game.players, blocks, strict=True):
             specs = block.state_specs()
-            dtype = player.variables[0].dtype
+            dtype = state_dtype(player.variables)
             state.append([self._new_state(f"player_{player.index}_{spec.name}", spec, dtype) for spec in specs])
         couplings, _ = couplings_of(game, blocks)
         for number, coupling in enumerate(couplings):
             specs = coupling.state_specs()
-            dtype = game.players[coupling.players[0]].variables[0].dtype
+            dtype = state_dtype(game.players[coupling.players[0]].variables)
             state.append([self._new_state(f"coupling_{number}_{spec.name}", spec, dtype) for spec in specs])
         self.blocks, self.couplings, self.state, self.players = blocks, couplings, state, list(game.players)
-        self._game = weakref.ref(game)
+        self._game, self._needs = weakref.ref(game), _needs(game, blocks, couplings)
         self.make_more_state(game)
         self.restore()
 
@@ -297,8 +298,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         blocks = [self.make_block(player) for player in game.players]
         self._check_replay(game, blocks)
         couplings, _ = couplings_of(game, blocks)
-        wanted = [[tuple(spec.shape) for spec in part.state_specs()] for part in (*blocks, *couplings)]
-        if wanted != [[tuple(v.shape) for v in variables] for variables in self.state]:
+        if _needs(game, blocks, couplings) != self._needs:
             raise _checks.error(
                 "optimizer", "be new, or have been built for these players", [player.name for player in game.players],
                 f"The model's `call` has changed: compile it with another {type(self).__name__}.",
@@ -368,6 +368,18 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         blocks = self.blocks or [self.make_block(player) for player in game.players]
         _, notes = couplings_of(game, blocks)
         return [block.describe() + note for block, note in zip(blocks, notes, strict=True)]
+
+    def describe_grams(self, game: Players) -> list[str]:
+        """The form of each player's Gram matrix.
+
+        Args:
+            game: the model's game.
+
+        Returns:
+            One form per player; "none" where no Gram matrix is formed.
+        """
+        blocks = self.blocks or [self.make_block(player) for player in game.players]
+        return gram_forms(self.options, game, blocks)
 
     def _new_state(self, name: str, spec: object, dtype: str) -> keras.Variable:
         initial = keras.initializers.Identity() if spec.initial == "identity" else spec.initial
@@ -523,3 +535,9 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             step_control=keras.saving.serialize_keras_object(self.step_control),
         )
         return config
+
+
+def _needs(game: Players, blocks: list[Block], couplings: list[Coupling]) -> tuple:
+    """Whose variables the state belongs to, and its shapes, in order."""
+    owners = [tuple(id(v) for v in player.variables) for player in game.players]
+    return owners, [[tuple(spec.shape) for spec in part.state_specs()] for part in (*blocks, *couplings)]

@@ -7,6 +7,7 @@ from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.coupling.choose import make_couplings
 from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.game.players import Players
+from bellman_tf.training.settings import GameOptions
 
 
 def curvature_block(curvature: object, player: object) -> Block:
@@ -44,3 +45,21 @@ def couplings_of(game: Players, blocks: list[Block]) -> tuple[list[Coupling], li
         return [], [""] * len(blocks)
     stages = [game.stage_of(player) for player in game.players]
     return make_couplings(blocks, stages, [_positions(player) for player in game.players])
+
+
+def gram_forms(options: GameOptions, game: Players, blocks: list[Block]) -> list[str]:
+    """The form of each player's Gram matrix, in words.
+
+    Args:
+        options: of the recursion.
+        game: the game.
+        blocks: of its players.
+
+    Returns:
+        One form per player; "none" for open-loop players.
+    """
+    group_size = options.group_size if options.value_hessian == "batch" else 1
+    return [
+        player.gram_plan(block.kind, options.gram, group_size).words
+        for player, block in zip(game.players, blocks, strict=True)
+    ]

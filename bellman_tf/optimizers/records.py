@@ -145,7 +145,7 @@ class Saved:
     state along, not the model; it is compiled into another one, and what belongs to the players waits until then.
     """
 
-    _waiting: "list[np.ndarray] | None" = None  # state of a copy, until `build` makes the variables for it
+    _waiting: tuple[np.ndarray, ...] | None = None  # state of a copy, until `build` makes the variables for it
 
     def save_own_variables(self, store: dict) -> None:
         """Keras's own, and the states of the model's random generators, so that training resumes exactly.
@@ -213,7 +213,7 @@ class Saved:
 
     def __reduce__(self) -> tuple:
         """Copies by options and state; the model stays behind, and so do the states of its random generators."""
-        state = [variable.numpy() for variable in self.variables] if self._waiting is None else self._waiting
+        state = tuple(variable.numpy() for variable in self.variables) if self._waiting is None else self._waiting
         return _copied, (type(self), self.get_config(), state)
 
     def restore(self) -> None:
@@ -238,7 +238,7 @@ class Saved:
         self._waiting = None
 
 
-def _copied(cls: type, config: dict, state: list) -> object:
+def _copied(cls: type, config: dict, state: tuple) -> object:
     """An optimizer with the options and state of another one."""
     optimizer = cls.from_config(config)
     optimizer._waiting = state

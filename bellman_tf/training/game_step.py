@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from bellman_tf.bellman import SampleValue, outer_product, sample_space
 from bellman_tf.curvature.gram import gram
-from bellman_tf.curvature.gram.sketch import draw_taps
 from bellman_tf.game.graph import Slot
 from bellman_tf.game.stages import Player
 from bellman_tf.layers.capture import Capture, Tensors, after, to_work, weigh
@@ -42,7 +41,6 @@ class GameStep:
         self.batch, self.game = batch, batch.game
         self.options = batch.settings.options
         self.information = INFORMATION[self.options.information]
-        self._taps: dict[int, tf.Tensor | None] = {}  # of a convolution's kernel that its sketch uses
         self._own_drop: Tensors = []  # l_u' M^{-1} l_u of the covered players
         self._open_drop: Tensors = []  # <g, decrease> of the open-loop players
 
@@ -74,7 +72,7 @@ class GameStep:
     # ---- recursion
 
     def _measure(self, players: list[Player], alphas: Tensors | None = None) -> None:
-        """Metrics and sketches, from the plain gradient or, in the papers' form, from each player's slope alpha."""
+        """Metrics, from the plain gradient or, in the papers' form, from each player's slope alpha."""
         batch, seen = self.batch, []
         for k, player in enumerate(players):
             alpha, block, gradient = alphas and alphas[k], batch.settings.blocks[player.index], None
@@ -88,11 +86,6 @@ class GameStep:
             seen.append((player, BatchOnly(batch.batch_size) if capture is None else capture, gradient))
         batch.update_metrics(seen)
         batch.couple()
-        covered = [player.index for player in players if self._capture(player) is not None]
-        if covered:
-            kept = [(self.derivatives.captures[k], batch.metrics[k]) for k in covered]
-            seed = [tf.cast(batch.step.iteration, tf.int32), covered[0]]
-            self._taps.update(zip(covered, draw_taps(kept, self.options.gram, seed), strict=True))
 
     def _gradient(self, player: Player, weights: tf.Tensor, inputs: tf.Tensor | None = None) -> Tensors:
         """`sum_ij w_ij q_ij` of any player; with `inputs`, formed with the layer's new input."""
@@ -151,8 +144,7 @@ class GameStep:
 
     def _own_gram(self, player: Player, group_size: int | None) -> tf.Tensor:
         capture, metric = self._capture(player), self.batch.metrics[player.index]
-        taps = self._taps[player.index]
-        return tf.cast(gram(capture, metric, group_size, self.options.gram, taps), self.batch.dtype)
+        return tf.cast(gram(capture, metric, group_size, self.options.gram), self.batch.dtype)
 
     def _own_pull(self, player: Player) -> tf.Tensor | None:
         """`<q_ij, M^{-1} l_u>`, `[B, m]`, or `None` without own cost; adds `l_u' M^{-1} l_u` to the prediction."""

@@ -22,8 +22,9 @@ from bellman_tf.curvature.gram import gram
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import COTANGENTS, Player
 from bellman_tf.game.survey import at_compute_dtype
+from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture, Tensors, to_work, weigh
-from bellman_tf.layers.registry import PREACTIVATION
+from bellman_tf.layers.coverage import PREACTIVATION
 from bellman_tf.losses import find_ends, keras_computes_loss, record_loss, terminal_cost, terminal_curvature
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.information import INFORMATION
@@ -137,7 +138,7 @@ class NativeStep:
         parts = [
             capture(layer, at_compute_dtype(layer, note.inputs), [column[k] for column in columns]) for k, note in calls
         ]
-        return parts[0] if len(parts) == 1 else join_calls(parts)
+        return join_calls(parts)
 
     # ---- curvature and weights
 

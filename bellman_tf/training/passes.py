@@ -17,7 +17,7 @@ from bellman_tf.game.graph import Call, Replay, Slot
 from bellman_tf.game.instrument import tapped
 from bellman_tf.game.stages import Game, Player
 from bellman_tf.layers.capture import Tensors
-from bellman_tf.layers.registry import PREACTIVATION
+from bellman_tf.layers.coverage import PREACTIVATION
 
 
 def last_activation(call: Call) -> str | None:

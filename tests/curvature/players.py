@@ -50,21 +50,23 @@ class Player:
         assert_close(flat(solved, 2), expected, rtol=rtol, label="solve with leading axes")
         for part, solution in zip(self.metric.solve([tf.constant(p[1, 2]) for p in parts]), solved, strict=True):
             assert_close(part, solution[1, 2], rtol=rtol, label="solve one by one")
-        if self.metric.tapwise and coverage(self.layer).convolution:
+        if self.metric.kind.tapwise and coverage(self.layer).convolution:
             self._assert_solves_taps(M, rng, rtol)
 
     def _assert_solves_taps(self, M, rng, rtol):
-        kernel_shape = self.shapes[0]
-        taps = int(np.prod(kernel_shape[:-2]))
+        layout = coverage(self.layer).matrix
+        shape = layout.kernel_taps(tf.zeros(layout.kernel_shape)).shape  # [taps, c_in, c_out]
+        taps = shape[0]
         for tap in {0, taps // 2, taps - 1}:
-            kernel = np.zeros((taps, *kernel_shape[-2:]))
-            kernel[tap] = rng.normal(size=kernel_shape[-2:])
-            parts = [kernel.reshape(kernel_shape)] + [np.zeros(shape) for shape in self.shapes[1:]]
-            expected = np.linalg.solve(M, flat([p[None] for p in parts])[0])[: kernel.size].reshape(kernel.shape)
+            kernel = np.zeros(shape)
+            kernel[tap] = rng.normal(size=shape[1:])
+            variable = layout.kernel_variable(tf.reshape(tf.constant(kernel), [layout.rows, layout.width]))
+            parts = [variable.numpy()] + [np.zeros(shape) for shape in self.shapes[1:]]
+            expected = np.linalg.solve(M, flat([p[None] for p in parts])[0])[: kernel.size]
+            expected = layout.kernel_taps(tf.reshape(tf.constant(expected), layout.kernel_shape)).numpy()
             assert not np.delete(expected, tap, 0).any() or np.abs(np.delete(expected, tap, 0)).max() < 1e-12
-            for index in (tap, tf.constant(tap)):
-                solved = self.metric.solve_tap(tf.constant(kernel[tap]), index)
-                assert_close(solved, expected[tap], rtol=rtol, label=f"solve_tap {tap}")
+            solved = self.metric.solve_tap(tf.constant(kernel[tap]), tap)
+            assert_close(solved, expected[tap], rtol=rtol, label=f"solve_tap {tap}")
         if len(self.shapes) > 1:
             bias = rng.normal(size=(2, *self.shapes[1]))
             zero = np.zeros((2, kernel.size))

@@ -125,16 +125,14 @@ def test_ekfac_is_its_published_formula(name, scalings, rng):
     config = options.EKFAC(damping=DAMPING, decay=0.6, invert_every=1, scalings=scalings, **KRONECKER[name])
     player = Player(config, name, rng)
     form, s = form_of(player, config), statistics(player.samples[0])
-    A, B, bias = expected_factors(player.samples[0], form)
+    A, B, _ = expected_factors(player.samples[0], form)
     for factor, basis in ((A, player.state[2]), (B, player.state[3])):
         turned = basis.numpy().T @ factor @ basis.numpy()
         assert_close(turned, np.diag(np.linalg.eigvalsh(factor)), rtol=1e-10)
         assert_close(basis.numpy().T @ basis.numpy(), np.eye(len(factor)), rtol=1e-10)
     U = basis_of(player, form)
-    _, start = kfac.eigenbasis(A, B, form, coverage(player.layer).taps, bias)
     positions_matter = scalings == "uncorrelated" and s.rows.shape[1] > 1
-    new = kfac.uncorrelated_scalings(U, s.rows, s.c) if positions_matter else kfac.exact_scalings(U, s.q)
-    expected = 0.6 * start + 0.4 * new
+    expected = kfac.uncorrelated_scalings(U, s.rows, s.c) if positions_matter else kfac.exact_scalings(U, s.q)
     assert_close(player.state[4].numpy().ravel(), expected, rtol=1e-10)
     player.assert_solves(kfac.ekfac(U, expected, DAMPING) / RATE, rng)
 
@@ -142,12 +140,44 @@ def test_ekfac_is_its_published_formula(name, scalings, rng):
 def test_ekfac_keeps_measuring_in_an_old_basis(rng):
     config = options.EKFAC(damping=DAMPING, decay=0.6, invert_every=10)
     player = Player(config, "dense", rng, steps=3)
-    A, B, _ = expected_factors(player.samples[0], "patches")
     U = basis_of(player, "patches")
-    _, scalings = kfac.eigenbasis(A, B, "patches", 1, None)
-    for sample in player.samples:
-        scalings = 0.6 * scalings + 0.4 * kfac.exact_scalings(U, statistics(sample).q)
+    measured = [kfac.exact_scalings(U, statistics(sample).q) for sample in player.samples]
+    scalings = diagonal.running_mean(measured, 0.6)
     player.assert_solves(kfac.ekfac(U, scalings, DAMPING) / RATE, rng)
+
+
+@pytest.mark.parametrize("invert_every", [1, 3])
+@pytest.mark.parametrize("name", ["dense", "dense without bias", "conv 1d causal"])
+def test_on_one_batch_the_scalings_are_the_second_moments_in_the_eigenbasis(name, invert_every, rng):
+    """George et al. 2018, Alg. 1, at every step; K-FAC's eigenvalues are something else."""
+    config = options.EKFAC(damping=DAMPING, invert_every=invert_every, convolution="patches", scalings="exact")
+    player = Player(config, name, rng, batch=6)
+    [sample] = player.samples
+    for t in range(1, 5):
+        expected = kfac.exact_scalings(basis_of(player, "patches"), statistics(sample).q)
+        assert_close(player.state[4].numpy().ravel(), expected, rtol=1e-9)
+        player.state, player.metric = player.block.update(player.state, sample.capture, None, step(t))
+    _, product = kfac.eigenbasis(*expected_factors(sample, "patches")[:2], "patches", 1, None)
+    assert np.linalg.norm(np.sort(product) - np.sort(expected)) > 0.05 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("dense", "patches"), ("conv 1d causal", "patches"), ("conv 2d even", "sua")]
+)
+def test_a_new_basis_takes_the_scalings_over(name, form, rng):
+    """As it sees them: the diagonal of R' diag(s) R, with R the rotation from the old basis to the new one."""
+    config = options.EKFAC(damping=DAMPING, decay=0.6, invert_every=1, convolution=form, scalings="exact")
+    player = Player(config, name, rng, batch=6)
+    fresh = draw(CASES[name], rng, batch=6)._replace(layer=player.layer)
+    old, s = basis_of(player, form), player.state[4].numpy().ravel()
+    player.state, player.metric = player.block.update(player.state, fresh.capture, None, step(1))
+    new = basis_of(player, form)
+    R = old.T @ new
+    seen = np.diag(R.T @ np.diag(s) @ R)
+    assert np.linalg.norm(seen - s) > 0.01 * np.linalg.norm(s)
+    expected = 0.5 * seen + 0.5 * kfac.exact_scalings(new, flat(automatic(fresh), 2)[:, 0])
+    assert_close(player.state[4].numpy().ravel(), expected, rtol=1e-9)
+    assert_close(seen.sum(), s.sum(), rtol=1e-12)  # the trace is that of the matrix
 
 
 @pytest.mark.parametrize(("name", "exact"), [("conv 1d", True), ("conv 2d", False)])

@@ -1,8 +1,11 @@
 """The text of `game_summary`."""
 
 import keras
+import numpy as np
+import pytest
 
 import bellman_tf as btf
+from bellman_tf.curvature.gram.compute import RUN
 from tests.strategies.networks import RawTensorFlow, cross_entropy, mlp, normal, recurrent
 
 
@@ -48,8 +51,38 @@ def test_the_gram_form_follows_the_static_shapes():
     outputs = keras.layers.Dense(3, name="head")(keras.layers.Flatten()(x))
     game = btf.Model(inputs, outputs).game
     assert [player.gram for player in game.players] == ["sketch, 1 of 9 taps", "per sample", "factored"]
-    assert [player.gram_cost for player in game.players] == [16 * 16 * 8 * 32, 16 * 16 * (32 * 4 + 4), 1025 + 3]
+    costs = [(16 * 16 + 64) * 8 * 32, (16 * 16 + 64) * 33 * 4, 64 * (1025 + 3)]
+    assert [player.gram_cost for player in game.players] == costs
     assert [[player.name for player in stage] for stage in game.stages] == [["large"], ["pointwise"], ["head"]]
     lines = []
     game.summary(print_fn=lines.append)
     assert "3 stages, 3 players" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "forms"),
+    [
+        ({"curvature": "kfac"}, ["lookup", "per sample", "factored"]),
+        ({"curvature": "rmsprop", "gram": "sketch"}, ["lookup", "sketch, 1 of 3 taps", "per sample"]),
+        ({"curvature": "rmsprop", "value_hessian": "block_diagonal"}, ["lookup", "per sample", "squares"]),
+        ({"curvature": "full"}, ["per sample"] * 3),
+    ],
+)
+def test_the_summary_prints_the_forms_that_run(options, forms, monkeypatch):
+    """Under the optimizer's own metrics, options and groups."""
+    tokens = keras.Input((2,), dtype="int32")
+    x = keras.layers.Embedding(260, 3)(tokens)
+    x = keras.layers.Conv1D(3, 3, padding="same")(x)
+    model = btf.Model(tokens, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+    optimizer = btf.GTDDP(1e-3, **options)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
+    ran = []
+    for form, run in RUN.items():
+        monkeypatch.setitem(RUN, form, lambda *args, form=form, run=run: (ran.append(form), run(*args))[1])
+    model.train_on_batch(np.arange(16).reshape(8, 2), np.arange(8) % 3)
+    announced = optimizer.describe_grams(model.game)
+    assert [form.split(",")[0].replace(" ", "_") for form in announced] == ran
+    assert announced == forms
+    lines = []
+    model.game_summary(print_fn=lines.append)
+    assert all(form in lines[0] for form in announced)

@@ -93,7 +93,7 @@ def test_it_agrees_with_the_definition_of_the_layer(name, rng):
         assert_close(q, want.reshape(len(x), 1, *shape), rtol=EXACT)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("dense", "einsum", "conv"))])
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("dense", "einsum", "conv", "transposed"))])
 def test_the_matrix_form_holds_the_same_numbers(name, rng):
     sample = draw(CASES[name], rng, columns=2)
     capture = sample.capture
@@ -106,17 +106,20 @@ def test_the_matrix_form_holds_the_same_numbers(name, rng):
     for q, want in zip(layout.unpack(matrix), capture.per_sample(), strict=True):
         assert_close(q, want)
     assert_close(layout.pack(capture.per_sample()), matrix)
-    if name == "conv 2d groups":  # one matrix, but no Kronecker structure
-        assert coverage(sample.layer).matrix is None
-        return
     assert coverage(sample.layer).matrix == layout
+    if "groups" in name:  # one matrix, whose columns have inputs of their own
+        assert layout.groups == sample.layer.groups
+        return
     x, c = capture.augmented().numpy(), capture.cotangents[0].numpy()
     rows, positions = x.reshape(3, -1, layout.all_rows), c.reshape(3, -1, layout.width)
     kernel, _ = reference.linear(rows, positions)
     assert_close(matrix[:, 0], kernel, rtol=EXACT)
 
 
-@pytest.mark.parametrize("name", ["dense", "dense rank 3", "einsum inputs apart", "conv 2d stride 2", "conv 1d causal"])
+@pytest.mark.parametrize(
+    "name",
+    ["dense", "dense rank 3", "einsum inputs apart", "conv 2d stride 2", "conv 1d causal", "transposed 2d stride 2"],
+)
 def test_new_inputs_meet_the_old_cotangents(name, rng):
     """Claims OURS-7: the bilinear term is the gradient with the new input."""
     sample = draw(CASES[name], rng, columns=2)
@@ -126,7 +129,7 @@ def test_new_inputs_meet_the_old_cotangents(name, rng):
         assert_close(mine, want, rtol=EXACT)
 
 
-@pytest.mark.parametrize("name", ["dense", "conv 2d", "embedding", "batch norm", "separable 2d"])
+@pytest.mark.parametrize("name", ["dense", "conv 2d", "transposed 2d", "embedding", "batch norm", "separable 2d"])
 def test_scaling_touches_the_first_column_alone(name, rng):
     sample = draw(CASES[name], rng, columns=2)
     alpha = rng.normal(size=3)
@@ -154,7 +157,8 @@ def test_a_masked_batch_normalisation_leaves_hidden_entries_out(rng):
 
 
 @pytest.mark.parametrize("name", ["dense rank 3", "einsum batched kernel", "conv 2d stride 2", "conv 1d causal",
-                                  "separable 2d", "embedding", "batch norm of images", "group norm"])  # fmt: skip
+                                  "transposed 2d stride 2", "separable 2d", "embedding", "batch norm of images",
+                                  "group norm", "rms norm of sequences", "slope shared in space"])  # fmt: skip
 def test_float32_agrees_in_every_mode_and_with_any_batch_size(name, rng):
     sample = draw(CASES[name], rng, dtype="float32")
     K = [tf.constant(rng.normal(size=v.shape), tf.float32) for v in sample.layer.trainable_variables]
@@ -190,7 +194,9 @@ def test_float32_agrees_in_every_mode_and_with_any_batch_size(name, rng):
                 assert_close(a, b, rtol=2e-5, label=f"{key}, {mode}")
 
 
-@pytest.mark.parametrize("name", ["dense", "einsum dense", "conv 2d", "depthwise 2d", "embedding", "layer norm"])
+@pytest.mark.parametrize(
+    "name", ["dense", "einsum dense", "conv 2d", "transposed 2d", "depthwise 2d", "embedding", "layer norm", "slope"]
+)
 def test_half_precision_is_computed_in_float32(name, rng):
     sample = draw(CASES[name], rng, dtype="mixed_bfloat16")
     half, inputs = sample.cotangents, sample.inputs
@@ -205,3 +211,32 @@ def test_half_precision_is_computed_in_float32(name, rng):
     for a, b in zip(capture.per_sample() + capture.gradient(w), exact.per_sample() + exact.gradient(w), strict=True):
         assert a.dtype == tf.float32
         assert_close(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("name", CASES)
+def test_a_bias_can_be_left_out(name, columns, rng):
+    """Where what follows takes it away again; nothing is left of a normalisation that only shifts."""
+    sample = draw(CASES[name], rng, columns=columns)
+    whole, found = coverage(sample.layer), coverage(sample.layer, bias=False)
+    bias = getattr(sample.layer, "beta", None) if "norm" in name else getattr(sample.layer, "bias", None)
+    if name in {"batch norm without scale", "group norm of vectors"}:
+        assert found == "nothing is left of it without its shift"
+        return
+    kept = [k for k, v in enumerate(sample.layer.trainable_variables) if v is not bias]
+    assert [id(v) for v in found.variables] == [id(sample.layer.trainable_variables[k]) for k in kept]
+    assert [id(v) for v in whole.variables] == [id(v) for v in sample.layer.trainable_variables]
+    capture = found.capture(sample.layer, sample.inputs, sample.cotangents)
+    expected = [automatic(sample)[k] for k in kept]
+    for q, want in zip(capture.per_sample(), expected, strict=True):
+        assert_close(q, want, rtol=EXACT)
+    w = rng.normal(size=(3, columns))
+    for g, want in zip(capture.gradient(tf.constant(w)), expected, strict=True):
+        assert_close(g, np.tensordot(w, want, [[0, 1], [0, 1]]), rtol=EXACT)
+    direction = [tf.constant(rng.normal(size=v.shape)) for v in found.variables]
+    inner = sum(np.tensordot(q, k, len(k.shape)) for q, k in zip(expected, direction, strict=True))
+    assert_close(capture.inner(direction), inner, rtol=EXACT)
+    if found.matrix is not None:
+        assert found.matrix.bias_shape is None
+        assert capture.layout == found.matrix
+    assert found.extent((None, *sample.cotangents[0].shape[1:]), columns) == capture.extent

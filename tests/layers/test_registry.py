@@ -3,7 +3,8 @@
 import keras
 import pytest
 
-from bellman_tf.layers.registry import OUTPUT, PREACTIVATION, Coverage, coverage
+from bellman_tf.layers.coverage import OUTPUT, PREACTIVATION, Coverage
+from bellman_tf.layers.registry import coverage
 from tests.layers.cases import CASES, draw
 
 L = keras.layers
@@ -15,7 +16,7 @@ def test_every_case_is_covered(name, rng):
     found = coverage(sample.layer)
     assert isinstance(found, Coverage), found
     assert found.site == (PREACTIVATION if hasattr(sample.layer, "activation") else OUTPUT)
-    assert found.convolution == name.startswith("conv")
+    assert found.convolution == name.startswith(("conv", "transposed"))
 
 
 class Changed(L.Dense):
@@ -92,8 +93,11 @@ def _with_lora(layer):
             lambda: _built(L.EinsumDense("ab,bc->ca", (None,)), (4, 4)),
             "its equation 'ab,bc->ca' has no leading batch axis",
         ),
-        (lambda: _built(L.Conv2DTranspose(3, 2), (None, 4, 4, 2)), "Conv2DTranspose has no Gram form"),
-        (lambda: _built(L.PReLU(), (None, 4)), "PReLU has no Gram form"),
+        (
+            lambda: _built(L.RMSNormalization(axis=1), (None, 4, 4)),
+            "Keras multiplies by its scale along the last axes, whichever it normalises",
+        ),
+        (lambda: _built(L.RMSNormalization(axis=[0, 1]), (3, 4)), "it normalises along the batch axis"),
         (lambda: _built(L.LSTM(3), (None, 4, 2)), "LSTM has no Gram form"),
     ],
 )

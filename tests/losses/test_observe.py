@@ -12,6 +12,7 @@ from tests.helpers import assert_close
 from tests.losses.cases import (
     dense_model,
 )
+from tests.losses.networks import terminal
 from verification.references import losses as reference
 
 REDUCTIONS = ["sum", "sum_over_batch_size", "mean", "mean_with_sample_weight"]
@@ -173,3 +174,54 @@ def test_keras_is_as_before_afterwards_also_after_an_error():
     assert "call" not in vars(loss)
     loss(tf.ones([1, 1]), tf.ones([1, 1]))
     assert len(outer_list) == 1
+
+
+class Penalised(keras.layers.Layer):
+    """Adds a loss of its own, made with a Keras loss of an inner tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.dense = keras.losses.MeanSquaredError(), keras.layers.Dense(4)
+
+    def call(self, x):
+        h = self.dense(x)
+        self.add_loss(self.inner(tf.zeros_like(h), h))
+        return h
+
+
+def test_only_losses_of_the_outputs_count(rng):
+    inputs = keras.Input([3])
+    model = keras.Model(inputs, keras.layers.Softmax()(Penalised()(inputs)))
+    model.compile(loss="categorical_crossentropy")
+    x, y = tf.constant(rng.normal(size=[2, 3]), tf.float32), tf.one_hot([1, 2], 4)
+    J, cost, at_z, at_values = terminal(model, [x], [y])
+    assert len(cost.values) == 1
+    [head] = cost.heads(at_values)
+    assert head.kind == "softmax"
+    assert_close(at_values[0], [1.0, 1.0], rtol=1e-6)
+    entropy = keras.losses.categorical_crossentropy(y, model(x))
+    assert_close(J, np.mean(entropy) + sum(model.losses), rtol=1e-6)  # both are in J
+
+
+def test_many_threads_enter_and_leave_at_once():
+    before, loss, y = keras.losses.Loss.__call__, keras.losses.MeanSquaredError(), tf.ones([2, 1])
+    counts, start = {}, threading.Barrier(6)
+
+    def replica(calls):
+        start.wait(10)
+        found = []
+        for _ in range(20):
+            with losses.observe_losses() as observed:
+                for _ in range(calls):
+                    loss(y, y)
+            loss(y, y)
+            found.append(len(observed))
+        counts[calls] = found
+
+    threads = [threading.Thread(target=replica, args=(calls,)) for calls in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == {calls: [calls] * 20 for calls in range(1, 7)}
+    assert keras.losses.Loss.__call__ is before

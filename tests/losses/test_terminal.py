@@ -16,6 +16,7 @@ from tests.losses.cases import (
     observed_head,
     outer,
 )
+from tests.losses.networks import CASES, make, terminal
 from verification.references import losses as reference
 
 
@@ -146,3 +147,134 @@ def test_a_perfectly_fitted_sample_has_no_coefficient_and_a_nearly_fitted_one_a_
     beta_squared = losses.curvature_along_gradient([g], [head.hessian_times(g)])
     assert beta_squared[0] == 0
     assert_close(beta_squared[1] * tf.reduce_sum(g[1] ** 2), 1.0, rtol=1e-6)  # 2 / C, the curvature itself
+
+
+@pytest.mark.parametrize(
+    "name", ["sigmoid into a categorical cross-entropy", "subclass, weighted", "two outputs", "dice"]
+)
+@pytest.mark.parametrize("mode", ["unknown batch size", "jit"])
+def test_compiled_is_eager(mode, name):
+    case = CASES[name]
+    model, z, y, _ = make(case)
+    cast = lambda parts: [tf.constant(t, tf.float32) for t in parts]
+    kept = []
+
+    def run(z, y):
+        _, cost, at_z, at_values = terminal(model, z, y)
+        kept.append(cost.rows)
+        found = [losses.terminal_curvature(cost, at_z, at_values, h) for h in ("matched", "outer_product", 2, "full")]
+        # eigenvectors have no sign, and beta^2 of a small gradient amplifies rounding: what the recursion sees
+        size = tf.add_n([tf.reduce_sum(g**2, axis=1) for g in at_z])
+        factors = [[tf.stack(part, axis=2) for part in zip(*f.columns, strict=True)] for f in found[2:]]
+        return found[0].beta_squared * size, found[1].beta_squared, [[outer_of(Z) for Z in part] for part in factors]
+
+    def outer_of(Z):
+        return tf.matmul(Z, Z, transpose_b=True)
+
+    signature = [[tf.TensorSpec([None, t.shape[1]]) for t in part] for part in (z, y)]
+    compiled = tf.function(run, jit_compile=mode == "jit", input_signature=None if mode == "jit" else signature)
+    for batch in (1, 3):
+        data = (cast([t[:batch] for t in z]), cast([t[:batch] for t in y]))
+        eager = run(*data)
+        assert kept[-1] == batch
+        tf.nest.map_structure(lambda a, b: assert_close(a, b, rtol=1e-4, atol=1e-6), compiled(*data), eager)
+    assert any(isinstance(rows, tf.Tensor) for rows in kept) == (mode != "jit")
+
+
+def test_an_output_that_leads_to_another_has_a_gradient_of_its_own(rng):
+    inputs = keras.Input([2])
+    first = keras.layers.Activation("linear")(inputs)
+    layer = keras.layers.Dense(3, use_bias=False)
+    model = keras.Model(inputs, [first, layer(first)])
+    model.compile(loss=["mse", "mse"])
+    z, y = np.float32(rng.normal(size=[4, 2])), [np.zeros([4, 2], "float32"), np.ones([4, 3], "float32")]
+    _, cost, at_z, at_values = terminal(model, [tf.constant(z)], [tf.constant(t) for t in y])
+    second = z @ layer.kernel.numpy()
+    slopes = [2 * z / 2, 2 * (second - 1) / 3]
+    assert_close(at_z[0], slopes[0] + slopes[1] @ layer.kernel.numpy().T, rtol=1e-5)  # the tape's is the total
+    size = [np.sum(g**2, axis=1) for g in slopes]
+    expected = (size[0] * 2 / 2 + size[1] * 2 / 3) / (size[0] + size[1]) ** 2
+    assert_close(losses.terminal_curvature(cost, at_z, at_values).beta_squared, expected, rtol=1e-5)
+
+
+def test_two_names_for_one_output_add_up(rng):
+    inputs = keras.Input([3])
+    y = keras.layers.Activation("linear")(inputs)
+    model = keras.Model(inputs, {"a": y, "b": y})
+    model.compile(loss={"a": "mse", "b": "huber"})
+    z = tf.constant(rng.normal(size=[2, 3]), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        y_pred = model(z)
+        with losses.record_loss(losses.find_ends(y_pred), tape) as record:
+            J = model.compute_loss(y={"a": tf.zeros_like(z), "b": tf.zeros_like(z)}, y_pred=y_pred)
+    cost = losses.terminal_cost(record, J, 2.0, closed=True)
+    [head] = cost.heads(tape.gradient(J, cost.values, output_gradients=tf.constant(2.0)))
+    assert [part.kind for part in head.heads] == ["square", "huber"]
+    curvature = (2.0 + (np.abs(z) <= 1)) / 3
+    assert_close(head.hessian_times(tf.ones_like(z)), curvature, rtol=1e-6)
+
+
+def test_outputs_with_different_numbers_of_rows_are_refused(rng):
+    inputs = keras.Input([4, 3])
+    fold = keras.layers.Lambda(lambda t: tf.reshape(t, [-1, 3]))
+    model = keras.Model(inputs, [keras.layers.Activation("linear")(inputs), fold(inputs)])
+    model.compile(loss=["mse", "mse"])
+    z = tf.constant(rng.normal(size=[2, 4, 3]), tf.float32)
+    with pytest.raises(ValueError, match="`outputs` must have one row per sample in every output that carries a loss"):
+        terminal(model, [z], [tf.zeros([2, 4, 3]), tf.zeros([8, 3])])
+    model.compile(loss=[None, "mse"])
+    _, cost, at_z, at_values = terminal(model, [z], [None, tf.zeros([8, 3])])
+    assert losses.terminal_curvature(cost, at_z, at_values).beta_squared.shape == [8]  # a folded batch has its own rows
+
+
+def test_a_cost_that_does_not_read_the_outputs_has_no_curvature():
+    class Constant(keras.Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return tf.reduce_sum(self.layers[-1].kernel ** 2)
+
+    inputs = keras.Input([3])
+    model = Constant(inputs, keras.layers.Dense(2)(inputs))
+    model.compile()
+    _, cost, at_z, at_values = terminal(model, [tf.ones([4, 3])], [tf.zeros([4, 2])])
+    assert not losses.terminal_curvature(cost, at_z, at_values).beta_squared.numpy().any()
+    columns = losses.terminal_curvature(cost, at_z, at_values, "full").columns
+    assert len(columns) == 2
+    assert not np.any(columns)
+
+
+def test_no_output_and_no_such_hessian_are_refused():
+    with losses.record_loss([]) as record:
+        J = tf.constant(1.0)
+    with pytest.raises(ValueError, match="`outputs` must hold a floating tensor"):
+        losses.terminal_cost(record, J, 1.0, closed=True)
+    model, z, y, _ = make(CASES["dice"])
+    _, cost, at_z, at_values = terminal(model, [tf.constant(z[0], tf.float32)], y)
+    with pytest.raises(ValueError, match="`terminal_hessian` must be one of 'matched', 'outer_product', 'full'"):
+        losses.terminal_curvature(cost, at_z, at_values, "exact")
+    with pytest.raises(ValueError, match="`rank` must be an integer from 1 to 4"):
+        losses.terminal_curvature(cost, at_z, at_values, 5)
+
+
+def test_half_precision_outputs_have_single_precision_coefficients(rng):
+    inputs = keras.Input([4])
+    model = keras.Model(inputs, keras.layers.Activation("sigmoid", dtype="bfloat16")(inputs))
+    model.compile(loss=keras.losses.Dice())
+    z, y = np.float32(rng.normal(size=[3, 4])), np.float32(np.eye(4)[:3])
+    _, cost, at_z, at_values = terminal(model, [tf.constant(z)], [tf.constant(y)])
+    found = losses.terminal_curvature(cost, at_z, at_values)
+    assert found.beta_squared.dtype == tf.float32
+    assert losses.terminal_curvature(cost, at_z, at_values, 2).columns[0][0].dtype == cost.z[0].dtype == tf.bfloat16
+    other = keras.Model(inputs, keras.layers.Activation("sigmoid")(inputs))
+    other.compile(loss=keras.losses.Dice())
+    _, cost, at_z, at_values = terminal(other, [tf.constant(z)], [tf.constant(y)])
+    assert_close(found.beta_squared, losses.terminal_curvature(cost, at_z, at_values).beta_squared, rtol=0.05)
+
+
+def test_own_loss_computations_are_told_from_keras_s():
+    model, *_ = make(CASES["cosine"])
+    assert losses.keras_computes_loss(model)
+    model.compute_loss = lambda **kwargs: tf.constant(0.0)
+    assert not losses.keras_computes_loss(model)
+    model, *_ = make(CASES["own compute_loss"])
+    assert not losses.keras_computes_loss(model)

@@ -1,6 +1,8 @@
 """What every optimizer of the package must do; a new one joins by adding a row."""
 
+import copy
 import json
+import pickle
 
 import keras
 import numpy as np
@@ -87,6 +89,46 @@ def test_its_configuration_makes_the_round_trip(make):
     assert again.get_config() == optimizer.get_config()
     assert again.options == optimizer.options
     assert again.curvature == optimizer.curvature
+
+
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda optimizer: pickle.loads(pickle.dumps(optimizer)),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_a_fresh_copy_is_another_optimizer_of_the_same_options(make, copied):
+    optimizer = make()
+    optimizer.learning_rate = 0.25
+    again = copied(copied(optimizer))
+    assert type(again) is type(optimizer)
+    assert again.get_config() == optimizer.get_config()
+    assert not set(map(id, again.variables)) & set(map(id, optimizer.variables))
+    model = network()
+    model.compile(optimizer=again, **cross_entropy())
+    assert np.isfinite(model.train_on_batch(*data()))
+    assert int(optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_a_copy_made_mid_run_goes_on_in_a_model_of_the_same_shape(make, copied):
+    x, y = data()
+    fit = {"batch_size": 4, "shuffle": False, "verbose": 0}
+    models = [network(), network()]
+    models[0].compile(optimizer=make(), **cross_entropy())
+    models[0].fit(x, y, **fit)
+    again = copied(copied(models[0].optimizer))  # a copy that waits for its model can be copied itself
+    assert int(again.iterations) == int(models[0].optimizer.iterations) == 2
+    models[1].compile(optimizer=again, **cross_entropy())
+    models[1].set_weights(models[0].get_weights())
+    for own, other in zip(*(model.seed_variables() for model in models), strict=True):
+        other.assign(own)  # random generators belong to a model, not to a copy of its optimizer
+    for model in models:
+        model.fit(x, y, epochs=2, **fit)
+    for expected, actual in zip(*map(state, models), strict=True):
+        assert np.array_equal(expected, actual)
 
 
 def test_a_bad_batch_changes_nothing_but_the_counter(make):

@@ -1,5 +1,7 @@
 """`GTDDP` inside Keras: options it refuses, saved state that does not fit, bad batches, precision policies."""
 
+import copy
+
 import keras
 import numpy as np
 import pytest
@@ -153,7 +155,7 @@ def test_state_of_another_optimizer_does_not_load(other):
     store: dict = {}
     stranger.optimizer.save_own_variables(store)
     before = [v.numpy() for v in model.optimizer.variables]
-    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer 'gtddp.*' variables whereas"):
+    with pytest.warns(UserWarning, match="Skipping variable loading.* because it has 19 variables whereas"):
         model.optimizer.load_own_variables(store)
     assert all(np.array_equal(v.numpy(), old) for v, old in zip(model.optimizer.variables, before, strict=True))
 
@@ -168,6 +170,34 @@ def test_state_of_other_shapes_does_not_load():
     wider.optimizer.save_own_variables(store)
     with pytest.raises(ValueError, match="`store` must hold shape"):
         model.optimizer.load_own_variables(store)
+
+
+def test_a_copy_of_a_built_optimizer_does_not_go_into_a_model_of_other_shapes():
+    model = compiled()
+    model.train_on_batch(*data())
+    shallow = btf.Sequential([layers.Input((6,)), layers.Dense(3)])
+    wider = btf.Sequential([layers.Input((6,)), layers.Dense(8), layers.Dense(5), layers.Dense(3)])
+    for other, message in ((shallow, "`model` must give gtddp.* the 19 variables"), (wider, "`store` must hold shape")):
+        other.compile(optimizer=copy.deepcopy(model.optimizer), **cross_entropy())
+        before = other.get_weights()
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                other.train_on_batch(*data())
+        assert all(np.array_equal(a, b) for a, b in zip(before, other.get_weights(), strict=True))
+
+
+def test_a_copy_goes_into_a_model_that_is_built_while_it_trains():
+    def delayed():
+        return btf.Sequential([layers.Dense(7, activation="tanh"), layers.Dense(3)])
+
+    models = [delayed(), delayed()]
+    models[0].compile(optimizer=btf.GTDDP(), **cross_entropy())
+    x, y = data()
+    models[0].train_on_batch(x, y)
+    models[1].compile(optimizer=copy.deepcopy(models[0].optimizer), **cross_entropy())
+    for _ in range(2):
+        models[1].train_on_batch(x, y)
+    assert int(models[1].optimizer.iterations) == 3, "the state is handed over once, not at every step"
 
 
 @pytest.mark.parametrize(

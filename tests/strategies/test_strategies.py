@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 
 from tests.strategies.kronecker import correlated_kronecker_players
+from verification.problems.linear import branches, linear_networks
 from verification.problems.matrices import (
     KINDS,
     gram_matrices,
@@ -119,3 +120,45 @@ def test_independent_and_identical_kronecker_players_are_reached():
     pairs = correlated_kronecker_players(players=hypothesis.strategies.just(2), max_size=2)
     reaches(pairs, lambda game: correlation(game) > 0.999)
     reaches(pairs, lambda game: correlation(game) < 0.3)
+
+
+@given(branches())
+def test_a_layer_of_a_branch_has_the_same_gradients_in_either_order(problem):
+    columns = []
+    for order in problem.orders:
+        game = problem.game(order)
+        layers = enumerate(problem.layers(order))
+        columns.append({layer: game.parameter_columns(t, game.stages[t].players[0]) for t, layer in layers})
+    assert columns[0].keys() == columns[1].keys()
+    for layer, Qc in columns[0].items():
+        assert np.allclose(Qc, columns[1][layer], rtol=1e-12, atol=1e-12)
+
+
+def test_orders_that_differ_are_reached():
+    reaches(branches(), lambda problem: problem.orders[0] != problem.orders[1] and len(problem.orders[0]) > 4)
+
+
+@given(linear_networks())
+def test_the_stages_of_a_linear_network_are_its_jacobians_and_the_bilinear_term(network):
+    """All of it, since a product of two changes is the only term that is not linear in them."""
+    game, states = network.game()
+    rng = np.random.default_rng(0)
+    for t, stage in enumerate(game.stages):
+        dx, du = rng.standard_normal(states[t].shape), [rng.standard_normal(len(p.l_u)) for p in stage.players]
+        linear = np.einsum("bij,bj->bi", stage.f_x, dx) + stage.f_u @ np.concatenate(du)
+        moved = network.stage(t, states[t] + dx, du) - states[t + 1]
+        assert np.allclose(moved, linear + network.bilinear(t, du, dx), rtol=1e-10, atol=1e-10)
+
+
+def test_deep_affine_and_bilinear_networks_with_three_players_and_shortcuts_are_reached():
+    def deep(network, affine):
+        shapes = [kernels[0].shape for kernels in network.kernels]
+        return (
+            network.affine == affine
+            and max(map(len, network.kernels)) == 3
+            and any(new == old for new, old in shapes)
+            and len(shapes) > 2
+        )
+
+    for affine in (True, False):
+        reaches(linear_networks(), lambda network, affine=affine: deep(network, affine))

@@ -8,9 +8,8 @@ from keras import layers
 
 import bellman_tf as btf
 from bellman_tf.curvature import EKFAC, KFAC
-from bellman_tf.training.round import Round
 from bellman_tf.training.game_step import GameStep
-from tests.helpers import assert_close
+from tests.helpers import assert_close, round_of
 from verification.references import cooperative as reference
 from verification.references import training
 
@@ -87,17 +86,21 @@ def with_options(**options):
     ("kind", "sign"), [("exact", 1), ("published", 1), ("published", -1), ("rescale", 1), (False, 1)]
 )
 def test_a_step_is_the_dense_one(kind, sign, information):
-    optimizer = btf.GTDDP(RATE, curvature=curvature(kind, cooperative_sign=sign), information=information)
+    optimizer = btf.GTDDP(
+        RATE, curvature=curvature(kind, cooperative_sign=sign), information=information, rollout="nonlinear"
+    )
     follow(optimizer, with_options(information=information), kind, sign=sign)
 
 
 def test_a_step_with_a_full_terminal_hessian():
-    optimizer = btf.GTDDP(RATE, curvature=curvature("exact"), terminal_hessian="full")
+    optimizer = btf.GTDDP(RATE, curvature=curvature("exact"), terminal_hessian="full", rollout="nonlinear")
     follow(optimizer, with_options(terminal="full"), "exact")
 
 
 def test_three_players_solve_to_the_tolerance():
-    follow(btf.GTDDP(RATE, curvature=curvature("exact")), with_options(), "exact", width=3, rtol=1e-5)
+    follow(
+        btf.GTDDP(RATE, curvature=curvature("exact"), rollout="nonlinear"), with_options(), "exact", width=3, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["exact", "published"])
@@ -112,9 +115,9 @@ def test_the_recursion_sees_the_gram_matrix_of_the_joint_metric(kind, make):
     """Sum over the stage of what the step hands to the recursion: `Q' M^{-1} Q`, M^{-1} column by column."""
     keras.utils.set_random_seed(3)
     model, _, _ = block()
-    model.compile(btf.GTDDP(RATE, curvature=curvature(kind, make)), cross_entropy())
+    model.compile(btf.GTDDP(RATE, curvature=curvature(kind, make), rollout="nonlinear"), cross_entropy())
     model.optimizer.build(model.trainable_variables)
-    step = GameStep(Batch(model, model.optimizer, tuple(map(tf.constant, data()))))
+    step = GameStep(round_of(model, tuple(map(tf.constant, data()))))
     step.differentiate()
     policy = step._sample_backward()
     [together] = {id(t): t for t in step.batch.together.values()}.values()
@@ -140,9 +143,11 @@ def test_a_bilinear_step_reads_every_players_new_input():
     for bilinear in (False, True):
         keras.utils.set_random_seed(3)
         model, _, _ = block()
-        model.compile(btf.GTDDP(RATE, curvature=curvature("exact"), bilinear=bilinear), cross_entropy())
+        model.compile(
+            btf.GTDDP(RATE, curvature=curvature("exact"), bilinear=bilinear, rollout="nonlinear"), cross_entropy()
+        )
         model.optimizer.build(model.trainable_variables)
-        step = GameStep(Batch(model, model.optimizer, tuple(map(tf.constant, data()))))
+        step = GameStep(round_of(model, tuple(map(tf.constant, data()))))
         seen = read[bilinear] = []
 
         def gradient(player, w, inputs=None, *, seen=seen, inner=step._gradient):

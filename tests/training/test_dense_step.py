@@ -98,7 +98,7 @@ def test_it_is_the_recursion_in_the_space_of_samples():
     """Ten steps on real DIGITS, with weight decay through a regularizer."""
     x, y = digits()
     finals = []
-    optimizers = btf.DDP(0.5), btf.GTDDP(0.5, curvature="identity", terminal_hessian="full")
+    optimizers = btf.DDP(0.5), btf.GTDDP(0.5, curvature="identity", terminal_hessian="full", rollout="nonlinear")
     for optimizer in optimizers:
         model = residual("l2")
         model.compile(optimizer, "sparse_categorical_crossentropy")

@@ -6,9 +6,8 @@ import pytest
 import tensorflow as tf
 
 import bellman_tf as btf
-from bellman_tf.training.round import Round
 from bellman_tf.training.game_step import GameStep
-from tests.helpers import assert_close
+from tests.helpers import assert_close, round_of
 
 
 def normalised_step(rng, scale=True):
@@ -20,12 +19,11 @@ def normalised_step(rng, scale=True):
     model = btf.Model(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)))
     if scale:
         model.layers[2].gamma.assign(rng.normal(size=3))
-    model.compile(
-        btf.GTDDP(0.1, curvature="identity"), keras.losses.SparseCategoricalCrossentropy(True, dtype="float64")
-    )
+    loss = keras.losses.SparseCategoricalCrossentropy(True, dtype="float64")
+    model.compile(btf.GTDDP(0.1, curvature="identity", rollout="nonlinear"), loss)
     x, y = tf.constant(rng.normal(size=[5, 6, 6, 2])), tf.constant(rng.integers(0, 4, 5))
     model.optimizer.build(model.trainable_variables)
-    step = GameStep(Batch(model, model.optimizer, (x, y)))
+    step = GameStep(round_of(model, (x, y)))
     step.differentiate()
     return model, step, x, y
 

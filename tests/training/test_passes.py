@@ -11,8 +11,7 @@ from bellman_tf import keras_access
 from bellman_tf.game.graph import Slot
 from bellman_tf.training.game_step import GameStep
 from bellman_tf.training.passes import capture_forward, policy_forward
-from bellman_tf.training.round import Round
-from tests.helpers import assert_close
+from tests.helpers import assert_close, round_of
 from tests.strategies.networks import classify, cross_entropy, labels, normal, residual_cnn
 
 
@@ -28,7 +27,7 @@ def test_the_gradient_over_the_live_tensors_predicts_the_loss():
     """Moving the state at a cut moves the loss by <g, dx>, shortcuts included: the partial gradient of each copy."""
     x, y = normal(4, 6, 6, 2), labels(4)
     model = build(residual_cnn(), x)
-    step = GameStep(Round(model, model.game, model.optimizer.settings(), model.optimizer.context(), (x, y)))
+    step = GameStep(round_of(model, (x, y)))
     step.differentiate()
     forward, stages = step.derivatives.forward, model.game.stages
     assert max(len(cut) for cut in forward.cuts) > 1
@@ -99,8 +98,9 @@ def test_both_passes_draw_the_same_dropout_masks():
     assert not np.array_equal(*masks), "a new step draws a new mask"
 
 
+@pytest.mark.parametrize("rollout", ["linear", "nonlinear"])
 @pytest.mark.parametrize("information", ["open", "cooperative"])
-def test_statistics_and_seeds_advance_once_per_step(information):
+def test_statistics_and_seeds_advance_once_per_step(information, rollout):
     """As much as by one call in training mode."""
     x, y = classify(6, 6, 2)(8)
     keras.utils.set_random_seed(0)
@@ -108,7 +108,7 @@ def test_statistics_and_seeds_advance_once_per_step(information):
     expected(x, training=True)
     keras.utils.set_random_seed(0)
     model = residual_cnn()
-    model.compile(optimizer=btf.GTDDP(information=information, rollout="nonlinear"), **cross_entropy())
+    model.compile(optimizer=btf.GTDDP(information=information, rollout=rollout), **cross_entropy())
     model.train_on_batch(x, y)
     for theirs, mine in zip(expected.non_trainable_variables, model.non_trainable_variables, strict=True):
         assert_close(mine, theirs, rtol=1e-5, label=mine.path)

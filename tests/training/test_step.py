@@ -89,34 +89,47 @@ def identity(**options):
     return btf.GTDDP(RATE, curvature="identity", **options)
 
 
+@pytest.fixture(params=["linear", "nonlinear"])
+def rollout(request):
+    return request.param
+
+
+def both(rollout, theirs=None, **options):
+    """The optimizer and the reference with the same options; `theirs` where the reference has other names."""
+    return identity(rollout=rollout, **options), with_options(
+        rollout=rollout, **(options if theirs is None else theirs)
+    )
+
+
 @pytest.mark.parametrize("terminal", ["matched", "outer_product", "full", 1, 2])
-def test_a_batch_coupled_step_is_the_dense_recursion(terminal):
-    follow(block, identity(terminal_hessian=terminal), with_options(terminal=terminal))
+def test_a_batch_coupled_step_is_the_dense_recursion(terminal, rollout):
+    follow(block, *both(rollout, {"terminal": terminal}, terminal_hessian=terminal))
 
 
 @pytest.mark.parametrize("information", ["open", "feedback", "cooperative_open", "cooperative"])
 @pytest.mark.parametrize("make", [chain, block])
-def test_every_information_structure_is_the_dense_one(make, information):
-    follow(make, identity(information=information), with_options(information=information))
+def test_every_information_structure_is_the_dense_one(make, information, rollout):
+    follow(make, *both(rollout, information=information))
 
 
-def test_feedback_players_with_a_full_terminal_hessian_keep_values_of_their_own():
+def test_feedback_players_with_a_full_terminal_hessian_keep_values_of_their_own(rollout):
     options = {"information": "feedback"}
-    follow(block, identity(terminal_hessian="full", **options), with_options(terminal="full", **options))
+    follow(block, *both(rollout, {"terminal": "full", **options}, terminal_hessian="full", **options))
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 4, 6])
-def test_groups_are_dense_recursions_side_by_side(group_size):
-    follow(block, identity(group_size=group_size), with_options(group_size=group_size))
+def test_groups_are_dense_recursions_side_by_side(group_size, rollout):
+    follow(block, *both(rollout, group_size=group_size))
 
 
-def test_groups_of_full_terminal_hessians():
-    options = {"group_size": 4}
-    follow(chain, identity(terminal_hessian="full", **options), with_options(terminal="full", **options))
+@pytest.mark.parametrize("information", ["feedback", "cooperative_open", "cooperative"])
+def test_groups_of_full_terminal_hessians(information, rollout):
+    options = {"group_size": 4, "information": information}
+    follow(chain, *both(rollout, {"terminal": "full", **options}, terminal_hessian="full", **options))
 
 
-def test_block_diagonal_is_groups_of_one():
-    follow(block, identity(value_hessian="block_diagonal"), with_options(group_size=1))
+def test_block_diagonal_is_groups_of_one(rollout):
+    follow(block, *both(rollout, {"group_size": 1}, value_hessian="block_diagonal"))
 
 
 @pytest.mark.parametrize("terminal", ["matched", "outer_product"])
@@ -143,14 +156,18 @@ def test_clamps_are_counted():
     assert int(optimizer.clamped_values) == sum(total)
 
 
-def test_squared_error_has_its_own_terminal_hessian():
+def test_squared_error_has_its_own_terminal_hessian(rollout):
     y = np.random.default_rng(5).normal(size=(6, 3))
     costs = [reference.square_cost(row) for row in y]
     loss = keras.losses.MeanSquaredError()
-    follow(block, identity(terminal_hessian="full"), with_options(terminal="full"), costs=costs, y=y, loss=loss)
+    optimizer, step = both(rollout, {"terminal": "full"}, terminal_hessian="full")
+    follow(block, optimizer, step, costs=costs, y=y, loss=loss)
 
 
-def test_regularizers_enter_the_recursion():
+@pytest.mark.parametrize("information", ["feedback", "cooperative_open", "cooperative"])
+def test_regularizers_enter_the_recursion(information, rollout):
+    options = {"information": information, "rollout": rollout}
+
     def make():
         model, stages = chain()
         for layer in model.layers:
@@ -158,49 +175,51 @@ def test_regularizers_enter_the_recursion():
         return model, stages
 
     def step(network, x, costs, rate):
-        new, loss = reference.train_step(network, x, costs, rate, regularizer_gradient=lambda part: 0.125 * part)
+        new, loss = reference.train_step(
+            network, x, costs, rate, regularizer_gradient=lambda part: 0.125 * part, **options
+        )
         own = 0.0625 * sum(np.sum(part**2) for _, U in network for part in U)
         return new, loss + own
 
-    follow(make, identity(), step)
+    follow(make, identity(**options), step)
 
 
-def test_a_partial_last_batch_is_a_smaller_game():
+def test_a_partial_last_batch_is_a_smaller_game(rollout):
     keras.utils.set_random_seed(3)
     model, stages = block()
     x, y = data()
-    model.compile(optimizer=identity(), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(identity(rollout=rollout), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     parameters = [players(model, names) for names, _ in stages]
     for part in (slice(0, 4), slice(4, 6)):
         network = [(f, U) for (_, f), U in zip(stages, parameters, strict=True)]
         costs = [reference.softmax_cost(label) for label in y[part]]
-        parameters, _ = reference.train_step(network, x[part], costs, RATE)
+        parameters, _ = reference.train_step(network, x[part], costs, RATE, rollout=rollout)
     model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
     for (names, _), expected in zip(stages, parameters, strict=True):
         for actual, matrix in zip(players(model, names), expected, strict=True):
             assert_close(actual, matrix, rtol=1e-9, label=f"weights of {names}")
 
 
-def test_the_step_does_not_depend_on_the_order_of_the_samples():
+def test_the_step_does_not_depend_on_the_order_of_the_samples(rollout):
     weights = []
     for order in (np.arange(6), np.random.default_rng(0).permutation(6)):
         keras.utils.set_random_seed(3)
         model, _ = block()
         x, y = data()
-        model.compile(optimizer=identity(), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.compile(identity(rollout=rollout), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         model.train_on_batch(x[order], y[order])
         weights.append(model.get_weights())
     for first, second in zip(*weights, strict=True):
         assert_close(first, second, rtol=1e-11)
 
 
-def test_compiled_and_eager_agree():
+def test_compiled_and_eager_agree(rollout):
     weights = []
     for options in ({}, {"jit_compile": True}, {"run_eagerly": True}):
         keras.utils.set_random_seed(3)
         model, _ = block()
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer=btf.GTDDP(0.1), loss=loss, **options)
+        model.compile(optimizer=btf.GTDDP(0.1, rollout=rollout), loss=loss, **options)
         for _ in range(2):
             model.train_on_batch(*data())
         weights.append(model.get_weights())

@@ -214,3 +214,103 @@ def best_approximation(H, rank):
     eigenvalues, vectors = np.linalg.eigh(H)
     keep = np.argsort(eigenvalues)[::-1][:rank]
     return (vectors[:, keep] * np.maximum(eigenvalues[keep], 0.0)) @ vectors[:, keep].T
+
+
+def sigmoid(z):
+    """1 / (1 + exp(-z)); complex arguments pass.
+
+    Args:
+        z: any shape.
+
+    Returns:
+        Shaped like `z`.
+    """
+    return 1.0 / (1.0 + np.exp(-z))
+
+
+def softmax(z):
+    """Softmax over the last axis; complex arguments pass.
+
+    Args:
+        z: `[..., C]`.
+
+    Returns:
+        Shaped like `z`.
+    """
+    e = np.exp(z - np.max(np.real(z), axis=-1, keepdims=True))
+    return e / np.sum(e, axis=-1, keepdims=True)
+
+
+def tversky(y, p, alpha=0.5, beta=0.5, epsilon=1e-7):
+    """One minus the Tversky index of a whole batch; Dice for alpha = beta = 1/2 up to Keras's epsilon.
+
+    Args:
+        y: labels, any shape.
+        p: probabilities, the same shape.
+        alpha: weight of labels that were missed.
+        beta: weight of probability where no label is.
+        epsilon: Keras's, added to the denominator.
+
+    Returns:
+        A number.
+    """
+    common = np.sum(y * p)
+    return 1.0 - common / (common + alpha * np.sum((1 - p) * y) + beta * np.sum(p * (1 - y)) + epsilon)
+
+
+def dice(y, p, epsilon=1e-7):
+    """One minus the Dice coefficient of a whole batch.
+
+    Args:
+        y: labels, any shape.
+        p: probabilities, the same shape.
+        epsilon: Keras's, added to the denominator.
+
+    Returns:
+        A number.
+    """
+    return 1.0 - 2.0 * np.sum(y * p) / (np.sum(y) + np.sum(p) + epsilon)
+
+
+def cosine(y, z):
+    """Minus the cosine of the angle between each row of labels and output.
+
+    Args:
+        y: `[..., C]`.
+        z: `[..., C]`.
+
+    Returns:
+        `[...]`.
+    """
+    return -np.sum(y * z, axis=-1) / np.sqrt(np.sum(y * y, axis=-1) * np.sum(z * z, axis=-1))
+
+
+def derivatives(function, z, step=1e-5):
+    """Gradient and Hessian of a function of several arrays: complex steps, then central differences of those.
+
+    The error of the Hessian is step^2 times fourth derivatives plus eps / step, some 1e-10 for functions of size one.
+
+    Args:
+        function: real-analytic, of a list of arrays shaped like `z`; returns a number.
+        z: list of arrays.
+        step: of the central differences.
+
+    Returns:
+        gradient `[n]` and Hessian `[n, n]`, n running over all arrays one after the other.
+    """
+    shapes, sizes = [np.shape(x) for x in z], [np.size(x) for x in z]
+    places = np.cumsum([0, *sizes])
+    point = np.concatenate([np.ravel(x) for x in z]).astype(np.float64)
+
+    def gradient(flat):
+        found = np.zeros(len(flat))
+        for k in range(len(flat)):
+            moved = flat.astype(np.complex128)
+            moved[k] += 1e-30j
+            parts = [moved[a:b].reshape(s) for a, b, s in zip(places[:-1], places[1:], shapes, strict=True)]
+            found[k] = np.imag(function(parts)) / 1e-30
+        return found
+
+    units = step * np.eye(len(point))
+    H = np.stack([(gradient(point + e) - gradient(point - e)) / (2.0 * step) for e in units])
+    return gradient(point), 0.5 * (H + H.T)

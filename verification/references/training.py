@@ -145,7 +145,7 @@ def backward(line, group, columns, own, M_inv, terminal):
 
 
 def train_step(stages, inputs, costs, learning_rate, *, terminal="matched", group_size=None, information="cooperative",
-               regularizer_gradient=None):  # fmt: skip
+               regularizer_gradient=None, rollout="nonlinear"):  # fmt: skip
     """One step of the game with the metric I / learning_rate.
 
     Args:
@@ -157,6 +157,8 @@ def train_step(stages, inputs, costs, learning_rate, *, terminal="matched", grou
         group_size: samples coupled together, `None` for all.
         information: "open", "feedback", "cooperative_open" or "cooperative".
         regularizer_gradient: function of one parameter array giving l_u, or `None`.
+        rollout: "nonlinear" (the deviation is that of the network with its new parameters) or "linear" (of the
+            linearised network, for each group what its own policies move).
 
     Returns:
         The new parameters, a list of arrays per stage, and the loss before the step.
@@ -176,8 +178,10 @@ def train_step(stages, inputs, costs, learning_rate, *, terminal="matched", grou
             for number, group in enumerate(groups):
                 policies[agent, number] = backward(line, group, columns, own, learning_rate, terminal)
     moved, new = inputs, []
+    deviations = [np.zeros((len(group), inputs.shape[1])) for group in groups]
     for t, (f, U) in enumerate(stages):
         du = -learning_rate * own[t]
+        acts = [np.zeros(sum(sizes[t])) for _ in groups]
         for agent, chosen in enumerate(whole[t]):
             if information == "open":
                 du[chosen] -= learning_rate * np.mean(
@@ -186,11 +190,16 @@ def train_step(stages, inputs, costs, learning_rate, *, terminal="matched", grou
                 continue
             for number, group in enumerate(groups):
                 k, K = policies[agent, number][t]
-                dx = np.concatenate([moved[i] - line.states[t][i] for i in group])
-                feedback = K @ dx if information in {"feedback", "cooperative"} else 0
+                dx = moved[group] - line.states[t][group] if rollout == "nonlinear" else deviations[number]
+                feedback = K @ dx.ravel() if information in {"feedback", "cooperative"} else 0
+                acts[number][chosen] += k + feedback
                 du[chosen] += k + feedback + learning_rate * own[t][chosen]
         new.append([part + step for part, step in zip(U, _split(du, U), strict=True)])
         moved = np.stack([f(row, new[-1]) for row in moved])
+        deviations = [
+            np.stack([line.f_x[t][i] @ row + line.f_u[t][i] @ act for i, row in zip(group, deviation, strict=True)])
+            for group, deviation, act in zip(groups, deviations, acts, strict=True)
+        ]
     return new, line.loss
 
 

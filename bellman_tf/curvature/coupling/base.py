@@ -5,6 +5,7 @@ import tensorflow as tf
 from bellman_tf.curvature.block import Metric, StateSpec, Step, running_mean
 from bellman_tf.curvature.cached import every
 from bellman_tf.curvature.coupling.joint import JointMetric, Samples
+from bellman_tf.curvature.damping import factor_damping
 from bellman_tf.curvature.ekfac import EKFACBlock
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.kfac import KFACBlock
@@ -126,6 +127,7 @@ class Coupling:
         for n, state in enumerate(own):
             damping = split_damping(state[0], state[1], self.config.damping)
             for blocks, moment, extra in zip((A, B), state[:2], damping, strict=True):
+                extra = factor_damping(moment, extra)
                 blocks[n][n] = moment + extra * tf.eye(moment.shape[-1], dtype=moment.dtype)
         if self.eigen:
             for side, blocks in enumerate((A, B)):

@@ -2,6 +2,7 @@
 
 from bellman_tf.curvature.block import Metric, StateSpec, Step
 from bellman_tf.curvature.coupling.base import Coupling
+from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.ekfac import EigenMetric
 from bellman_tf.layers.capture import MatrixCapture, Tensors
 
@@ -20,11 +21,12 @@ class RescaledCoupling(Coupling):
         self, state: Tensors, captures: list[MatrixCapture], own: list[Tensors], metrics: list[Metric], step: Step
     ) -> tuple[Tensors, object]:
         """The players' own metrics, rescaled; arguments as `Coupling.update`."""
-        damping, others = self.config.damping, len(self.players) - 1
+        others = len(self.players) - 1
         new = []
         for block, (_, _, U_A, U_B, s) in zip(self.blocks, own, strict=True):
-            rescaled = damping + s * damping / (damping + others * s)
-            new.append(EigenMetric(block.rows, U_A, U_B, step.learning_rate / rescaled))
+            damping = diagonal_damping([s], self.config.damping)
+            moments = s * damping / (damping + others * s)
+            new.append(EigenMetric(block.rows, U_A, U_B, moments, damping, step.learning_rate))
         return [], new
 
     def describe(self, names: list[str]) -> list[str]:

@@ -2,23 +2,16 @@
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric
-from bellman_tf.curvature.diagonal import DiagonalMetric
-from bellman_tf.curvature.ekfac import EigenMetric
+from bellman_tf.curvature.block import Metric, TwoSided
+from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import inner_products, stacked
-from bellman_tf.curvature.identity import IdentityMetric
-from bellman_tf.layers.dense import LinearMap
+from bellman_tf.layers.capture import MatrixCapture
 
 
-def factored(capture: LinearMap, metric: Metric, group_size: int | None) -> tf.Tensor:
-    """`(x A^{-1} x') * (c B^{-1} c')`, `[G, b m, b m]`, for a Kronecker metric."""
+def factored(capture: MatrixCapture, metric: TwoSided, group_size: int | None, limits: GramLimits) -> tf.Tensor:
+    """`(x A^{-1} x') * (c B^{-1} c')`, `[G, b m, b m]`, for a metric with two sides."""
     m = capture.columns
-    if isinstance(metric, IdentityMetric):
-        x = solved_x = capture.inputs
-        bias = 1.0 if capture.bias else 0.0  # the constant feature, added rather than carried
-    else:
-        x, bias = capture.augmented(), 0.0
-        solved_x = metric.input_solve(x)
+    x, solved_x, bias = metric.input_pair(capture)
     if m == 1:
         c = capture.cotangents[0]
         solved_c = metric.cotangent_solve(c)
@@ -37,14 +30,7 @@ def factored(capture: LinearMap, metric: Metric, group_size: int | None) -> tf.T
     return inputs * inner_products([c], [metric.scale * metric.cotangent_solve(c)], group_size)
 
 
-def squares(capture: LinearMap, metric: Metric) -> tf.Tensor:
-    """The diagonal `q_i' M^{-1} q_i` for a metric that is diagonal in some basis, without per-sample gradients."""
-    x, c = capture.augmented(), capture.cotangents[0]
-    if isinstance(metric, EigenMetric):
-        x, c, inverse = metric.rotate_input(x), metric.rotate_cotangent(c), metric.inverse
-    elif isinstance(metric, DiagonalMetric):
-        inverse = capture.layout.pack(metric.inverse)
-    else:
-        parts = capture.per_sample()
-        return inner_products(parts, metric.solve(parts), 1)
+def squares(capture: MatrixCapture, metric: Metric, group_size: int | None, limits: GramLimits) -> tf.Tensor:
+    """The diagonal `q_i' M^{-1} q_i`, `[B, 1, 1]`, for a metric that is diagonal in some basis."""
+    x, c, inverse = metric.turned(capture)
     return tf.reduce_sum(tf.matmul(tf.square(x), inverse) * tf.square(c), axis=1)[:, None, None]

@@ -1,102 +1,123 @@
-"""Gram matrices `G_ij = <q_i, M^{-1} q_j>` of a player: the only thing the sample-space recursion asks of it.
+"""Which form a player's Gram matrix takes, and what it costs: decided once, from static sizes alone.
 
-All forms of algorithm.md, Section 7, claims OURS-9, chosen by static shapes or by the `gram` option:
+    factored     one position, two-sided metric:  (x A^{-1} x') * (c B^{-1} c')     exact, b (d + e) a sample
+    positions    the same over all pairs of positions, summed                       exact, b L^2 (d + e)
+    per_sample   per-sample gradients                                               exact, L d e + b d e
+    squares      one position, groups of one, diagonal metric                       exact, d e
+    lookup       pairs of positions of a table that hold the same token             exact, b L^2 e
+    rank_one     `factored` or `positions` with a diagonal metric of rank one       approximate, b L^2 (d + e)
+    sketch       a convolution's centre tap times the number of taps                approximate, L c c' + b c c'
+    reduced      pixels and cotangents of a convolution pooled to few positions     approximate, cheapest
 
-    factored     one position, Kronecker metric:  (x A^{-1} x') * (c B^{-1} c')     exact, cost B^2 (d + e)
-    positions    the same over all pairs of positions, summed                        exact, cost B^2 L^2 (d + e)
-    per_sample   per-sample gradients                                                exact, cost B L d e + B^2 d e
-    lookup       an embedding's pairs of positions that hold the same token          exact, cost B^2 L^2 e
-    sketch       some taps of a convolution, drawn anew every step                   unbiased
-    reduced      pixels and cotangents pooled to few positions                       biased, cheapest
+Source: algorithm.md, Section 7, claims OURS-9; the centre tap and the metric of rank one are measured in
+`benchmarks/gram_error.py`.
 
-A sketch of s of T taps multiplies by T / s; it is positive semi-definite like the Gram matrix itself. Its error is
-measured in `benchmarks/gram_error.py`.
+The samples b that meet in one Gram matrix are those of a group, or `USUAL_BATCH`: neither form nor cost depends on the
+batch at hand, so that a summary printed before training is what runs.
 """
 
-import math
+import dataclasses
+from typing import NamedTuple
 
-from bellman_tf.curvature.block import Metric
-from bellman_tf.layers.capture import Capture, MatrixCapture
-from bellman_tf.layers.convolution import Convolution
-from bellman_tf.layers.dense import LinearMap
-from bellman_tf.layers.embedding import Lookup
-from bellman_tf.layers.registry import Coverage
+from bellman_tf.curvature.block import MetricKind
+from bellman_tf.layers.capture import Extent
 
 FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "reduced")
-# "auto" sketches a convolution when its per-sample gradients would read more numbers per sample than this.
-SKETCH_ABOVE = 2**18
-# Taps drawn by a sketch.
-SKETCHED_TAPS = 1
-# Samples in a batch, where that is not known while tracing.
-USUAL_BATCH = 32
+# Samples in a batch, as far as the choice of a form goes.
+USUAL_BATCH = 64
 
 
-def choose_form(capture: Capture, metric: Metric, requested: str) -> str:
-    """The Gram form used for a player, from static shapes alone.
+@dataclasses.dataclass(frozen=True)
+class GramLimits:
+    """Sizes from which on a form is approximated.
+
+    Attributes:
+        sketch_above: "auto" sketches a convolution whose per-sample gradients read more numbers a sample than this.
+        rank_one_above: "auto" takes the diagonal metric of a player with more parameters than this as one of rank one.
+            Measured on one core with B = 64: a Dense layer of 2^14 weights 16 ms exactly and 0.6 ms with rank one (the
+            products of its plain gradient step 0.6 ms), of 2^16 weights 50 and 0.8 ms.
+        reduced_size: positions per axis that "reduced" keeps at most.
+    """
+
+    sketch_above: int = 2**18
+    rank_one_above: int = 2**14
+    reduced_size: int = 4
+
+
+LIMITS = GramLimits()
+
+
+class Plan(NamedTuple):
+    """The form of a player's Gram matrix.
+
+    Attributes:
+        form: its name.
+        cost: multiplications per sample; `None` where a size is not static.
+        words: the form in words, for `game_summary`.
+    """
+
+    form: str
+    cost: int | None
+    words: str
+
+
+def plan(
+    extent: Extent, kind: MetricKind, form: str = "auto", group_size: int | None = None, limits: GramLimits = LIMITS
+) -> Plan:
+    """Chooses the form of a player's Gram matrix.
 
     Args:
-        capture: the player's capture.
-        metric: its metric.
-        requested: the `gram` option. A form that does not exist for this layer gives the cheapest exact one.
+        extent: static sizes of the player.
+        kind: of its metric.
+        form: the `gram` option, one of `FORMS`. A form that does not exist for the player gives the cheapest exact one.
+        group_size: samples per group; `None` is the whole batch.
+        limits: sizes from which on "auto" approximates.
 
     Returns:
-        "factored", "positions", "per_sample", "lookup", "sketch" or "reduced".
+        The form and its cost.
     """
-    if isinstance(capture, Lookup):
-        return "lookup" if few_pairs(capture) else "per_sample"
-    if isinstance(capture, LinearMap) and capture.flat:
-        return "factored" if metric.kronecker and requested != "per_sample" else "per_sample"
-    if not isinstance(capture, MatrixCapture):
-        return "per_sample"
-    convolution = isinstance(capture, Convolution)
-    sketchable = convolution and metric.tapwise and capture.groups == 1 and capture.positions is not None
-    if requested in {"sketch", "reduced"}:
-        return requested if sketchable else "per_sample"
-    if requested == "auto" and sketchable and len(capture.taps.offsets) > 1:
-        work = capture.positions * capture.layout.rows * capture.layout.width
-        if work > SKETCH_ABOVE:
-            return "sketch"
-    pairs = metric.kronecker and capture.positions is not None and (not convolution or capture.groups == 1)
-    if requested == "positions":
-        return "positions" if pairs else "per_sample"
-    cheaper = (
-        pairs
-        and capture.columns == 1
-        and capture.positions * (capture.layout.rows + capture.layout.width)
-        < capture.layout.rows * capture.layout.width
-    )
-    return "positions" if cheaper and requested != "per_sample" and capture.positions <= 64 else "per_sample"
+    b = USUAL_BATCH if group_size is None else min(group_size, USUAL_BATCH)
+    exact, near = _exact(extent, kind, b), _approximate(extent, kind, b, limits)
+    chosen = min(exact, key=lambda name: (exact[name] is None, exact[name]))
+    work = None if extent.positions is None else extent.positions * extent.rows * extent.width
+    if form == "per_sample" or form in near:
+        chosen = form
+    elif form == "positions" and extent.positions != 1:
+        chosen = "positions" if "positions" in exact else "per_sample"
+    elif form == "auto" and extent.taps > 1 and "sketch" in near and work is not None and work > limits.sketch_above:
+        chosen = "sketch"
+    elif form == "auto" and "rank_one" in near and chosen == "per_sample" and extent.parameters > limits.rank_one_above:
+        chosen = "rank_one" if near["rank_one"] < exact["per_sample"] else chosen
+    words = f"sketch, 1 of {extent.taps} taps" if chosen == "sketch" else chosen.replace("_", " ")
+    return Plan(chosen, {**near, **exact}[chosen], words)
 
 
-def static_plan(found: Coverage, output_shape: tuple, parameters: int) -> tuple[str, int | None]:
-    """What "auto" will do with a player, for a metric that keeps taps apart and one column per sample.
-
-    Args:
-        found: the player's coverage.
-        output_shape: of its layer, batch axis first.
-        parameters: of the player.
-
-    Returns:
-        The form in words, and the multiplications per sample of its per-sample part (`None` if not static).
-    """
-    middle = output_shape[1:-1]
-    if found.kind == "embedding":
-        return "lookup", None
-    if None in middle:
-        return "per sample", None
-    positions = math.prod(middle)
-    work = positions * parameters
-    if found.matrix is not None and not found.convolution and not middle:
-        return "factored", found.matrix.all_rows + found.matrix.width
-    if found.convolution and found.matrix is not None and found.taps > 1:
-        work = positions * found.matrix.rows * found.matrix.width
-        if work > SKETCH_ABOVE:
-            return f"sketch, {SKETCHED_TAPS} of {found.taps} taps", work * SKETCHED_TAPS // found.taps
-    return "per sample", work
+def _exact(extent: Extent, kind: MetricKind, b: int) -> dict[str, int | None]:
+    """The exact forms that exist, and their multiplications per sample."""
+    m, L, d, e = extent.columns, extent.positions, extent.rows, extent.width
+    matrix = extent.rows > 0 and extent.groups == 1
+    if extent.rows:
+        costs = {"per_sample": None if L is None else m * L * d * e // extent.groups + m * m * b * d * e}
+    else:
+        costs = {"per_sample": m * extent.parameters * (1 + m * b)}
+    if matrix and kind.kronecker and L is not None:
+        costs["factored" if L == 1 and not extent.taps else "positions"] = L * L * b * (d + m * m * e)
+    if matrix and kind.diagonal and L == 1 and not extent.taps and m == b == 1:
+        costs["squares"] = d * e
+    if extent.vocabulary and kind.rowwise and L is not None and USUAL_BATCH * L * L * m <= extent.parameters:
+        costs = {"lookup": L * L * b * m * m * e, **costs}  # fewer pairs of positions than entries of all the tables
+    return costs
 
 
-def few_pairs(capture: Lookup) -> bool:
-    """Whether the pairs of all positions of a batch are fewer than the entries of its per-sample tables."""
-    size = capture.batch_size if isinstance(capture.batch_size, int) else USUAL_BATCH
-    length = capture.positions if capture.positions is not None else 1
-    return size * length * length * capture.columns <= capture.vocabulary * capture.cotangents[0].shape[-1]
+def _approximate(extent: Extent, kind: MetricKind, b: int, limits: GramLimits) -> dict[str, int | None]:
+    """The approximate forms that exist, and their multiplications per sample."""
+    m, L, d, e = extent.columns, extent.positions, extent.rows, extent.width
+    costs: dict[str, int | None] = {}
+    if extent.taps and kind.tapwise:
+        tap = d // extent.taps * e
+        costs["sketch"] = None if L is None else m * L * tap // extent.groups + m * m * b * tap
+        if L is not None and extent.groups == 1:
+            costs["reduced"] = m * limits.reduced_size**2 * tap + m * m * b * tap
+    elif extent.rows and not extent.taps and kind.diagonal and L is not None:
+        costs["rank_one"] = L * L * b * (d + m * m * e)
+    return costs

@@ -2,12 +2,13 @@
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric
+from bellman_tf.curvature.block import TwoSided
+from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import grouped, stacked, sum_pairs
 from bellman_tf.layers.capture import MatrixCapture
 
 
-def positions(capture: MatrixCapture, metric: Metric, group_size: int | None) -> tf.Tensor:
+def positions(capture: MatrixCapture, metric: TwoSided, group_size: int | None, limits: GramLimits) -> tf.Tensor:
     """Sum over pairs of positions of input products times cotangent products."""
     x = capture.augmented()
     first, second = (grouped(part, group_size) for part in (x, metric.input_solve(x)))

@@ -1,43 +1,17 @@
-"""Convolutions from some of their taps."""
+"""Convolutions from the centre tap of their kernel.
 
-from collections.abc import Sequence
+Neighbouring taps see nearly the same pixels, so that the products of the samples' gradients of one tap stand for those
+of the others: the centre tap's Gram matrix times the number of taps, with the metric's own entries for that tap. The
+slice is the same at every step: drawn anew it would be another program to XLA each time.
+"""
 
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric
-from bellman_tf.curvature.gram import plan
+from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import inner_products
-from bellman_tf.layers.capture import Capture, Tensors
+from bellman_tf.layers.capture import Tensors
 from bellman_tf.layers.convolution import Convolution
-
-
-def draw_taps(
-    players: Sequence[tuple[Capture, Metric]], form: str, seed: Sequence[int | tf.Tensor]
-) -> list[tf.Tensor | None]:
-    """Draws the taps of all sketches of a step at once.
-
-    Args:
-        players: capture and metric of each player.
-        form: the `gram` option.
-        seed: two integers.
-
-    Returns:
-        For each player `SKETCHED_TAPS` different taps, int32; `None` where nothing is sketched.
-    """
-    totals = [
-        len(capture.taps.offsets) if plan.choose_form(capture, metric, form) == "sketch" else 0
-        for capture, metric in players
-    ]
-    drawn: list[tf.Tensor | None] = [None] * len(totals)
-    if any(totals):  # a row for each player; integers, because floats differ between TensorFlow and XLA
-        shape = [len(totals), max(totals)]
-        keys = tf.random.stateless_uniform(shape, seed, minval=None, maxval=None, dtype=tf.int32, alg="philox")
-    for total in sorted({*totals} - {0}):
-        places = [k for k, count in enumerate(totals) if count == total]
-        order = tf.argsort(tf.gather(keys, places)[:, :total])[:, : plan.SKETCHED_TAPS]
-        for k, taps in zip(places, tf.unstack(order), strict=True):
-            drawn[k] = taps
-    return drawn
 
 
 def bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
@@ -48,11 +22,8 @@ def bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
     return [q], [metric.solve_bias(q)]
 
 
-def sketch(capture: Convolution, metric: Metric, group_size: int | None, taps: tf.Tensor) -> tf.Tensor:
-    """Unbiased: the kernel's part from some taps drawn without replacement, the bias's part exact."""
+def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits: GramLimits) -> tf.Tensor:
+    """The kernel's part from the centre tap, the bias's part exact; `[G, b m, b m]`."""
     parts, solved = bias_part(capture, metric)
-    for tap in tf.unstack(taps):
-        q, s = metric.tap_pair(capture, tap)
-        parts.append(q)
-        solved.append(len(capture.taps.offsets) / taps.shape[0] * s)
-    return inner_products(parts, solved, group_size)
+    q, s = metric.tap_pair(capture, capture.centre)
+    return inner_products([*parts, q], [*solved, capture.extent.taps * s], group_size)

@@ -46,7 +46,11 @@ def preconditioners(x, V_h, Q_u, eta):
         return eta * linalg.vec(linalg.kron_solve(tf.constant(A), tf.constant(B), X)).numpy()
 
     def diagonal(d):
-        return DiagonalMetric([tf.constant(eta / root)]).solve([tf.constant(d)])[0].numpy()
+        return (
+            DiagonalMetric([tf.constant(root)], tf.constant(eta, tf.float64), lambda v: v, None)
+            .solve([tf.constant(d)])[0]
+            .numpy()
+        )
 
     def identity(d):
         return IdentityMetric(tf.constant(eta, tf.float64)).solve([tf.constant(d)])[0].numpy()

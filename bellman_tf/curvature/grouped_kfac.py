@@ -1,0 +1,148 @@
+"""K-FAC of a convolution with channel groups: one Kronecker product per group.
+
+The groups have inputs, outputs and weights of their own, so the Fisher matrix has a block for each and blocks between
+them; the latter are left out, and each block is taken as K-FAC takes that of a convolution (damping split per group):
+
+    M = blockdiag_g (A_g + pi_g sqrt(lambda) I) (x) (B_g + sqrt(lambda) / pi_g I) / learning_rate
+"""
+
+import tensorflow as tf
+
+from bellman_tf.curvature import config as options
+from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, Step, running_mean
+from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
+from bellman_tf.layers.capture import MatrixCapture, MatrixLayout, Tensors, leading
+from bellman_tf.linalg import split_damping
+from bellman_tf.linalg.products import matmul
+
+
+class GroupedMetric(Metric):
+    """`M^{-1} = learning_rate blockdiag_g A_g^{-1} (x) B_g^{-1}`."""
+
+    def __init__(
+        self, layout: MatrixLayout, kind: MetricKind, A_inv: tf.Tensor, B_inv: tf.Tensor, bias_inv: tf.Tensor,
+        rate: tf.Tensor,
+    ) -> None:  # fmt: skip
+        """Stores the inverses.
+
+        Args:
+            layout: the player's matrix form.
+            kind: with `tapwise`, the taps share `A_inv` and the bias stands apart.
+            A_inv: `[groups, size, size]`.
+            B_inv: `[groups, e, e]`.
+            bias_inv: `[groups]`, inverse of the bias row's moment where it stands apart.
+            rate: learning rate, scalar.
+        """
+        self._layout, self.kind, self._groups = layout, kind, layout.groups
+        self._A_inv, self._B_inv, self._bias_inv = A_inv, rate * B_inv, bias_inv
+
+    def _solve_rows(self, matrix: tf.Tensor) -> tf.Tensor:
+        """`A_g^{-1} G B_g^{-1}` on `[..., copies * size, groups * e]`, copies of the factor's rows."""
+        lead, size, width = leading(matrix, 2), self._A_inv.shape[-1], self._B_inv.shape[-1]
+        copies = matrix.shape[-2] // size
+        apart = tf.reshape(matrix, [*lead, copies, size, self._groups, width])
+        solved = tf.einsum("gab,...cbgy->...cagy", self._A_inv, apart)
+        solved = tf.einsum("...cagy,gyz->...cagz", solved, self._B_inv)
+        return tf.reshape(solved, [*lead, copies * size, self._groups * width])
+
+    def solve(self, parts: Tensors) -> Tensors:
+        """Group by group; leading axes are allowed."""
+        if not self.kind.tapwise:
+            return self._layout.unpack(self._solve_rows(self._layout.pack(parts)))
+        kernel = self._layout.kernel_variable(self._solve_rows(self._layout.kernel_matrix(parts[0])))
+        return [kernel, *map(self.solve_bias, parts[1:])]
+
+    def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
+        """One tap of the kernel, `[..., c_in / groups, c_out]`."""
+        return self._solve_rows(q)
+
+    def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
+        """The bias, `[..., c_out]`."""
+        apart = tf.reshape(q, [*leading(q, 1), self._groups, 1, self._B_inv.shape[-1]])
+        solved = self._bias_inv[:, None, None] * matmul(apart, self._B_inv)
+        return tf.reshape(solved, [*leading(q, 1), q.shape[-1]])
+
+
+class GroupedKFACBlock(CachedBlock):
+    """Running Kronecker factors of every group and their damped inverses."""
+
+    needs_capture = True
+    factorise = staticmethod(damped_inverses)
+
+    def __init__(self, layout: PlayerLayout, config: options.KFAC) -> None:
+        """Lays out the factors.
+
+        Args:
+            layout: the player; `layout.matrix` has several groups.
+            config: the options; "autocorrelation" is formed from patches.
+        """
+        super().__init__(layout)
+        self.config, self.groups = config, layout.matrix.groups
+        self.apart = config.convolution == "sua"
+        matrix = layout.matrix
+        self.size = matrix.rows // layout.taps if self.apart else matrix.all_rows
+        self.width = matrix.width // self.groups
+
+    def state_specs(self) -> list[StateSpec]:
+        """Factors A, B of the groups; their damped inverses; the inverses of the bias rows' moments."""
+        inputs, outputs = (self.groups, self.size, self.size), (self.groups, self.width, self.width)
+        return [
+            StateSpec("input_factor", inputs),
+            StateSpec("gradient_factor", outputs),
+            StateSpec("input_inverse", inputs),
+            StateSpec("gradient_inverse", outputs),
+            StateSpec("bias_inverse", (self.groups,), "ones"),
+        ]
+
+    @property
+    def period(self) -> int:
+        """Steps between factorisations."""
+        return self.config.invert_every
+
+    @property
+    def kind(self) -> MetricKind:
+        """Taps apart, where they share a factor."""
+        return MetricKind(tapwise=self.apart)
+
+    def observe(self, state: Tensors, capture: MatrixCapture, step: Step) -> Tensors:
+        """Running means of A and B, updated every `update_every` steps."""
+        rate = step.mean_rate(self.config.decay, self.config.update_every)
+
+        def moments() -> Tensors:
+            A = capture.group_input_moments("sua" if self.apart else "patches")
+            c = tf.reshape(capture.cotangents[0], [-1, self.groups, self.width])
+            B = tf.einsum("ngi,ngj->gij", c, c) / tf.cast(tf.shape(c)[0], c.dtype)
+            return [running_mean(state[0], A, rate), running_mean(state[1], B, rate)]
+
+        return every(self.config.update_every, step.iteration, moments, state[:2])
+
+    def matrices(self, statistics: Tensors) -> list[tuple[tf.Tensor, ...]]:
+        """The factors of every group and their dampings: all of A, then all of B."""
+        dampings = split_damping(*statistics, self.config.damping)
+        return [
+            pair
+            for factor, damping in zip(statistics, dampings, strict=True)
+            for pair in zip(tf.unstack(factor), tf.unstack(damping), strict=True)
+        ]
+
+    def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
+        """Damped inverses of A, B and of the bias rows' moments."""
+        A_inv, damping_A = (tf.stack(parts) for parts in zip(*factors[: self.groups], strict=True))
+        B_inv = tf.stack([inverse for inverse, _ in factors[self.groups :]])
+        count = capture.positions if capture.positions is not None else tf.shape(capture.cotangents[0])[1]
+        return [A_inv, B_inv, 1 / (tf.cast(count, A_inv.dtype) + damping_A)]
+
+    def finish(
+        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: Step
+    ) -> tuple[Tensors, Metric]:
+        """The inverses as a metric."""
+        return [*statistics, *cached], GroupedMetric(self.layout.matrix, self.kind, *cached, step.learning_rate)
+
+    def standing(self, state: Tensors, step: Step) -> Metric:
+        """The cached inverses as a metric."""
+        return GroupedMetric(self.layout.matrix, self.kind, *state[2:], step.learning_rate)
+
+    def describe(self) -> str:
+        """A word or two for `game_summary`."""
+        copies = f"{self.layout.taps} x " if self.apart else ""
+        return f"kfac, {self.groups} groups of {copies}{self.size} (x) {self.width}"

@@ -1,0 +1,187 @@
+"""Several calls of one layer as one capture: the gradient of a sample is the sum over the calls.
+
+Where the variables are one matrix the positions of all calls stand side by side, so that moments and Gram forms see one
+longer sample. Elsewhere the answers of the calls are added.
+"""
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from bellman_tf.layers.capture import Capture, Extent, MatrixCapture, Tensors, with_ones
+from bellman_tf.layers.convolution import Convolution
+from bellman_tf.layers.dense import LinearMap
+from bellman_tf.layers.embedding import Lookup
+
+
+class Summed(Capture):
+    """Calls whose answers are added.
+
+    Attributes:
+        calls: one capture per call.
+    """
+
+    def __init__(self, calls: Sequence[Capture]) -> None:
+        super().__init__(calls[0].cotangents)
+        self.calls = list(calls)
+
+    @property
+    def extent(self) -> Extent:
+        """Static sizes, those of one call."""
+        return self.calls[0].extent
+
+    def scaled(self, alpha: tf.Tensor) -> "Summed":
+        """The same calls with the first column of each sample multiplied by `alpha` `[B]`."""
+        return Summed([call.scaled(alpha) for call in self.calls])
+
+    def gradient(self, weights: tf.Tensor) -> Tensors:
+        """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
+        return _added([call.gradient(weights) for call in self.calls])
+
+    def inner(self, direction: Tensors) -> tf.Tensor:
+        """`<q_ij, K>`, `[B, m]`."""
+        return tf.add_n([call.inner(direction) for call in self.calls])
+
+    def per_sample(self) -> Tensors:
+        """`q_ij`, `[B, m, *shape]` for each variable."""
+        return _added([call.per_sample() for call in self.calls])
+
+
+class RepeatedMap(LinearMap):
+    """Calls of a Dense or EinsumDense layer, one behind the other."""
+
+    def __init__(self, calls: Sequence[LinearMap]) -> None:
+        """Puts the positions of all calls side by side.
+
+        Args:
+            calls: one capture per call.
+        """
+        columns = zip(*(call.cotangents for call in calls), strict=True)
+        layout = calls[0].layout
+        super().__init__(
+            _side_by_side([call.inputs for call in calls]),
+            [_side_by_side(column) for column in columns],
+            layout.kernel_shape,
+            layout.bias_shape,
+        )
+
+    def with_inputs(self, inputs: tf.Tensor) -> "RepeatedMap":
+        """The capture itself: a new input of one call says nothing of the others."""
+        return self
+
+
+class RepeatedLookup(Lookup):
+    """Calls of an embedding, one behind the other."""
+
+    def __init__(self, calls: Sequence[Lookup]) -> None:
+        """Puts the positions of all calls side by side.
+
+        Args:
+            calls: one capture per call.
+        """
+        columns = zip(*(call.cotangents for call in calls), strict=True)
+        tokens = tf.concat([call.tokens for call in calls], axis=1)
+        super().__init__(tokens, [tf.concat(column, axis=1) for column in columns], calls[0].vocabulary)
+
+
+class RepeatedConvolution(MatrixCapture):
+    """Calls of a convolution: sums of what the taps bring together, positions side by side elsewhere.
+
+    Attributes:
+        calls: one capture per call.
+    """
+
+    def __init__(self, calls: Sequence[Convolution]) -> None:
+        columns = zip(*(call.cotangents for call in calls), strict=True)
+        super().__init__([tf.concat(column, axis=1) for column in columns], calls[0].layout)
+        self.calls, self.groups, self.centre = list(calls), calls[0].groups, calls[0].centre
+        counts = [call.positions for call in calls]
+        self.positions = None if None in counts else sum(counts)
+
+    @property
+    def extent(self) -> Extent:
+        """Static sizes."""
+        return self.layout.extent(self.columns, self.positions, self.calls[0].extent.taps)
+
+    def _add(self, answer: Callable[[Convolution], tf.Tensor]) -> tf.Tensor:
+        return tf.add_n([answer(call) for call in self.calls])
+
+    def scaled(self, alpha: tf.Tensor) -> "RepeatedConvolution":
+        """The same calls with the first column of each sample multiplied by `alpha` `[B]`."""
+        return RepeatedConvolution([call.scaled(alpha) for call in self.calls])
+
+    def gradient(self, weights: tf.Tensor) -> Tensors:
+        """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
+        return _added([call.gradient(weights) for call in self.calls])
+
+    def inner(self, direction: Tensors) -> tf.Tensor:
+        """`<q_ij, K>`, `[B, m]`."""
+        return self._add(lambda call: call.inner(direction))
+
+    def tap_gradients(self, number: int, left: tf.Tensor | None = None, right: tf.Tensor | None = None) -> tf.Tensor:
+        """As `Convolution.tap_gradients`."""
+        return self._add(lambda call: call.tap_gradients(number, left, right))
+
+    def tap_moments(self, left: tf.Tensor, right: tf.Tensor) -> Tensors:
+        """As `Convolution.tap_moments`."""
+        return _added([call.tap_moments(left, right) for call in self.calls])
+
+    def pooled_gradients(self, size: int) -> tf.Tensor:
+        """As `Convolution.pooled_gradients`."""
+        return self._add(lambda call: call.pooled_gradients(size))
+
+    def bias_per_sample(self) -> tf.Tensor:
+        """`sum_l c_ijl`, `[B, m, c_out]`."""
+        return self._add(lambda call: call.bias_per_sample())
+
+    def matrix_per_sample(self) -> tf.Tensor:
+        """Per-sample gradients in matrix form, `[B, m, rows(+1), c_out]`."""
+        return self._add(lambda call: call.matrix_per_sample())
+
+    def features(self) -> tf.Tensor:
+        """Patches, `[B, L, rows]`."""
+        return tf.concat([call.features() for call in self.calls], axis=1)
+
+    def augmented(self) -> tf.Tensor:
+        """Patches with the constant feature of the bias, `[B, L, rows(+1)]`."""
+        return with_ones(self.features()) if self.bias else self.features()
+
+    def input_moment(self, form: str = "patches") -> tf.Tensor:
+        """As `Convolution.input_moment`: a sum over positions."""
+        return self._add(lambda call: call.input_moment(form))
+
+    def group_input_moments(self, form: str) -> tf.Tensor:
+        """As `Convolution.group_input_moments`."""
+        return self._add(lambda call: call.group_input_moments(form))
+
+
+_REPEATED: tuple[tuple[type, type], ...] = (
+    (LinearMap, RepeatedMap),
+    (Lookup, RepeatedLookup),
+    (Convolution, RepeatedConvolution),
+    (Capture, Summed),
+)
+
+
+def join_calls(captures: Sequence[Capture]) -> Capture:
+    """Joins the captures of several calls of one layer.
+
+    Args:
+        captures: one per call, of the same samples in the same order, with the same number of columns.
+
+    Returns:
+        A capture whose per-sample gradients are the sums over the calls.
+    """
+    if len(captures) == 1:
+        return captures[0]
+    joined = next(joined for kind, joined in _REPEATED if isinstance(captures[0], kind))
+    return joined(captures)
+
+
+def _side_by_side(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Tensors `[B, d]` or `[B, L, d]` as one `[B, sum of L, d]`."""
+    return tf.concat([t[:, None] if len(t.shape) == 2 else t for t in tensors], axis=1)
+
+
+def _added(answers: Sequence[Tensors]) -> Tensors:
+    return [tf.add_n(parts) for parts in zip(*answers, strict=True)]

@@ -1,0 +1,45 @@
+"""PReLU: one slope per input feature, shared along some axes."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from bellman_tf.layers.capture import PerSampleCapture, Tensors, after, to_work
+from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
+
+
+def capture_prelu(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> PerSampleCapture:
+    """Captures `keras.layers.PReLU`.
+
+    Args:
+        layer: the layer.
+        inputs: `[B, ...]`.
+        cotangents: m tensors like `inputs`, cotangents of the layer's output.
+
+    Returns:
+        The capture of its slopes.
+    """
+    negative = tf.minimum(after(to_work(inputs), cotangents[0]), 0)
+    shared = [k + 1 for k, size in enumerate(layer.alpha.shape) if size == 1]
+
+    def form(c: tf.Tensor) -> Tensors:
+        return [tf.reshape(tf.reduce_sum(c * negative, axis=shared, keepdims=True), [-1, *layer.alpha.shape])]
+
+    return PerSampleCapture([to_work(c) for c in cotangents], form)
+
+
+def cover_prelu(layer: keras.Layer, bias: bool) -> Coverage | str:
+    """Coverage of `keras.layers.PReLU`.
+
+    Args:
+        layer: a built layer of this family.
+        bias: without meaning, there is none.
+
+    Returns:
+        The coverage, or the reason why the layer is played open-loop.
+    """
+    variables = expected(layer, ("alpha",))
+    if variables is None:
+        return "its trainable variable is not just the slope"
+    return Coverage("slope", OUTPUT, capture_prelu, variables)

@@ -1,0 +1,149 @@
+"""Transposed convolutions: the same products of taps, with inputs and cotangents in each other's place.
+
+Tap `delta` sends input pixel l to output `l stride + delta`, so that
+
+    q_i[delta] = sum_l x_il c_i[l stride + delta]'          [c_in, c_out]
+
+are the taps that a convolution of the same strides would see of the cotangents. The matrix form has the rows (tap,
+input channel), as for a convolution; the kernel variable holds output channels before input channels.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from bellman_tf.layers.capture import MatrixLayout, Tensors
+from bellman_tf.layers.convolution import Convolution
+from bellman_tf.layers.coverage import PREACTIVATION, Coverage, expected
+from bellman_tf.layers.taps import Taps, pool, ravel, sizes_of
+from bellman_tf.linalg.products import matmul
+
+
+class TransposedConvolution(Convolution):
+    """A transposed convolution of any rank; the attributes are those of `Convolution`.
+
+    Attributes:
+        positions: output positions L.
+        taps: `Taps` of the first column's cotangent.
+    """
+
+    def __init__(
+        self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], layout: MatrixLayout
+    ) -> None:
+        super().__init__(layer, inputs, cotangents, layout)
+        self._columns = [self.taps, *map(self.taps_of, self.outputs[1:])]
+
+    def _first_taps(self) -> Taps:
+        return self.taps_of(self.outputs[0])
+
+    def taps_of(self, outputs: tf.Tensor) -> Taps:
+        """What the taps send to a channels-last tensor of the output's spatial size."""
+        layer, sizes = self.layer, sizes_of(self.pixels)
+        return Taps(outputs, sizes, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
+
+    def _flat_pixels(self, pixels: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(pixels, [tf.shape(pixels)[0], -1, pixels.shape[-1]])
+
+    def sides(self, number: int) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """What one tap brings together: inputs `[B, L, c_in]`, and cotangents `[B, L, c_out]` of every column."""
+        return self._flat_pixels(self.pixels), [taps.tap(number) for taps in self._columns]
+
+    def tap_moments(self, left: tf.Tensor, right: tf.Tensor) -> Tensors:
+        """`sum_il (left' x_il)^2 (right' c_i[l + delta])^2'` of every tap, `[c_in, c_out]`, from column 0."""
+        x = tf.reshape(tf.square(tf.tensordot(self.pixels, left, 1)), [-1, self.pixels.shape[-1]])
+        turned = self.taps_of(tf.square(tf.tensordot(self.outputs[0], right, 1)))
+        return [
+            matmul(x, tf.reshape(turned.tap(number), [-1, turned.channels]), transpose_a=True)
+            for number in range(len(turned.offsets))
+        ]
+
+    def pooled_gradients(self, size: int) -> tf.Tensor:
+        """As for a convolution, with pixels summed and cotangents averaged: each pixel meets one output per tap."""
+        cells = [min(size, *sizes) for sizes in zip(self.pixels.shape[1:-1], self.output_sizes, strict=True)]
+        x = pool(self.pixels, cells, average=False)
+        c = [pool(c, cells, average=True) for c in self.outputs]
+        return tf.stack([tf.matmul(x, part, transpose_a=True) for part in c], axis=1)
+
+    def _share(self) -> tf.Tensor:
+        """Every tap sees every pixel once."""
+        return 1 / tf.cast(self.batch_size, self.pixels.dtype)
+
+    def _convolve(self, kernel: tf.Tensor) -> tf.Tensor:
+        """The layer's own transposed convolution with another kernel, in the layer's data format."""
+        layer = self.layer
+        return keras.ops.conv_transpose(
+            self._inputs, kernel, list(layer.strides), layer.padding, layer.output_padding, layer.data_format,
+            layer.dilation_rate,
+        )  # fmt: skip
+
+    def features(self) -> tf.Tensor:
+        """Patches `[B, L, rows]`: what each output position sees of the input with zeros between its pixels."""
+        layer, x = self.layer, self.pixels
+        pads = []
+        for axis, (k, s, d) in enumerate(zip(self.kernel_size, layer.strides, layer.dilation_rate, strict=True)):
+            x = _spread(x, axis + 1, s)
+            size = x.shape[axis + 1] if x.shape[axis + 1] is not None else tf.shape(x)[axis + 1]
+            low = self.taps.pads[axis][0]
+            pads.append([(k - 1) * d - low, self.output_sizes[axis] + low - size])
+        x = tf.pad(x, [[0, 0], *pads, [0, 0]])
+        ones = [1] * len(self.kernel_size)
+        taps = Taps(x, self.output_sizes, self.kernel_size, ones, layer.dilation_rate, "valid")
+        mirrored = [[k - 1 - o for k, o in zip(self.kernel_size, offset, strict=True)] for offset in taps.offsets]
+        return tf.concat([taps.tap(ravel(offset, self.kernel_size)) for offset in mirrored], axis=-1)
+
+
+def _spread(tensor: tf.Tensor, axis: int, stride: int) -> tf.Tensor:
+    """Puts `stride - 1` zeros between neighbours along an axis."""
+    if stride == 1:
+        return tensor
+    shape = [tf.shape(tensor)[k] if size is None else size for k, size in enumerate(tensor.shape)]
+    pads = [[0, 0]] * (len(shape) + 1)
+    pads[axis + 1] = [0, stride - 1]
+    spread = tf.pad(tf.expand_dims(tensor, axis + 1), pads)
+    spread = tf.reshape(spread, [*shape[:axis], shape[axis] * stride, *shape[axis + 1 :]])
+    return spread[(*[slice(None)] * axis, slice(0, (shape[axis] - 1) * stride + 1))]
+
+
+def capture_transposed(
+    layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], bias: bool = True
+) -> TransposedConvolution:
+    """Captures `keras.layers.Conv1DTranspose`, `Conv2DTranspose` or `Conv3DTranspose`.
+
+    Args:
+        layer: the layer.
+        inputs: in the layer's data format.
+        cotangents: m cotangents of the pre-activation, in the layer's data format.
+        bias: whether the bias, where there is one, belongs to the capture.
+
+    Returns:
+        The capture, in the layer's variable order (kernel, bias).
+    """
+    return TransposedConvolution(layer, inputs, cotangents, _layout(layer, bias))
+
+
+def _layout(layer: keras.Layer, bias: bool) -> MatrixLayout:
+    shape = tuple(layer.kernel.shape)
+    bias_shape = tuple(layer.bias.shape) if bias and layer.use_bias else None
+    return MatrixLayout(shape, math.prod(shape[:-2]) * shape[-1], bias_shape, swapped=True)
+
+
+def cover_transposed(layer: keras.Layer, bias: bool) -> Coverage | str:
+    """Coverage of `keras.layers.Conv1DTranspose`, `Conv2DTranspose` and `Conv3DTranspose`.
+
+    Args:
+        layer: a built layer of this family.
+        bias: whether the bias belongs to the capture.
+
+    Returns:
+        The coverage, or the reason why the layer is played open-loop.
+    """
+    variables = expected(layer, ("kernel", "bias"))
+    if variables is None:
+        return "its trainable variables are not just kernel and bias"
+    bias = bias and layer.use_bias
+    capture, taps = functools.partial(capture_transposed, bias=bias), math.prod(layer.kernel_size)
+    matrix, kept = _layout(layer, bias), variables[: 1 + bias]
+    return Coverage("transposed convolution", PREACTIVATION, capture, kept, matrix, convolution=True, taps=taps)
