@@ -107,6 +107,28 @@ def test_vanilla_ddp_names_the_optimizer_that_can():
         model.train_on_batch(KINDS["tied head"].inputs(2), normal(2, 5, 12))
 
 
+class Counting(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def call(self, x):
+        self.count += 1
+        return x
+
+
+def test_it_is_checked_once():
+    """Also where the first batch tells the game of the size of its inputs."""
+    inputs, counting = layers.Input((6,)), Counting()
+    model = btf.Model(inputs, layers.Dense(3)(counting(inputs)))
+    model.compile(optimizer=nonlinear(), loss="mse", run_eagerly=True)
+    counting.count = 0
+    model.optimizer.build(model.trainable_variables)
+    assert counting.count == 3
+    model.train_on_batch(normal(BATCH, 6), normal(BATCH, 3))
+    assert counting.count == 5
+
+
 # ---- what is read once and may have changed
 
 
