@@ -12,6 +12,8 @@ from bellman_tf.game.stages import Game
 from tests.game.unreplayable import KINDS, FrozenNormalisation, RawTensorFlow, Tied, TwoLayers
 from tests.helpers import assert_close
 from tests.strategies.networks import NETWORKS, normal
+from tests.training.test_native_step import close_to_gradient_step
+from tests.zoo import ZOO, sgd_step
 
 BATCH = 8
 
@@ -105,6 +107,25 @@ def test_vanilla_ddp_names_the_optimizer_that_can():
     model.compile(optimizer=btf.DDP(), loss="mse")
     with pytest.raises(ValueError, match="table/embeddings.*Use GTDDP"):
         model.train_on_batch(KINDS["tied head"].inputs(2), normal(2, 5, 12))
+
+
+# Of `tests/zoo`, what a replay would get wrong; every other model must follow the gradient.
+REFUSED = {
+    "spectral_normalization", "tied_embedding", "position_table", "own_weight", "raw_tensorflow", "python_branches",
+    "folded", "folded_then_flat", "time_major", "time_major_square", "time_major_three", "reversed", "contrast",
+    "one_batch_of_two", "folded_outputs", "counting", "inference_inside", "stateful_rnn", "moving_loss",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_no_model_of_the_zoo_trains_silently_wrong(name):
+    rate, case = 1e-3, ZOO[name]._replace(eager=True)
+    optimizer = nonlinear(rate)
+    if name in REFUSED:
+        with pytest.raises(ValueError, match="`rollout` must be 'linear'"):
+            case.step(btf.Model, optimizer)
+        return
+    close_to_gradient_step(case.step(btf.Model, optimizer), sgd_step(case, rate), rate)
 
 
 class Counting(layers.Layer):
