@@ -117,6 +117,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.*open-loop")
 @pytest.mark.parametrize("name", ZOO)
 def test_no_model_of_the_zoo_trains_silently_wrong(name):
     rate, case = 1e-3, ZOO[name]._replace(eager=True)

@@ -99,6 +99,7 @@ def test_both_passes_draw_the_same_dropout_masks():
     assert not np.array_equal(*masks), "a new step draws a new mask"
 
 
+@pytest.mark.filterwarnings("ignore:.*open-loop")
 @pytest.mark.parametrize("rollout", ["linear", "nonlinear"])
 @pytest.mark.parametrize("information", ["open", "cooperative"])
 def test_statistics_and_seeds_advance_once_per_step(information, rollout):
