@@ -12,7 +12,6 @@ from bellman_tf.game.stages import Game
 from tests.game.unreplayable import KINDS, FrozenNormalisation, RawTensorFlow, Tied, TwoLayers
 from tests.helpers import assert_close
 from tests.strategies.networks import NETWORKS, normal
-from tests.training.test_native_step import close_to_gradient_step
 from tests.zoo import ZOO, sgd_step
 
 BATCH = 8
@@ -120,13 +119,16 @@ REFUSED = {
 @pytest.mark.filterwarnings("ignore:.*open-loop")
 @pytest.mark.parametrize("name", ZOO)
 def test_no_model_of_the_zoo_trains_silently_wrong(name):
-    rate, case = 1e-3, ZOO[name]._replace(eager=True)
+    rate, case = 1e-4, ZOO[name]._replace(eager=True)
     optimizer = nonlinear(rate)
     if name in REFUSED:
         with pytest.raises(ValueError, match="`rollout` must be 'linear'"):
             case.step(btf.Model, optimizer)
         return
-    close_to_gradient_step(case.step(btf.Model, optimizer), sgd_step(case, rate), rate)
+    expected = sgd_step(case, rate)
+    bound = 100 * rate * max(np.abs(step).max() for step in expected) + 2e-7  # leverage, of order rate; rounding
+    for mine, theirs in zip(case.step(btf.Model, optimizer), expected, strict=True):
+        assert_close(mine, theirs, atol=bound)
 
 
 class Counting(layers.Layer):
