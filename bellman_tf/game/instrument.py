@@ -7,6 +7,7 @@ are untouched. Notes go to the thread that asked for them; other threads that ca
 
 import contextlib
 import functools
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
 from typing import NamedTuple
@@ -15,6 +16,9 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import keras_access
+
+# Where TensorFlow runs loops and branches that the user writes: `tf.while_loop`, `tf.cond`, `tf.map_fn`, `tf.scan`.
+CONTROL_FLOW = {f"tensorflow.python.ops.{name}" for name in ("while_loop", "cond", "map_fn", "functional_ops")}
 
 
 class Note(NamedTuple):
@@ -83,7 +87,8 @@ class Notes:
         return outputs
 
     def _note(self, key: int, inputs: tf.Tensor, site: tf.Tensor) -> None:
-        if self._graph is not None and getattr(site, "graph", None) is not self._graph:
+        apart = _inside_control_flow() if self._graph is None else getattr(site, "graph", None) is not self._graph
+        if apart:
             self.hidden.add(key)
             return
         self._watch(site)
@@ -92,6 +97,16 @@ class Notes:
 
 def _is_tensor(leaf: object) -> bool:
     return tf.is_tensor(leaf) and not isinstance(leaf, keras.KerasTensor)
+
+
+def _inside_control_flow() -> bool:
+    """Whether TensorFlow runs a loop or a branch right now, which a compiled step makes a graph of its own."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "") in CONTROL_FLOW:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _Running(threading.local):

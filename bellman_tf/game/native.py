@@ -79,7 +79,7 @@ class NativeGame(Players):
             way = COTANGENTS if finding.separate else BACKWARD
             self._add(layer, self._paths[id(layer)], variables, how, finding.shapes, way)
         for layer, _ in nulls:
-            reason = "it has no effect: what follows takes every shift away"
+            reason = "what follows takes every shift away"
             self._add(layer, f"{self._paths[id(layer)]}/bias", (layer.bias,), reason, null=True)
 
     def _add(

@@ -51,8 +51,10 @@ class Player:
 
     @property
     def kind(self) -> str:
-        """Layer family, or "open-loop"."""
-        return self.coverage.kind if self.covered else "open-loop"
+        """Layer family, "open-loop", or "no effect"."""
+        if self.covered:
+            return self.coverage.kind
+        return "no effect" if self.null else "open-loop"
 
     @property
     def gram(self) -> str:
@@ -128,8 +130,8 @@ class Players:
 
     @property
     def open_loop_players(self) -> list[Player]:
-        """Players without a Gram form."""
-        return [player for player in self.players if not player.covered]
+        """Players without a Gram form; those without effect are left out."""
+        return [player for player in self.players if not player.covered and not player.null]
 
     @property
     def loose_players(self) -> list[Player]:
@@ -149,8 +151,8 @@ class Players:
 
     @property
     def coverage(self) -> float:
-        """Share of the trainable parameters that have a Gram form."""
-        total = sum(player.parameters for player in self.players)
+        """Share of the trainable parameters that have a Gram form, those without effect left out."""
+        total = sum(player.parameters for player in self.players if not player.null)
         covered = sum(player.parameters for player in self.players if player.covered)
         return covered / total if total else 1.0
 

@@ -50,7 +50,7 @@ def _row(
 ) -> tuple[str, ...]:  # fmt: skip
     gram = player.gram if grams is None else grams[player.index]
     metric = "-" if metrics is None else metrics[player.index]
-    covered = f"covered ({player.coverage.site})" if player.covered else f"open-loop: {player.coverage}"
+    covered = f"covered ({player.coverage.site})" if player.covered else f"{player.kind}: {player.coverage}"
     parameters = f"{player.parameters:,}"
     way = "none" if player.null else player.weighing
     return _place(game, player), player.name, player.kind, parameters, metric, gram, way, covered

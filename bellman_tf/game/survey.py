@@ -197,8 +197,13 @@ class _Run:
         for layer, coverage in candidates:
             key = id(layer)
             calls = notes.calls.get(key, [])
+            hidden = key in notes.hidden
             with keras.StatelessScope(mapping, initialize_variables=False):  # a capture may read the layer's variables
-                reason, null = self._compare(layer, coverage, calls, cotangents.get(key, []), gradients, r)
+                reason, null = (
+                    ("it runs inside a loop or a branch", False)
+                    if hidden
+                    else self._compare(layer, coverage, calls, cotangents.get(key, []), gradients, r)
+                )
             shapes = tuple(tuple(note.site.shape[1:]) for note in calls)
             found[key] = Finding(reason, not reason, null, order.get(key, len(order)), shapes)
         return found
