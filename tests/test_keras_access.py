@@ -180,3 +180,12 @@ def test_what_an_optimizer_was_built_for():
     assert [id(v) for v in keras_access.trained_variables(optimizer)] == [id(v) for v in model.trainable_variables]
     assert [v.shape for v in keras_access.averages_of(optimizer)] == [v.shape for v in model.trainable_variables]
     assert [keras_access.decays(optimizer, v) for v in model.trainable_variables] == [True, False]
+
+
+def test_symbolic_calls_can_leave_no_record():
+    layer = layers.Dense(2)
+    layer(keras.Input((3,)))
+    with keras_access.nodes_forgotten(layer):
+        layer(keras.Input((3,)))
+        assert len(layer._inbound_nodes) == 2
+    assert len(layer._inbound_nodes) == 1

@@ -63,8 +63,19 @@ class Game(Program):
 
     @functools.cached_property
     def verdict(self) -> Verdict:
-        """What is wrong with a replay of the graph; the model runs on made-up samples when this is first read."""
-        return judge(self, self._model, signature_of(self._model))
+        """What is wrong with a replay of the graph.
+
+        The model runs on made-up samples when this is first read; once for all games with the same calls that are made
+        of it between two calls of `compile`.
+        """
+        model, calls = self._model, self.graph.calls if self.graph else ()
+        compiled = (getattr(model, "optimizer", None), getattr(model, "loss", None))
+        key = [*compiled, *(call.operation for call in calls)]
+        kept = model.__dict__.get("_game_verdict")
+        if kept is None or len(kept[0]) != len(key) or any(a is not b for a, b in zip(kept[0], key, strict=True)):
+            kept = (key, judge(self, model, signature_of(model)))
+            object.__setattr__(model, "_game_verdict", kept)  # past Keras's attribute tracking
+        return kept[1]
 
     @property
     def refusal(self) -> str:

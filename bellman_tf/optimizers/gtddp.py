@@ -69,7 +69,9 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         bilinear: form the re-weighted gradient with the layer's new input; needs the nonlinear roll-out.
         rollout: "linear" (the default: the model runs once, as it is, and the step is the gradient of a re-weighted
             loss; any model that Keras can train) or "nonlinear" (the papers' second forward pass, stage by stage, on a
-            traced copy of the model; chosen where an option needs it).
+            traced copy of the model; chosen where an option needs it). A model that a traced copy would train wrongly
+            (constants made of variables, state written in `call`, `training=` given there, rows that are not samples,
+            a call that cannot be traced) is refused at the first step, with the layer or variable.
         gram: how Gram matrices are formed, see `bellman_tf.curvature.gram`; "auto" chooses by static shapes.
         step_control: `None`, "levenberg_marquardt" or a `bellman_tf.LevenbergMarquardt`: damping by the ratio of the
             actual to the predicted decrease on the batch, and steps that raise it refused; needs

@@ -12,6 +12,7 @@ from bellman_tf.game.stages import Game
 from tests.game.unreplayable import KINDS, FrozenNormalisation, RawTensorFlow, Tied, TwoLayers
 from tests.helpers import assert_close
 from tests.strategies.networks import NETWORKS, normal
+from tests.zoo import ZOO, sgd_step
 
 BATCH = 8
 
@@ -105,6 +106,51 @@ def test_vanilla_ddp_names_the_optimizer_that_can():
     model.compile(optimizer=btf.DDP(), loss="mse")
     with pytest.raises(ValueError, match="table/embeddings.*Use GTDDP"):
         model.train_on_batch(KINDS["tied head"].inputs(2), normal(2, 5, 12))
+
+
+# Of `tests/zoo`, what a replay would get wrong; every other model must follow the gradient.
+REFUSED = {
+    "spectral_normalization", "tied_embedding", "position_table", "own_weight", "raw_tensorflow", "python_branches",
+    "folded", "folded_then_flat", "time_major", "time_major_square", "time_major_three", "reversed", "contrast",
+    "one_batch_of_two", "folded_outputs", "counting", "inference_inside", "stateful_rnn", "moving_loss",
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*open-loop")
+@pytest.mark.parametrize("name", ZOO)
+def test_no_model_of_the_zoo_trains_silently_wrong(name):
+    rate, case = 1e-4, ZOO[name]._replace(eager=True)
+    optimizer = nonlinear(rate)
+    if name in REFUSED:
+        with pytest.raises(ValueError, match="`rollout` must be 'linear'"):
+            case.step(btf.Model, optimizer)
+        return
+    expected = sgd_step(case, rate)
+    bound = 100 * rate * max(np.abs(step).max() for step in expected) + 2e-7  # leverage, of order rate; rounding
+    for mine, theirs in zip(case.step(btf.Model, optimizer), expected, strict=True):
+        assert_close(mine, theirs, atol=bound)
+
+
+class Counting(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def call(self, x):
+        self.count += 1
+        return x
+
+
+def test_it_is_checked_once():
+    """Also where the first batch tells the game of the size of its inputs."""
+    inputs, counting = layers.Input((6,)), Counting()
+    model = btf.Model(inputs, layers.Dense(3)(counting(inputs)))
+    model.compile(optimizer=nonlinear(), loss="mse", run_eagerly=True)
+    counting.count = 0
+    model.optimizer.build(model.trainable_variables)
+    assert counting.count == 3
+    model.train_on_batch(normal(BATCH, 6), normal(BATCH, 3))
+    assert counting.count == 5
 
 
 # ---- what is read once and may have changed
