@@ -21,6 +21,7 @@ from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.game.alignments import Alignments
 from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, trace
 from bellman_tf.game.report import print_game
+from bellman_tf.layers.calls import joined_extent
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
 from bellman_tf.layers.registry import coverage
 
@@ -80,7 +81,8 @@ class Player:
         """
         if not self.covered:
             return Plan("none", 0, "none")
-        return plan(self.coverage.extent(self.calls[0].shapes[0]), kind, form, group_size)
+        extent = joined_extent([self.coverage.extent(call.shapes[0]) for call in self.calls])
+        return plan(extent, kind, form, group_size)
 
     @property
     def parameters(self) -> int:
