@@ -5,7 +5,7 @@ of the graph, matrices of one size as one stack: a branch per player took longer
 the step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -36,7 +36,7 @@ class CachedBlock(Block):
         raise NotImplementedError
 
     def matrices(self, statistics: Tensors) -> list[tuple[tf.Tensor, ...]]:
-        """The arguments of `factorise`, one tuple per matrix."""
+        """The arguments of `factorise`, one tuple per matrix `[n, n]` or stack of matrices `[k, n, n]`."""
         raise NotImplementedError
 
     def cache(self, factors: list[Tensors], capture: Capture, kept: Tensors) -> Tensors:
@@ -104,19 +104,28 @@ def _refresh(players: list[Seen], statistics: dict[int, Tensors]) -> list[Tensor
     wanted = [(k, arguments) for k in statistics for arguments in players[k].block.matrices(statistics[k])]
     stacks: dict[tuple, list[int]] = {}
     for place, (k, arguments) in enumerate(wanted):
-        kind = players[k].block.factorise, tuple(arguments[0].shape), arguments[0].dtype
+        kind = players[k].block.factorise, tuple(arguments[0].shape[-2:]), arguments[0].dtype
         stacks.setdefault(kind, []).append(place)
     factors: dict[int, Tensors] = {}
     for (factorise, *_), places in stacks.items():
-        stacked = factorise(*(tf.stack(parts) for parts in zip(*(wanted[place][1] for place in places), strict=True)))
-        factors.update(zip(places, zip(*map(tf.unstack, stacked), strict=True), strict=True))
-    made: dict[int, list[Tensors]] = {k: [] for k in statistics}
+        alone = [len(wanted[place][1][0].shape) == 2 for place in places]
+        counts = [1 if single else wanted[place][1][0].shape[0] for single, place in zip(alone, places, strict=True)]
+        columns = zip(*(wanted[place][1] for place in places), strict=True)
+        made = factorise(*(_concatenated(parts, alone) for parts in columns))
+        for place, single, *parts in zip(places, alone, *(tf.split(part, counts) for part in made), strict=True):
+            factors[place] = [part[0] for part in parts] if single else parts
+    made_of: dict[int, list[Tensors]] = {k: [] for k in statistics}
     for place, (k, _) in enumerate(wanted):
-        made[k].append(list(factors[place]))
+        made_of[k].append(factors[place])
     return [
-        players[k].block.cache(made[k], players[k].capture, players[k].state[len(known) :])
+        players[k].block.cache(made_of[k], players[k].capture, players[k].state[len(known) :])
         for k, known in statistics.items()
     ]
+
+
+def _concatenated(parts: Sequence[tf.Tensor], alone: list[bool]) -> tf.Tensor:
+    """Stacks, and tensors that stand alone, as one stack."""
+    return tf.concat([part[None] if single else part for part, single in zip(parts, alone, strict=True)], axis=0)
 
 
 def damped_inverses(matrices: tf.Tensor, dampings: tf.Tensor) -> Tensors:

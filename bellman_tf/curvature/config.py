@@ -130,7 +130,8 @@ class EKFAC(KFAC):
     """K-FAC's eigenbasis with the second moments measured in it every step, George et al. 2018.
 
     The moments are running means over the steps, which a new basis takes over as it sees them: the diagonal of
-    `R' diag(s) R`, R the rotation between the bases. Both factors and moments are those of the empirical Fisher matrix.
+    `R' diag(s) R`, R the rotation between the bases. Factors and moments are those of the empirical Fisher matrix.
+    Convolutions with channel groups get K-FAC's metric, a Kronecker product per group.
 
     Attributes:
         scalings: for layers applied at several positions, "exact" forms per-sample gradients, "uncorrelated"

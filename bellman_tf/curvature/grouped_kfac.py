@@ -117,18 +117,12 @@ class GroupedKFACBlock(CachedBlock):
         return every(self.config.update_every, step.iteration, moments, state[:2])
 
     def matrices(self, statistics: Tensors) -> list[tuple[tf.Tensor, ...]]:
-        """The factors of every group and their dampings: all of A, then all of B."""
-        dampings = split_damping(*statistics, self.config.damping)
-        return [
-            pair
-            for factor, damping in zip(statistics, dampings, strict=True)
-            for pair in zip(tf.unstack(factor), tf.unstack(damping), strict=True)
-        ]
+        """The factors of all groups and their dampings."""
+        return list(zip(statistics, split_damping(*statistics, self.config.damping), strict=True))
 
     def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
         """Damped inverses of A, B and of the bias rows' moments."""
-        A_inv, damping_A = (tf.stack(parts) for parts in zip(*factors[: self.groups], strict=True))
-        B_inv = tf.stack([inverse for inverse, _ in factors[self.groups :]])
+        (A_inv, damping_A), (B_inv, _) = factors
         count = capture.positions if capture.positions is not None else tf.shape(capture.cotangents[0])[1]
         return [A_inv, B_inv, 1 / (tf.cast(count, A_inv.dtype) + damping_A)]
 

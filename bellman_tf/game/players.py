@@ -9,6 +9,7 @@ from bellman_tf.curvature.block import MetricKind
 from bellman_tf.curvature.gram.plan import Plan, plan
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.game.graph import Call, Graph, Slot
+from bellman_tf.layers.calls import joined_extent
 from bellman_tf.layers.coverage import Coverage
 
 # How the gradient of the weighted loss is had: the cotangents of one backward pass weighed sample by sample, where
@@ -79,10 +80,8 @@ class Player:
         """
         if not self.covered:
             return Plan("none", 0, "none")
-        extents = [self.coverage.extent((None, *shape)) for shape in self.shapes]
-        counts = [extent.positions for extent in extents]
-        positions = None if None in counts else sum(counts)  # those of all calls stand side by side
-        return plan(dataclasses.replace(extents[0], positions=positions), kind, form, group_size)
+        extent = joined_extent([self.coverage.extent((None, *shape)) for shape in self.shapes])
+        return plan(extent, kind, form, group_size)
 
     @property
     def parameters(self) -> int:

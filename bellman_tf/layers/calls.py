@@ -4,6 +4,7 @@ Where the variables are one matrix the positions of all calls stand side by side
 longer sample. Elsewhere the answers of the calls are added.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -176,6 +177,19 @@ def join_calls(captures: Sequence[Capture]) -> Capture:
         return captures[0]
     joined = next(joined for kind, joined in _REPEATED if isinstance(captures[0], kind))
     return joined(captures)
+
+
+def joined_extent(extents: Sequence[Extent]) -> Extent:
+    """Static sizes of `join_calls`, from those of the calls.
+
+    Args:
+        extents: one per call.
+
+    Returns:
+        Those of one call with the positions of all.
+    """
+    counts = [extent.positions for extent in extents]
+    return dataclasses.replace(extents[0], positions=None if None in counts else sum(counts))
 
 
 def _side_by_side(tensors: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -54,6 +54,7 @@ class Taps:
                 self.pads.append([0, 0])
         padded = any(tf.is_tensor(low) or tf.is_tensor(high) or low or high for low, high in self.pads)
         self._padded = tf.pad(inputs, [[0, 0], *self.pads, [0, 0]]) if padded else inputs
+        self._inputs = inputs
         self._batch = tf.shape(inputs)[0] if inputs.shape[0] is None else inputs.shape[0]
 
     def tap(self, number: int) -> tf.Tensor:
@@ -65,12 +66,27 @@ class Taps:
         Returns:
             `[B, L, c_in]`.
         """
-        start = [0, *(k * d for k, d in zip(self.offsets[number], self._dilation, strict=True)), 0]
+        start = [k * d for k, d in zip(self.offsets[number], self._dilation, strict=True)]
         reach = [(out - 1) * s + 1 for out, s in zip(self._output, self._strides, strict=True)]
-        seen = tf.slice(self._padded, start, [self._batch, *reach, self.channels])
+        source, inner = self._padded, self._without_padding(start, reach)
+        if inner is not None:
+            source, start = self._inputs, inner
+        seen = source
+        if inner is None or reach != list(source.shape[1:-1]):
+            seen = tf.slice(source, [0, *start, 0], [self._batch, *reach, self.channels])
         if any(s > 1 for s in self._strides):
             seen = seen[(slice(None), *(slice(None, None, s) for s in self._strides))]
         return tf.reshape(seen, [self._batch, static_product(self._output), self.channels])
+
+    def _without_padding(self, start: list[int], reach: list) -> list[int] | None:
+        """Where a slice of the padded input starts in the input itself; `None` if it leaves it, or may."""
+        first = []
+        for begin, length, (low, _), size in zip(start, reach, self.pads, self._inputs.shape[1:-1], strict=True):
+            static = isinstance(low, int) and isinstance(length, int) and size is not None
+            if not static or begin < low or begin - low + length > size:
+                return None
+            first.append(begin - low)
+        return first
 
     def patches(self) -> tf.Tensor:
         """All taps side by side, `[B, L, taps * c_in]`, features in the order of the kernel variable."""

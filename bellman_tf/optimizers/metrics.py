@@ -1,12 +1,11 @@
 """The curvature block of every player of a game, and the couplings between the players of one stage."""
 
-import math
-
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.coupling.choose import make_couplings
 from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.game.players import Players
+from bellman_tf.layers.calls import joined_extent
 from bellman_tf.training.settings import GameOptions
 
 
@@ -20,15 +19,16 @@ def curvature_block(curvature: object, player: object) -> Block:
     Returns:
         The block.
     """
-    shapes = tuple(tuple(v.shape) for v in player.variables)
+    variables = player.coverage.variables if player.covered else player.variables
+    shapes = tuple(tuple(v.shape) for v in variables)
     return make_block(curvature, player_layout(player.name, shapes, player.coverage))
 
 
 def _positions(player: object) -> int | None:
     """At how many positions a player with a matrix form is applied to one sample; `None` if that is not static."""
-    if not player.covered or player.coverage.matrix is None or len(player.shapes) != 1 or None in player.shapes[0]:
+    if not player.covered or player.coverage.matrix is None:
         return None
-    return math.prod(player.shapes[0]) // player.coverage.matrix.width
+    return joined_extent([player.coverage.extent((None, *shape)) for shape in player.shapes]).positions
 
 
 def couplings_of(game: Players, blocks: list[Block]) -> tuple[list[Coupling], list[str]]:

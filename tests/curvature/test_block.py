@@ -23,6 +23,7 @@ TEAM = [
     ("dense", options.RMSprop()),
     ("conv 2d", options.EKFAC(damping=0.1, invert_every=3)),
     ("dense", options.Full(damping=0.1, invert_every=2)),
+    ("conv 1d groups", options.KFAC(damping=0.1, invert_every=2)),
 ]
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.gram import FORMS, gram
 from bellman_tf.curvature.registry import make_block, player_layout
-from bellman_tf.layers.calls import join_calls
+from bellman_tf.layers.calls import join_calls, joined_extent
 from bellman_tf.layers.registry import coverage
 from tests.curvature.players import initial_state, step
 from tests.helpers import assert_close
@@ -46,6 +46,9 @@ def test_gradients_are_sums_over_the_calls(name, columns, count, rng):
     inner = sum(np.tensordot(q, k, len(k.shape)) for q, k in zip(expected, direction, strict=True))
     assert_close(joined.inner(direction), inner, rtol=1e-12)
     assert joined.columns == columns
+    found = coverage(samples[0].layer)
+    extents = [found.extent((None, *sample.cotangents[0].shape[1:]), columns) for sample in samples]
+    assert joined_extent(extents) == joined.extent
     assert joined.batch_size == 4
     alpha = rng.normal(size=4)
     for q, want in zip(joined.scaled(tf.constant(alpha)).per_sample(), expected, strict=True):

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from bellman_tf.game.execution import recorded
 from keras import layers
 
 import bellman_tf as btf
+from bellman_tf.game.execution import recorded
 from tests.helpers import assert_close
 from tests.models.nets import KINDS, batches, inputs_of, net
 from tests.strategies.networks import cross_entropy, labels, normal

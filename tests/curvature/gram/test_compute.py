@@ -92,6 +92,7 @@ FORMS = [
     ("conv 2d one by one stride 2", "kfac", "positions", "positions"),
     ("conv 2d groups", "kfac", "positions", "per_sample"),
     ("conv 2d groups", "kfac patches", "auto", "per_sample"),
+    ("conv 2d groups", "identity", "positions", "per_sample"),
     ("transposed 2d", "identity", "auto", "per_sample"),
     ("transposed 2d", "rmsprop", "auto", "per_sample"),
     ("transposed 2d stride 2", "kfac", "auto", "per_sample"),
