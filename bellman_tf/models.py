@@ -4,16 +4,20 @@ They are Keras models in every other respect. `train_step` hands the step to an 
 other optimizer.
 """
 
+import inspect
+
 import keras
 import tensorflow as tf
 
 from bellman_tf import _checks, keras_access
+from bellman_tf.game.aside import is_aside
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Players
 from bellman_tf.game.report import print_game
 from bellman_tf.game.stages import Game
 from bellman_tf.game.survey import signature_of
 from bellman_tf.optimizers.gtddp import GTDDP
+from bellman_tf.optimizers.rejections import watching
 
 
 class GameMixin:
@@ -59,7 +63,7 @@ class GameMixin:
     def __call__(self, *args: object, **kwargs: object) -> object:
         """As Keras's; remembers the structure of the inputs, to trace a subclassed model."""
         first = args[0] if args else kwargs.get(keras_access.first_argument(self))
-        if first is not None:
+        if first is not None and not is_aside():
             self._remember(first)
         return super().__call__(*args, **kwargs)
 
@@ -90,9 +94,20 @@ class GameMixin:
         return super().train_step(data)
 
     def fit(self, *args: object, **kwargs: object) -> object:
-        """As Keras's; warns once about players without feedback."""
+        """As Keras's; warns once about players without feedback, and when batch after batch is rejected."""
         self._warn_next()
+        if isinstance(getattr(self, "optimizer", None), GTDDP):
+            given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
+            given.arguments["callbacks"] = watching(given.arguments.get("callbacks"))
+            args, kwargs = given.args[1:], given.kwargs
         return super().fit(*args, **kwargs)
+
+    def train_on_batch(self, *args: object, **kwargs: object) -> object:
+        """As Keras's; warns when batch after batch is rejected."""
+        results = super().train_on_batch(*args, **kwargs)
+        if isinstance(self.optimizer, GTDDP):
+            self.optimizer.warn_rejected()
+        return results
 
     def _warn_next(self) -> None:
         object.__setattr__(self, "_open_loop_unsaid", True)

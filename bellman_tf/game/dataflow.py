@@ -1,10 +1,9 @@
 """Stages of a running model: the number of players on the longest path above a player, read off TensorFlow's graph."""
 
-import concurrent.futures
-
 import keras
 import tensorflow as tf
 
+from bellman_tf.game.aside import run_aside
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.survey import FAILURES
 from bellman_tf.keras_access import takes_training
@@ -23,8 +22,7 @@ def stages_of(model: keras.Model, signature: object, layers: list[keras.Layer]) 
         all of them where the model cannot be traced with an unknown batch size.
     """
     try:
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:  # apart from whatever the caller is tracing
-            return pool.submit(_traced, model, signature, layers).result()
+        return run_aside(_traced, model, signature, layers)
     except FAILURES:
         return {}
 

@@ -5,7 +5,6 @@ record back from the outputs gives a flat program: a list of `Call`s over number
 called once on symbolic tensors first, which records the same history.
 """
 
-import concurrent.futures
 import dataclasses
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
+from bellman_tf.game.aside import run_aside
 from bellman_tf.game.raw_variables import put_back, raw_variables
 
 
@@ -244,8 +244,7 @@ def _symbolic_subclass(model: keras.Model) -> tuple[list, object, tuple]:
 
     try:
         # A thread of its own runs eagerly, whatever the caller traces: what `call` computes alone becomes a value.
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            outputs, read = pool.submit(call).result()
+        outputs, read = run_aside(call)
         return inputs, outputs, tuple(read.values())
     except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
         # What Keras and TensorFlow raise when a KerasTensor meets raw tf.* code or Python control flow on values.

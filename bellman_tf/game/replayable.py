@@ -5,7 +5,6 @@ comparison and names the cause: a constant in the trace, a variable used outside
 during the call, an argument `training` given in `call`, a loss with variables.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
+from bellman_tf.game.aside import run_aside
 from bellman_tf.game.graph import Graph
 from bellman_tf.game.players import Program
 from bellman_tf.game.raw_variables import moved, raw_variables
@@ -53,9 +53,7 @@ def judge(game: Program, model: keras.Model, signature: object) -> Verdict:
         return Verdict(found)
     if signature is None:
         return Verdict("the shapes of its inputs are not known, so the replay of its calls cannot be checked")
-    # A thread of its own runs eagerly and records on no outer tape, whatever the caller is tracing.
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        return pool.submit(_compared, game, model, signature).result()
+    return run_aside(_compared, game, model, signature)
 
 
 def _samples(model: keras.Model, signature: object, size: int) -> object:

@@ -18,7 +18,6 @@ What layers and losses write during the call (moving statistics, counters, the s
 here, and listed, so that a training step can put it back after a bad batch.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import math
@@ -29,6 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
+from bellman_tf.game.aside import run_aside
 from bellman_tf.game.instrument import Note, Notes, noting
 from bellman_tf.game.raw_variables import put_back, raw_variables
 from bellman_tf.layers.calls import join_calls
@@ -108,9 +108,7 @@ def survey(model: keras.Model, signature: object, candidates: list[tuple[keras.L
     reason = "" if signature is not None else "the shapes of its inputs are not known"
     for size in UNKNOWN_SIZES if signature is not None else ():
         try:
-            # A thread of its own runs eagerly and records on no outer tape, whatever the caller is tracing.
-            with concurrent.futures.ThreadPoolExecutor(1) as pool:
-                return pool.submit(_survey, model, signature, size, candidates).result()
+            return run_aside(_survey, model, signature, size, candidates)
         except FAILURES as error:
             reason = f"{type(error).__name__}: {_message(error)}"
     failed = Finding(f"the model does not run on made-up samples ({reason})")

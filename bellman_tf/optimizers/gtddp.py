@@ -16,6 +16,7 @@ from bellman_tf.game.players import Player, Players
 from bellman_tf.game.stages import Game
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_forms
 from bellman_tf.optimizers.records import Records, Saved, first_control_state
+from bellman_tf.optimizers.rejections import Rejections
 from bellman_tf.training.context import StepContext, recursion_dtype
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.report import report
@@ -47,7 +48,7 @@ _DENSE_WAY_OUT = "Use GTDDP, whose default rollout='linear' runs the model's own
 
 
 @keras.saving.register_keras_serializable("bellman_tf")
-class GTDDP(Records, Saved, keras.optimizers.Optimizer):
+class GTDDP(Records, Rejections, Saved, keras.optimizers.Optimizer):
     """Differential dynamic programming on networks as games: layers are players, and the players of a stage cooperate.
 
     Every step solves a Bellman recursion over the layers, exactly, in the space of the batch's samples; the update of
@@ -72,6 +73,9 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             traced copy of the model; chosen where an option needs it). A model that a traced copy would train wrongly
             (constants made of variables, state written in `call`, `training=` given there, rows that are not samples,
             a call that cannot be traced) is refused at the first step, with the layer or variable.
+        outer_scale: of `value_hessian="outer_product"`: "mean" (z is the gradient of the batch's mean loss, as
+            automatic differentiation of a mean returns it: beta^2 starts at 1/B, c = 1/B) or "sample" (beta^2 = 1 and
+            c = 1, the other reading of the papers, which diverges at rates where its baseline trains).
         gram: how Gram matrices are formed, see `bellman_tf.curvature.gram`; "auto" chooses by static shapes.
         step_control: `None`, "levenberg_marquardt" or a `bellman_tf.LevenbergMarquardt`: damping by the ratio of the
             actual to the predicted decrease on the batch, and steps that raise it refused; needs
@@ -106,6 +110,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         group_size: int | None = None,
         bilinear: bool = False,
         rollout: str | None = None,
+        outer_scale: str = "mean",
         gram: str = "auto",
         step_control: object = None,
         weight_decay: float | None = None,
@@ -122,7 +127,9 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
     ) -> None:
         if rollout is None:
             rollout = "nonlinear" if value_hessian == "outer_product" or bilinear else "linear"
-        options = GameOptions(information, value_hessian, terminal_hessian, group_size, bilinear, gram, rollout)
+        options = GameOptions(
+            information, value_hessian, terminal_hessian, group_size, bilinear, gram, rollout, outer_scale
+        )
         metric = curvature_config.get(curvature)
         if getattr(metric, "cooperative", False) and information == "feedback":
             raise _checks.error(
@@ -183,6 +190,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
         self.state: list[list[keras.Variable]] = []
         self._model: weakref.ref | None = None
         self._game: weakref.ref | None = None
+        self.rejected_in_a_row = self.add_variable((), dtype="int64", name="rejected_in_a_row")
         self.rejected_batches = self.add_variable(
             (), dtype="int64", name="rejected_batches", aggregation="only_first_replica"
         )
@@ -533,6 +541,7 @@ class GTDDP(Records, Saved, keras.optimizers.Optimizer):
             group_size=options.group_size,
             bilinear=options.bilinear,
             rollout=options.rollout,
+            outer_scale=options.outer_scale,
             gram=options.gram,
             step_control=keras.saving.serialize_keras_object(self.step_control),
         )

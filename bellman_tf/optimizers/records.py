@@ -131,6 +131,7 @@ class Records:
         good, yes = tf.cast(accepted, tf.int64), tf.cast(taken, tf.int64)
         self.assign_add(self.iterations, yes)
         self.assign_add(self.rejected_batches, 1 - good)
+        self.assign(self.rejected_in_a_row, (tf.convert_to_tensor(self.rejected_in_a_row) + 1) * (1 - good))
         if self.step_control is not None:
             self.assign_add(self.refused_steps, good - yes)
         if self.options.value_hessian == "outer_product":

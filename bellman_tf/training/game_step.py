@@ -207,8 +207,9 @@ class GameStep:
         """The papers' recursion: statistics use the value's slope alpha, so stages come one by one."""
         batch = self.batch
         agents = max((len(stage.players) for stage in self.game.stages), default=1)
-        value = outer_product.init(batch.batch_size, self.derivatives.beta_squared)
-        policy = OuterPolicy(value, self.information.joint, agents, batch.total)
+        factor = 1 / batch.total if self.options.outer_scale == "mean" else tf.ones([], batch.dtype)
+        value = outer_product.init(batch.batch_size, self.derivatives.beta_squared * factor)
+        policy = OuterPolicy(value, self.information.joint, agents, batch.total, factor)
         for t in range(len(self.game.stages) - 1, -1, -1):
             inner, quad = [], []
             players = self.game.stages[t].players

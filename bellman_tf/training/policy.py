@@ -146,8 +146,19 @@ class OuterPolicy:
         clamped: number of clamps so far.
     """
 
-    def __init__(self, value: outer_product.OuterValue, joint: bool, agents: int, total: tf.Tensor) -> None:
-        self.joint, self._total = joint, total
+    def __init__(
+        self, value: outer_product.OuterValue, joint: bool, agents: int, total: tf.Tensor, factor: tf.Tensor
+    ) -> None:
+        """Stores the terminal value.
+
+        Args:
+            value: made by `outer_product.init`.
+            joint: whether the players of a stage share one value.
+            agents: players of the largest stage.
+            total: B.
+            factor: c of the recursion.
+        """
+        self.joint, self._total, self._factor = joint, total, factor
         self._current = [value] * (1 if joint else agents)
         self._behind: dict[int, list] = {}
         self.clamped = tf.zeros([], tf.int32)
@@ -176,7 +187,9 @@ class OuterPolicy:
                 self._move(agent, k, q)
 
     def _move(self, agent: int, inner_k: tf.Tensor, quad: tf.Tensor) -> None:
-        self._current[agent], clamped = outer_product.backward(self._current[agent], inner_k, quad)
+        self._current[agent], clamped = outer_product.backward(
+            self._current[agent], inner_k, quad, batch_factor=self._factor
+        )
         self.clamped += clamped
 
     def weights(self, stage: int, agent: int, deviation: tf.Tensor | None) -> tf.Tensor:

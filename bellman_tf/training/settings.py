@@ -12,6 +12,7 @@ from bellman_tf.training.step_control import LevenbergMarquardt
 VALUE_HESSIANS = ("batch", "block_diagonal", "outer_product")
 TERMINAL_HESSIANS = ("matched", "outer_product", "full")
 ROLLOUTS = ("linear", "nonlinear")
+OUTER_SCALES = ("mean", "sample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,8 @@ class GameOptions:
         group_size: samples coupled together; `None` is the whole batch.
         bilinear: whether the weighted gradient uses the layer's new input (claims OURS-7).
         gram: form of the Gram matrices, one of `FORMS`.
+        outer_scale: of `value_hessian="outer_product"`: "mean" (the Hessian of the batch's mean loss is taken for the
+            outer product of its gradient: beta^2 starts at 1/B and c = 1/B) or "sample" (beta^2 and c start at 1).
         rollout: "linear" (one pass of the model as it runs, then the gradient of a re-weighted loss) or "nonlinear"
             (the papers' second forward pass, on a traced copy of the model).
     """
@@ -36,6 +39,7 @@ class GameOptions:
     bilinear: bool
     gram: str
     rollout: str = "linear"
+    outer_scale: str = "mean"
 
     def __post_init__(self) -> None:
         """Checks every option and their combinations.
@@ -55,6 +59,7 @@ class GameOptions:
         _checks.check_flag("bilinear", self.bilinear)
         _checks.check_choice("gram", self.gram, FORMS)
         _checks.check_choice("rollout", self.rollout, ROLLOUTS)
+        _checks.check_choice("outer_scale", self.outer_scale, OUTER_SCALES)
         if self.rollout == "linear" and (self.value_hessian == "outer_product" or self.bilinear):
             option = "bilinear=True" if self.bilinear else "value_hessian='outer_product'"
             raise _checks.error(

@@ -6,6 +6,7 @@ import pytest
 
 import bellman_tf as btf
 from bellman_tf.curvature.gram.compute import RUN
+from bellman_tf.game.stages import Game
 from tests.strategies.networks import RawTensorFlow, cross_entropy, mlp, normal, recurrent
 
 
@@ -20,7 +21,7 @@ def test_it_shows_stages_players_and_how_they_are_covered():
     model.compile(optimizer=btf.GTDDP(curvature="ekfac"), **cross_entropy())
     text = summary(model)
     rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines()]
-    assert ["stage", "player", "kind", "parameters", "curvature", "gram", "coverage"] in rows
+    assert ["stage", "player", "kind", "parameters", "curvature", "gram", "gradient", "coverage"] in rows
     assert next(row for row in rows if "table" in row)[:4] == ["0", "table", "embedding", "36"]
     gru = next(line for line in text.splitlines() if " gru " in line)
     assert "open-loop" in gru
@@ -36,7 +37,20 @@ def test_without_our_optimizer_the_curvature_is_open():
 def test_it_says_why_a_model_is_not_traced():
     model = RawTensorFlow()
     model(normal(2, 6))
-    assert "Not traced: `call` of the model" in summary(model)
+    lines = []
+    Game(model).summary(print_fn=lines.append)
+    assert "Layers not seen: `call` of the model" in lines[0]
+    assert "Layers not seen" not in summary(model)  # as it runs, it can be seen
+
+
+def test_it_says_how_the_gradient_is_had_and_what_has_no_effect():
+    inputs = keras.Input((4,))
+    x = keras.layers.BatchNormalization()(keras.layers.Dense(3, name="before")(inputs))
+    model = btf.Model(inputs, keras.layers.Dense(2, name="behind")(keras.layers.Activation("relu")(x)))
+    rows = {line.split()[1]: line for line in summary(model).splitlines() if line[:1].isdigit() or line[:1] == "-"}
+    assert "backward pass" in rows["before"]
+    assert "cotangents" in rows["behind"]
+    assert "no effect: what follows takes every shift away" in rows["before/bias"]
 
 
 def test_it_prints_by_default(capsys):

@@ -134,7 +134,7 @@ def test_an_untraceable_model_says_why():
     assert "cannot run on symbolic tensors" in game.reason
     assert not game.stages
     assert [player.stage for player in game.players] == [None, None]
-    assert names(model.game) == [["hidden"], ["head"]]  # as it runs, it can be seen
+    assert names(model.game) == [["first"], ["head"]]  # as it runs, it can be seen
 
 
 def test_a_subclassed_model_is_traced_with_its_operators():

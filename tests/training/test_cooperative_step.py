@@ -105,7 +105,7 @@ def test_three_players_solve_to_the_tolerance():
 
 @pytest.mark.parametrize("kind", ["exact", "published"])
 def test_the_papers_recursion_takes_joint_metrics(kind):
-    optimizer = btf.GTDDP.as_published(RATE, curvature=curvature(kind))
+    optimizer = btf.GTDDP.as_published(RATE, curvature=curvature(kind), outer_scale="sample")
     follow(optimizer, reference.published_step, kind)
 
 

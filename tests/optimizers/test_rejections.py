@@ -1,0 +1,57 @@
+"""Batch after batch rejected: one warning that names a player and a way out."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import bellman_tf as btf
+from tests.strategies.networks import classify, cross_entropy, mlp
+
+x, y = classify(6)(8)
+
+
+def compiled():
+    model = mlp()
+    model.compile(btf.GTDDP(0.01), **cross_entropy())
+    return model
+
+
+def said(run):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        run()
+    return [str(w.message) for w in seen if "rejected the last" in str(w.message)]
+
+
+def test_one_warning_after_several_in_a_row():
+    model = compiled()
+    model.train_on_batch(x, y)
+    bad = np.full_like(x, np.nan)
+    messages = said(lambda: [model.train_on_batch(bad, y) for _ in range(8)])
+    assert len(messages) == 1
+    largest = max(model.game.players, key=lambda p: max(np.abs(v.numpy()).max() for v in p.variables))
+    assert f"'{largest.name}'" in messages[0]
+    assert "`learning_rate`" in messages[0]
+    assert int(model.optimizer.rejected_in_a_row) == 8
+
+
+def test_a_good_batch_starts_the_count_anew():
+    model = compiled()
+    bad = np.full_like(x, np.nan)
+
+    def run():
+        for batch in [bad] * 4 + [x] + [bad] * 4:
+            model.train_on_batch(batch, y)
+
+    assert not said(run)
+    assert int(model.optimizer.rejected_in_a_row) == 4
+    assert int(model.optimizer.rejected_batches) == 8
+
+
+@pytest.mark.parametrize("callbacks", [None, []])
+def test_fit_says_it_at_the_end_of_an_epoch(callbacks):
+    model = compiled()
+    bad = np.full((40, 6), np.nan, "float32")
+    labels = np.zeros(40, int)
+    assert len(said(lambda: model.fit(bad, labels, batch_size=8, epochs=2, verbose=0, callbacks=callbacks))) == 1
