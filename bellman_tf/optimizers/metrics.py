@@ -7,6 +7,7 @@ from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.game.stages import Game
 from bellman_tf.layers.calls import joined_extent
 from bellman_tf.optimizers.options import GameOptions
+from bellman_tf.training.policy import INFORMATION
 
 
 def curvature_block(curvature: object, player: object) -> Block:
@@ -54,10 +55,14 @@ def gram_forms(options: GameOptions, game: Game, blocks: list[Block]) -> list[st
         blocks: of its players.
 
     Returns:
-        One form per player; "none" for open-loop players.
+        One form per player; "none" for open-loop players, "joint" for those with one Gram matrix together.
     """
+    if not INFORMATION[options.information].curved:
+        return ["none"] * len(blocks)
     group_size = options.group_size if options.value_hessian == "batch" else 1
+    couplings, _ = couplings_of(game, blocks)
+    joint = {k for coupling in couplings if coupling.joint and coupling.joint_gram for k in coupling.players}
     return [
-        player.gram_plan(block.kind, options.gram, group_size).words
-        for player, block in zip(game.players, blocks, strict=True)
+        "joint" if k in joint else player.gram_plan(block.kind, options.gram, group_size).words
+        for k, (player, block) in enumerate(zip(game.players, blocks, strict=True))
     ]
