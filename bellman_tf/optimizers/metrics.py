@@ -6,6 +6,7 @@ from bellman_tf.curvature.coupling.choose import make_couplings
 from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.game.players import Players
 from bellman_tf.layers.calls import joined_extent
+from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.settings import GameOptions
 
 
@@ -56,10 +57,14 @@ def gram_forms(options: GameOptions, game: Players, blocks: list[Block]) -> list
         blocks: of its players.
 
     Returns:
-        One form per player; "none" for open-loop players.
+        One form per player; "none" for open-loop players, "joint" for those with one Gram matrix together.
     """
+    if not INFORMATION[options.information].curved:
+        return ["none"] * len(blocks)
     group_size = options.group_size if options.value_hessian == "batch" else 1
+    couplings, _ = couplings_of(game, blocks)
+    joint = {k for coupling in couplings if coupling.joint and coupling.joint_gram for k in coupling.players}
     return [
-        player.gram_plan(block.kind, options.gram, group_size).words
-        for player, block in zip(game.players, blocks, strict=True)
+        "joint" if k in joint else player.gram_plan(block.kind, options.gram, group_size).words
+        for k, (player, block) in enumerate(zip(game.players, blocks, strict=True))
     ]

@@ -100,3 +100,22 @@ def test_the_summary_prints_the_forms_that_run(options, forms, monkeypatch):
     lines = []
     model.game_summary(print_fn=lines.append)
     assert all(form in lines[0] for form in announced)
+
+
+@pytest.mark.parametrize(
+    ("options", "forms"),
+    [
+        ({"information": "open"}, ["none"] * 4),
+        ({}, ["factored"] * 4),
+        ({"curvature": btf.curvature.KFAC(cooperative="exact")}, ["factored", "joint", "joint", "factored"]),
+        ({"curvature": btf.curvature.KFAC(cooperative="rescale")}, ["per sample"] * 4),
+    ],
+)
+def test_players_with_one_metric_and_without_any_gram_matrix(options, forms):
+    """Two players of one stage share a Gram matrix where they share the metric; an open step needs none."""
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(5, activation="tanh")(inputs)
+    x = keras.layers.Add()([keras.layers.Dense(4)(x), keras.layers.Dense(4)(x)])
+    model = btf.Model(inputs, keras.layers.Dense(3)(x))
+    model.compile(btf.GTDDP(1e-3, **options), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert model.optimizer.describe_grams(model.game) == forms

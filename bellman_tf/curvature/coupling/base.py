@@ -28,9 +28,11 @@ class Coupling:
         blocks: their blocks.
         positions: at which each of them is applied to a sample.
         joint_gram: whether the Gram matrix is that of the joint metric.
+        joint: whether the players have one metric together, and not each its own.
         word: what `describe` calls the metric.
     """
 
+    joint = True
     word = "exact"
 
     def __init__(self, players: list[int], blocks: list[KFACBlock], positions: int) -> None:

@@ -10,6 +10,8 @@ from bellman_tf.layers.capture import MatrixCapture, Tensors
 class RescaledCoupling(Coupling):
     """Players taken as identical: no cross moments, only less curvature for each."""
 
+    joint = False
+
     def _formed_numbers(self) -> int:
         return 0
 
