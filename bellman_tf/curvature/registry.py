@@ -1,5 +1,7 @@
 """The curvature block of a player, by the user's choice and the layer's structure."""
 
+from collections.abc import Callable
+
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.adam import AdamBlock
 from bellman_tf.curvature.block import Block, PlayerLayout
@@ -11,6 +13,39 @@ from bellman_tf.curvature.identity import IdentityBlock
 from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.curvature.rmsprop import RMSpropBlock
 from bellman_tf.layers.coverage import Coverage
+
+
+def _any(layout: PlayerLayout) -> bool:
+    return True
+
+
+def _covered(layout: PlayerLayout) -> bool:
+    return layout.covered
+
+
+def _one_matrix(layout: PlayerLayout) -> bool:
+    return layout.matrix is not None and layout.matrix.groups == 1
+
+
+def _matrix_per_group(layout: PlayerLayout) -> bool:
+    return layout.matrix is not None and layout.matrix.groups > 1
+
+
+def _kfac(layout: PlayerLayout, config: options.KFAC) -> Block:
+    return KFACEigenBlock(layout, config) if config.cooperative == "rescale" else KFACBlock(layout, config)
+
+
+# A config class, which players its block suits, and the block; the first line that fits counts, and a player that no
+# line fits gets the diagonal Fisher matrix.
+BLOCKS: tuple[tuple[type, Callable[[PlayerLayout], bool], Callable[..., Block]], ...] = (
+    (options.Identity, _any, lambda layout, config: IdentityBlock(layout)),
+    (options.RMSprop, _any, RMSpropBlock),
+    (options.Adam, _any, AdamBlock),
+    (options.Full, _covered, FullBlock),
+    (options.EKFAC, _one_matrix, EKFACBlock),
+    (options.KFAC, _one_matrix, _kfac),
+    (options.KFAC, _matrix_per_group, GroupedKFACBlock),
+)
 
 
 def player_layout(name: str, shapes: tuple[tuple, ...], found: Coverage | str) -> PlayerLayout:
@@ -42,19 +77,7 @@ def make_block(config: options.Config, layout: PlayerLayout) -> Block:
     Raises:
         ValueError: if `curvature="full"` and the player is too large.
     """
-    kronecker = layout.matrix is not None and layout.matrix.groups == 1
-    if isinstance(config, options.Identity):
-        return IdentityBlock(layout)
-    if isinstance(config, options.RMSprop):
-        return RMSpropBlock(layout, config)
-    if isinstance(config, options.Adam):
-        return AdamBlock(layout, config)
-    if isinstance(config, options.Full) and layout.covered:
-        return FullBlock(layout, config)
-    if isinstance(config, options.EKFAC) and kronecker:
-        return EKFACBlock(layout, config)
-    if isinstance(config, options.KFAC) and kronecker:
-        return KFACEigenBlock(layout, config) if config.cooperative == "rescale" else KFACBlock(layout, config)
-    if isinstance(config, options.KFAC) and layout.matrix is not None:
-        return GroupedKFACBlock(layout, config)
+    for kind, suits, make in BLOCKS:
+        if isinstance(config, kind) and suits(layout):
+            return make(layout, config)
     return DiagonalFisherBlock(layout, config.damping, config.decay)
