@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import keras
 
-from bellman_tf import _checks
+from bellman_tf import _checks, keras_access
 from bellman_tf.game.alignments import Alignments
 from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, changed, trace
 from bellman_tf.game.players import Player, Program, Stage
@@ -173,8 +173,12 @@ class Game(Program):
     def _add_loose(self, model: keras.Model) -> None:
         """Trainable variables that no traced layer owns still train, one open-loop player per owner."""
         known = {id(v) for player in self.players for v in player.variables}
-        for layer in model._flatten_layers(include_self=True, recursive=True):
-            own = [v for v in layer._trainable_variables if id(v) not in known and v.trainable and layer.trainable]
+        for layer in keras_access.layers_of(model):
+            own = [
+                v
+                for v in keras_access.own_trainable_variables(layer)
+                if id(v) not in known and v.trainable and layer.trainable
+            ]
             if own:
                 known.update(id(v) for v in own)
                 reason = "its model cannot be traced" if self.graph is None else "its place in the network is not known"

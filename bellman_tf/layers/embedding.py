@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from bellman_tf.keras_access import table_of
 from bellman_tf.layers.capture import Capture, Extent, Tensors, to_work, weigh
-from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
+from bellman_tf.layers.coverage import OUTPUT, Coverage
 
 
 class Lookup(Capture):
@@ -90,7 +91,7 @@ def cover_embedding(layer: keras.Layer, bias: bool) -> Coverage | str:
     Returns:
         The coverage, or the reason why the layer is played open-loop.
     """
-    variables = expected(layer, ("_embeddings",))
-    if variables is None:
+    table = table_of(layer)
+    if [id(v) for v in layer.trainable_variables] != [id(table)]:
         return "its trainable variable is not just the table"
-    return Coverage("embedding", OUTPUT, capture_embedding, variables, table=True)
+    return Coverage("embedding", OUTPUT, capture_embedding, (table,), table=True)

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf._checks import error
+from bellman_tf.keras_access import loss_arguments
 from bellman_tf.losses.closed_form import AUTOMATIC, ClosedForm, LossForm, Prediction
 from bellman_tf.losses.head import Head
 from bellman_tf.losses.huber import HuberForm
@@ -141,7 +142,7 @@ def _function_and_options(loss: Any) -> tuple[Callable | None, Mapping[str, Any]
     function = getattr(loss, "fn", None)
     if not plain or function is None:
         return None, {}
-    options = getattr(loss, "_fn_kwargs", None)  # what `call` really passes on; Huber's `get_config` omits delta
+    options = loss_arguments(loss)  # what `call` really passes on; Huber's `get_config` omits delta
     if options is None:
         return (None, {}) if function is keras.losses.huber else (function, loss.get_config())
     return function, options

@@ -459,8 +459,8 @@ class GTDDP(Records, Rejections, Saved, keras.optimizers.Optimizer):
 
     def settings(self) -> StepSettings:
         """What a step must know of this optimizer that does not change from step to step."""
-        variables = self._trainable_variables
-        undecayed = [v for v in variables if self.weight_decay is None or not self._use_weight_decay(v)]
+        variables = keras_access.trained_variables(self)
+        undecayed = [v for v in variables if self.weight_decay is None or not keras_access.decays(self, v)]
         return StepSettings(
             options=self.options,
             blocks=tuple(self.blocks),
@@ -475,7 +475,7 @@ class GTDDP(Records, Rejections, Saved, keras.optimizers.Optimizer):
 
     def context(self) -> StepContext:
         """The tensors of this optimizer before a step."""
-        dtype = recursion_dtype(self._trainable_variables)
+        dtype = recursion_dtype(keras_access.trained_variables(self))
         rate = tf.cast(self.learning_rate, dtype)
         fast = rate if self.rate_factor == 1 else rate * self.rate_factor
         controlled = self.step_control is not None

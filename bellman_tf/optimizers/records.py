@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.game.players import Players
+from bellman_tf.keras_access import averages_of, trained_variables
 from bellman_tf.training.context import Outcome, StepResult
 from bellman_tf.training.monitor import names_of
 from bellman_tf.training.update import Assignments
@@ -73,7 +74,7 @@ class Records:
         later = tf.cast(tf.not_equal(tf.convert_to_tensor(self.iterations), 0), dtype)
         momentum = later * self.ema_momentum
         frequency = self.ema_overwrite_frequency
-        for variable, average in zip(self._trainable_variables, self._model_variables_moving_average, strict=True):
+        for variable, average in zip(trained_variables(self), averages_of(self), strict=True):
             rate = tf.cast(momentum, average.dtype)
             value = rate * tf.convert_to_tensor(average) + (1 - rate) * new[id(variable)]
             assignments.add(average, value)

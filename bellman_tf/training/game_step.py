@@ -9,6 +9,7 @@ from bellman_tf.bellman import SampleValue, outer_product, sample_space
 from bellman_tf.curvature.gram import gram
 from bellman_tf.game.graph import Slot
 from bellman_tf.game.stages import Player
+from bellman_tf.keras_access import flat_inputs
 from bellman_tf.layers.capture import Capture, Tensors, after, to_work, weigh
 from bellman_tf.layers.normalization import normalised_input, scaled
 from bellman_tf.training.context import Outcome
@@ -18,7 +19,7 @@ from bellman_tf.training.monitor import feedback_ratio, leverage, predicts, spre
 from bellman_tf.training.moves import BatchOnly
 from bellman_tf.training.passes import Applied, first_tensor, policy_forward, replay_gradient
 from bellman_tf.training.policy import OuterPolicy, SamplePolicy
-from bellman_tf.training.round import Round, flat_inputs
+from bellman_tf.training.round import Round
 
 
 def game_step(batch: Round) -> None:

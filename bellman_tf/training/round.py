@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import keras
 import tensorflow as tf
 
+from bellman_tf import keras_access
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
@@ -50,7 +51,7 @@ class Round(Moves):
 
     def call_model(self, recorder: object = None) -> object:
         """Calls the model in training mode; with a recorder, that takes the place of the model's own `call`."""
-        keywords = {"training": True} if self.model._call_has_training_arg else {}
+        keywords = {"training": True} if keras_access.takes_training(self.model) else {}
         if recorder is None:
             return self.model(self.x, **keywords)
         with recorded(self.model, recorder):
@@ -61,7 +62,7 @@ class Round(Moves):
         kept: list[Forward] = []
 
         def recorder(inputs: object) -> object:
-            outputs, forward = capture_forward(self.game, flat_inputs(self.model, inputs), tape, cuts)
+            outputs, forward = capture_forward(self.game, keras_access.flat_inputs(self.model, inputs), tape, cuts)
             kept.append(forward)
             return outputs
 
@@ -108,19 +109,3 @@ class Round(Moves):
 def _before(variables: Iterable[keras.Variable]) -> list[tuple]:
     """(variable, value) of some variables before the step."""
     return [(variable, tf.identity(variable.value)) for variable in variables]
-
-
-def flat_inputs(model: keras.Model, inputs: object) -> Tensors:
-    """Inputs in the order of the model's graph.
-
-    Args:
-        model: the model.
-        inputs: as the model's `call` gets them.
-
-    Returns:
-        The flat list.
-    """
-    source = model._functional if isinstance(model, keras.Sequential) else model
-    if hasattr(source, "_standardize_inputs"):
-        return source._standardize_inputs(inputs)
-    return [leaf for leaf in keras.tree.flatten(inputs) if leaf is not None]

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf.game.stages import Game
+from bellman_tf.keras_access import mask_of, set_mask
 from bellman_tf.layers.capture import Tensors
 from bellman_tf.training.round import Round
 
@@ -47,8 +48,8 @@ class _Export:
         self._variables = sorted(values, key=place.__getitem__)
         self._changed = inner.changed_state()
         leaves = keras.tree.flatten(inner.y_pred)
-        self._masked = [getattr(leaf, "_keras_mask", None) is not None for leaf in leaves]
-        masks = [leaf._keras_mask for leaf, masked in zip(leaves, self._masked, strict=True) if masked]
+        self._masked = [mask_of(leaf) is not None for leaf in leaves]
+        masks = [mask_of(leaf) for leaf, masked in zip(leaves, self._masked, strict=True) if masked]
         self._outputs = inner.y_pred
         self._structure = [
             [inner.loss, inner.clamped],
@@ -71,7 +72,7 @@ class _Export:
         remaining = iter(masks)
         for leaf, masked in zip(leaves, self._masked, strict=True):
             if masked:
-                leaf._keras_mask = next(remaining)
+                set_mask(leaf, next(remaining))
         batch.y_pred = keras.tree.pack_sequence_as(self._outputs, leaves)
         batch.witnesses.extend(witnesses)
         by_id = {id(v): v for v in batch.model.trainable_variables}
