@@ -75,6 +75,8 @@ class Notes:
         """
         key = id(layer)
         inputs = next((leaf for leaf in keras.tree.flatten((args, kwargs)) if _is_tensor(leaf)), None)
+        if isinstance(inputs, tf.SparseTensor):
+            inputs = tf.ensure_shape(tf.sparse.to_dense(inputs), inputs.shape)
         if key in self._before:
             with tapped(layer, functools.partial(self._note, key, inputs)):
                 return call(*args, **kwargs)

@@ -215,7 +215,7 @@ class _Run:
         if any(c is None for c in cotangents):
             return "no gradient reaches one of its calls", False
         if any(note.inputs is None or not isinstance(note.inputs, tf.Tensor) for note in calls):
-            return "its input is sparse or ragged", False
+            return "its input is not a tensor", False
         variables = [v for v in layer.trainable_variables if id(v) in gradients]
         true = [gradients[id(v)] for v in variables]
         if any(g is None for g in true):

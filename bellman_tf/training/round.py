@@ -10,6 +10,7 @@ from bellman_tf.game.execution import recorded
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.replay_check import kept_variables
+from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.training.context import Outcome, StepContext, recursion_dtype
 from bellman_tf.training.moves import Moves
@@ -101,9 +102,9 @@ class Round(Moves):
         """The capture of a covered player."""
         layer = player.layers[0]
         inputs = first_tensor(forward.arguments[id(player.calls[0])])
-        if inputs.dtype.is_floating and inputs.dtype.name != layer.compute_dtype:
-            inputs = tf.cast(inputs, layer.compute_dtype)
-        return player.coverage.capture(layer, inputs, [tf.convert_to_tensor(c) for c in cotangents])
+        return player.coverage.capture(
+            layer, at_compute_dtype(layer, inputs), [tf.convert_to_tensor(c) for c in cotangents]
+        )
 
 
 def _before(variables: Iterable[keras.Variable]) -> list[tuple]:

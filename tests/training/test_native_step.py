@@ -7,6 +7,7 @@ import bellman_tf as btf
 from tests.zoo import ZOO, sgd_step
 
 RATE = 1e-3
+pytestmark = pytest.mark.filterwarnings("ignore:.*open-loop")  # many of these models have such layers
 
 
 def close_to_gradient_step(actual, expected, rate):
@@ -14,7 +15,7 @@ def close_to_gradient_step(actual, expected, rate):
     size = max(np.abs(step).max() for step in expected)
     for a, b in zip(actual, expected, strict=True):
         rounding = 2e-7  # of a weight of size 1
-        np.testing.assert_allclose(a, b, rtol=0, atol=30 * rate * size + rounding)
+        np.testing.assert_allclose(a, b, rtol=0, atol=60 * rate * size + rounding)
 
 
 @pytest.mark.parametrize("name", ZOO)
