@@ -22,8 +22,9 @@ import tensorflow as tf
 from bellman_tf import keras_access
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.graph import Call, Replay, Slot
+from bellman_tf.game.made_up import before_activation, made_up_weights, mixes, samples_apart
 from bellman_tf.game.players import Program
-from bellman_tf.game.survey import Recorded, before_activation, made_up_weights, mixes, samples_apart
+from bellman_tf.game.survey import Recorded
 
 HALF = {"float16", "bfloat16"}
 

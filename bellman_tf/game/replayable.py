@@ -16,10 +16,11 @@ import tensorflow as tf
 from bellman_tf import keras_access
 from bellman_tf.game.aside import run_aside
 from bellman_tf.game.graph import Graph
+from bellman_tf.game.made_up import made_up
 from bellman_tf.game.players import Program
 from bellman_tf.game.raw_variables import moved, raw_variables
 from bellman_tf.game.replay_check import Run, Runs, apart, kept_variables, norm, to_array
-from bellman_tf.game.survey import FAILURES, UNKNOWN_SIZES, made_up
+from bellman_tf.game.survey import FAILURES, UNKNOWN_SIZES
 
 ROWS = (3, 5, 7, 11)  # made-up samples: the first number that no other axis of the inputs has
 

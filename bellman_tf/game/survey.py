@@ -18,10 +18,8 @@ What layers and losses write during the call (moving statistics, counters, the s
 here, and listed, so that a training step can put it back after a bad batch.
 """
 
-import contextlib
 import dataclasses
-import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -30,12 +28,12 @@ import tensorflow as tf
 from bellman_tf import keras_access
 from bellman_tf.game.aside import run_aside
 from bellman_tf.game.instrument import Note, Notes, noting
+from bellman_tf.game.made_up import before_activation, made_up, made_up_weights, mixes, samples_apart
 from bellman_tf.game.raw_variables import put_back, raw_variables
 from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
 
-ROWS = 3  # made-up samples: with two, a reversed batch and a rolled one are the same
 UNKNOWN_SIZES = (16, 64)  # tried in turn for axes of the inputs that have no static size
 # What a made-up batch can run into that a real one does not: a token outside a table, a check of its values.
 FAILURES = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, ArithmeticError, LookupError)
@@ -190,6 +188,7 @@ class _Run:
         sites = {key: [note.site for note in calls] for key, calls in notes.calls.items()}
         cotangents = tape.gradient(targets, sites, output_gradients=seeds)
         gradients = tape.gradient(targets, self._values, output_gradients=weighed)
+        added = tape.gradient(scope.losses, sites) if scope.losses else {}
         order = {key: k for k, key in enumerate(notes.calls)}
         found = {}
         for layer, coverage in candidates:
@@ -203,7 +202,9 @@ class _Run:
                     else self._compare(layer, coverage, calls, cotangents.get(key, []), gradients, r)
                 )
             shapes = tuple(tuple(note.site.shape[1:]) for note in calls)
-            found[key] = Finding(reason, not reason, null, order.get(key, len(order)), shapes)
+            only_samples = all(c is None for c in added.get(key, []))  # what a layer adds to J is not weighed
+            separate = not reason and only_samples
+            found[key] = Finding(reason, separate, null, order.get(key, len(order)), shapes)
         return found
 
     def _compare(
@@ -270,111 +271,3 @@ def at_compute_dtype(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
     if inputs.dtype.is_floating and inputs.dtype.name != layer.compute_dtype:
         return tf.cast(inputs, layer.compute_dtype)
     return inputs
-
-
-def mixes(layer: keras.Layer) -> bool:
-    """Tells whether a layer mixes samples on purpose.
-
-    Args:
-        layer: any layer.
-
-    Returns:
-        Whether it normalises with the moments of the batch.
-    """
-    return isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-
-
-@contextlib.contextmanager
-def samples_apart(layers: Sequence[keras.Layer], scope: keras.StatelessScope) -> Generator[None, None, None]:
-    """Inside the context, normalisations take their batch's moments for constants, so that samples stay apart.
-
-    Args:
-        layers: `BatchNormalization` layers.
-        scope: the scope that their calls run in.
-
-    Yields:
-        Nothing.
-    """
-    with contextlib.ExitStack() as stack:
-        for layer in layers:
-            stack.enter_context(_one_apart(layer, scope))
-        yield
-
-
-@contextlib.contextmanager
-def _one_apart(layer: keras.Layer, scope: keras.StatelessScope) -> Generator[None, None, None]:
-    own = layer.call
-
-    def call(inputs: tf.Tensor, training: object = None, mask: tf.Tensor | None = None) -> tf.Tensor:
-        axes = [k for k in range(inputs.shape.rank) if k != layer.axis % inputs.shape.rank]
-        mean, variance = tf.nn.moments(tf.stop_gradient(tf.cast(inputs, layer.moving_mean.dtype)), axes)
-        scope.state_mapping |= {id(layer.moving_mean): mean, id(layer.moving_variance): variance}
-        return own(inputs, training=False, mask=mask)
-
-    with keras_access.replaced(layer, "call", call):
-        yield
-
-
-def before_activation(output: tf.Tensor) -> tf.Tensor:
-    """The logits of an output that ends in softmax or sigmoid, which may leave no gradient; else the output.
-
-    Args:
-        output: an output of a model.
-
-    Returns:
-        A tensor to differentiate.
-    """
-    logits = keras_access.logits_of(output)
-    return output if logits is None else logits
-
-
-def made_up(signature: object, size: int, rows: int = ROWS) -> object:
-    """Draws random samples.
-
-    Args:
-        signature: symbolic tensors, first axis the batch.
-        size: entries of axes of unknown size.
-        rows: samples.
-
-    Returns:
-        Tensors in the structure of `signature`; integers are ones.
-    """
-    random = np.random.default_rng(1)
-
-    def leaf(spec: keras.KerasTensor | None) -> object:
-        if spec is None:
-            return None
-        fixed = spec.shape[0] or rows  # a model may have been made for batches of one size
-        shape = [fixed, *(size if n is None else n for n in spec.shape[1:])]
-        dtype = keras.backend.standardize_dtype(spec.dtype)
-        if dtype == "string":
-            return tf.fill(shape, "a")
-        if dtype == "bool":
-            return tf.ones(shape, tf.bool)
-        if dtype == "uint8":
-            return tf.constant(random.integers(0, 256, shape), tf.uint8)
-        if "int" in dtype:  # a token or an index: 1 exists in nearly every table and is not masked
-            return tf.ones(shape, dtype)
-        values = tf.constant(random.normal(size=shape), dtype)
-        return tf.sparse.from_dense(values) if getattr(spec, "sparse", False) else values
-
-    return keras.tree.map_structure(leaf, signature)
-
-
-def made_up_weights(variable: keras.Variable, random: np.random.Generator) -> tf.Tensor:
-    """Draws values of a scale that neither explodes nor vanishes in depth; vectors are positive, as scales must be.
-
-    Args:
-        variable: a floating variable.
-        random: where to draw from.
-
-    Returns:
-        Values in its shape and dtype.
-    """
-    shape = tuple(variable.shape)
-    if len(shape) < 2:
-        values = random.uniform(0.5, 1.5, size=shape)
-    else:
-        rows = 1 if variable.path.endswith("embeddings") else math.prod(shape[:-1])
-        values = random.normal(size=shape) * 1.3 / math.sqrt(rows)
-    return tf.constant(values, variable.dtype)

@@ -1,0 +1,142 @@
+"""What a run on made-up samples says of a model: which rows are samples, what has no effect, what is written."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+import bellman_tf as btf
+from bellman_tf.game.players import BACKWARD, COTANGENTS
+from tests.zoo import ZOO
+
+
+def game_of(outputs, inputs):
+    return btf.Model(inputs, outputs).game
+
+
+def by_name(game):
+    return {player.name: player for player in game.players}
+
+
+@pytest.mark.parametrize(
+    ("name", "covered", "reason"),
+    [
+        ("time_major", 1, "rows where the loss has 3 samples"),
+        ("time_major_three", 1, "its rows are not the samples of the loss"),  # T = B, also in the survey
+        ("reversed", 1, "its rows are not the samples of the loss"),
+        ("contrast", 1, "its rows are not the samples of the loss"),
+        ("folded_then_flat", 1, "rows where the loss has 3 samples"),
+        ("one_batch_of_two", 1, "rows where the loss has 3 samples"),
+        ("folded_outputs", 2, None),
+        ("tied_embedding", 1, "its variables are used elsewhere"),
+    ],
+)
+def test_rows_are_known_and_not_guessed(name, covered, reason):
+    game = ZOO[name].compiled(btf.Model, btf.GTDDP()).game
+    assert sum(player.covered for player in game.players) == covered
+    for player in game.open_loop_players:
+        assert reason in player.coverage
+
+
+def test_a_network_that_starts_at_zero_is_seen_all_the_same():
+    inputs = keras.Input((4,))
+    x = layers.Dense(3, activation="tanh")(inputs)
+    game = game_of(layers.Dense(2, kernel_initializer="zeros")(x), inputs)
+    assert game.coverage == 1
+
+
+def test_it_leaves_no_trace():
+    case = ZOO["counting"]
+    model = case.compiled(btf.Model, btf.GTDDP())
+    before = [v.numpy() for v in model.variables]
+    signature = model._input_signature
+    game = model.game
+    assert model.game is game
+    assert model._input_signature is signature
+    assert all(np.array_equal(v.numpy(), old) for v, old in zip(model.variables, before, strict=True))
+    assert [v.name for v in game.written] == ["calls"]
+
+
+def test_frozen_variables_are_not_written():
+    inputs = keras.Input((6, 6, 2))
+    base = keras.Sequential([layers.Conv2D(3, 3), layers.BatchNormalization(), layers.Dropout(0.5)])
+    base.trainable = False
+    head = layers.Dense(2)(layers.BatchNormalization()(layers.Flatten()(base(inputs))))
+    game = game_of(head, inputs)
+    written = {v.path.split("/")[-1] for v in game.written}
+    assert written == {"moving_mean", "moving_variance", "seed_generator_state"}
+    assert len(game.written) == 3, "of the trained normalisation and the dropout, not of the frozen normalisation"
+
+
+def test_in_front_of_a_normalisation_the_gradient_takes_a_backward_pass_and_a_bias_has_no_effect():
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(3, 3, activation="relu", name="first")(inputs)
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3, name="second")(x))
+    game = game_of(layers.Dense(2, name="head")(layers.Flatten()(layers.ReLU()(x))), inputs)
+    players = by_name(game)
+    assert [players[name].weighing for name in ("first", "second", "norm", "head")] == [
+        BACKWARD, BACKWARD, COTANGENTS, COTANGENTS,
+    ]  # fmt: skip
+    assert players["second/bias"].null
+    assert not players["second/bias"].covered
+    assert "first/bias" not in players, "a relu behind it: it has an effect"
+    assert game.coverage == 1
+    assert not game.open_loop_players
+
+
+def test_the_bias_of_keys_has_no_effect():
+    inputs = keras.Input((5, 6))
+    game = game_of(layers.MultiHeadAttention(2, 3, name="attention")(inputs, inputs), inputs)
+    assert [p.name for p in game.players if p.null] == ["attention/key/bias"]
+
+
+def test_a_frozen_normalisation_mixes_nothing():
+    inputs = keras.Input((4,))
+    norm = layers.BatchNormalization()
+    norm.trainable = False
+    game = game_of(layers.Dense(2)(norm(layers.Dense(3, name="before")(inputs))), inputs)
+    assert by_name(game)["before"].weighing == COTANGENTS
+    assert not any(player.null for player in game.players)
+
+
+def test_a_model_that_refuses_made_up_samples_says_so_and_trains():
+    class Picky(btf.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = layers.Dense(2)
+
+        def call(self, x):
+            if tf.executing_eagerly():
+                tf.debugging.assert_greater(x, 100.0, message="these are not my data")
+            return self.head(x - 101.0)
+
+    model = Picky()
+    model.compile(btf.GTDDP(0.1, curvature="identity"), "mse")
+    x, y = np.full((4, 3), 102.0, "float32"), np.zeros((4, 2), "float32")
+    with pytest.warns(UserWarning, match="open-loop"):
+        losses = [model.train_on_batch(x, y) for _ in range(5)]
+    assert "these are not my data" in model.game.reason
+    assert losses[-1] < losses[0]
+
+
+def test_unknown_lengths_are_made_up():
+    inputs = keras.Input((None, 4))
+    game = game_of(layers.Dense(2)(layers.GlobalAveragePooling1D()(layers.Conv1D(3, 5)(inputs))), inputs)
+    assert game.coverage == 1
+
+
+def test_variables_of_tensorflow_are_put_back():
+    class Raw(btf.Model):
+        def __init__(self):
+            super().__init__()
+            self.head, self.steps = layers.Dense(2), tf.Variable(0.0, trainable=False)
+
+        def call(self, x):
+            self.steps.assign_add(1.0)
+            return self.head(x) + ops.zeros((2,))
+
+    model = Raw()
+    model(np.ones((2, 3), "float32"))
+    assert model.game.coverage == 1
+    assert float(model.steps) == 1.0
