@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, Step
+from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, StepScalars
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
 from bellman_tf.layers.capture import Capture, Tensors
 
@@ -36,7 +36,7 @@ class AdamBlock(Block):
         return first + [StateSpec(f"velocity_{k}", shape) for k, shape in enumerate(self.layout.shapes)]
 
     def update(
-        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
+        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """V <- v + (1 - beta_2)(g^2 - v), M = diag(sqrt(v) + epsilon) / (learning_rate sqrt(1 - beta_2^t))."""
         count = len(self.layout.shapes)
@@ -57,7 +57,7 @@ class AdamBlock(Block):
         """A diagonal."""
         return DIAGONAL
 
-    def standing(self, state: Tensors, step: Step) -> Metric:
+    def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The bias-corrected metric of the moments so far; before the first step, that of zero moments."""
         second, dtype = state[len(self.layout.shapes) :], step.learning_rate.dtype
         t = tf.cast(tf.maximum(step.iteration, 1), dtype)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from bellman_tf.layers.capture import Capture, MatrixCapture, MatrixLayout, Tensors
 
 
-class Step:
+class StepScalars:
     """Scalars of the current step.
 
     Attributes:
@@ -200,12 +200,12 @@ class Block:
         return []
 
     def update(
-        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
+        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """New state and this step's metric, from the batch's statistics."""
         raise NotImplementedError
 
-    def standing(self, state: Tensors, step: Step) -> Metric:
+    def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The metric of the statistics so far, where this step's have yet to come or will not come."""
         raise NotImplementedError
 
@@ -225,7 +225,7 @@ def running_mean(old: tf.Tensor, new: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
     Args:
         old: the mean so far.
         new: this step's value.
-        rate: weight of the old one, of `Step.mean_rate`.
+        rate: weight of the old one, of `StepScalars.mean_rate`.
 
     Returns:
         The new mean.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Block, Metric, Step
+from bellman_tf.curvature.block import Block, Metric, StepScalars
 from bellman_tf.curvature.damping import factor_damping
 from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.linalg import factor_spd, inverse_spd
@@ -31,7 +31,7 @@ class CachedBlock(Block):
         """Steps between two refreshes."""
         raise NotImplementedError
 
-    def observe(self, state: Tensors, capture: Capture, step: Step) -> Tensors:
+    def observe(self, state: Tensors, capture: Capture, step: StepScalars) -> Tensors:
         """The running statistics of this step, the first entries of the new state."""
         raise NotImplementedError
 
@@ -43,12 +43,14 @@ class CachedBlock(Block):
         """What is kept of the factorisations, the other entries of the state; `kept` are those of the last time."""
         raise NotImplementedError
 
-    def finish(self, statistics: Tensors, cached: Tensors, capture: Capture, step: Step) -> tuple[Tensors, Metric]:
+    def finish(
+        self, statistics: Tensors, cached: Tensors, capture: Capture, step: StepScalars
+    ) -> tuple[Tensors, Metric]:
         """The new state and this step's metric."""
         raise NotImplementedError
 
     def update(
-        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
+        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """New statistics, every `period` steps new factorisations, and the metric."""
         [updated] = update_all([Seen(self, state, capture, gradient)], step)
@@ -64,7 +66,7 @@ class Seen(NamedTuple):
     gradient: Tensors | None
 
 
-def update_all(players: list[Seen], step: Step) -> list[tuple[Tensors, Metric]]:
+def update_all(players: list[Seen], step: StepScalars) -> list[tuple[Tensors, Metric]]:
     """Updates the blocks of many players.
 
     Args:

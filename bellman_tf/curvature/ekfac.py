@@ -5,7 +5,7 @@ M = U (s + lambda) U' / learning_rate,      U = U_A (x) U_B
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, MetricKind, StateSpec, Step, running_mean
+from bellman_tf.curvature.block import Metric, MetricKind, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import RankOneMetric, rank_one_sides
 from bellman_tf.curvature.kfac import KFACBlock
@@ -182,7 +182,7 @@ class EKFACBlock(KFACBlock):
         return matmul(self.rows.apply(tf.transpose(tf.square(R_A)), s), tf.square(R_B))
 
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: Step
+        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """The scalings of this step in the bases, and the metric."""
         U_A, U_B, s = cached
@@ -190,7 +190,9 @@ class EKFACBlock(KFACBlock):
         state = [*statistics, U_A, U_B, s]
         return state, self.standing(state, step)
 
-    def _scalings(self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: Step) -> tf.Tensor:
+    def _scalings(
+        self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: StepScalars
+    ) -> tf.Tensor:
         """The running mean of second moments, this step's included."""
         measured = self._second_moments(capture, Eigenbasis(self.rows, U_A, U_B))
         return running_mean(s, measured, step.mean_rate(self.config.decay))
@@ -224,7 +226,7 @@ class EKFACBlock(KFACBlock):
             parts.append(tf.reduce_sum(c, axis=0, keepdims=True))
         return tf.concat(parts, axis=0)
 
-    def standing(self, state: Tensors, step: Step) -> Metric:
+    def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The scalings so far in the cached bases."""
         U_A, U_B, s = state[2:5]
         damping = diagonal_damping([s], self.config.damping)
@@ -251,7 +253,9 @@ class KFACEigenBlock(EKFACBlock):
             rows.append(self._positions(capture, eig_A.dtype)[None])
         return [U_A, U_B, tf.maximum(tf.concat(rows, 0), 0)[:, None] * tf.maximum(eig_B, 0)]
 
-    def _scalings(self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: Step) -> tf.Tensor:
+    def _scalings(
+        self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: StepScalars
+    ) -> tf.Tensor:
         """K-FAC's own eigenvalues."""
         return s
 

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, Step, running_mean
+from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
 from bellman_tf.layers.capture import Capture, Tensors
@@ -26,7 +26,7 @@ class DiagonalFisherBlock(Block):
         return [StateSpec(f"fisher_{k}", shape) for k, shape in enumerate(self.layout.shapes)]
 
     def update(
-        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
+        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """Running mean of squares, then the inverse of the damped diagonal."""
         if not self.layout.covered:
@@ -43,7 +43,7 @@ class DiagonalFisherBlock(Block):
         """A diagonal."""
         return DIAGONAL
 
-    def standing(self, state: Tensors, step: Step) -> Metric:
+    def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The metric of the running means so far."""
         damping = diagonal_damping(state, self.damping)
         return DiagonalMetric(state, step.learning_rate, lambda v: v + damping, self.layout.matrix)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, Step, running_mean
+from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses
 from bellman_tf.layers.capture import Capture, Tensors
 
@@ -81,7 +81,7 @@ class FullBlock(CachedBlock):
         """Steps between inversions."""
         return self.config.invert_every
 
-    def observe(self, state: Tensors, capture: Capture, step: Step) -> Tensors:
+    def observe(self, state: Tensors, capture: Capture, step: StepScalars) -> Tensors:
         """Running mean of `q q'`."""
         q = flatten([part[:, 0] for part in capture.per_sample()], self.layout.shapes)
         moment = tf.matmul(q, q, transpose_a=True) / tf.cast(capture.batch_size, q.dtype)
@@ -95,11 +95,13 @@ class FullBlock(CachedBlock):
         """The inverse."""
         return factors[0][:1]
 
-    def finish(self, statistics: Tensors, cached: Tensors, capture: Capture, step: Step) -> tuple[Tensors, Metric]:
+    def finish(
+        self, statistics: Tensors, cached: Tensors, capture: Capture, step: StepScalars
+    ) -> tuple[Tensors, Metric]:
         """The inverse as a metric."""
         return [*statistics, *cached], DenseMetric(cached[0], self.layout.shapes, step.learning_rate)
 
-    def standing(self, state: Tensors, step: Step) -> Metric:
+    def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The cached inverse as a metric."""
         return DenseMetric(state[1], self.layout.shapes, step.learning_rate)
 

@@ -9,7 +9,7 @@ them; the latter are left out, and each block is taken as K-FAC takes that of a 
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, Step, running_mean
+from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
 from bellman_tf.layers.capture import MatrixCapture, MatrixLayout, Tensors, leading
 from bellman_tf.linalg import split_damping
@@ -104,7 +104,7 @@ class GroupedKFACBlock(CachedBlock):
         """Taps apart, where they share a factor."""
         return MetricKind(tapwise=self.apart)
 
-    def observe(self, state: Tensors, capture: MatrixCapture, step: Step) -> Tensors:
+    def observe(self, state: Tensors, capture: MatrixCapture, step: StepScalars) -> Tensors:
         """Running means of A and B, updated every `update_every` steps."""
         rate = step.mean_rate(self.config.decay, self.config.update_every)
 
@@ -127,12 +127,12 @@ class GroupedKFACBlock(CachedBlock):
         return [A_inv, B_inv, 1 / (tf.cast(count, A_inv.dtype) + damping_A)]
 
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: Step
+        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """The inverses as a metric."""
         return [*statistics, *cached], GroupedMetric(self.layout.matrix, self.kind, *cached, step.learning_rate)
 
-    def standing(self, state: Tensors, step: Step) -> Metric:
+    def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The cached inverses as a metric."""
         return GroupedMetric(self.layout.matrix, self.kind, *state[2:], step.learning_rate)
 

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Block, Metric, MetricKind, Step, TwoSided
+from bellman_tf.curvature.block import Block, Metric, MetricKind, StepScalars, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture, Tensors
 
 IDENTITY = MetricKind(kronecker=True, tapwise=True, rowwise=True)
@@ -50,12 +50,12 @@ class IdentityBlock(Block):
     """Plain gradient descent."""
 
     def update(
-        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
+        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """No state; the metric is the learning rate."""
         return [], IdentityMetric(step.learning_rate)
 
-    def standing(self, state: Tensors, step: Step) -> Metric:
+    def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The learning rate."""
         return IdentityMetric(step.learning_rate)
 

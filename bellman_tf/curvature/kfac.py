@@ -14,7 +14,7 @@ alone with the number of positions as its moment.
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, Step, TwoSided, running_mean
+from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, StepScalars, TwoSided, running_mean
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.layers.capture import Capture, MatrixCapture, Tensors
@@ -112,7 +112,7 @@ class KFACBlock(CachedBlock):
         """Steps between factorisations."""
         return self.config.invert_every
 
-    def observe(self, state: Tensors, capture: MatrixCapture, step: Step) -> Tensors:
+    def observe(self, state: Tensors, capture: MatrixCapture, step: StepScalars) -> Tensors:
         """Running means of A and B, updated every `update_every` steps."""
         config = self.config
         rate = step.mean_rate(config.decay, config.update_every)
@@ -138,12 +138,12 @@ class KFACBlock(CachedBlock):
         return [A_inv, B_inv, 1 / (bias + damping_A)]
 
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: Step
+        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """The inverses as a metric."""
         return [*statistics, *cached], KroneckerMetric(self.rows, *cached, step.learning_rate)
 
-    def standing(self, state: Tensors, step: Step) -> Metric:
+    def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The cached inverses as a metric."""
         return KroneckerMetric(self.rows, *state[2:], step.learning_rate)
 

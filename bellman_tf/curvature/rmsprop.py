@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, Step
+from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, StepScalars
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
 from bellman_tf.layers.capture import Capture, Tensors
 
@@ -22,7 +22,7 @@ class RMSpropBlock(Block):
         return [StateSpec(f"velocity_{k}", shape) for k, shape in enumerate(self.layout.shapes)]
 
     def update(
-        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: Step
+        self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """V <- rho v + (1 - rho) g^2, M = diag(sqrt(v + epsilon)) / learning_rate."""
         rho = self.config.rho
@@ -34,7 +34,7 @@ class RMSpropBlock(Block):
         """A diagonal."""
         return DIAGONAL
 
-    def standing(self, state: Tensors, step: Step) -> Metric:
+    def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The metric of the statistics so far."""
         epsilon = self.config.epsilon
         return DiagonalMetric(state, step.learning_rate, lambda v: tf.sqrt(v + epsilon), self.layout.matrix)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, Step
+from bellman_tf.curvature.block import Metric, StepScalars
 from bellman_tf.curvature.cached import Seen, update_all
 from bellman_tf.curvature.coupling.joint import JointMetric
 from bellman_tf.curvature.identity import IdentityMetric
@@ -66,7 +66,7 @@ class Moves:
         self.own = [own_cost_gradient(player.variables) for player in players]
         self.metrics: list[Metric | None] = [None] * len(players)
         self.together: dict[int, Together] = {}
-        self.step = Step(context.iteration, context.learning_rate)
+        self.step = StepScalars(context.iteration, context.learning_rate)
         self.assignments = Assignments(
             {
                 id(v): t

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Step
+from bellman_tf.curvature.block import StepScalars
 from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.layers.registry import coverage
 from tests.helpers import assert_close
@@ -21,7 +21,7 @@ def initial_state(block, dtype=tf.float64):
 
 def step(t, dtype=tf.float64):
     """Scalars of step t."""
-    return Step(tf.constant(t, tf.int64), tf.constant(RATE, dtype))
+    return StepScalars(tf.constant(t, tf.int64), tf.constant(RATE, dtype))
 
 
 class Player:

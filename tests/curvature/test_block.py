@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Step
+from bellman_tf.curvature.block import StepScalars
 from bellman_tf.curvature.cached import Seen, update_all
 from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.layers.registry import coverage
@@ -43,7 +43,7 @@ def test_together_is_as_alone(jit, rng):
 
     @tf.function(jit_compile=jit, autograph=False)
     def together(states, iteration, scale):
-        return results(update_all(seen(states, scale), Step(iteration, step(0).learning_rate)))
+        return results(update_all(seen(states, scale), StepScalars(iteration, step(0).learning_rate)))
 
     def results(updated):
         units = [[tf.ones(shape, tf.float64) for shape in own] for own in shapes]

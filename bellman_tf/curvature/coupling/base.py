@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, StateSpec, Step, running_mean
+from bellman_tf.curvature.block import Metric, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.cached import every
 from bellman_tf.curvature.coupling.joint import JointMetric, Samples
 from bellman_tf.curvature.damping import factor_damping
@@ -83,7 +83,12 @@ class Coupling:
         return specs + self.factor_specs()
 
     def update(
-        self, state: Tensors, captures: list[MatrixCapture], own: list[Tensors], metrics: list[Metric], step: Step
+        self,
+        state: Tensors,
+        captures: list[MatrixCapture],
+        own: list[Tensors],
+        metrics: list[Metric],
+        step: StepScalars,
     ) -> tuple[Tensors, object]:
         """New cross moments, and with the players' own schedule new factors.
 

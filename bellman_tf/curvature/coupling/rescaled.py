@@ -1,6 +1,6 @@
 """Players taken as identical."""
 
-from bellman_tf.curvature.block import Metric, StateSpec, Step
+from bellman_tf.curvature.block import Metric, StateSpec, StepScalars
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.ekfac import EigenMetric
@@ -20,7 +20,12 @@ class RescaledCoupling(Coupling):
         return []
 
     def update(
-        self, state: Tensors, captures: list[MatrixCapture], own: list[Tensors], metrics: list[Metric], step: Step
+        self,
+        state: Tensors,
+        captures: list[MatrixCapture],
+        own: list[Tensors],
+        metrics: list[Metric],
+        step: StepScalars,
     ) -> tuple[Tensors, object]:
         """The players' own metrics, rescaled; arguments as `Coupling.update`."""
         others = len(self.players) - 1

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import PlayerLayout, Step
+from bellman_tf.curvature.block import PlayerLayout, StepScalars
 from bellman_tf.curvature.coupling import base as coupling_module
 from bellman_tf.curvature.coupling.choose import make_couplings
 from bellman_tf.curvature.gram import gram
@@ -263,7 +263,7 @@ def test_compiled_and_eager_agree(rng):
     captures = [team.seen[0][k] for k in order]
 
     def compute(state, own, iteration):
-        now = Step(iteration, step(0).learning_rate)
+        now = StepScalars(iteration, step(0).learning_rate)
         sides = zip(order, own, captures, strict=True)
         both = [team.blocks[k].update(mine, capture, None, now) for k, mine, capture in sides]
         _, joint = team.coupling.update(state, captures, [s for s, _ in both], [m for _, m in both], now)
