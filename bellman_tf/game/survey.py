@@ -190,6 +190,8 @@ class _Run:
         sites = {key: [note.site for note in calls] for key, calls in notes.calls.items()}
         cotangents = tape.gradient(targets, sites, output_gradients=seeds)
         gradients = tape.gradient(targets, self._values, output_gradients=weighed)
+        added = list(scope.losses)
+        direct = tape.gradient(added, [sites, self._values]) if added else [{}, {}]
         order = {key: k for k, key in enumerate(notes.calls)}
         found = {}
         for layer, coverage in candidates:
@@ -202,8 +204,11 @@ class _Run:
                     if hidden
                     else self._compare(layer, coverage, calls, cotangents.get(key, []), gradients, r)
                 )
+                own = direct[0].get(key, [])
+                separate = not reason and self._added_apart(layer, coverage, calls, own, direct[1])
+                null = null and direct[1].get(id(layer.bias)) is None  # a loss in front of what takes shifts away
             shapes = tuple(tuple(note.site.shape[1:]) for note in calls)
-            found[key] = Finding(reason, not reason, null, order.get(key, len(order)), shapes)
+            found[key] = Finding(reason, separate, null, order.get(key, len(order)), shapes)
         return found
 
     def _compare(
@@ -239,6 +244,25 @@ class _Run:
         if gap > _tolerance(layer) * size:
             return "its rows are not the samples of the loss, or its variables are used elsewhere as well", null
         return "", null
+
+    def _added_apart(
+        self, layer: keras.Layer, coverage: Coverage, calls: list[Note], cotangents: Tensors, gradients: dict
+    ) -> bool:
+        """Whether losses that layers add themselves reach the layer's variables through its calls only."""
+        variables = [v for v in layer.trainable_variables if gradients.get(id(v)) is not None]
+        if not variables:
+            return True
+        sites = [tf.zeros_like(n.site) if c is None else c for n, c in zip(calls, cotangents, strict=True)]
+        parts = [
+            coverage.capture(layer, at_compute_dtype(layer, note.inputs), [c])
+            for note, c in zip(calls, sites, strict=True)
+        ]
+        own = join_calls(parts).gradient(tf.ones([int(sites[0].shape[0]), 1]))
+        known = dict(zip(map(id, layer.trainable_variables), own, strict=True))
+        pairs = [[tf.cast(t, tf.float64).numpy() for t in (gradients[id(v)], known[id(v)])] for v in variables]
+        size = np.sqrt(sum(np.sum(g**2) for g, _ in pairs))
+        gap = np.sqrt(sum(np.sum((g - h) ** 2) for g, h in pairs))
+        return bool(gap <= _tolerance(layer) * size)
 
 
 def _tolerance(layer: keras.Layer) -> float:
