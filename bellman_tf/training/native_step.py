@@ -13,9 +13,7 @@ no order of the layers is needed: all players act with the same weights `w = (I 
 Source: engine of claims OURS-2, algorithm.md Section 3.
 """
 
-import contextlib
 import functools
-from collections.abc import Generator
 
 import tensorflow as tf
 
@@ -86,8 +84,9 @@ class NativeStep:
             self.tape.watch([v.value for player in self.game.players for v in player.variables])
             with noting(self.notes):
                 step.y_pred = step.call_model()
-            with self._direct_use(), record_loss(find_ends(step.y_pred), self.tape) as record:
+            with step.direct_use(), record_loss(find_ends(step.y_pred), self.tape) as record:
                 step.compute_loss()
+        step.read_again(self.game.written)
         self.rows = _rows([end.output for end in record.ends])
         if self.rows is not None:
             step.batch_size, step.total = self.rows, tf.cast(self.rows, step.dtype)
@@ -95,25 +94,9 @@ class NativeStep:
         # A layer that this call of the model did not reach, or only inside a loop, is open-loop in this step.
         self.covered = [p for p in noted if self._calls(p) and id(p.layers[0]) not in self.notes.hidden]
 
-    @contextlib.contextmanager
-    def _direct_use(self) -> Generator[None, None, None]:
-        """Finds the variables that the loss inside the context reads itself, past the noted calls of the layers.
-
-        A penalty on weights or a second call of the model in `compute_loss` does. Keras adds what a variable's
-        `regularizer` says to the loss; that is the player's own cost, which the step adds on its own.
-        """
-        self.ordinary = keras_computes_loss(self.step.model)
-        variables = [v for player in self.game.players for v in player.variables]
-        asked = [v for v in variables if not (self.ordinary and v.regularizer is not None)]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([v.value for v in asked])
-            yield
-        found = tape.gradient(self.step.loss, [v.value for v in asked])
-        self.direct = {id(v) for v, gradient in zip(asked, found, strict=True) if gradient is not None}
-
     def _weighs(self, player: Player) -> bool:
         """Whether weighing the player's cotangents gives the gradient of the weighted loss."""
-        apart = not any(id(v) in self.direct for v in player.variables)
+        apart = not any(id(v) in self.step.direct for v in player.variables)
         return player.covered and player.weighing == COTANGENTS and apart
 
     def _calls(self, player: Player) -> list:
@@ -239,7 +222,7 @@ class NativeStep:
                 if self._weighs(player):
                     weighed = self.captures[player.index].gradient(self._weights(player))
                     found[player.index] = step.with_own_cost(player, weighed)
-            if self.ordinary and not self.direct:  # another loss may see what the outputs do not
+            if keras_computes_loss(step.model) and not step.direct:  # another loss may see what the outputs do not
                 found |= {p.index: step.own_cost(p) for p in players if p.null}
             rest = [p for p in players if p.index not in found]
             if rest:

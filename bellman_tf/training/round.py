@@ -1,6 +1,7 @@
 """What a step has in hand while it is traced: the batch, the model and its loss, the players' moves."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Generator, Iterable
 
 import keras
 import tensorflow as tf
@@ -11,6 +12,7 @@ from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.replay_check import kept_variables
 from bellman_tf.layers.capture import Capture, Tensors
+from bellman_tf.losses import keras_computes_loss
 from bellman_tf.training.context import Outcome, StepContext, recursion_dtype
 from bellman_tf.training.moves import Moves
 from bellman_tf.training.passes import Forward, capture_forward, first_tensor
@@ -29,6 +31,7 @@ class Round(Moves):
         outcome: predicted and actual decrease of J, `None` where nobody wants to know.
         telemetry: numbers about the sample weights, by name, where the step is watched.
         searched: the step length that a line search took, or `None`.
+        direct: paths of the variables that the loss reads itself, by `id`.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Round(Moves):
         self.outcome: Outcome | None = None
         self.telemetry: dict[str, tf.Tensor] = {}
         self.searched: tf.Tensor | None = None
+        self.direct: dict[int, str] = {}
 
     # ---- the model
 
@@ -92,6 +96,25 @@ class Round(Moves):
     def compute_loss(self) -> None:
         """J of `y_pred`, kept in `loss`."""
         self.loss = self.loss_of(self.y_pred)
+
+    @contextlib.contextmanager
+    def direct_use(self) -> Generator[None, None, None]:
+        """Finds the variables that the loss inside the context reads itself, past the model's own run: `direct`.
+
+        A penalty on weights or a second call of the model in `compute_loss` does. Keras adds what a variable's
+        `regularizer` says to the loss; that is the player's own cost, which the step adds on its own.
+
+        Yields:
+            Nothing.
+        """
+        ordinary = keras_computes_loss(self.model)
+        variables = [v for player in self.players for v in player.variables]
+        asked = [v for v in variables if not (ordinary and v.regularizer is not None)]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([v.value for v in asked])
+            yield
+        found = tape.gradient(self.loss, [v.value for v in asked])
+        self.direct = {id(v): v.path for v, gradient in zip(asked, found, strict=True) if gradient is not None}
 
     def seed(self) -> tf.Tensor:
         """Starts back-propagation with B in place of 1, so that cotangents belong to phi_i = B J_i."""
