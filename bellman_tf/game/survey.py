@@ -112,7 +112,8 @@ def survey(model: keras.Model, signature: object, candidates: list[tuple[keras.L
         except FAILURES as error:
             reason = f"{type(error).__name__}: {_message(error)}"
     failed = Finding(f"the model does not run on made-up samples ({reason})")
-    return Survey({id(layer): failed for layer, _ in candidates}, (), failed.reason)
+    written = tuple(model.non_trainable_variables)  # nobody knows which
+    return Survey({id(layer): failed for layer, _ in candidates}, written, failed.reason)
 
 
 def _message(error: BaseException) -> str:
@@ -184,7 +185,9 @@ class _Run:
         if len(rows) != 1 or rows == {0}:
             reason = f"the model's outputs have different numbers of rows, {sorted(rows)}"
             return {id(layer): Finding(reason) for layer, _ in candidates}
-        seeds = [tf.constant(self._random.normal(size=leaf.shape), leaf.dtype) for leaf in targets]
+        sizes = [math.sqrt(math.prod(leaf.shape[1:])) for leaf in targets]  # a wide output must not hide a narrow one
+        draws = [self._random.normal(size=leaf.shape) / size for leaf, size in zip(targets, sizes, strict=True)]
+        seeds = [tf.constant(draw, leaf.dtype) for leaf, draw in zip(targets, draws, strict=True)]
         r = self._random.permutation(np.linspace(-1.0, 2.0, rows.pop())) + 0.25  # apart from each other and from 0
         weighed = [s * tf.cast(tf.reshape(r, [-1] + [1] * (s.shape.rank - 1)), s.dtype) for s in seeds]
         sites = {key: [note.site for note in calls] for key, calls in notes.calls.items()}

@@ -43,7 +43,8 @@ class Round(Moves):
         size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
         super().__init__(game.players, settings, context, recursion_dtype(model.trainable_variables), size)
         self.total = tf.cast(size, self.dtype)
-        self.frozen = _before(game.written if isinstance(game, NativeGame) else kept_variables(model))
+        written = game.written if isinstance(game, NativeGame) else kept_variables(model)
+        self.frozen = _before([*written, *_of_losses(model)])
         self.clamped = tf.zeros([], tf.int32)
         self.witnesses: Tensors = []
         self.outcome: Outcome | None = None
@@ -127,6 +128,12 @@ class Round(Moves):
         if inputs.dtype.is_floating and inputs.dtype.name != layer.compute_dtype:
             inputs = tf.cast(inputs, layer.compute_dtype)
         return player.coverage.capture(layer, inputs, [tf.convert_to_tensor(c) for c in cotangents])
+
+
+def _of_losses(model: keras.Model) -> list[keras.Variable]:
+    """What a compiled loss with state may write."""
+    losses = [leaf for leaf in keras.tree.flatten(model.loss) if isinstance(leaf, keras.losses.Loss)]
+    return [v for loss in losses for v in vars(loss).values() if isinstance(v, keras.Variable)]
 
 
 def _before(variables: Iterable[keras.Variable]) -> list[tuple]:

@@ -1,0 +1,91 @@
+"""The native step where something is missing: a good batch, a player with a Gram form, a first gradient."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import bellman_tf as btf
+from tests.zoo import ZOO
+from tests.zoo.functional import SPARSE, VECTORS, labels
+from tests.zoo.losses import Moving
+
+BAD = np.full_like(VECTORS, np.nan)
+
+
+def test_a_loss_with_state_survives_a_bad_batch():
+    case, optimizer, loss = ZOO["moving_loss"], btf.GTDDP(1e-3, curvature="identity"), Moving()
+    model = case._replace(loss=loss).compiled(btf.Model, optimizer, jit_compile=False)
+    model.train_on_batch(BAD, case.y)
+    model.train_on_batch(case.x, case.y)
+    assert np.isfinite(float(loss.average))
+    assert int(optimizer.rejected_batches) == 1
+
+
+class OneSize(btf.Model):
+    """Runs on batches of six only, so made-up samples say nothing of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.normal, self.head = layers.Dense(6), layers.BatchNormalization(), layers.Dense(3)
+
+    def call(self, x, training=None):
+        return self.head(self.normal(self.inside(tf.reshape(x, (6, 5))), training=training))
+
+
+def test_statistics_of_a_model_that_cannot_be_surveyed_survive_a_bad_batch():
+    model, optimizer = OneSize(), btf.GTDDP(1e-3, curvature="identity")
+    model(VECTORS)
+    model.compile(optimizer, SPARSE, jit_compile=False)
+    with pytest.warns(UserWarning, match="open-loop"):
+        model.train_on_batch(BAD, labels())
+    assert model.game.reason
+    assert int(optimizer.rejected_batches) == 1
+    assert np.isfinite(model.normal.moving_mean.numpy()).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*open-loop")
+def test_step_control_and_monitor_where_no_player_has_a_gram_form():
+    x = keras.Input((6, 4))
+    model, optimizer = btf.Model(x, layers.LSTM(3)(x)), btf.GTDDP(1e-2, step_control="levenberg_marquardt")
+    model.compile(optimizer, SPARSE, jit_compile=False)
+    data = np.random.default_rng(0).normal(size=(6, 6, 4)).astype("float32")
+    model.fit(data, labels(), batch_size=6, verbose=0, callbacks=[btf.callbacks.GameMonitor()])
+    assert int(optimizer.iterations) == 1
+    assert model.game.coverage == 0
+
+
+@pytest.mark.parametrize("terminal_hessian", ["matched", "full", 2])
+@pytest.mark.parametrize(
+    ("curvature", "reference"), [("adam", keras.optimizers.Adam), ("rmsprop", keras.optimizers.RMSprop)]
+)
+def test_the_first_step_of_a_metric_made_of_gradients_is_the_baselines(curvature, reference, terminal_hessian):
+    case, rate = ZOO["mlp"], 1e-3
+    expected = case.step(keras.Model, reference(rate))
+    actual = case.step(btf.Model, btf.GTDDP(rate, curvature=curvature, terminal_hessian=terminal_hessian))
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def wide_and_narrow(base):
+    """Samples mix on the way to one number beside 40,000 of their own."""
+    x = keras.Input((5,))
+    h = layers.Dense(6, activation="tanh", name="h")(x)
+    mixed = layers.Dense(1, name="narrow")(h - keras.ops.mean(h, axis=0, keepdims=True))
+    return base(x, [layers.Dense(40000, name="wide")(h), mixed])
+
+
+def test_a_wide_output_does_not_hide_that_samples_mix_on_the_way_to_another():
+    model = wide_and_narrow(btf.Model)
+    [player] = [player for player in model.game.players if player.name == "h"]
+    assert not player.covered
+
+
+@pytest.mark.parametrize("information", ["open", "cooperative"])
+def test_a_bound_of_zero_clips_nothing(information):
+    case = ZOO["mlp"]
+    step = case.step(
+        btf.Model, btf.GTDDP(1e-3, curvature="identity", information=information, global_clipnorm=0), jit_compile=False
+    )
+    assert all(np.abs(part).max() > 1e-5 for part in step)
