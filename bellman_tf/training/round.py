@@ -10,6 +10,7 @@ from bellman_tf import keras_access
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
+from bellman_tf.game.raw_variables import raw_variables
 from bellman_tf.game.replay_check import kept_variables
 from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.losses import keras_computes_loss
@@ -91,8 +92,12 @@ class Round(Moves):
         """
         trained = [(v, new[id(v)]) for player in self.players for v in player.variables]
         mapping = [*self.frozen, *trained]
+        raw = [(v, tf.identity(v)) for v in raw_variables(self.model)]  # no scope of Keras's holds these
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True, initialize_variables=False):
-            return self.loss_of(self.call_model())
+            loss = self.loss_of(self.call_model())
+        for variable, value in raw:
+            variable.assign(value)
+        return loss
 
     def compute_loss(self) -> None:
         """J of `y_pred`, kept in `loss`."""

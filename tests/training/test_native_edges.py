@@ -1,5 +1,7 @@
 """The native step where something is missing: a good batch, a player with a Gram form, a first gradient."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 import bellman_tf as btf
+from bellman_tf.game.instrument import Notes, noting
 from tests.zoo import ZOO
 from tests.zoo.functional import SPARSE, VECTORS, labels
 from tests.zoo.losses import Moving
@@ -89,3 +92,57 @@ def test_a_bound_of_zero_clips_nothing(information):
         btf.Model, btf.GTDDP(1e-3, curvature="identity", information=information, global_clipnorm=0), jit_compile=False
     )
     assert all(np.abs(part).max() > 1e-5 for part in step)
+
+
+class Calls(layers.Layer):
+    """Counts its calls in a variable of TensorFlow's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = tf.Variable(0.0, trainable=False)
+
+    def call(self, x):
+        self.count.assign_add(1.0)
+        return x
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_the_look_at_the_new_loss_writes_nothing(eager):
+    x, calls = keras.Input((5,)), Calls()
+    model = btf.Model(x, layers.Dense(3)(calls(layers.Dense(6)(x))))
+    optimizer = btf.GTDDP(1e-3, curvature="identity", step_control="levenberg_marquardt")
+    model.compile(optimizer, SPARSE, jit_compile=False, run_eagerly=eager)
+    before = float(calls.count)
+    for _ in range(2):
+        model.train_on_batch(VECTORS, labels())
+    assert float(calls.count) == before + 2
+
+
+def test_another_thread_that_calls_a_tapped_layer_is_not_noted():
+    inside, outside = threading.Event(), threading.Event()
+
+    def activation(h):
+        if threading.current_thread() is not threading.main_thread():
+            return keras.ops.tanh(h)
+        inside.set()
+        outside.wait(20)
+        return keras.ops.tanh(h)
+
+    layer = layers.Dense(6, activation=activation)
+    tapped, strange = [], []
+
+    def beside():
+        inside.wait(20)
+        with noting(Notes([layer], (), strange.append)):
+            layer(VECTORS[:2])
+        outside.set()
+
+    layer.build((None, 5))
+    thread = threading.Thread(target=beside)
+    thread.start()
+    with noting(Notes([layer], (), tapped.append)):
+        layer(VECTORS)
+    thread.join()
+    assert [len(h) for h in tapped] == [len(VECTORS)]
+    assert [len(h) for h in strange] == [2]
+    assert layer.activation is activation
