@@ -35,8 +35,13 @@ from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
 
+DRAWS = 4  # further checks of a model that draws random numbers: a shuffle of three rows moves none in one of six
 ROWS = 3  # made-up samples: with two, a reversed batch and a rolled one are the same
 UNKNOWN_SIZES = (16, 64)  # tried in turn for axes of the inputs that have no static size
+# Layers of Keras whose random numbers leave every sample in its row.
+NOISE = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D)
+NOISE = (*NOISE, keras.layers.SpatialDropout3D, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
+NOISE = (*NOISE, keras.layers.GaussianNoise, keras.layers.RNN)
 # What a made-up batch can run into that a real one does not: a token outside a table, a check of its values.
 FAILURES = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, ArithmeticError, LookupError)
 FAILURES = (*FAILURES, tf.errors.OpError)
@@ -106,9 +111,11 @@ def survey(model: keras.Model, signature: object, candidates: list[tuple[keras.L
         The survey; with a reason and no findings where the model does not run on made-up samples.
     """
     reason = "" if signature is not None else "the shapes of its inputs are not known"
-    for size in UNKNOWN_SIZES if signature is not None else ():
+    seen = model.__dict__.get("_game_first_inputs")  # of sizes that the model is known to take
+    tried = [] if signature is None else [(signature, size) for size in UNKNOWN_SIZES]
+    for known, size in tried if seen is None else [(seen, 0), *tried]:
         try:
-            return run_aside(_survey, model, signature, size, candidates)
+            return run_aside(_survey, model, known, size, candidates)
         except FAILURES as error:
             reason = f"{type(error).__name__}: {_message(error)}"
     failed = Finding(f"the model does not run on made-up samples ({reason})")
@@ -160,6 +167,9 @@ class _Run:
     def survey(self) -> Survey:
         """Both checks; the second only for layers that need it."""
         findings = self._check(self.candidates, apart=())
+        for draw in range(1, 1 + DRAWS if self._generators() else 0):
+            again = self._check(self.candidates, apart=(), draw=draw)
+            findings |= {key: finding for key, finding in again.items() if not finding.separate}
         normalisations = [layer for layer in keras_access.layers_of(self.model) if mixes(layer)]
         rest = [pair for pair in self.candidates if findings[id(pair[0])].reason]
         if normalisations and rest:
@@ -169,12 +179,21 @@ class _Run:
                 findings[id(layer)] = dataclasses.replace(second, separate=False, null=first.null)
         return Survey(findings, tuple(self._written.values()))
 
-    def _check(self, candidates: list, apart: Sequence[keras.Layer]) -> dict[int, Finding]:
+    def _generators(self) -> list[keras.Variable]:
+        """States of the random generators that the model has used, those of noise left out."""
+        noise = [layer for layer in keras_access.layers_of(self.model) if isinstance(layer, NOISE)]
+        known = {id(v) for layer in noise for v in layer.non_trainable_variables}
+        states = [v for v in self._written.values() if "seed_generator_state" in v.path]
+        return [v for v in states if id(v) not in known]
+
+    def _check(self, candidates: list, apart: Sequence[keras.Layer], draw: int = 0) -> dict[int, Finding]:
         before = [layer for layer, found in candidates if found.site == PREACTIVATION]
         behind = [layer for layer, found in candidates if found.site != PREACTIVATION]
         tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
         notes = Notes(before, behind, tape.watch)
         mapping = [(v, self._values[key]) for key, v in self._variables.items()]
+        if draw:
+            mapping += [(v, v.value + tf.cast(1000 * draw, v.dtype)) for v in self._generators()]
         with tape, Recorded(mapping) as scope, noting(notes), samples_apart(apart, scope):
             tape.watch(list(self._values.values()))
             keywords = {"training": True} if keras_access.takes_training(self.model) else {}

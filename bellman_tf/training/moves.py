@@ -137,6 +137,8 @@ class Moves:
             metrics = [self.metrics[player.index] for player in members]
             if number in self._coupled or any(metric is None for metric in metrics):
                 continue
+            if any(k not in self._seen for k in coupling.players):
+                continue  # a layer that is not called in this step: each acts under its own metric
             self._coupled.add(number)
             place = len(self.players) + number
             seen, own = ([kept[k] for k in coupling.players] for kept in (self._seen, self._new_state))

@@ -146,3 +146,71 @@ def test_another_thread_that_calls_a_tapped_layer_is_not_noted():
     assert [len(h) for h in tapped] == [len(VECTORS)]
     assert [len(h) for h in strange] == [2]
     assert layer.activation is activation
+
+
+class Mixed(layers.Layer):
+    """Samples mixed with others at random, as mixup does with hidden states."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.seed = keras.random.SeedGenerator(seed)
+
+    def call(self, x, training=None):
+        return 0.7 * x + 0.3 * keras.random.shuffle(x, axis=0, seed=self.seed) if training else x
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_shuffle_that_happens_to_move_nothing_proves_nothing(seed):
+    x = keras.Input((5,))
+    model = btf.Model(x, layers.Dense(3)(Mixed(seed)(layers.Dense(6, activation="tanh", name="h")(x))))
+    [player] = [player for player in model.game.players if player.name == "h"]
+    assert not player.covered
+
+
+class Positions(btf.Model):
+    """A table that is shorter than what is made up for a size that is not known."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.position, self.head = layers.Embedding(20, 6), layers.Embedding(12, 6), layers.Dense(3)
+
+    def call(self, x):
+        h = self.token(x) + self.position(keras.ops.arange(keras.ops.shape(x)[1]))
+        return self.head(keras.ops.mean(keras.ops.tanh(h), axis=1))
+
+
+@pytest.mark.filterwarnings("ignore:.*open-loop")
+def test_batches_of_several_lengths_leave_the_players_as_they_are():
+    model, random = Positions(), np.random.default_rng(0)
+    model.compile(btf.GTDDP(1e-3), SPARSE, jit_compile=False)
+    for length in (8, 10, 9):
+        model.train_on_batch(random.integers(0, 20, (6, length)), labels())
+    assert not model.game.reason
+    assert model.game.coverage > 0.5
+
+
+class Skipping(btf.Model):
+    """Leaves a layer out when told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.skip = False
+        self.left, self.right = layers.Dense(6, activation="tanh"), layers.Dense(6, activation="tanh")
+        self.head = layers.Dense(3)
+
+    def call(self, x):
+        return self.head(self.left(x) if self.skip else self.left(x) + self.right(x))
+
+
+@pytest.mark.parametrize("cooperative", ["exact", "published"])
+def test_a_coupling_of_which_one_layer_is_not_called(cooperative):
+    model = Skipping()
+    model(VECTORS)
+    model.compile(btf.GTDDP(1e-3, curvature=btf.curvature.KFAC(cooperative=cooperative)), SPARSE, run_eagerly=True)
+    for _ in range(2):
+        model.train_on_batch(VECTORS, labels())
+    assert model.optimizer.couplings
+    model.skip, before = True, model.right.kernel.numpy()
+    model.train_on_batch(VECTORS, labels())
+    assert int(model.optimizer.iterations) == 3
+    np.testing.assert_array_equal(model.right.kernel.numpy(), before)
