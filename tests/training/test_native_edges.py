@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 import bellman_tf as btf
+from bellman_tf.curvature.block import Step
 from bellman_tf.game.instrument import Notes, noting
 from tests.zoo import ZOO
 from tests.zoo.functional import SPARSE, VECTORS, labels
@@ -214,3 +215,22 @@ def test_a_coupling_of_which_one_layer_is_not_called(cooperative):
     model.train_on_batch(VECTORS, labels())
     assert int(model.optimizer.iterations) == 3
     np.testing.assert_array_equal(model.right.kernel.numpy(), before)
+
+
+@pytest.mark.parametrize("curvature", ["adam", "rmsprop"])
+def test_what_occurs_for_the_first_time_leaves_its_sample_its_weight(curvature):
+    """Where the second moment is 0 its inverse is no curvature: a new token must not silence its sample."""
+    x = keras.Input((4,), dtype="int32")
+    model = btf.Model(x, layers.Dense(3)(layers.Flatten()(layers.Embedding(50, 6)(x))))
+    optimizer = btf.GTDDP(1e-3, curvature=curvature)
+    model.compile(optimizer, SPARSE, jit_compile=False)
+    tokens = np.random.default_rng(0).integers(0, 10, (6, 4))
+    for _ in range(5):
+        model.train_on_batch(tokens, labels())
+    embedding = next(k for k, player in enumerate(optimizer.players) if player.covered and "embedding" in player.name)
+    state = [tf.convert_to_tensor(v) for v in optimizer.state[embedding]]
+    step = Step(tf.convert_to_tensor(optimizer.iterations), tf.constant(1e-3))
+    [rows] = optimizer.blocks[embedding].standing(state, step).solve([tf.ones([50, 6])])
+    known = np.unique(tokens)
+    assert (rows.numpy()[known] > 0).all()
+    assert rows.numpy()[40].max() < 1e-6 * rows.numpy()[known].min()
