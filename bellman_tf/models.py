@@ -143,6 +143,9 @@ class GameMixin:
         if not all(leaf is None or (hasattr(leaf, "dtype") and hasattr(leaf, "shape")) for leaf in _leaves(x)):
             return
         signature = keras.tree.map_structure(_symbolic, x)
+        known = all(leaf is None or None not in leaf.shape[1:] for leaf in _leaves(signature))
+        if known and self.__dict__.get("_game_first_inputs") is None:
+            object.__setattr__(self, "_game_first_inputs", signature)
         if self._input_signature is not None:
             signature = _merged(self._input_signature, signature)
         object.__setattr__(self, "_game_input_signature", signature)  # past Keras's attribute tracking

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, StepScalars
-from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
+from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric, where_known
 from bellman_tf.layers.capture import Capture, Tensors
 
 
@@ -58,12 +58,12 @@ class AdamBlock(Block):
         return DIAGONAL
 
     def standing(self, state: Tensors, step: StepScalars) -> Metric:
-        """The bias-corrected metric of the moments so far; before the first step, that of zero moments."""
+        """The bias-corrected metric of the moments so far; what they do not know yet counts for nothing."""
         second, dtype = state[len(self.layout.shapes) :], step.learning_rate.dtype
         t = tf.cast(tf.maximum(step.iteration, 1), dtype)
         rate = step.learning_rate * tf.sqrt(1 - tf.pow(tf.constant(self.config.beta_2, dtype), t))
         epsilon = self.config.epsilon
-        return DiagonalMetric(second, rate, lambda v: tf.sqrt(v) + epsilon, self.layout.matrix)
+        return DiagonalMetric(second, rate, where_known(lambda v: tf.sqrt(v) + epsilon), self.layout.matrix)
 
     def describe(self) -> str:
         """A word for `game_summary`."""

@@ -58,6 +58,21 @@ def rank_one_sides(V: tf.Tensor, rate: tf.Tensor, divisor: Callable) -> tuple[tf
     return rate / divisor(R), divisor(tf.reduce_mean(R)) / divisor(C)
 
 
+def where_known(divisor: Callable) -> Callable:
+    """A divisor for the Gram matrices of a metric whose gradient of this step has yet to come.
+
+    Where no gradient has been seen (a token, a feature that occurs for the first time) the second moment is 0 and not
+    a curvature; its inverse would take nearly all the weight from the samples that hold it.
+
+    Args:
+        divisor: f, entry by entry.
+
+    Returns:
+        f, and so large a number where the moment is 0 that its inverse counts for nothing.
+    """
+    return lambda v: tf.where(v > 0, divisor(v), tf.cast(1e30, v.dtype))
+
+
 class DiagonalMetric(Metric):
     """M = diag(f(v)) / learning rate.
 

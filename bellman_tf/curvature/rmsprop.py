@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, StepScalars
-from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
+from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric, where_known
 from bellman_tf.layers.capture import Capture, Tensors
 
 
@@ -27,7 +27,10 @@ class RMSpropBlock(Block):
         """V <- rho v + (1 - rho) g^2, M = diag(sqrt(v + epsilon)) / learning_rate."""
         rho = self.config.rho
         state = [rho * v + (1 - rho) * tf.square(g) for v, g in zip(state, gradient, strict=True)]
-        return state, self.standing(state, step)
+        return state, DiagonalMetric(state, step.learning_rate, self._divisor, self.layout.matrix)
+
+    def _divisor(self, v: tf.Tensor) -> tf.Tensor:
+        return tf.sqrt(v + self.config.epsilon)
 
     @property
     def kind(self) -> MetricKind:
@@ -35,9 +38,8 @@ class RMSpropBlock(Block):
         return DIAGONAL
 
     def standing(self, state: Tensors, step: StepScalars) -> Metric:
-        """The metric of the statistics so far."""
-        epsilon = self.config.epsilon
-        return DiagonalMetric(state, step.learning_rate, lambda v: tf.sqrt(v + epsilon), self.layout.matrix)
+        """The metric of the statistics so far; what they do not know yet counts for nothing."""
+        return DiagonalMetric(state, step.learning_rate, where_known(self._divisor), self.layout.matrix)
 
     def describe(self) -> str:
         """A word for `game_summary`."""

@@ -15,8 +15,6 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from bellman_tf import keras_access
-
 # Where TensorFlow runs loops and branches that the user writes: `tf.while_loop`, `tf.cond`, `tf.map_fn`, `tf.scan`.
 CONTROL_FLOW = {f"tensorflow.python.ops.{name}" for name in ("while_loop", "cond", "map_fn", "functional_ops")}
 
@@ -181,6 +179,7 @@ def tapped(layer: keras.Layer, tap: Callable) -> Generator[None, None, None]:
     """Inside the context, `layer` hands its pre-activation to `tap` before the activation.
 
     Swapping the public attribute keeps the layer's own code: activity regularizers, masks and casts are untouched.
+    Other threads that call the layer meanwhile pass straight through.
 
     Args:
         layer: a layer with an `activation` attribute.
@@ -189,11 +188,49 @@ def tapped(layer: keras.Layer, tap: Callable) -> Generator[None, None, None]:
     Yields:
         Nothing.
     """
-    activation = layer.activation
+    outside = dict(_taps.of)
+    with _lock:
+        _open_tap(layer)
+    _taps.of[id(layer)] = tap
+    try:
+        yield
+    finally:
+        _taps.of = outside
+        with _lock:
+            _close_tap(layer)
+
+
+class _Taps(threading.local):
+    """What this thread hands pre-activations to, by `id` of the layer."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, Callable] = {}
+
+
+_taps = _Taps()
+_tapping: dict[int, int] = {}  # how many threads tap a layer at the moment
+_activations: dict[int, object] = {}
+
+
+def _open_tap(layer: keras.Layer) -> None:
+    key = id(layer)
+    _tapping[key] = _tapping.get(key, 0) + 1
+    if _tapping[key] > 1:
+        return
+    activation = _activations[key] = layer.activation
 
     def through(h: tf.Tensor) -> tf.Tensor:
-        tap(h)
+        tap = _taps.of.get(key)
+        if tap is not None:
+            tap(h)
         return h if activation is None else activation(h)
 
-    with keras_access.replaced(layer, "activation", through):
-        yield
+    object.__setattr__(layer, "activation", through)  # past Keras's attribute tracking
+
+
+def _close_tap(layer: keras.Layer) -> None:
+    key = id(layer)
+    _tapping[key] -= 1
+    if not _tapping[key]:
+        del _tapping[key]
+        object.__setattr__(layer, "activation", _activations.pop(key))

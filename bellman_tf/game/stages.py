@@ -196,9 +196,10 @@ class Game(Program):
                 continue
             [slot] = player.calls[0].outputs
             [layer] = player.layers
-            linear = layer.activation is None or layer.activation is keras.activations.linear
+            plain = layer.activation is None or layer.activation is keras.activations.linear
+            plain = plain and layer.activity_regularizer is None  # which reads the pre-activation as well
             reading = readers.get(slot, [])
-            if linear and len(reading) == 1 and slot not in outputs:
+            if plain and len(reading) == 1 and slot not in outputs:
                 after = self.player_of.get(id(reading[0]))
                 batch = isinstance(reading[0].operation, keras.layers.BatchNormalization)
                 if batch and after is not None and after.covered:

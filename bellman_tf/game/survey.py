@@ -19,6 +19,7 @@ here, and listed, so that a training step can put it back after a bad batch.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import keras
@@ -34,7 +35,12 @@ from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
 
+DRAWS = 4  # further checks of a model that draws random numbers: a shuffle of three rows moves none in one of six
 UNKNOWN_SIZES = (16, 64)  # tried in turn for axes of the inputs that have no static size
+# Layers of Keras whose random numbers leave every sample in its row.
+NOISE = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D)
+NOISE = (*NOISE, keras.layers.SpatialDropout3D, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
+NOISE = (*NOISE, keras.layers.GaussianNoise, keras.layers.RNN)
 # What a made-up batch can run into that a real one does not: a token outside a table, a check of its values.
 FAILURES = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, ArithmeticError, LookupError)
 FAILURES = (*FAILURES, tf.errors.OpError)
@@ -104,13 +110,16 @@ def survey(model: keras.Model, signature: object, candidates: list[tuple[keras.L
         The survey; with a reason and no findings where the model does not run on made-up samples.
     """
     reason = "" if signature is not None else "the shapes of its inputs are not known"
-    for size in UNKNOWN_SIZES if signature is not None else ():
+    seen = model.__dict__.get("_game_first_inputs")  # of sizes that the model is known to take
+    tried = [] if signature is None else [(signature, size) for size in UNKNOWN_SIZES]
+    for known, size in tried if seen is None else [(seen, 0), *tried]:
         try:
-            return run_aside(_survey, model, signature, size, candidates)
+            return run_aside(_survey, model, known, size, candidates)
         except FAILURES as error:
             reason = f"{type(error).__name__}: {_message(error)}"
     failed = Finding(f"the model does not run on made-up samples ({reason})")
-    return Survey({id(layer): failed for layer, _ in candidates}, (), failed.reason)
+    written = tuple(model.non_trainable_variables)  # nobody knows which
+    return Survey({id(layer): failed for layer, _ in candidates}, written, failed.reason)
 
 
 def _message(error: BaseException) -> str:
@@ -157,6 +166,9 @@ class _Run:
     def survey(self) -> Survey:
         """Both checks; the second only for layers that need it."""
         findings = self._check(self.candidates, apart=())
+        for draw in range(1, 1 + DRAWS if self._generators() else 0):
+            again = self._check(self.candidates, apart=(), draw=draw)
+            findings |= {key: finding for key, finding in again.items() if not finding.separate}
         normalisations = [layer for layer in keras_access.layers_of(self.model) if mixes(layer)]
         rest = [pair for pair in self.candidates if findings[id(pair[0])].reason]
         if normalisations and rest:
@@ -166,12 +178,21 @@ class _Run:
                 findings[id(layer)] = dataclasses.replace(second, separate=False, null=first.null)
         return Survey(findings, tuple(self._written.values()))
 
-    def _check(self, candidates: list, apart: Sequence[keras.Layer]) -> dict[int, Finding]:
+    def _generators(self) -> list[keras.Variable]:
+        """States of the random generators that the model has used, those of noise left out."""
+        noise = [layer for layer in keras_access.layers_of(self.model) if isinstance(layer, NOISE)]
+        known = {id(v) for layer in noise for v in layer.non_trainable_variables}
+        states = [v for v in self._written.values() if "seed_generator_state" in v.path]
+        return [v for v in states if id(v) not in known]
+
+    def _check(self, candidates: list, apart: Sequence[keras.Layer], draw: int = 0) -> dict[int, Finding]:
         before = [layer for layer, found in candidates if found.site == PREACTIVATION]
         behind = [layer for layer, found in candidates if found.site != PREACTIVATION]
         tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
         notes = Notes(before, behind, tape.watch)
         mapping = [(v, self._values[key]) for key, v in self._variables.items()]
+        if draw:
+            mapping += [(v, v.value + tf.cast(1000 * draw, v.dtype)) for v in self._generators()]
         with tape, Recorded(mapping) as scope, noting(notes), samples_apart(apart, scope):
             tape.watch(list(self._values.values()))
             keywords = {"training": True} if keras_access.takes_training(self.model) else {}
@@ -182,13 +203,16 @@ class _Run:
         if len(rows) != 1 or rows == {0}:
             reason = f"the model's outputs have different numbers of rows, {sorted(rows)}"
             return {id(layer): Finding(reason) for layer, _ in candidates}
-        seeds = [tf.constant(self._random.normal(size=leaf.shape), leaf.dtype) for leaf in targets]
+        sizes = [math.sqrt(math.prod(leaf.shape[1:])) for leaf in targets]  # a wide output must not hide a narrow one
+        draws = [self._random.normal(size=leaf.shape) / size for leaf, size in zip(targets, sizes, strict=True)]
+        seeds = [tf.constant(draw, leaf.dtype) for leaf, draw in zip(targets, draws, strict=True)]
         r = self._random.permutation(np.linspace(-1.0, 2.0, rows.pop())) + 0.25  # apart from each other and from 0
         weighed = [s * tf.cast(tf.reshape(r, [-1] + [1] * (s.shape.rank - 1)), s.dtype) for s in seeds]
         sites = {key: [note.site for note in calls] for key, calls in notes.calls.items()}
         cotangents = tape.gradient(targets, sites, output_gradients=seeds)
         gradients = tape.gradient(targets, self._values, output_gradients=weighed)
-        added = tape.gradient(scope.losses, sites) if scope.losses else {}
+        added = list(scope.losses)
+        reached = tape.gradient(added, self._values) if added else {}
         order = {key: k for k, key in enumerate(notes.calls)}
         found = {}
         for layer, coverage in candidates:
@@ -201,9 +225,10 @@ class _Run:
                     if hidden
                     else self._compare(layer, coverage, calls, cotangents.get(key, []), gradients, r)
                 )
+            # What layers add to J themselves is not weighed, and may see a shift that the outputs do not.
+            separate = not reason and all(reached.get(id(v)) is None for v in layer.trainable_variables)
+            null = null and reached.get(id(layer.bias)) is None
             shapes = tuple(tuple(note.site.shape[1:]) for note in calls)
-            only_samples = all(c is None for c in added.get(key, []))  # what a layer adds to J is not weighed
-            separate = not reason and only_samples
             found[key] = Finding(reason, separate, null, order.get(key, len(order)), shapes)
         return found
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from bellman_tf import _checks
 from bellman_tf.game.graph import Call, Slot
 from bellman_tf.layers.capture import Capture, Tensors
 from bellman_tf.training.passes import Forward, unflatten
@@ -43,6 +44,9 @@ def differentiate(batch: Round, feedback: bool) -> Derivatives:
 
     Returns:
         The derivatives.
+
+    Raises:
+        ValueError: if the loss reads variables itself: their gradient is not that of the players' calls.
     """
     game, options = batch.game, batch.settings.options
     loose = [v.value for player in game.loose_players for v in player.variables]
@@ -50,8 +54,9 @@ def differentiate(batch: Round, feedback: bool) -> Derivatives:
     with tf.GradientTape(watch_accessed_variables=False, persistent=not collinear) as tape:
         tape.watch(loose)
         forward = batch.forward(tape, cuts=feedback)
-        with record_terminal(forward, tape) as record:
+        with batch.direct_use(), record_terminal(forward, tape) as record:
             batch.compute_loss()
+    _check_loss(batch)
     terminal = Terminal(record, batch.loss, batch.total, batch.model)
     calls = [call for stage in game.stages for call in stage.calls]
     sites = [tensor for call in calls for tensor in forward.sites[id(call)]]
@@ -86,6 +91,16 @@ def differentiate(batch: Round, feedback: bool) -> Derivatives:
     }
     columns = len(site_columns)
     return Derivatives(forward, columns, beta_squared, captures, by_call, _by_cut(forward, cut_columns), means)
+
+
+def _check_loss(batch: Round) -> None:
+    loose = {id(v) for player in batch.game.loose_players for v in player.variables}
+    read = [path for key, path in batch.direct.items() if key not in loose]
+    if read:
+        raise _checks.error(
+            "rollout", f"be 'linear' for the model '{batch.model.name}': its loss reads {', '.join(read[:3])} itself",
+            "nonlinear", "Pass rollout='linear', or say it as the `regularizer` of the layer.",
+        )  # fmt: skip
 
 
 def _by_call(calls: list[Call], forward: Forward, columns: list[Tensors]) -> dict[int, list[Tensors]]:

@@ -6,6 +6,8 @@ from bellman_tf.game.players import Players
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.settings import GameOptions
 
+OF_OUTCOMES = ("predicted_reduction", "actual_reduction", "damping")  # numbers that do not come from sample weights
+
 
 def predicts(options: GameOptions) -> bool:
     """Whether the recursion's model is that of the whole batch, so that its predicted decrease is one of J.

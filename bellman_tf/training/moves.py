@@ -1,9 +1,10 @@
 """New values of all players: metrics from what the step has seen, directions, decay, clipping; nothing is assigned."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric, StepScalars
@@ -79,6 +80,18 @@ class Moves:
         self._state = context.state
         self._new_state = [list(state) for state in context.state]
 
+    def read_again(self, written: Iterable[keras.Variable]) -> None:
+        """Moves start at what the model has written into its own trained variables, as a normalised kernel is.
+
+        Args:
+            written: what the model writes while it runs.
+        """
+        keys = {id(v) for v in written}
+        for player in self.players:
+            if any(id(v) in keys for v in player.variables):
+                self.values[player.index] = [tf.convert_to_tensor(v) for v in player.variables]
+                self.own[player.index] = own_cost_gradient(player.variables)
+
     def clip(self, gradient: Tensors) -> Tensors:
         """Clips per variable as the optimizer says."""
         return clip(gradient, self.settings.clipping.value, self.settings.clipping.norm)
@@ -124,6 +137,8 @@ class Moves:
             metrics = [self.metrics[player.index] for player in members]
             if number in self._coupled or any(metric is None for metric in metrics):
                 continue
+            if any(k not in self._seen for k in coupling.players):
+                continue  # a layer that is not called in this step: each acts under its own metric
             self._coupled.add(number)
             place = len(self.players) + number
             seen, own = ([kept[k] for k in coupling.players] for kept in (self._seen, self._new_state))

@@ -29,7 +29,7 @@ from bellman_tf.losses import find_ends, keras_computes_loss, record_loss, termi
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.linear_policy import LinearPolicy
-from bellman_tf.training.monitor import feedback_ratio, leverage, predicts, spread
+from bellman_tf.training.monitor import OF_OUTCOMES, feedback_ratio, leverage, names_of, predicts, spread
 from bellman_tf.training.moves import BatchOnly
 from bellman_tf.training.round import Round
 
@@ -63,7 +63,7 @@ class NativeStep:
             self._roll_out()
         gradients = self._gradients()
         self._move(gradients)
-        if self.step.settings.wants_outcome and curved:
+        if self.step.settings.wants_outcome and self.information.curved:
             self.step.outcome = self._outcome(gradients)
 
     # ---- forward
@@ -84,8 +84,9 @@ class NativeStep:
             self.tape.watch([v.value for player in self.game.players for v in player.variables])
             with noting(self.notes):
                 step.y_pred = step.call_model()
-            with record_loss(find_ends(step.y_pred), self.tape) as record:
+            with step.direct_use(), record_loss(find_ends(step.y_pred), self.tape) as record:
                 step.compute_loss()
+        step.read_again(self.game.written)
         self.rows = _rows([end.output for end in record.ends])
         if self.rows is not None:
             step.batch_size, step.total = self.rows, tf.cast(self.rows, step.dtype)
@@ -95,7 +96,8 @@ class NativeStep:
 
     def _weighs(self, player: Player) -> bool:
         """Whether weighing the player's cotangents gives the gradient of the weighted loss."""
-        return player.covered and player.weighing == COTANGENTS
+        apart = not any(id(v) in self.step.direct for v in player.variables)
+        return player.covered and player.weighing == COTANGENTS and apart
 
     def _calls(self, player: Player) -> list:
         return self.notes.calls.get(id(player.layers[0]), [])
@@ -162,12 +164,12 @@ class NativeStep:
         if group_size is not None and isinstance(step.batch_size, int) and group_size >= step.batch_size > 1:
             group_size = None
         columns = len(self.columns_at_z)
-        if self._standing and self.beta_squared is not None:
-            # A metric made of gradients knows none at the first step, which is the baseline's.
-            self.beta_squared = tf.where(step.step.iteration > 0, self.beta_squared, tf.zeros_like(self.beta_squared))
         value = sample_space.init(
             step.batch_size, beta_squared=self.beta_squared, rank=columns - 1, group_size=group_size, dtype=step.dtype
         )
+        if self._standing:  # a metric made of gradients knows none at the first step, which is the baseline's
+            known = tf.cast(step.step.iteration > 0, value.L.dtype)
+            value = value._replace(L=value.L * known)
         self.policy = LinearPolicy(value, self.information, group_size, columns, step.batch_size)
         for player in self.covered:
             if self._leads(player):
@@ -220,12 +222,13 @@ class NativeStep:
                 if self._weighs(player):
                     weighed = self.captures[player.index].gradient(self._weights(player))
                     found[player.index] = step.with_own_cost(player, weighed)
-            found |= {p.index: step.own_cost(p) for p in players if p.null}
+            if keras_computes_loss(step.model) and not step.direct:  # another loss may see what the outputs do not
+                found |= {p.index: step.own_cost(p) for p in players if p.null}
             rest = [p for p in players if p.index not in found]
             if rest:
                 found |= dict(zip((p.index for p in rest), self._weighed_backward(rest), strict=True))
             gradients = [found[player.index] for player in players]
-        if step.settings.clipping.global_norm is not None:
+        if step.settings.clipping.global_norm:
             flat, _ = tf.clip_by_global_norm(tf.nest.flatten(gradients), step.settings.clipping.global_norm)
             gradients = tf.nest.pack_sequence_as(gradients, flat)
         return [step.clip(gradient) for gradient in gradients]
@@ -290,9 +293,8 @@ class NativeStep:
             return Outcome(tf.constant(float("nan"), actual.dtype), actual, tf.zeros([3], actual.dtype))
         own, loose = [], []
         for player in self.game.players:
-            if (
-                player.index not in self.captures
-            ):  # open-loop: half of <g, decrease>, as for a quadratic model's best step
+            if policy is None or player.index not in self.captures:
+                # open-loop: half of <g, decrease>, as for a quadratic model's best step
                 moved = [new[id(v)] for v in player.variables]
                 pairs = zip(gradients[player.index], step.values[player.index], moved, strict=True)
                 loose += [tf.reduce_sum(g * tf.cast(before - now, step.dtype)) for g, before, now in pairs]
@@ -302,13 +304,20 @@ class NativeStep:
                 own += [
                     tf.reduce_sum(l * x) for l, x in zip(tf.nest.flatten(costs), tf.nest.flatten(solved), strict=True)
                 ]
+        open_loop = tf.add_n(loose) / 2 if loose else tf.zeros_like(actual)
+        if policy is None:
+            return Outcome(open_loop, actual, tf.zeros([3], actual.dtype))
         predicted = policy.predicted_reduction(tf.add_n(own) if own else None)
-        predicted += tf.add_n(loose) / 2 if loose else 0
-        return Outcome(predicted, actual, policy.held_out_model())
+        return Outcome(predicted + open_loop, actual, policy.held_out_model())
 
     def _tell(self) -> None:
         """Notes how the sample weights look; of a stage, those of its first player."""
-        telemetry, plain, weights = self.step.telemetry, self.policy.plain(), self.policy.first_weights()
+        telemetry = self.step.telemetry
+        if self.policy is None:
+            names = names_of(self.options, self.game)
+            telemetry |= {name: tf.zeros([], self.step.dtype) for name in names if name not in OF_OUTCOMES}
+            return
+        plain, weights = self.policy.plain(), self.policy.first_weights()
         telemetry["leverage"], telemetry["weight_spread"] = leverage(plain[0]), spread(weights[-1])
         if self.information.feedback:
             for t in range(1, len(self.game.stages)):

@@ -35,7 +35,7 @@ def open_step(batch: Round) -> None:
         player.index: batch.capture(player, forward, [cotangent])
         for player, cotangent in zip(captured, derivatives[len(variables) :], strict=True)
     }
-    if settings.clipping.global_norm is not None:
+    if settings.clipping.global_norm:
         gradients, _ = tf.clip_by_global_norm(gradients, settings.clipping.global_norm)
     remaining, waiting = iter(gradients), {}
     coupled = {k for coupling in settings.couplings for k in coupling.players}

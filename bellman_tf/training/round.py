@@ -1,6 +1,7 @@
 """What a step has in hand while it is traced: the batch, the model and its loss, the players' moves."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Generator, Iterable
 
 import keras
 import tensorflow as tf
@@ -9,9 +10,11 @@ from bellman_tf import keras_access
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
+from bellman_tf.game.raw_variables import raw_variables
 from bellman_tf.game.replay_check import kept_variables
 from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.capture import Capture, Tensors
+from bellman_tf.losses import keras_computes_loss
 from bellman_tf.training.context import Outcome, StepContext, recursion_dtype
 from bellman_tf.training.moves import Moves
 from bellman_tf.training.passes import Forward, capture_forward, first_tensor
@@ -30,6 +33,7 @@ class Round(Moves):
         outcome: predicted and actual decrease of J, `None` where nobody wants to know.
         telemetry: numbers about the sample weights, by name, where the step is watched.
         searched: the step length that a line search took, or `None`.
+        direct: paths of the variables that the loss reads itself, by `id`.
     """
 
     def __init__(
@@ -41,12 +45,14 @@ class Round(Moves):
         size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
         super().__init__(game.players, settings, context, recursion_dtype(model.trainable_variables), size)
         self.total = tf.cast(size, self.dtype)
-        self.frozen = _before(game.written if isinstance(game, NativeGame) else kept_variables(model))
+        written = game.written if isinstance(game, NativeGame) else kept_variables(model)
+        self.frozen = _before([*written, *_of_losses(model)])
         self.clamped = tf.zeros([], tf.int32)
         self.witnesses: Tensors = []
         self.outcome: Outcome | None = None
         self.telemetry: dict[str, tf.Tensor] = {}
         self.searched: tf.Tensor | None = None
+        self.direct: dict[int, str] = {}
 
     # ---- the model
 
@@ -87,12 +93,35 @@ class Round(Moves):
         """
         trained = [(v, new[id(v)]) for player in self.players for v in player.variables]
         mapping = [*self.frozen, *trained]
+        raw = [(v, tf.identity(v)) for v in raw_variables(self.model)]  # no scope of Keras's holds these
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True, initialize_variables=False):
-            return self.loss_of(self.call_model())
+            loss = self.loss_of(self.call_model())
+        for variable, value in raw:
+            variable.assign(value)
+        return loss
 
     def compute_loss(self) -> None:
         """J of `y_pred`, kept in `loss`."""
         self.loss = self.loss_of(self.y_pred)
+
+    @contextlib.contextmanager
+    def direct_use(self) -> Generator[None, None, None]:
+        """Finds the variables that the loss inside the context reads itself, past the model's own run: `direct`.
+
+        A penalty on weights or a second call of the model in `compute_loss` does. Keras adds what a variable's
+        `regularizer` says to the loss; that is the player's own cost, which the step adds on its own.
+
+        Yields:
+            Nothing.
+        """
+        ordinary = keras_computes_loss(self.model)
+        variables = [v for player in self.players for v in player.variables]
+        asked = [v for v in variables if not (ordinary and v.regularizer is not None)]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([v.value for v in asked])
+            yield
+        found = tape.gradient(self.loss, [v.value for v in asked])
+        self.direct = {id(v): v.path for v, gradient in zip(asked, found, strict=True) if gradient is not None}
 
     def seed(self) -> tf.Tensor:
         """Starts back-propagation with B in place of 1, so that cotangents belong to phi_i = B J_i."""
@@ -105,6 +134,12 @@ class Round(Moves):
         return player.coverage.capture(
             layer, at_compute_dtype(layer, inputs), [tf.convert_to_tensor(c) for c in cotangents]
         )
+
+
+def _of_losses(model: keras.Model) -> list[keras.Variable]:
+    """What a compiled loss with state may write."""
+    losses = [leaf for leaf in keras.tree.flatten(model.loss) if isinstance(leaf, keras.losses.Loss)]
+    return [v for loss in losses for v in vars(loss).values() if isinstance(v, keras.Variable)]
 
 
 def _before(variables: Iterable[keras.Variable]) -> list[tuple]:

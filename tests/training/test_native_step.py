@@ -166,3 +166,20 @@ def test_ten_steps_are_traced_once(make):
     model.optimizer.context = lambda: (traced.append(1), inner())[1]
     model.fit(np.concatenate([x] * 10), np.concatenate([y] * 10), batch_size=4, epochs=2, verbose=0)
     assert len(traced) == 1
+
+
+@pytest.mark.parametrize(
+    ("curvature", "reference"), [("adam", keras.optimizers.Adam), ("identity", keras.optimizers.SGD)]
+)
+@pytest.mark.parametrize("weight_decay", [None, 0.1])
+def test_what_a_model_writes_into_its_own_weights_stays_written(curvature, reference, weight_decay):
+    """SpectralNormalization normalises the kernel itself, in every call."""
+    case, rate = ZOO["spectral_normalization"], 1e-4
+    expected = case.compiled(keras.Model, reference(rate, weight_decay=weight_decay))
+    optimizer = btf.GTDDP(rate, curvature=curvature, information="open", weight_decay=weight_decay)
+    actual = case.compiled(btf.Model, optimizer, jit_compile=False)
+    for model in (expected, actual):
+        for _ in range(3):
+            model.train_on_batch(case.x, case.y)
+    for a, b in zip(actual.trainable_variables, expected.trainable_variables, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=1e-6)

@@ -47,7 +47,62 @@ def own_compute_loss(base):
     return Own()
 
 
+class Pair:
+    """What the models below share."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.head = layers.Dense(6, activation="tanh"), layers.Dense(3)
+
+    def call(self, x):
+        return self.head(self.inside(x))
+
+
+def added_penalty(base):
+    """A penalty on weights that `call` adds to the loss."""
+
+    class Penalised(Pair, base):
+        def call(self, x):
+            h = self.inside(x)
+            self.add_loss(0.5 * ops.sum(ops.square(self.inside.kernel)))
+            return self.head(h)
+
+    return Penalised()
+
+
+def own_penalty(base):
+    """A penalty on weights that `compute_loss` adds."""
+
+    class Penalised(Pair, base):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            loss = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+            return loss + 0.5 * ops.sum(ops.square(self.inside.kernel))
+
+    return Penalised()
+
+
+def second_call(base):
+    """A loss that runs the model once more."""
+
+    class Consistent(Pair, base):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            loss = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+            return loss + 3 * ops.mean(ops.square(self(x + 0.3) - y_pred))
+
+    return Consistent()
+
+
+def shifts_in_a_loss(x):
+    """What normalisation takes away, a loss in front of it has seen."""
+    h = layers.Dense(6, activity_regularizer=keras.regularizers.L2(0.5))(x)
+    return layers.Dense(3)(layers.BatchNormalization()(h))
+
+
 LOSSES = {
+    "added_penalty": Case(added_penalty, VECTORS, labels(), SPARSE, 1.0),
+    "own_penalty": Case(own_penalty, VECTORS, labels(), SPARSE, 1.0),
+    "second_call": Case(second_call, VECTORS, labels(), SPARSE, 1.0),
+    "shifts_in_a_loss": Case(functional((5,), shifts_in_a_loss), VECTORS, labels(), SPARSE, 1.0),
     "dice": Case(functional((5,), scores), VECTORS, SHARES, keras.losses.Dice(), 1.0),
     "tversky": Case(functional((5,), scores), VECTORS, SHARES, keras.losses.Tversky(), 1.0),
     "mean_loss": Case(functional((5,), scores), VECTORS, SHARES, mean_loss, 1.0),
