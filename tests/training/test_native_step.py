@@ -15,9 +15,10 @@ def close_to_gradient_step(actual, expected, rate):
     size = max(np.abs(step).max() for step in expected)
     for a, b in zip(actual, expected, strict=True):
         rounding = 2e-7  # of a weight of size 1
-        np.testing.assert_allclose(a, b, rtol=0, atol=30 * rate * size + rounding)
+        np.testing.assert_allclose(a, b, rtol=0, atol=60 * rate * size + rounding)
 
 
+@pytest.mark.filterwarnings("ignore:.*open-loop")
 @pytest.mark.parametrize("name", ZOO)
 def test_a_vanishing_step_is_the_gradient_step(name):
     case = ZOO[name]
