@@ -95,11 +95,14 @@ def differentiate(batch: Round, feedback: bool) -> Derivatives:
 
 def _check_loss(batch: Round) -> None:
     loose = {id(v) for player in batch.game.loose_players for v in player.variables}
-    read = [path for key, path in batch.direct.items() if key not in loose]
-    if read:
+    read = [v.path for key, v in batch.direct.items() if key not in loose and v.regularizer is None]
+    what = f"its loss reads {', '.join(read[:3])} itself"
+    if batch.left_out:
+        what = f"its `compute_loss` leaves the regularizer of {batch.left_out[0].path} out"
+    if read or batch.left_out:
         raise _checks.error(
-            "rollout", f"be 'linear' for the model '{batch.model.name}': its loss reads {', '.join(read[:3])} itself",
-            "nonlinear", "Pass rollout='linear', or say it as the `regularizer` of the layer.",
+            "rollout", f"be 'linear' for the model '{batch.model.name}': {what}",
+            "nonlinear", "Pass rollout='linear', or leave penalties on weights to the layers' `regularizer`.",
         )  # fmt: skip
 
 

@@ -28,12 +28,14 @@ class Round(Moves):
         batch_size: samples.
         total: the same as a scalar in `dtype`, B.
         frozen: (variable, value before the step) of every variable that is not trained and may be written to.
+        raw: the same of TensorFlow's own variables, which Keras's scopes do not hold.
         clamped: clamps of the papers' recursion.
         witnesses: tensors that must be finite, besides the new values, for the batch to be accepted.
         outcome: predicted and actual decrease of J, `None` where nobody wants to know.
         telemetry: numbers about the sample weights, by name, where the step is watched.
         searched: the step length that a line search took, or `None`.
-        direct: paths of the variables that the loss reads itself, by `id`.
+        direct: variables that the loss reads itself, by `id`.
+        left_out: variables with a regularizer that the loss does not hold.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Round(Moves):
         self.total = tf.cast(size, self.dtype)
         written = game.written if isinstance(game, NativeGame) else kept_variables(model)
         self.frozen = _before([*written, *_of_losses(model)])
+        self.raw = [(v, tf.identity(v)) for v in raw_variables(model)]
         self.clamped = tf.zeros([], tf.int32)
         self.witnesses: Tensors = []
         self.outcome: Outcome | None = None
         self.telemetry: dict[str, tf.Tensor] = {}
         self.searched: tf.Tensor | None = None
-        self.direct: dict[int, str] = {}
+        self.direct: dict[int, keras.Variable] = {}
+        self.left_out: list[keras.Variable] = []
 
     # ---- the model
 
@@ -109,19 +113,23 @@ class Round(Moves):
         """Finds the variables that the loss inside the context reads itself, past the model's own run: `direct`.
 
         A penalty on weights or a second call of the model in `compute_loss` does. Keras adds what a variable's
-        `regularizer` says to the loss; that is the player's own cost, which the step adds on its own.
+        `regularizer` says to the loss; that is the player's own cost, which the step adds on its own. A model's own
+        `compute_loss` may leave it out, so there such a variable counts as read.
 
         Yields:
             Nothing.
         """
         ordinary = keras_computes_loss(self.model)
         variables = [v for player in self.players for v in player.variables]
-        asked = [v for v in variables if not (ordinary and v.regularizer is not None)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([v.value for v in asked])
+            tape.watch([v.value for v in variables])
             yield
-        found = tape.gradient(self.loss, [v.value for v in asked])
-        self.direct = {id(v): v.path for v, gradient in zip(asked, found, strict=True) if gradient is not None}
+        found = tape.gradient(self.loss, [v.value for v in variables])
+        read = {id(v) for v, gradient in zip(variables, found, strict=True) if gradient is not None}
+        own = [v for v in variables if v.regularizer is not None]
+        self.direct = {id(v): v for v in variables if id(v) in read and v.regularizer is None}
+        self.direct |= {} if ordinary else {id(v): v for v in own}
+        self.left_out = [v for v in own if id(v) not in read]
 
     def seed(self) -> tf.Tensor:
         """Starts back-propagation with B in place of 1, so that cotangents belong to phi_i = B J_i."""

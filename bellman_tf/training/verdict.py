@@ -32,7 +32,7 @@ def conclude(step: Round) -> StepResult:
         y_pred=step.y_pred,
         assignments=step.assignments,
         state=changed,
-        restore=[(v, value) for v, value in step.frozen if v.dtype.startswith(("float", "bfloat"))],
+        restore=[(v, value) for v, value in [*step.frozen, *step.raw] if value.dtype.is_floating],
         accepted=accepted,
         taken=taken,
         control=control,

@@ -117,6 +117,8 @@ def test_the_look_at_the_new_loss_writes_nothing(eager):
     for _ in range(2):
         model.train_on_batch(VECTORS, labels())
     assert float(calls.count) == before + 2
+    model.train_on_batch(BAD, labels())
+    assert float(calls.count) == before + 2
 
 
 def test_another_thread_that_calls_a_tapped_layer_is_not_noted():

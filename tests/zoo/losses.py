@@ -50,9 +50,10 @@ def own_compute_loss(base):
 class Pair:
     """What the models below share."""
 
-    def __init__(self):
+    def __init__(self, penalty=None):
         super().__init__()
-        self.inside, self.head = layers.Dense(6, activation="tanh"), layers.Dense(3)
+        self.inside = layers.Dense(6, activation="tanh", kernel_regularizer=penalty)
+        self.head = layers.Dense(3)
 
     def call(self, x):
         return self.head(self.inside(x))
@@ -81,6 +82,16 @@ def own_penalty(base):
     return Penalised()
 
 
+def without_regularizers(base):
+    """A `compute_loss` that leaves the layers' regularizers out."""
+
+    class Own(Pair, base):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return ops.mean(ops.logsumexp(y_pred, axis=-1) - y_pred[:, 0])
+
+    return Own(keras.regularizers.L2(0.5))
+
+
 def second_call(base):
     """A loss that runs the model once more."""
 
@@ -101,6 +112,7 @@ def shifts_in_a_loss(x):
 LOSSES = {
     "added_penalty": Case(added_penalty, VECTORS, labels(), SPARSE, 1.0),
     "own_penalty": Case(own_penalty, VECTORS, labels(), SPARSE, 1.0),
+    "without_regularizers": Case(without_regularizers, VECTORS, labels(), SPARSE, 1.0),
     "second_call": Case(second_call, VECTORS, labels(), SPARSE, 1.0),
     "shifts_in_a_loss": Case(functional((5,), shifts_in_a_loss), VECTORS, labels(), SPARSE, 1.0),
     "dice": Case(functional((5,), scores), VECTORS, SHARES, keras.losses.Dice(), 1.0),
