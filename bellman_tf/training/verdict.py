@@ -32,7 +32,7 @@ def conclude(step: Round) -> StepResult:
         y_pred=step.y_pred,
         assignments=step.assignments,
         state=changed,
-        restore=[(v, value) for v, value in [*step.frozen, *step.raw] if value.dtype.is_floating],
+        restore=_restored(step),
         accepted=accepted,
         taken=taken,
         control=control,
@@ -41,3 +41,9 @@ def conclude(step: Round) -> StepResult:
         telemetry=step.telemetry,
         searched=step.searched,
     )
+
+
+def _restored(step: Round) -> list[tuple]:
+    """What a bad batch puts back: all that the model wrote, but generators, which go on from where they are."""
+    own = [(v, value) for v, value in step.frozen if value.dtype.is_floating or "seed_generator" not in v.path]
+    return own + [(v, value) for v, value in step.raw if value.dtype.is_floating]

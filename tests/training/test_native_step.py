@@ -141,6 +141,30 @@ def test_a_bad_batch_leaves_the_models_own_state_alone():
     assert any(not np.array_equal(state.numpy(), old) for state, old in zip(rnn.states, before, strict=True))
 
 
+def test_a_bad_batch_does_not_count():
+    """Whole numbers that a model writes itself, too."""
+
+    class Counting(btf.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = layers.Dense(3)
+            self.calls = self.add_weight(shape=(), dtype="int32", initializer="zeros", trainable=False, name="calls")
+
+        def call(self, x):
+            self.calls.assign_add(1)
+            return self.head(x)
+
+    model = Counting()
+    model.compile(btf.GTDDP(RATE), **cross_entropy())
+    x, y = normal(4, 6), labels(4)
+    model.train_on_batch(x, y)
+    before = int(model.calls)
+    model.train_on_batch(np.full_like(x, np.nan), y)
+    assert int(model.calls) == before
+    model.train_on_batch(x, y)
+    assert int(model.calls) == before + 1
+
+
 def test_frozen_variables_are_neither_copied_nor_assigned():
     inputs = keras.Input((6,))
     base = keras.Sequential([layers.Dense(5, activation="relu"), layers.BatchNormalization()])
