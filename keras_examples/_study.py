@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
@@ -182,10 +183,12 @@ class Trainer:
         self.optimizer.learning_rate = rate
         pieces = steps // task.every
         curve = _Curve(self.optimizer, pieces - max(1, pieces // 6), None if task.tail else self._train_loss)
-        self.model.fit(
-            task.batches(seed), epochs=pieces, steps_per_epoch=task.every, verbose=0, shuffle=False,
-            callbacks=[curve, *callbacks],
-        )  # fmt: skip
+        with warnings.catch_warnings():  # a sweep goes on to rates that break; the table says where
+            warnings.filterwarnings("ignore", message=".* has rejected the last")
+            self.model.fit(
+                task.batches(seed), epochs=pieces, steps_per_epoch=task.every, verbose=0, shuffle=False,
+                callbacks=[curve, *callbacks],
+            )  # fmt: skip
         losses = curve.losses + [math.inf] * (pieces - len(curve.losses))
         if task.tail:
             loss = float(np.mean(losses[-(task.tail // task.every) :]))

@@ -250,7 +250,8 @@ class _Run:
         null = _is_null(layer, variables, true, cotangents)
         rows = {int(note.site.shape[0]) for note in calls} | {int(note.inputs.shape[0]) for note in calls}
         if rows != {len(r)}:
-            return f"its calls have {sorted(rows - {len(r)})} rows where the loss has {len(r)} samples", null
+            odd = ", ".join(map(str, sorted(rows - {len(r)})))
+            return f"its calls have {odd} rows on a made-up batch of {len(r)} samples", null
         captures = [
             coverage.capture(layer, at_compute_dtype(layer, note.inputs), [c])
             for note, c in zip(calls, cotangents, strict=True)

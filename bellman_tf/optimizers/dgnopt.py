@@ -29,7 +29,8 @@ class DGNOpt(GTDDP):
             damped curvature C + gamma I the N agents together step by (C + gamma / N I)^{-1} q, so this divides the
             damping by N; under a first-order metric without damping it multiplies the rate by N (claims OURS-8).
         alignment: the stage of every layer off the longest path: "asap" (earliest), "alap" (latest), a mapping from
-            layer name to stage, "random" (drawn anew each step) or "adaptive" (a bandit learns which is best).
+            layer name to stage, "random" (drawn anew each step) or "adaptive" (a bandit learns which is best). All but
+            "asap" need, and choose, the nonlinear roll-out: the linear one does not depend on the order of layers.
         bandit: of `alignment="adaptive"`: "exp3++", "exp3", "ucb1", "uniform" or an object of `bellman_tf.bandit`.
         reward: "loss" (decrease of J on the batch, which the second pass gives for free, rescaled to [0, 1]) or
             "held_out" (what the callback `AlignmentReward` measures; the alignment stays until it does).

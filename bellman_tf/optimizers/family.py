@@ -22,6 +22,9 @@ class DDPNOpt(GTDDP):
 class KFAC(GTDDP):
     """K-FAC, the baseline: `GTDDP` with `information="open"` and `curvature="kfac"`; arguments and errors as there.
 
+    The Fisher matrix is the empirical one (gradients of the loss itself), and for convolutions the default is
+    `convolution="sua"`: pixels taken as spatially uncorrelated.
+
     Source: Martens & Grosse 2015; Grosse & Martens 2016 for convolutions.
     """
 
@@ -34,6 +37,9 @@ class KFAC(GTDDP):
 @keras.saving.register_keras_serializable("bellman_tf")
 class EKFAC(GTDDP):
     """EKFAC, the baseline: `GTDDP` with `information="open"` and `curvature="ekfac"`; arguments and errors as there.
+
+    The scalings are second moments of the gradients of the loss itself (empirical Fisher matrix) measured in K-FAC's
+    eigenbasis; for convolutions the default is `convolution="sua"`.
 
     Source: George et al. 2018.
     """

@@ -22,12 +22,12 @@ def by_name(game):
 @pytest.mark.parametrize(
     ("name", "covered", "reason"),
     [
-        ("time_major", 1, "rows where the loss has 3 samples"),
+        ("time_major", 1, "rows on a made-up batch of 3 samples"),
         ("time_major_three", 1, "its rows are not the samples of the loss"),  # T = B, also in the survey
         ("reversed", 1, "its rows are not the samples of the loss"),
         ("contrast", 1, "its rows are not the samples of the loss"),
-        ("folded_then_flat", 1, "rows where the loss has 3 samples"),
-        ("one_batch_of_two", 1, "rows where the loss has 3 samples"),
+        ("folded_then_flat", 1, "rows on a made-up batch of 3 samples"),
+        ("one_batch_of_two", 1, "rows on a made-up batch of 3 samples"),
         ("folded_outputs", 2, None),
         ("tied_embedding", 1, "its variables are used elsewhere"),
     ],
