@@ -16,8 +16,8 @@ class DDP(GTDDP):
 
     What the papers call vanilla DDP and intractable beyond DIGITS: exact terminal Hessian, Q_uu and V_XX dense. With
     `second_order=False` and `value_damping=0` it takes the same steps as
-    `GTDDP(learning_rate, curvature="identity", terminal_hessian="full", rollout="nonlinear")`, which needs matrices of the batch's size
-    only; this class is for small networks and for the terms that only the dense form has.
+    `GTDDP(learning_rate, curvature="identity", terminal_hessian="full", rollout="nonlinear")`, which needs matrices of
+    the batch's size only; this class is for small networks and for the terms that only the dense form has.
 
     Args:
         learning_rate: its inverse is the Tikhonov term on Q_uu; float, schedule or callable.
