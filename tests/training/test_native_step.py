@@ -26,7 +26,6 @@ def close_to_gradient_step(actual, expected, rate):
         np.testing.assert_allclose(a, b, rtol=0, atol=60 * rate * size + rounding)
 
 
-@pytest.mark.filterwarnings("ignore:.*open-loop")
 @pytest.mark.parametrize("name", ZOO)
 def test_a_vanishing_step_is_the_gradient_step(name):
     case = ZOO[name]
