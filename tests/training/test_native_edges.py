@@ -236,3 +236,26 @@ def test_what_occurs_for_the_first_time_leaves_its_sample_its_weight(curvature):
     known = np.unique(tokens)
     assert (rows.numpy()[known] > 0).all()
     assert rows.numpy()[40].max() < 1e-6 * rows.numpy()[known].min()
+
+
+@pytest.mark.parametrize("information", ["cooperative", "cooperative_open", "feedback"])
+def test_the_predicted_decrease_counts_own_costs_and_the_metric(information):
+    """One linear layer, squared error: the loss is its own quadratic model, so the prediction is known exactly."""
+    rate, strength = 0.3, 0.2
+    inputs = keras.Input((3,))
+    layer = layers.Dense(2, kernel_regularizer=keras.regularizers.L2(strength))
+    model = btf.Model(inputs, layer(inputs))
+    options = {"terminal_hessian": "full", "information": information, "step_control": "levenberg_marquardt"}
+    model.compile(btf.GTDDP(rate, curvature="identity", **options), "mse", run_eagerly=True)
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(6, 3)).astype("float32"), random.normal(size=(6, 2)).astype("float32")
+    error = lambda: float(np.mean((model.predict(x, verbose=0) - y) ** 2))
+    seen = []
+    model.optimizer.observe = lambda outcome, accepted: seen.append(float(outcome.predicted))
+    before, kernel = error(), layer.kernel.numpy()
+    old = [v.numpy() for v in model.trainable_variables]
+    model.train_on_batch(x, y)
+    moved = [v.numpy() - w for v, w in zip(model.trainable_variables, old, strict=True)]
+    own = np.sum(2 * strength * kernel * moved[0])
+    metric = sum(np.sum(step**2) for step in moved) / (2 * rate)
+    assert seen[0] == pytest.approx(before - error() - own - metric, rel=1e-4)
