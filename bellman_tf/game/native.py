@@ -119,6 +119,9 @@ class NativeGame(Players):
     def _open_loop(self, layer: keras.Layer, variables: list, known: set[int]) -> None:
         known.update(id(v) for v in variables)
         reason = self._reasons.get(id(layer), f"{type(layer).__name__} has no Gram form")
+        if len(variables) < len(_unique(layer.trainable_variables)):  # its layers are players of their own
+            own = ", ".join(v.name for v in variables)
+            reason = f"weights of its own ({own}) have no Gram form"
         self._add(layer, self._paths.get(id(layer), layer.name), tuple(variables), reason)
 
     # ---- stages

@@ -52,6 +52,26 @@ def test_layers_inside_a_users_layer_are_players_with_paths():
     assert all(p.name.startswith("block/") for p in game.players if p.name != "head")
 
 
+def test_weights_of_a_blocks_own_are_named():
+    class Scaled(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inside = layers.Dense(4)
+
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(4,), initializer="ones", name="scale")
+            super().build(shape)
+
+        def call(self, x):
+            return self.inside(x) * self.scale
+
+    inputs = keras.Input((4,))
+    game = btf.Model(inputs, layers.Dense(2)(Scaled()(inputs))).game
+    [player] = game.open_loop_players
+    assert player.coverage == "weights of its own (scale) have no Gram form"
+    assert [p.kind for p in game.players if p.covered] == ["dense", "dense"]
+
+
 def text_transformer():
     """Token and position tables, user blocks, as in Keras's text classification example."""
 
