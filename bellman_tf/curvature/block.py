@@ -230,4 +230,4 @@ def running_mean(old: tf.Tensor, new: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
     Returns:
         The new mean.
     """
-    return rate * old + (1 - rate) * new
+    return new + rate * (old - new)

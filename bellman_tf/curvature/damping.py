@@ -3,6 +3,8 @@
 Every damping is raised to these floors, so that a positive one that rounds away, or zero, still gives finite factors.
 """
 
+import functools
+
 import tensorflow as tf
 
 # Roundings in an entry of a moment: a product over samples is summed in blocks, their sums one behind the other.
@@ -44,8 +46,8 @@ def diagonal_damping(moments: list[tf.Tensor], damping: float) -> tf.Tensor:
         The damping, at least `eps max(moments)` and positive; scalar.
     """
     eps, least = _precision(moments[0].dtype)
-    largest = tf.reduce_max(tf.stack([tf.reduce_max(part) for part in moments]))
-    return tf.maximum(tf.maximum(tf.constant(damping, moments[0].dtype), eps * largest), least)
+    largest = functools.reduce(tf.maximum, [tf.reduce_max(part) for part in moments])
+    return tf.maximum(eps * largest, max(damping, least))
 
 
 def _precision(dtype: tf.DType) -> tuple[float, float]:

@@ -42,16 +42,15 @@ class KroneckerMetric(Metric, TwoSided):
         self, rows: KroneckerRows, A_inv: tf.Tensor, B_inv: tf.Tensor, bias_inv: tf.Tensor, learning_rate: tf.Tensor
     ) -> None:
         self._rows, self._A_inv, self._B_inv, self._bias_inv = rows, A_inv, B_inv, bias_inv
-        self.scale = learning_rate
+        self._right, self.scale = learning_rate * B_inv, learning_rate
         self.kind = kronecker_kind(rows)
 
     def solve(self, parts: Tensors) -> Tensors:
         """`learning_rate A^{-1} G B^{-1}`; leading axes are allowed."""
-        right = self.scale * self._B_inv
         if self._rows.plain:
             layout = self._rows.layout
-            return layout.unpack(matmul(matmul(self._A_inv, layout.pack(parts)), right))
-        solved = [self._rows.apply_to_kernel(self._A_inv, parts[0], right)]
+            return layout.unpack(matmul(matmul(self._A_inv, layout.pack(parts)), self._right))
+        solved = [self._rows.apply_to_kernel(self._A_inv, parts[0], self._right)]
         return [*solved, self.solve_bias(parts[1])] if self._rows.bias_apart else solved
 
     def input_solve(self, x: tf.Tensor) -> tf.Tensor:
@@ -64,15 +63,15 @@ class KroneckerMetric(Metric, TwoSided):
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""
-        return matmul(matmul(self._A_inv, q), self.scale * self._B_inv)
+        return matmul(matmul(self._A_inv, q), self._right)
 
     def tap_pair(self, capture: Convolution, tap: int) -> tuple[tf.Tensor, tf.Tensor]:
         """`q` and `A^{-1} q B^{-1}`."""
-        return capture.tap_gradients(tap), capture.tap_gradients(tap, self._A_inv, self.scale * self._B_inv)
+        return capture.tap_gradients(tap), capture.tap_gradients(tap, self._A_inv, self._right)
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""
-        return self._bias_inv * tf.tensordot(q, self.scale * self._B_inv, 1)
+        return self._bias_inv * tf.tensordot(q, self._right, 1)
 
 
 class KFACBlock(CachedBlock):

@@ -22,7 +22,7 @@ import tensorflow as tf
 from bellman_tf import keras_access
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.graph import Call, Replay, Slot
-from bellman_tf.game.made_up import before_activation, made_up_weights, mixes, samples_apart
+from bellman_tf.game.made_up import Apart, before_activation, made_up_weights, mixes
 from bellman_tf.game.players import Program
 from bellman_tf.game.survey import Recorded
 
@@ -155,7 +155,7 @@ class Runs:
             kept[:] = [program]
             program.run(call)
 
-        with tape, Recorded(self._mapping) as scope, samples_apart(normalisations, scope):
+        with tape, Recorded(self._mapping) as scope, Apart(normalisations, scope).calls():
             tape.watch(list(self._values.values()))
             targets = _targets(self._call(run))
         if not kept:

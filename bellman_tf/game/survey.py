@@ -11,8 +11,9 @@ Sizes that agree by chance prove nothing, so the statement itself is checked, on
 random weights, random r, the layer's capture against automatic differentiation. Random trainable variables stand in for
 the model's own, because a layer that starts at zero hides everything in front of it.
 
-`BatchNormalization` mixes samples on purpose. A layer in front of one counts as covered when the statement holds with
-the moments of the normalisation taken for constants; its update is then left to a backward pass of the weighted loss.
+`BatchNormalization` mixes samples on purpose. Its moments count as constants in this check, and the update of every
+layer that was called before one is left to a backward pass of the weighted loss. Whether a bias has any effect is asked
+with the moments at work.
 
 What layers and losses write during the call (moving statistics, counters, the state of a recurrent layer) is discarded
 here, and listed, so that a training step can put it back after a bad batch.
@@ -20,7 +21,6 @@ here, and listed, so that a training step can put it back after a bad batch.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -29,10 +29,10 @@ import tensorflow as tf
 from bellman_tf import keras_access
 from bellman_tf.game.aside import run_aside
 from bellman_tf.game.instrument import Note, Notes, noting
-from bellman_tf.game.made_up import before_activation, made_up, made_up_weights, mixes, samples_apart
+from bellman_tf.game.made_up import Apart, before_activation, made_up, made_up_weights, mixes
 from bellman_tf.game.raw_variables import put_back, raw_variables
 from bellman_tf.layers.calls import join_calls
-from bellman_tf.layers.capture import Capture, Tensors
+from bellman_tf.layers.capture import Capture, Tensors, to_work
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
 
 DRAWS = 4  # further checks of a model that draws random numbers: a shuffle of three rows moves none in one of six
@@ -52,7 +52,8 @@ class Finding:
 
     Attributes:
         reason: why it has no Gram form in this model; empty if it has one.
-        separate: whether weighing its cotangents is the exact gradient of the weighted loss, normalisations at work.
+        separate: whether weighing its cotangents is the exact gradient of the weighted loss: no
+            normalisation by the batch comes after it, and it adds nothing to the loss itself.
         null: whether its bias has no effect on the outputs although its per-sample slices are not zero.
         order: number of its first call among the layers of the model.
         shapes: of its sites, without the batch axis, one per call.
@@ -164,18 +165,10 @@ class _Run:
         self._written: dict[int, keras.Variable] = {}
 
     def survey(self) -> Survey:
-        """Both checks; the second only for layers that need it."""
-        findings = self._check(self.candidates, apart=())
+        """One check; further ones of a model that draws random numbers."""
+        findings = self._check()
         for draw in range(1, 1 + DRAWS if self._generators() else 0):
-            again = self._check(self.candidates, apart=(), draw=draw)
-            findings |= {key: finding for key, finding in again.items() if not finding.separate}
-        normalisations = [layer for layer in keras_access.layers_of(self.model) if mixes(layer)]
-        rest = [pair for pair in self.candidates if findings[id(pair[0])].reason]
-        if normalisations and rest:
-            again = self._check(rest, apart=normalisations)
-            for layer, _ in rest:
-                first, second = findings[id(layer)], again[id(layer)]
-                findings[id(layer)] = dataclasses.replace(second, separate=False, null=first.null)
+            findings |= {key: finding for key, finding in self._check(draw).items() if finding.reason}
         return Survey(findings, tuple(self._written.values()))
 
     def _generators(self) -> list[keras.Variable]:
@@ -185,7 +178,8 @@ class _Run:
         states = [v for v in self._written.values() if "seed_generator_state" in v.path]
         return [v for v in states if id(v) not in known]
 
-    def _check(self, candidates: list, apart: Sequence[keras.Layer], draw: int = 0) -> dict[int, Finding]:
+    def _check(self, draw: int = 0) -> dict[int, Finding]:
+        candidates = self.candidates
         before = [layer for layer, found in candidates if found.site == PREACTIVATION]
         behind = [layer for layer, found in candidates if found.site != PREACTIVATION]
         tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
@@ -193,7 +187,9 @@ class _Run:
         mapping = [(v, self._values[key]) for key, v in self._variables.items()]
         if draw:
             mapping += [(v, v.value + tf.cast(1000 * draw, v.dtype)) for v in self._generators()]
-        with tape, Recorded(mapping) as scope, noting(notes), samples_apart(apart, scope):
+        scope = Recorded(mapping)
+        apart = Apart([layer for layer in keras_access.layers_of(self.model) if mixes(layer)], scope, notes.calls)
+        with tape, scope, noting(notes), apart.calls():
             tape.watch(list(self._values.values()))
             keywords = {"training": True} if keras_access.takes_training(self.model) else {}
             outputs = keras.tree.flatten(self.model(self.inputs, **keywords))
@@ -211,61 +207,76 @@ class _Run:
         sites = {key: [note.site for note in calls] for key, calls in notes.calls.items()}
         cotangents = tape.gradient(targets, sites, output_gradients=seeds)
         gradients = tape.gradient(targets, self._values, output_gradients=weighed)
+        shifted = {id(layer.bias): self._values[id(layer.bias)] for layer in self._shifts(apart.before)}
+        with apart.mixing():
+            shifts = gradients | (tape.gradient(targets, shifted, output_gradients=weighed) if shifted else {})
         added = list(scope.losses)
         reached = tape.gradient(added, self._values) if added else {}
         order = {key: k for k, key in enumerate(notes.calls)}
         found = {}
-        for layer, coverage in candidates:
-            key = id(layer)
-            calls = notes.calls.get(key, [])
-            hidden = key in notes.hidden
-            with keras.StatelessScope(mapping, initialize_variables=False):  # a capture may read the layer's variables
-                reason, null = (
-                    ("it runs inside a loop or a branch", False)
-                    if hidden
-                    else self._compare(layer, coverage, calls, cotangents.get(key, []), gradients, r)
-                )
-            # What layers add to J themselves is not weighed, and may see a shift that the outputs do not.
-            separate = not reason and all(reached.get(id(v)) is None for v in layer.trainable_variables)
-            null = null and reached.get(id(layer.bias)) is None
-            shapes = tuple(tuple(note.site.shape[1:]) for note in calls)
-            found[key] = Finding(reason, separate, null, order.get(key, len(order)), shapes)
+        with keras.StatelessScope(mapping, initialize_variables=False):  # a capture may read the layer's variables
+            for layer, coverage in candidates:
+                key = id(layer)
+                calls, parts = notes.calls.get(key, []), cotangents.get(key, [])
+                if key in notes.hidden:
+                    reason = "it runs inside a loop or a branch"
+                elif key in apart.resting:
+                    reason = "it runs with training=False, on its moving moments"
+                else:
+                    reason = self._compare(layer, coverage, calls, parts, gradients, r)
+                # What layers add to J themselves is not weighed, and may see a shift that the outputs do not.
+                alone = all(reached.get(id(v)) is None for v in layer.trainable_variables)
+                null = not reason and _is_null(layer, shifts, parts) and reached.get(id(layer.bias)) is None
+                separate = not reason and alone and key not in apart.before
+                shapes = tuple(tuple(note.site.shape[1:]) for note in calls)
+                found[key] = Finding(reason, separate, null, order.get(key, len(order)), shapes)
         return found
+
+    def _shifts(self, keys: set[int]) -> list[keras.Layer]:
+        """Candidates among `keys` with a bias that is trained."""
+        layers = [layer for layer, _ in self.candidates if id(layer) in keys]
+        return [layer for layer in layers if id(getattr(layer, "bias", None)) in self._values]
 
     def _compare(
         self, layer: keras.Layer, coverage: Coverage, calls: list[Note], cotangents: Tensors, gradients: dict, r: object
-    ) -> tuple[str, bool]:
-        """Why the layer's capture is not its gradient (empty if it is), and whether its bias is a null direction."""
+    ) -> str:
+        """Why the layer's capture is not its gradient; empty if it is."""
         if not calls:
-            return "the model does not call it", False
+            return "the model does not call it"
         if any(c is None for c in cotangents):
-            return "no gradient reaches one of its calls", False
+            return "no gradient reaches one of its calls"
         if any(note.inputs is None or not isinstance(note.inputs, tf.Tensor) for note in calls):
-            return "its input is not a tensor", False
-        variables = [v for v in layer.trainable_variables if id(v) in gradients]
-        true = [gradients[id(v)] for v in variables]
+            return "its input is not a tensor"
+        true = [gradients[id(v)] for v in layer.trainable_variables if id(v) in gradients]
         if any(g is None for g in true):
-            return "no gradient reaches its variables", False
-        true = [tf.cast(tf.convert_to_tensor(g), tf.float64).numpy() for g in true]
-        null = _is_null(layer, variables, true, cotangents)
+            return "no gradient reaches its variables"
         rows = {int(note.site.shape[0]) for note in calls} | {int(note.inputs.shape[0]) for note in calls}
         if rows != {len(r)}:
             odd = ", ".join(map(str, sorted(rows - {len(r)})))
-            return f"its calls have {odd} rows on a made-up batch of {len(r)} samples", null
+            return f"its calls have {odd} rows on a made-up batch of {len(r)} samples"
         captures = [
             coverage.capture(layer, at_compute_dtype(layer, note.inputs), [c])
             for note, c in zip(calls, cotangents, strict=True)
         ]
         capture: Capture = join_calls(captures)
         own = capture.gradient(tf.constant(r[:, None], tf.float32))
-        own = [tf.cast(g, tf.float64).numpy() for g in own]
-        size = np.sqrt(sum(np.sum(g**2) for g in true))
-        gap = np.sqrt(sum(np.sum((g - h) ** 2) for g, h in zip(true, own, strict=True)))
-        if not np.isfinite(size + gap) or size == 0:
-            return "its gradient is zero or not finite on made-up samples", null
+        size = math.hypot(*(_norm(g) for g in true))
+        gap = math.hypot(*(_norm(_dense(g) - _dense(h)) for g, h in zip(true, own, strict=True)))
+        if not math.isfinite(size + gap) or size == 0:
+            return "its gradient is zero or not finite on made-up samples"
         if gap > _tolerance(layer) * size:
-            return "its rows are not the samples of the loss, or its variables are used elsewhere as well", null
-        return "", null
+            return "its rows are not the samples of the loss, or its variables are used elsewhere as well"
+        return ""
+
+
+def _dense(gradient: object) -> tf.Tensor:
+    """A gradient in at least single precision, the rows of a table added up."""
+    return to_work(tf.convert_to_tensor(gradient))
+
+
+def _norm(tensor: object) -> float:
+    flat = _dense(tensor).numpy().ravel()
+    return math.sqrt(float(np.dot(flat, flat)))
 
 
 def _tolerance(layer: keras.Layer) -> float:
@@ -273,15 +284,14 @@ def _tolerance(layer: keras.Layer) -> float:
     return 0.1 if layer.compute_dtype in {"float16", "bfloat16"} else 0.01
 
 
-def _is_null(layer: keras.Layer, variables: list, gradients: list, cotangents: Tensors) -> bool:
+def _is_null(layer: keras.Layer, gradients: dict, cotangents: Tensors) -> bool:
     """Whether a bias has gradient zero although its slices are not: what follows takes every shift away."""
-    bias = getattr(layer, "bias", None)
-    place = [k for k, v in enumerate(variables) if v is bias]
-    if bias is None or not place:
+    shift = gradients.get(id(getattr(layer, "bias", None)))
+    if shift is None:
         return False
-    slices = np.sqrt(sum(float(tf.reduce_sum(tf.square(tf.cast(c, tf.float64)))) for c in cotangents))
+    slices = math.hypot(*(_norm(c) for c in cotangents))
     limit = 1e-2 if layer.compute_dtype in {"float16", "bfloat16"} else 1e-4
-    return float(np.linalg.norm(gradients[place[0]])) <= limit * slices
+    return _norm(shift) <= limit * slices
 
 
 def at_compute_dtype(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:

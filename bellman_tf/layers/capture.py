@@ -91,7 +91,8 @@ class Capture:
 
     def mean_squares(self) -> Tensors:
         """`(1/B) sum_i q_i^2` entry by entry, from column 0, in the shapes of the variables."""
-        return [tf.reduce_mean(tf.square(q[:, 0]), axis=0) for q in self.per_sample()]
+        first = [tf.squeeze(q, 1) if q.shape[1] == 1 else q[:, 0] for q in self.per_sample()]
+        return [tf.reduce_mean(tf.square(q), axis=0) for q in first]
 
     def mean_weights(self) -> tf.Tensor:
         """Weights of the plain mean gradient, `[B, m]`: 1/B in column 0."""
@@ -236,7 +237,7 @@ class MatrixCapture(Capture):
         """`A = (1/B) sum_i sum_l x_il x_il'` over the augmented rows, `[rows(+1), rows(+1)]`."""
         x = self.augmented()
         flat = _rows(x)
-        return tf.matmul(flat, flat, transpose_a=True) / tf.cast(self.batch_size, x.dtype)
+        return tf.matmul(flat, flat, transpose_a=True) / as_number(self.batch_size, x.dtype)
 
     def matrix_per_sample(self) -> tf.Tensor:
         """Per-sample gradients in matrix form, `[B, m, rows(+1), e]`."""
@@ -249,13 +250,25 @@ class MatrixCapture(Capture):
     def cotangent_moment(self) -> tf.Tensor:
         """`B = (1/(B L)) sum_i sum_l c_il c_il'`, `[e, e]`, from column 0."""
         flat = _rows(self.cotangents[0])
-        count = flat.shape[0] if flat.shape[0] is not None else tf.shape(flat)[0]
-        return tf.matmul(flat, flat, transpose_a=True) / tf.cast(count, flat.dtype)
+        return tf.matmul(flat, flat, transpose_a=True) / as_number(flat.shape[0] or tf.shape(flat)[0], flat.dtype)
 
 
 def with_ones(x: tf.Tensor) -> tf.Tensor:
     """Appends the constant feature of a bias, `[..., d]` to `[..., d + 1]`."""
     return tf.pad(x, [*[[0, 0]] * (len(x.shape) - 1), [0, 1]], constant_values=1)
+
+
+def as_number(count: int | tf.Tensor, dtype: tf.DType) -> float | tf.Tensor:
+    """A count to calculate with: a plain number where it is static.
+
+    Args:
+        count: integer.
+        dtype: of what it is multiplied with.
+
+    Returns:
+        The same number.
+    """
+    return float(count) if isinstance(count, int) else tf.cast(count, dtype)
 
 
 def _rows(tensor: tf.Tensor) -> tf.Tensor:

@@ -22,6 +22,7 @@ from bellman_tf.layers.capture import (
     MatrixLayout,
     Tensors,
     after,
+    as_number,
     leading,
     to_work,
     weigh,
@@ -214,10 +215,10 @@ class Convolution(MatrixCapture):
             return tf.matmul(flat, flat, transpose_a=True) * self._share()
         return autocorrelation(self.pixels, self.kernel_size, self.layer.dilation_rate) * self._share()
 
-    def _share(self) -> tf.Tensor:
+    def _share(self) -> float | tf.Tensor:
         """Pixels that one tap sees over pixels that are there, for one sample."""
         counts = (_count(self.cotangents[0], [1]), _count(self.pixels, range(1, len(self.pixels.shape) - 1)))
-        seen, held, batch = (tf.cast(count, self.pixels.dtype) for count in (*counts, self.batch_size))
+        seen, held, batch = (as_number(count, self.pixels.dtype) for count in (*counts, self.batch_size))
         return seen / (held * batch)
 
     def group_input_moments(self, form: str) -> tf.Tensor:

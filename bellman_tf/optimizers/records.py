@@ -55,7 +55,7 @@ class Records:
             self.tell(game, result.outcome, result.telemetry, result.accepted)
         self.queue_averages(result.assignments)
         for (k, j), tensor in result.state.items():
-            result.assignments.add(self.state[k][j], tensor)
+            result.assignments.add(self.state[k][j], tensor, result.old_state[k][j])
         result.assignments.apply(self, result.taken, result.restore)
         if result.control is not None:
             self.assign(self.control_state, result.control)

@@ -49,6 +49,7 @@ class StepResult(NamedTuple):
         y_pred: the model's outputs before the step.
         assignments: new values of the model's variables.
         state: new curvature state, by player and position, where it changes.
+        old_state: the curvature state before the step.
         restore: (variable, value before the step) of what the model wrote itself.
         accepted: whether the batch is good, boolean scalar.
         taken: whether its step is to be taken.
@@ -63,6 +64,7 @@ class StepResult(NamedTuple):
     y_pred: object
     assignments: Assignments
     state: dict[tuple[int, int], tf.Tensor]
+    old_state: list[Tensors]
     restore: list[tuple[keras.Variable, tf.Tensor]]
     accepted: tf.Tensor
     taken: tf.Tensor

@@ -53,7 +53,7 @@ class LinearPolicy:
             pull: `<q_ij, M^{-1} l_u>`, `[B, m]`, or `None` without own cost.
         """
         self._players.append(player)
-        self._grams.append(gram[0] if self.group_size is None else gram)
+        self._grams.append(tf.squeeze(gram, 0) if self.group_size is None else gram)
         grouped = None if pull is None else to_groups(tf.cast(pull, gram.dtype), self.group_size)
         self._pulls.append(grouped if grouped is None or self.group_size is not None else grouped[0])
 

@@ -152,21 +152,27 @@ class Moves:
                     self.metrics[k] = metric
 
     def subtract(self, player: Player, gradient: Tensors) -> None:
-        """Queues the plain step of a player whose new values nobody needs."""
+        """Queues the step of a player whose new values nobody needs, without a copy of its variables where it can."""
         metric = self.metrics[player.index]
-        plain = self.context.decay is None and all(v.constraint is None for v in player.variables)
-        if not plain or not isinstance(metric, IdentityMetric):
+        if self.context.decay is not None or any(v.constraint is not None for v in player.variables):
             self.move(player, gradient)
             return
-        for variable, direction in zip(player.variables, gradient, strict=True):
-            self.assignments.subtract(variable, direction, metric.scale)
+        plain = isinstance(metric, IdentityMetric)
+        for variable, direction in zip(
+            player.variables, gradient if plain else self._step(player, gradient), strict=True
+        ):
+            self.assignments.subtract(variable, direction, metric.scale if plain else None)
 
     def move(self, player: Player, gradient: Tensors) -> Tensors:
         """Queues the player's new values and returns them."""
+        return self._queue(player, self._step(player, gradient))
+
+    def _step(self, player: Player, gradient: Tensors) -> Tensors:
+        """The decrease of the player's variables; what changes in its state with it is kept."""
         decreases, changed = self.metrics[player.index].step(gradient)
         for k, tensor in changed.items():
             self._new_state[player.index][k] = tensor
-        return self._queue(player, decreases)
+        return decreases
 
     def move_together(self, together: Together, gradients: list[Tensors]) -> list[Tensors]:
         """Queues the new values of players with a joint metric and returns them, in the order of `together`."""

@@ -67,7 +67,8 @@ def all_finite(tensors: Tensors) -> tf.Tensor:
     Returns:
         Boolean scalar.
     """
-    sums = [tf.reduce_sum(tensor) if tensor.shape.rank else tensor for tensor in tensors]
+    axes = {rank: tf.range(rank) for rank in {tensor.shape.rank for tensor in tensors} if rank}  # shared by all
+    sums = [tf.reduce_sum(tensor, axes[tensor.shape.rank]) if tensor.shape.rank else tensor for tensor in tensors]
     dtype = tf.float64 if any(part.dtype == tf.float64 for part in sums) else tf.float32
     return tf.math.is_finite(tf.add_n([tf.cast(part, dtype) for part in sums])) if sums else tf.constant(True)
 
@@ -82,19 +83,35 @@ class Assignments:
     def __init__(self, before: dict[int, tf.Tensor] | None = None) -> None:
         self.before = {} if before is None else before
         self._pending: list[tuple[keras.Variable, tf.Tensor]] = []
-        self._steps: list[tuple[keras.Variable, tf.Tensor, tf.Tensor]] = []
+        self._steps: list[tuple[keras.Variable, tf.Tensor, tf.Tensor | None]] = []
 
-    def add(self, variable: keras.Variable, value: tf.Tensor) -> None:
-        """Queues one new value."""
+    def add(self, variable: keras.Variable, value: tf.Tensor, before: tf.Tensor | None = None) -> None:
+        """Queues one new value.
+
+        Args:
+            variable: to assign.
+            value: the new one.
+            before: the one before the step, if it has been read.
+        """
         self._pending.append((variable, value))
+        if before is not None:
+            self.before[id(variable)] = before
 
-    def subtract(self, variable: keras.Variable, direction: tf.Tensor, rate: tf.Tensor) -> None:
-        """Queues `variable -= rate * direction`: the plain step, with the guard folded into the rate."""
-        self._steps.append((variable, tf.cast(direction, variable.dtype), tf.cast(rate, variable.dtype)))
+    def subtract(self, variable: keras.Variable, direction: tf.Tensor, rate: tf.Tensor | None = None) -> None:
+        """Queues `variable -= rate * direction`, the guard folded into the rate: no copy of the variable is made.
+
+        Args:
+            variable: to change.
+            direction: in its shape.
+            rate: scalar, `None` for 1.
+        """
+        rate = None if rate is None else tf.cast(rate, variable.dtype)
+        self._steps.append((variable, tf.cast(direction, variable.dtype), rate))
 
     def by_variable(self) -> dict[int, tf.Tensor]:
         """The new values by `id` of their variable."""
-        moved = {id(v): tf.convert_to_tensor(v) - rate * direction for v, direction, rate in self._steps}
+        decreases = [(v, direction if rate is None else rate * direction) for v, direction, rate in self._steps]
+        moved = {id(v): tf.convert_to_tensor(v) - decrease for v, decrease in decreases}
         return moved | {id(variable): tf.cast(value, variable.dtype) for variable, value in self._pending}
 
     def replace(self, variable: keras.Variable, value: tf.Tensor) -> None:
@@ -118,9 +135,13 @@ class Assignments:
             accepted: boolean scalar.
             restore: (variable, value before the step) of floating-point variables that pass 1 wrote to.
         """
-        rates: dict[int, tf.Tensor] = {}
+        rates: dict[object, tf.Tensor] = {}
         for variable, direction, rate in self._steps:
-            guarded = rates.setdefault(id(rate), tf.where(accepted, rate, tf.zeros_like(rate)))
+            key = direction.dtype if rate is None else id(rate)
+            if key not in rates:
+                factor = tf.cast(accepted, direction.dtype)
+                rates[key] = factor if rate is None else tf.math.multiply_no_nan(rate, factor)
+            guarded = rates[key]
             # 0 where the batch is bad, whatever the direction holds.
             optimizer.assign_sub(variable, tf.math.multiply_no_nan(direction, guarded))
         for variable, value in self._pending:

@@ -32,6 +32,7 @@ def conclude(step: Round) -> StepResult:
         y_pred=step.y_pred,
         assignments=step.assignments,
         state=changed,
+        old_state=step.context.state,
         restore=_restored(step),
         accepted=accepted,
         taken=taken,

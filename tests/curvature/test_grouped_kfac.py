@@ -75,7 +75,7 @@ def test_it_is_a_kronecker_product_per_group(name, form, rng):
 def test_its_statistics_are_running_means(rng):
     player = Player(options.KFAC(damping=DAMPING, decay=0.9, invert_every=1), "conv 2d groups", rng, steps=2)
     one, two = (s.capture.group_input_moments("sua") for s in player.samples)
-    assert_close(player.state[0], (one + two) / 2)
+    assert_close(player.state[0], (one + two) / 2, rtol=1e-13)
     assert_close(tf.linalg.inv(player.state[2])[1] - player.state[0][1], np.eye(2) * _extra(player, 1), rtol=1e-9)
 
 

@@ -100,6 +100,13 @@ def test_a_frozen_normalisation_mixes_nothing():
     assert not any(player.null for player in game.players)
 
 
+def test_a_normalisation_at_rest_is_open_loop_and_mixes_nothing():
+    game = ZOO["inference_inside"].compiled(btf.Model, btf.GTDDP()).game
+    assert [p.layers[0].__class__.__name__ for p in game.open_loop_players] == ["BatchNormalization"]
+    assert "training=False" in game.open_loop_players[0].coverage
+    assert {p.weighing for p in game.players if p.covered} == {COTANGENTS}
+
+
 def test_a_model_that_refuses_made_up_samples_says_so_and_trains():
     class Picky(btf.Model):
         def __init__(self):

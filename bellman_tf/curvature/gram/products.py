@@ -29,16 +29,18 @@ def grouped(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
 
 def inner_products(parts: Tensors, solved: Tensors, group_size: int | None) -> tf.Tensor:
     """`sum over variables of Q (M^{-1} Q)'` inside groups."""
-    total = []
-    for q, s in zip(parts, solved, strict=True):
-        if group_size == 1 and q.shape[1] == 1:
-            axes = list(range(1, len(q.shape)))
-            total.append(tf.reduce_sum(q * s, axis=axes)[:, None, None])
-        elif group_size is None:  # a plain product: the batched one costs more than a small matrix
-            total.append(tf.matmul(_rows(q), _rows(s), transpose_b=True)[None])
-        else:
-            total.append(tf.matmul(grouped(q, group_size), grouped(s, group_size), transpose_b=True))
-    return total[0] if len(total) == 1 else tf.add_n(total)
+    pairs = list(zip(parts, solved, strict=True))
+    if group_size is None:  # a plain product: the batched one costs more than a small matrix
+        return tf.expand_dims(total([tf.matmul(_rows(q), _rows(s), transpose_b=True) for q, s in pairs]), 0)
+    if group_size == 1 and all(q.shape[1] == 1 for q in parts):
+        sums = [tf.reduce_sum(q * s, axis=list(range(1, len(q.shape)))) for q, s in pairs]
+        return tf.reshape(total(sums), [-1, 1, 1])
+    return total([tf.matmul(grouped(q, group_size), grouped(s, group_size), transpose_b=True) for q, s in pairs])
+
+
+def total(parts: Tensors) -> tf.Tensor:
+    """The sum of one tensor or several."""
+    return parts[0] if len(parts) == 1 else tf.add_n(parts)
 
 
 def _rows(tensor: tf.Tensor) -> tf.Tensor:
