@@ -6,6 +6,7 @@ A block is created once per player; its state is a list of tensors that the opti
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -109,6 +110,20 @@ class MetricKind:
     diagonal: bool = False
 
 
+class Pair(NamedTuple):
+    """Two lists of tensors `[B, m, ...]` and a number: their inner products times it are those of samples' gradients.
+
+    Attributes:
+        first: of one sample.
+        second: of the other; the same list where the two sides are alike.
+        scale: scalar.
+    """
+
+    first: Tensors
+    second: Tensors
+    scale: tf.Tensor | float = 1.0
+
+
 class Metric:
     """M^{-1} of one player at one step, learning rate included.
 
@@ -126,10 +141,10 @@ class Metric:
         """The decrease of the variables for a gradient, and state entries that change with it."""
         return self.solve(gradient), {}
 
-    def sample_pair(self, capture: Capture) -> tuple[Tensors, Tensors]:
-        """Two lists of tensors `[B, m, ...]` whose inner products are those of the samples' gradients."""
+    def sample_pair(self, capture: Capture) -> Pair:
+        """The samples' gradients in a form whose inner products are theirs under M^{-1}."""
         parts = capture.per_sample()
-        return parts, self.solve(parts)
+        return Pair(parts, self.solve(parts))
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """`M^{-1}` on one tap of a kernel, `[..., c_in, c_out]`."""
@@ -139,10 +154,10 @@ class Metric:
         """`M^{-1}` on the bias of a convolution, `[..., c_out]`."""
         raise NotImplementedError
 
-    def tap_pair(self, capture: Capture, tap: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Two tensors `[B, m, c_in, c_out]` whose inner products are those of the samples' gradients of one tap."""
+    def tap_pair(self, capture: Capture, tap: int) -> Pair:
+        """The same of one tap of a convolution's kernel, tensors `[B, m, c_in, c_out]`."""
         q = capture.tap_gradients(tap)
-        return q, self.solve_tap(q, tap)
+        return Pair([q], [self.solve_tap(q, tap)])
 
     def solve_rows(self, tokens: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """`M^{-1}` on rows of a table: `c` `[B, m, L, e]` in the rows `tokens` `[B, L]`."""

@@ -17,8 +17,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, MetricKind, TwoSided
-from bellman_tf.layers.capture import MatrixCapture, MatrixLayout, Tensors
+from bellman_tf.curvature.block import Metric, MetricKind, Pair, TwoSided
+from bellman_tf.layers.capture import Capture, MatrixCapture, MatrixLayout, Tensors
+from bellman_tf.layers.convolution import Convolution
 
 DIAGONAL = MetricKind(tapwise=True, rowwise=True, diagonal=True)
 
@@ -98,6 +99,16 @@ class DiagonalMetric(Metric):
     def solve(self, parts: Tensors) -> Tensors:
         """Entry by entry."""
         return [d * part for d, part in zip(self.inverse, parts, strict=True)]
+
+    def sample_pair(self, capture: Capture) -> Pair:
+        """The gradients times the root of the diagonal on both sides: half the numbers of one side solved."""
+        parts = [tf.sqrt(d) * q for d, q in zip(self.inverse, capture.per_sample(), strict=True)]
+        return Pair(parts, parts)
+
+    def tap_pair(self, capture: Convolution, tap: int) -> Pair:
+        """The gradients of one tap times the root of the diagonal on both sides."""
+        q = [tf.sqrt(self._layout.kernel_taps(self.inverse[0])[tap]) * capture.tap_gradients(tap)]
+        return Pair(q, q)
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`; `tap` is its flat number."""

@@ -5,7 +5,7 @@ M = U (s + lambda) U' / learning_rate,      U = U_A (x) U_B
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, MetricKind, StateSpec, StepScalars, running_mean
+from bellman_tf.curvature.block import Metric, MetricKind, Pair, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import RankOneMetric, rank_one_sides
 from bellman_tf.curvature.kfac import KFACBlock
@@ -113,10 +113,10 @@ class EigenMetric(Eigenbasis, Metric):
         layout = self._rows.layout
         return layout.unpack(self.rotate_back(self.inverse * self.rotate(layout.pack(parts))))
 
-    def sample_pair(self, capture: MatrixCapture) -> tuple[Tensors, Tensors]:
-        """`r = U_A' q U_B` and `r / (s + damping)`."""
-        r = self.rotate(capture.matrix_per_sample())
-        return [r], [self.inverse * r]
+    def sample_pair(self, capture: MatrixCapture) -> Pair:
+        """`U_A' q U_B / sqrt(s + damping)` on both sides."""
+        r = [tf.sqrt(self.inverse) * self.rotate(capture.matrix_per_sample())]
+        return Pair(r, r)
 
     def turned(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Inputs and cotangents in the eigenbases, and the diagonal there."""
@@ -136,10 +136,10 @@ class EigenMetric(Eigenbasis, Metric):
         rows = self._rows
         return tf.reshape(self.inverse[: rows.layout.rows], [rows.repeats, rows.size, rows.layout.width])[tap]
 
-    def tap_pair(self, capture: Convolution, tap: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """`r = U_A' q U_B` and `r / (s + damping)`."""
-        r = capture.tap_gradients(tap, self._U_A, self._U_B)
-        return r, self._tap_inverse(tap) * r
+    def tap_pair(self, capture: Convolution, tap: int) -> Pair:
+        """`U_A' q U_B / sqrt(s + damping)` on both sides."""
+        r = [tf.sqrt(self._tap_inverse(tap)) * capture.tap_gradients(tap, self._U_A, self._U_B)]
+        return Pair(r, r)
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""

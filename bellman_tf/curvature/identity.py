@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Block, Metric, MetricKind, StepScalars, TwoSided
+from bellman_tf.curvature.block import Block, Metric, MetricKind, Pair, StepScalars, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture, Tensors
 
 IDENTITY = MetricKind(kronecker=True, tapwise=True, rowwise=True)
@@ -32,6 +32,16 @@ class IdentityMetric(Metric, TwoSided):
         """The inputs without the constant feature of the bias, whose products are one."""
         x = capture.features()
         return x, x, 1.0 if capture.bias else 0.0
+
+    def sample_pair(self, capture: Capture) -> Pair:
+        """The gradients as they are, and the learning rate."""
+        parts = capture.per_sample()
+        return Pair(parts, parts, self.scale)
+
+    def tap_pair(self, capture: Capture, tap: int) -> Pair:
+        """The gradients as they are, and the learning rate."""
+        q = [capture.tap_gradients(tap)]
+        return Pair(q, q, self.scale)
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""

@@ -14,7 +14,16 @@ alone with the number of positions as its moment.
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, StepScalars, TwoSided, running_mean
+from bellman_tf.curvature.block import (
+    Metric,
+    MetricKind,
+    Pair,
+    PlayerLayout,
+    StateSpec,
+    StepScalars,
+    TwoSided,
+    running_mean,
+)
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.layers.capture import Capture, MatrixCapture, Tensors
@@ -65,9 +74,9 @@ class KroneckerMetric(Metric, TwoSided):
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""
         return matmul(matmul(self._A_inv, q), self._right)
 
-    def tap_pair(self, capture: Convolution, tap: int) -> tuple[tf.Tensor, tf.Tensor]:
+    def tap_pair(self, capture: Convolution, tap: int) -> Pair:
         """`q` and `A^{-1} q B^{-1}`."""
-        return capture.tap_gradients(tap), capture.tap_gradients(tap, self._A_inv, self._right)
+        return Pair([capture.tap_gradients(tap)], [capture.tap_gradients(tap, self._A_inv, self._right)])
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""

@@ -14,18 +14,23 @@ from bellman_tf.layers.capture import PerSampleCapture, Tensors, after, to_work
 from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
 
 
-def normalised_input(layer: keras.Layer, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
+def normalised_input(
+    layer: keras.Layer, inputs: tf.Tensor, mask: tf.Tensor | None = None, source: tf.Tensor | None = None
+) -> tf.Tensor:
     """What the layer multiplies by its scale, in the layer's training mode.
 
     Args:
         layer: BatchNormalization, LayerNormalization or GroupNormalization.
         inputs: `[B, ...]`.
         mask: boolean, without the last axis; BatchNormalization leaves what it hides out of its moments.
+        source: where to take the moments from, by default `inputs`. The layer's own input tensor has them already:
+            TensorFlow computes what it sees twice in a graph once.
 
     Returns:
         The normalised input, shape of `inputs`.
     """
     rank = len(inputs.shape)
+    source = inputs if source is None else source
     if isinstance(layer, keras.layers.GroupNormalization):
         axis = layer.axis % rank
         shape = [tf.shape(inputs)[k] if size is None else size for k, size in enumerate(inputs.shape)]
@@ -41,7 +46,7 @@ def normalised_input(layer: keras.Layer, inputs: tf.Tensor, mask: tf.Tensor | No
         axes = [k for k in range(rank) if k not in axes]
         if mask is not None:
             return _masked(inputs, mask, axes, layer.epsilon)
-    mean, variance = tf.nn.moments(inputs, axes, keepdims=True)
+    mean, variance = tf.nn.moments(source, axes, keepdims=True)
     return (inputs - mean) * tf.math.rsqrt(variance + layer.epsilon)
 
 
@@ -85,12 +90,13 @@ def capture_scale_shift(
     Returns:
         The capture; variables in the layer's order, scale before shift.
     """
-    x = after(to_work(inputs), cotangents[0])
+    source = to_work(inputs)
+    x = after(source, cotangents[0])
     rank = len(x.shape)
     axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     kept = [axis % rank for axis in axes]
     summed = [k for k in range(1, rank) if k not in kept]
-    normalised = normalised_input(layer, x, getattr(inputs, "_keras_mask", None)) if layer.scale else None
+    normalised = normalised_input(layer, x, getattr(inputs, "_keras_mask", None), source) if layer.scale else None
 
     def form(c: tf.Tensor) -> Tensors:
         # Keras reshapes, and does not transpose, a scale whose axes are listed out of order.

@@ -15,7 +15,8 @@ from bellman_tf.layers.capture import Capture, MatrixCapture
 
 def per_sample(capture: Capture, metric: Metric, group_size: int | None, limits: GramLimits) -> tf.Tensor:
     """Inner products of per-sample gradients, `[G, b m, b m]`."""
-    return inner_products(*metric.sample_pair(capture), group_size)
+    first, second, scale = metric.sample_pair(capture)
+    return scale * inner_products(first, second, group_size)
 
 
 def rank_one(capture: MatrixCapture, metric: Metric, group_size: int | None, limits: GramLimits) -> tf.Tensor:

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from bellman_tf.bellman.sample_space import size_of_groups
 from bellman_tf.layers.capture import Tensors
+from bellman_tf.linalg.products import row_products
 
 
 def split(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
@@ -31,7 +32,7 @@ def inner_products(parts: Tensors, solved: Tensors, group_size: int | None) -> t
     """`sum over variables of Q (M^{-1} Q)'` inside groups."""
     pairs = list(zip(parts, solved, strict=True))
     if group_size is None:  # a plain product: the batched one costs more than a small matrix
-        return tf.expand_dims(total([tf.matmul(_rows(q), _rows(s), transpose_b=True) for q, s in pairs]), 0)
+        return tf.expand_dims(total([row_products(_rows(q), _rows(s)) for q, s in pairs]), 0)
     if group_size == 1 and all(q.shape[1] == 1 for q in parts):
         sums = [tf.reduce_sum(q * s, axis=list(range(1, len(q.shape)))) for q, s in pairs]
         return tf.reshape(total(sums), [-1, 1, 1])

@@ -24,6 +24,7 @@ def bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
 
 def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits: GramLimits) -> tf.Tensor:
     """The kernel's part from the centre tap, the bias's part exact; `[G, b m, b m]`."""
+    first, second, scale = metric.tap_pair(capture, capture.centre)
+    kernel = (capture.extent.taps * scale) * inner_products(first, second, group_size)
     parts, solved = bias_part(capture, metric)
-    q, s = metric.tap_pair(capture, capture.centre)
-    return inner_products([*parts, q], [*solved, capture.extent.taps * s], group_size)
+    return kernel + inner_products(parts, solved, group_size) if parts else kernel
