@@ -124,4 +124,4 @@ def test_references_import_nothing_of_ours(path):
 
 def test_the_layout_is_read_and_not_empty():
     assert len(FILES) > 30
-    assert "bellman_tf.training.step" in set(imported(PACKAGE / "optimizers" / "gtddp.py"))
+    assert "bellman_tf.training.step" in set(imported(PACKAGE / "optimizers" / "stepping.py"))
