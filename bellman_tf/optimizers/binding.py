@@ -148,10 +148,18 @@ class Bound(Saved, keras.optimizers.Optimizer):
         if _needs(game, blocks, couplings) != self._needs:
             raise _checks.error(
                 "optimizer", "be new, or have been built for these players", [player.name for player in game.players],
-                f"The model's `call` has changed: compile it with another {type(self).__name__}.",
+                self._why_others(game),
             )  # fmt: skip
         self.blocks, self.couplings, self.players = blocks, couplings, list(game.players)
         self._game = weakref.ref(game)
+
+    def _why_others(self, game: Players) -> str:
+        """Why a game that was read anew has other players than the state, and what to do about it."""
+        new = f"compile it with another {type(self).__name__}."
+        if not game.reason:
+            return f"The model's `call` has changed: {new}"
+        reason = game.reason.removesuffix(".")
+        return f"The model could not be looked at: {reason}. Let its `call` run on other samples too, or {new}"
 
     def make_more_state(self, game: Players) -> None:
         """Creates state besides that of the players; for subclasses.
