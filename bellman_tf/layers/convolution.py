@@ -8,7 +8,6 @@ sees at output position `l`,
 so everything is a matrix product over positions, one per tap. Source: algorithm.md, Section 7, claims OURS-9.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -28,7 +27,7 @@ from bellman_tf.layers.capture import (
     weigh,
     with_ones,
 )
-from bellman_tf.layers.coverage import PREACTIVATION, Coverage, expected
+from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.taps import Taps, autocorrelation, channels_last, pool, ravel, sizes_of, static_product
 from bellman_tf.linalg.products import matmul
 
@@ -244,8 +243,7 @@ def convolution_layout(layer: keras.Layer, bias: bool = True) -> MatrixLayout:
         The layout.
     """
     shape = tuple(layer.kernel.shape)
-    bias_shape = tuple(layer.bias.shape) if bias and layer.use_bias else None
-    return MatrixLayout(shape, math.prod(shape[:-1]), bias_shape, layer.groups)
+    return MatrixLayout(shape, math.prod(shape[:-1]), bias_shape(layer, bias), layer.groups)
 
 
 def _count(tensor: tf.Tensor, axes: Sequence[int]) -> int | tf.Tensor:
@@ -257,34 +255,10 @@ def _count(tensor: tf.Tensor, axes: Sequence[int]) -> int | tf.Tensor:
 def capture_convolution(
     layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], bias: bool = True
 ) -> Convolution:
-    """Captures `keras.layers.Conv1D`, `Conv2D` or `Conv3D`.
-
-    Args:
-        layer: the layer.
-        inputs: in the layer's data format.
-        cotangents: m cotangents of the pre-activation, in the layer's data format.
-        bias: whether the bias, where there is one, belongs to the capture.
-
-    Returns:
-        The capture, in the layer's variable order (kernel, bias).
-    """
+    """Captures `keras.layers.Conv1D`, `Conv2D` or `Conv3D`."""
     return Convolution(layer, inputs, cotangents, convolution_layout(layer, bias))
 
 
 def cover_convolution(layer: keras.Layer, bias: bool) -> Coverage | str:
-    """Coverage of `keras.layers.Conv1D`, `Conv2D` and `Conv3D`.
-
-    Args:
-        layer: a built layer of this family.
-        bias: whether the bias belongs to the capture.
-
-    Returns:
-        The coverage, or the reason why the layer is played open-loop.
-    """
-    variables = expected(layer, ("kernel", "bias"))
-    if variables is None:
-        return "its trainable variables are not just kernel and bias"
-    bias = bias and layer.use_bias
-    capture, taps = functools.partial(capture_convolution, bias=bias), math.prod(layer.kernel_size)
-    matrix = convolution_layout(layer, bias)
-    return Coverage("convolution", PREACTIVATION, capture, variables[: 1 + bias], matrix, convolution=True, taps=taps)
+    """Coverage of `keras.layers.Conv1D`, `Conv2D` and `Conv3D`."""
+    return cover_kernels("convolution", layer, bias, capture_convolution, layout=convolution_layout, convolution=True)

@@ -30,15 +30,7 @@ def capture_prelu(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf
 
 
 def cover_prelu(layer: keras.Layer, bias: bool) -> Coverage | str:
-    """Coverage of `keras.layers.PReLU`.
-
-    Args:
-        layer: a built layer of this family.
-        bias: without meaning, there is none.
-
-    Returns:
-        The coverage, or the reason why the layer is played open-loop.
-    """
+    """Coverage of `keras.layers.PReLU`, which has no bias."""
     variables = expected(layer, ("alpha",))
     if variables is None:
         return "its trainable variable is not just the slope"

@@ -35,15 +35,7 @@ def capture_rms_normalization(
 
 
 def cover_rms_normalization(layer: keras.Layer, bias: bool) -> Coverage | str:
-    """Coverage of `keras.layers.RMSNormalization`.
-
-    Args:
-        layer: a built layer of this family.
-        bias: without meaning, there is none.
-
-    Returns:
-        The coverage, or the reason why the layer is played open-loop.
-    """
+    """Coverage of `keras.layers.RMSNormalization`, which has no bias."""
     variables = expected(layer, ("scale",))
     if variables is None:
         return "its trainable variable is not just the scale"
