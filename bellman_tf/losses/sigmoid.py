@@ -56,16 +56,7 @@ class SigmoidForm(CrossEntropyForm, ElementwiseForm):
         return super().fits(form, y_true, z) and not (squeezed and form.options["follows_logits"])
 
     def derivatives(self, form: LossForm, z: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Slope p - target, curvature p (1 - p).
-
-        Args:
-            form: what `recognise` returned.
-            z: logits.
-            target: labels in [0, 1].
-
-        Returns:
-            Slope and curvature.
-        """
+        """Slope p - target, curvature p (1 - p); `z` are logits, `target` lies in [0, 1]."""
         smoothing = form.options["label_smoothing"]
         target = target * (1.0 - smoothing) + 0.5 * smoothing
         return tf.sigmoid(z) - target, tf.sigmoid(z) * tf.sigmoid(-z)
