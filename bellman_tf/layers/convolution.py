@@ -44,7 +44,10 @@ class Convolution(MatrixCapture):
         output_sizes: positions per axis.
         pixels: the input, channels last.
         outputs: the cotangents, channels last.
+        averages_pixels: whether `pooled_gradients` averages pixels and sums cotangents, or the other way round.
     """
+
+    averages_pixels = True  # each output meets one pixel per tap
 
     def __init__(
         self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], layout: MatrixLayout
@@ -133,10 +136,10 @@ class Convolution(MatrixCapture):
         ]
 
     def pooled_gradients(self, size: int) -> tf.Tensor:
-        """`[B, m, c_in, c_out]` of any tap: pixels averaged, cotangents summed over at most `size` cells per axis."""
+        """`[B, m, c_in, c_out]` of any tap over at most `size` cells per axis, see `averages_pixels`."""
         cells = [min(size, *sizes) for sizes in zip(self.pixels.shape[1:-1], self.output_sizes, strict=True)]
-        x = pool(self.pixels, cells, average=True)
-        c = [pool(c, cells, average=False) for c in self.outputs]
+        x = pool(self.pixels, cells, average=self.averages_pixels)
+        c = [pool(c, cells, average=not self.averages_pixels) for c in self.outputs]
         return tf.stack([tf.matmul(x, part, transpose_a=True) for part in c], axis=1)
 
     def tap_gradients(self, number: int, left: tf.Tensor | None = None, right: tf.Tensor | None = None) -> tf.Tensor:

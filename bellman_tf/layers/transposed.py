@@ -17,7 +17,7 @@ import tensorflow as tf
 from bellman_tf.layers.capture import MatrixLayout, Tensors
 from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
-from bellman_tf.layers.taps import Taps, pool, ravel, sizes_of
+from bellman_tf.layers.taps import Taps, ravel, sizes_of
 from bellman_tf.linalg.products import matmul
 
 
@@ -28,6 +28,8 @@ class TransposedConvolution(Convolution):
         positions: output positions L.
         taps: `Taps` of the first column's cotangent.
     """
+
+    averages_pixels = False  # each pixel meets one output per tap
 
     def __init__(
         self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], layout: MatrixLayout
@@ -58,13 +60,6 @@ class TransposedConvolution(Convolution):
             matmul(x, tf.reshape(turned.tap(number), [-1, turned.channels]), transpose_a=True)
             for number in range(len(turned.offsets))
         ]
-
-    def pooled_gradients(self, size: int) -> tf.Tensor:
-        """As for a convolution, with pixels summed and cotangents averaged: each pixel meets one output per tap."""
-        cells = [min(size, *sizes) for sizes in zip(self.pixels.shape[1:-1], self.output_sizes, strict=True)]
-        x = pool(self.pixels, cells, average=False)
-        c = [pool(c, cells, average=True) for c in self.outputs]
-        return tf.stack([tf.matmul(x, part, transpose_a=True) for part in c], axis=1)
 
     def _share(self) -> tf.Tensor:
         """Every tap sees every pixel once."""

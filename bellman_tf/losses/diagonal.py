@@ -73,16 +73,7 @@ class ElementwiseForm(ClosedForm):
         """
 
     def fits(self, form: LossForm, y_true: tf.Tensor, z: tf.Tensor) -> bool:
-        """Says whether every entry of the output has one label.
-
-        Args:
-            form: what `recognise` returned.
-            y_true: labels as they reach `Loss.call`.
-            z: the output or its logits.
-
-        Returns:
-            False if the labels would stretch the output.
-        """
+        """Says whether every entry of the output has one label; labels must not stretch the output."""
         return align(y_true, z) is not None
 
     def head(self, form: LossForm, y_true: tf.Tensor, z: tf.Tensor, f: tf.Tensor) -> DiagonalHead:

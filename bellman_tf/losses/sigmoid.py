@@ -42,16 +42,8 @@ class SigmoidForm(CrossEntropyForm, ElementwiseForm):
         return LossForm(self.kind, before, {"label_smoothing": smoothing, "follows_logits": before and not plain})
 
     def fits(self, form: LossForm, y_true: tf.Tensor, z: tf.Tensor) -> bool:
-        """Says whether every entry has one label, and Keras still finds the logits where the form needs that.
-
-        Args:
-            form: what `recognise` returned.
-            y_true: labels as they reach `Loss.call`.
-            z: the output or its logits.
-
-        Returns:
-            False if the loss has to be differentiated instead: a squeezed output has lost its logits.
-        """
+        """Says whether every entry has one label, and Keras still finds the logits where the form needs that."""
+        # A squeezed output has lost its logits: the loss has to be differentiated instead.
         squeezed = y_true.shape.rank != z.shape.rank
         return super().fits(form, y_true, z) and not (squeezed and form.options["follows_logits"])
 
