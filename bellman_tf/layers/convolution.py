@@ -235,7 +235,7 @@ class Convolution(MatrixCapture):
         return tf.matmul(x, x, transpose_a=True) / tf.cast(self.batch_size, x.dtype)
 
 
-def convolution_layout(layer: keras.Layer, bias: bool = True) -> MatrixLayout:
+def convolution_layout(layer: keras.Layer, bias: bool) -> MatrixLayout:
     """The matrix layout of a convolution: rows are taps times input channels.
 
     Args:

@@ -109,7 +109,7 @@ def _merge_positions(tensor: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tensor, [tf.shape(tensor)[0], count, tensor.shape[-1]])
 
 
-def dense_layout(layer: keras.Layer, bias: bool = True) -> MatrixLayout:
+def dense_layout(layer: keras.Layer, bias: bool) -> MatrixLayout:
     """The matrix layout of a Dense layer.
 
     Args:

@@ -17,7 +17,6 @@ class EinsumPlan:
 
     Attributes:
         gradient_equation: einsum of input and cotangent that gives the per-sample kernel gradient.
-        apply_equation: einsum of input and kernel that is the layer.
         matrix: whether no letter is shared by input, kernel and output, so that the kernel is one matrix.
     """
 
@@ -42,7 +41,6 @@ class EinsumPlan:
         batch = source[0]
         self.source, self.kernel, self.output = source, kernel, output
         self.gradient_equation = f"{source},{output}->{batch}{kernel}"
-        self.apply_equation = f"{source},{kernel}->{output}"
         rows = [k for k in kernel if k in source and k not in output]
         columns = [k for k in kernel if k in output and k not in source]
         shared = [k for k in source[1:] if k in output]
