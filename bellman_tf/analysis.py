@@ -169,7 +169,7 @@ def _labels(model: keras.Model, outputs: object) -> object:
     return tf.argmax(outputs, axis=-1) if "sparse" in name else tf.stop_gradient(outputs)
 
 
-def _state(model: keras.Model, x: object, slot: object, tape: tf.GradientTape | None = None) -> tf.Tensor:
+def _state(model: keras.Model, x: object, slot: object) -> tf.Tensor:
     """The value of a slot of the graph, in inference mode."""
     graph = _program(model).graph
     values = dict(zip(graph.inputs, keras.tree.flatten(x), strict=True))

@@ -1,8 +1,8 @@
 """Number of TensorFlow operations in one compiled training step of the MLP, after TensorFlow's own optimisation.
 
-    python -m benchmarks.operations [--rows "open,batch identity"]
+    python -m benchmarks.operations [--rows "open,linear identity"]
 
-A small network's step costs what its operations cost to start; see `benchmarks/README.md`.
+The rows are those of `benchmarks.step_time`. A small network's step costs what its operations cost to start.
 """
 
 import argparse
@@ -32,11 +32,11 @@ def operations(row: str) -> collections.Counter:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default="keras sgd,open,block identity,batch identity,block kfac,batch kfac")
+    parser.add_argument("--rows", default="keras sgd,open,linear identity,linear kfac,nonlinear identity")
     for row in parser.parse_args().rows.split(","):
         counts = operations(row)
         common = ", ".join(f"{name} {count}" for name, count in counts.most_common(6))
-        print(f"{row:18}{sum(counts.values()):6}  {common}", flush=True)
+        print(f"{row:20}{sum(counts.values()):6}  {common}", flush=True)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,6 @@ class NativeGame(Players):
         """
         self._model, self._signature = model, signature
         self._paths = dict(_named(model))
-        self._layers = {id(layer): layer for layer, _ in _walk(model)}
         candidates, self._reasons = self._candidates(model)
         self._asked = {id(layer) for layer, _ in candidates}
         found = survey(model, signature, candidates)

@@ -14,7 +14,7 @@ from bellman_tf.game.flow import Node
 from bellman_tf.game.layout import BAR, BOX, CIRCLE, FOOT, HEAD, MARGIN, PILL, Bar, Layout, Point, Row, Wire
 from bellman_tf.game.players import Player, Program
 
-if TYPE_CHECKING:  # a game draws itself through this file
+if TYPE_CHECKING:  # an optional dependency
     from matplotlib.axes import Axes
 
 

@@ -17,6 +17,7 @@ from bellman_tf import _checks, keras_access
 from bellman_tf.game.alignments import Alignments
 from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, changed, trace
 from bellman_tf.game.players import Player, Program, Stage
+from bellman_tf.game.plot import plot_game
 from bellman_tf.game.replayable import Verdict, judge
 from bellman_tf.game.report import print_game
 from bellman_tf.game.survey import signature_of
@@ -132,23 +133,11 @@ class Game(Program):
         return game
 
     def summary(self, name: str = "model", print_fn: Callable | None = None) -> None:
-        """Prints stages and players as a table.
-
-        Args:
-            name: the model's name.
-            print_fn: what to print with; `print` by default.
-        """
+        """Prints stages and players as a table; arguments as `print_game`."""
         print_game(self, name, None, print_fn)
 
     def plot(self, path: str | pathlib.Path, **options: object) -> None:
-        """Draws stages and players into a file; needs matplotlib.
-
-        Args:
-            path: of the file, ending in .png, .svg or .pdf.
-            **options: of `bellman_tf.game.plot.plot_game`: name, stages_per_row, dpi.
-        """
-        from bellman_tf.game.plot import plot_game
-
+        """Draws stages and players into a file; arguments as `bellman_tf.game.plot.plot_game`."""
         plot_game(self, path, **options)
 
     def _add_player(self, calls: list[Call], stage: int) -> None:

@@ -8,7 +8,6 @@ sees at output position `l`,
 so everything is a matrix product over positions, one per tap. Source: algorithm.md, Section 7, claims OURS-9.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -28,7 +27,7 @@ from bellman_tf.layers.capture import (
     weigh,
     with_ones,
 )
-from bellman_tf.layers.coverage import PREACTIVATION, Coverage, expected
+from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.taps import Taps, autocorrelation, channels_last, pool, ravel, sizes_of, static_product
 from bellman_tf.linalg.products import matmul
 
@@ -45,7 +44,10 @@ class Convolution(MatrixCapture):
         output_sizes: positions per axis.
         pixels: the input, channels last.
         outputs: the cotangents, channels last.
+        averages_pixels: whether `pooled_gradients` averages pixels and sums cotangents, or the other way round.
     """
+
+    averages_pixels = True  # each output meets one pixel per tap
 
     def __init__(
         self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], layout: MatrixLayout
@@ -134,10 +136,10 @@ class Convolution(MatrixCapture):
         ]
 
     def pooled_gradients(self, size: int) -> tf.Tensor:
-        """`[B, m, c_in, c_out]` of any tap: pixels averaged, cotangents summed over at most `size` cells per axis."""
+        """`[B, m, c_in, c_out]` of any tap over at most `size` cells per axis, see `averages_pixels`."""
         cells = [min(size, *sizes) for sizes in zip(self.pixels.shape[1:-1], self.output_sizes, strict=True)]
-        x = pool(self.pixels, cells, average=True)
-        c = [pool(c, cells, average=False) for c in self.outputs]
+        x = pool(self.pixels, cells, average=self.averages_pixels)
+        c = [pool(c, cells, average=not self.averages_pixels) for c in self.outputs]
         return tf.stack([tf.matmul(x, part, transpose_a=True) for part in c], axis=1)
 
     def tap_gradients(self, number: int, left: tf.Tensor | None = None, right: tf.Tensor | None = None) -> tf.Tensor:
@@ -233,7 +235,7 @@ class Convolution(MatrixCapture):
         return tf.matmul(x, x, transpose_a=True) / tf.cast(self.batch_size, x.dtype)
 
 
-def convolution_layout(layer: keras.Layer, bias: bool = True) -> MatrixLayout:
+def convolution_layout(layer: keras.Layer, bias: bool) -> MatrixLayout:
     """The matrix layout of a convolution: rows are taps times input channels.
 
     Args:
@@ -244,8 +246,7 @@ def convolution_layout(layer: keras.Layer, bias: bool = True) -> MatrixLayout:
         The layout.
     """
     shape = tuple(layer.kernel.shape)
-    bias_shape = tuple(layer.bias.shape) if bias and layer.use_bias else None
-    return MatrixLayout(shape, math.prod(shape[:-1]), bias_shape, layer.groups)
+    return MatrixLayout(shape, math.prod(shape[:-1]), bias_shape(layer, bias), layer.groups)
 
 
 def _count(tensor: tf.Tensor, axes: Sequence[int]) -> int | tf.Tensor:
@@ -257,34 +258,10 @@ def _count(tensor: tf.Tensor, axes: Sequence[int]) -> int | tf.Tensor:
 def capture_convolution(
     layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], bias: bool = True
 ) -> Convolution:
-    """Captures `keras.layers.Conv1D`, `Conv2D` or `Conv3D`.
-
-    Args:
-        layer: the layer.
-        inputs: in the layer's data format.
-        cotangents: m cotangents of the pre-activation, in the layer's data format.
-        bias: whether the bias, where there is one, belongs to the capture.
-
-    Returns:
-        The capture, in the layer's variable order (kernel, bias).
-    """
+    """Captures `keras.layers.Conv1D`, `Conv2D` or `Conv3D`."""
     return Convolution(layer, inputs, cotangents, convolution_layout(layer, bias))
 
 
 def cover_convolution(layer: keras.Layer, bias: bool) -> Coverage | str:
-    """Coverage of `keras.layers.Conv1D`, `Conv2D` and `Conv3D`.
-
-    Args:
-        layer: a built layer of this family.
-        bias: whether the bias belongs to the capture.
-
-    Returns:
-        The coverage, or the reason why the layer is played open-loop.
-    """
-    variables = expected(layer, ("kernel", "bias"))
-    if variables is None:
-        return "its trainable variables are not just kernel and bias"
-    bias = bias and layer.use_bias
-    capture, taps = functools.partial(capture_convolution, bias=bias), math.prod(layer.kernel_size)
-    matrix = convolution_layout(layer, bias)
-    return Coverage("convolution", PREACTIVATION, capture, variables[: 1 + bias], matrix, convolution=True, taps=taps)
+    """Coverage of `keras.layers.Conv1D`, `Conv2D` and `Conv3D`."""
+    return cover_kernels("convolution", layer, bias, capture_convolution, layout=convolution_layout, convolution=True)

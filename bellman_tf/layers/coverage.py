@@ -1,6 +1,22 @@
-"""How one layer is covered: where its cotangent is taken, how it is captured, and of which variables."""
+"""How one layer is covered: where its cotangent is taken, how it is captured, and of which variables.
+
+Every family of layers has a file with two functions, which `registry.py` finds by the Keras class:
+
+    capture_...(layer, inputs, cotangents) -> Capture
+        layer        a built layer
+        inputs       its first argument, [B, ...], in the layer's data format
+        cotangents   m tensors [B, ...] in the shape of the pre-activation or of the output (`Coverage.site`)
+        bias         whether the bias, where there is one, belongs to the capture; only in families that may have one
+
+    cover_...(layer, bias) -> Coverage, or the reason why the layer is played open-loop
+        layer        a built layer of the family
+        bias         whether the bias (the shift of a normalisation) belongs to the player
+
+A capture's tensors stand in the order of the layer's trainable variables.
+"""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -18,7 +34,7 @@ class Coverage:
     Attributes:
         kind: name of the layer family.
         site: where the cotangent is taken: "preactivation" (before `layer.activation`) or "output".
-        capture: function of (layer, inputs, cotangents).
+        capture: `capture_...` of the family, its `bias` chosen.
         variables: the layer's variables that the capture speaks of, in order.
         matrix: the matrix layout, where there is one.
         convolution: whether the layer is a convolution.
@@ -68,3 +84,55 @@ def expected(layer: keras.Layer, names: tuple[str, ...]) -> tuple | None:
     present = [v for v in (getattr(layer, name, None) for name in names) if v is not None]
     same = [id(v) for v in present] == [id(v) for v in layer.trainable_variables]
     return tuple(present) if same else None
+
+
+def cover_kernels(
+    kind: str,
+    layer: keras.Layer,
+    bias: bool,
+    capture: Callable,
+    *,
+    kernels: tuple[str, ...] = ("kernel",),
+    layout: Callable[[keras.Layer, bool], MatrixLayout | None] | None = None,
+    convolution: bool = False,
+) -> Coverage | str:
+    """Coverage of a layer that trains kernels and perhaps a bias, at its pre-activation.
+
+    Args:
+        kind: name of the layer family.
+        layer: a built layer.
+        bias: whether the bias, where there is one, belongs to the capture.
+        capture: function of (layer, inputs, cotangents, bias).
+        kernels: names of the kernels, in the order of the layer's variables.
+        layout: the matrix layout as a function of (layer, bias); `None` for a family without a matrix form.
+        convolution: whether the layer is a convolution with a matrix form.
+
+    Returns:
+        The coverage, or the reason why the layer is played open-loop.
+    """
+    variables = expected(layer, (*kernels, "bias"))
+    if variables is None:
+        return f"its trainable variables are not just {'kernel' if len(kernels) == 1 else 'its kernels'} and bias"
+    bias = bias and layer.bias is not None
+    return Coverage(
+        kind,
+        PREACTIVATION,
+        functools.partial(capture, bias=bias),
+        variables[: len(kernels) + bias],
+        layout(layer, bias) if layout is not None else None,
+        convolution,
+        math.prod(layer.kernel_size) if convolution else 1,
+    )
+
+
+def bias_shape(layer: keras.Layer, bias: bool) -> tuple | None:
+    """Shape of a layer's bias, for `MatrixLayout`.
+
+    Args:
+        layer: a built layer.
+        bias: whether the bias, where there is one, belongs to the capture.
+
+    Returns:
+        The shape, or `None` without a bias.
+    """
+    return tuple(layer.bias.shape) if bias and layer.bias is not None else None

@@ -4,14 +4,13 @@ Layout `[batch, positions, features]`. With a bias, the matrix form has one more
 rows `0..d-1` are the kernel, row `d` is the bias. Source: algorithm.md, Section 7, claims OURS-9.
 """
 
-import functools
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
 from bellman_tf.layers.capture import MatrixCapture, MatrixLayout, Tensors, to_work, weigh, with_ones
-from bellman_tf.layers.coverage import PREACTIVATION, Coverage, expected
+from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 
 
 class LinearMap(MatrixCapture):
@@ -96,7 +95,7 @@ def capture_dense(
     if len(inputs.shape) > 2:
         inputs = _merge_positions(inputs)
         cotangents = [_merge_positions(c) for c in cotangents]
-    return LinearMap(inputs, cotangents, layer.kernel.shape, layer.bias.shape if bias and layer.use_bias else None)
+    return LinearMap(inputs, cotangents, layer.kernel.shape, bias_shape(layer, bias))
 
 
 def _without_one_position(tensor: tf.Tensor) -> tf.Tensor:
@@ -110,21 +109,20 @@ def _merge_positions(tensor: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tensor, [tf.shape(tensor)[0], count, tensor.shape[-1]])
 
 
-def cover_dense(layer: keras.Layer, bias: bool) -> Coverage | str:
-    """Coverage of `keras.layers.Dense`.
+def dense_layout(layer: keras.Layer, bias: bool) -> MatrixLayout:
+    """The matrix layout of a Dense layer.
 
     Args:
-        layer: a built layer of this family.
-        bias: whether the bias belongs to the capture.
+        layer: a built `keras.layers.Dense`.
+        bias: whether the bias, where there is one, belongs to the capture.
 
     Returns:
-        The coverage, or the reason why the layer is played open-loop.
+        The layout.
     """
-    variables = expected(layer, ("kernel", "bias"))
-    if variables is None:
-        return "its trainable variables are not just kernel and bias"
-    bias = bias and layer.use_bias
     shape = tuple(layer.kernel.shape)
-    matrix = MatrixLayout(shape, shape[0], tuple(layer.bias.shape) if bias else None)
-    capture = functools.partial(capture_dense, bias=bias)
-    return Coverage("dense", PREACTIVATION, capture, variables[: 1 + bias], matrix)
+    return MatrixLayout(shape, shape[0], bias_shape(layer, bias))
+
+
+def cover_dense(layer: keras.Layer, bias: bool) -> Coverage | str:
+    """Coverage of `keras.layers.Dense`."""
+    return cover_kernels("dense", layer, bias, capture_dense, layout=dense_layout)

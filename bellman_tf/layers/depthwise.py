@@ -1,13 +1,12 @@
 """Depthwise and separable convolutions: their per-sample gradients are small, so they are formed, tap by tap."""
 
-import functools
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.capture import PerSampleCapture, Tensors, to_work
-from bellman_tf.layers.coverage import PREACTIVATION, Coverage, expected
+from bellman_tf.layers.capture import PerSampleCapture, Tensors, leading, to_work
+from bellman_tf.layers.coverage import Coverage, cover_kernels
 from bellman_tf.layers.taps import Taps, channels_last, sizes_of
 
 
@@ -20,56 +19,38 @@ def _depthwise_gradient(taps: Taps, cotangent: tf.Tensor, kernel_shape: Sequence
     return tf.reshape(tf.stack(parts, axis=1), [batch, *kernel_shape])
 
 
+def _seen(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> tuple[Taps, list[tf.Tensor]]:
+    """What each tap of the depthwise kernel sees of the input, and the cotangents as `[B, L, c_out]`."""
+    last = [to_work(channels_last(layer, c)) for c in cotangents]
+    x, sizes = to_work(channels_last(layer, inputs)), sizes_of(last[0])
+    taps = Taps(x, sizes, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
+    return taps, [tf.reshape(c, [*leading(c, len(sizes) + 1), -1, c.shape[-1]]) for c in last]
+
+
+def _bias_gradient(layer: keras.Layer, bias: bool, cotangent: tf.Tensor) -> Tensors:
+    """Per-sample gradient of the bias, `[B, c_out]`, where there is one."""
+    return [tf.reduce_sum(cotangent, axis=1)] if bias and layer.use_bias else []
+
+
 def capture_depthwise(
     layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], bias: bool = True
 ) -> PerSampleCapture:
-    """Captures `keras.layers.DepthwiseConv1D` or `DepthwiseConv2D`.
-
-    Args:
-        layer: the layer.
-        inputs: in the layer's data format.
-        cotangents: m cotangents of the pre-activation, in the layer's data format.
-        bias: whether the bias, where there is one, belongs to the capture.
-
-    Returns:
-        The capture, in the layer's variable order (kernel, bias).
-    """
-    x = to_work(channels_last(layer, inputs))
-    last = [to_work(channels_last(layer, c)) for c in cotangents]
-    taps = Taps(x, sizes_of(last[0]), layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
-    kernel_shape = list(layer.kernel.shape)
+    """Captures `keras.layers.DepthwiseConv1D` or `DepthwiseConv2D`."""
+    taps, columns = _seen(layer, inputs, cotangents)
+    shape = list(layer.kernel.shape)
 
     def form(c: tf.Tensor) -> Tensors:
-        flat = tf.reshape(c, [tf.shape(c)[0], -1, c.shape[-1]])
-        parts = [_depthwise_gradient(taps, flat, kernel_shape)]
-        if bias and layer.use_bias:
-            parts.append(tf.reduce_sum(flat, axis=1))
-        return parts
+        return [_depthwise_gradient(taps, c, shape), *_bias_gradient(layer, bias, c)]
 
-    return PerSampleCapture(last, form)
+    return PerSampleCapture(columns, form)
 
 
 def capture_separable(
     layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], bias: bool = True
 ) -> PerSampleCapture:
-    """Captures `keras.layers.SeparableConv1D` or `SeparableConv2D`: a depthwise and a pointwise kernel.
-
-    Args:
-        layer: the layer.
-        inputs: in the layer's data format.
-        cotangents: m cotangents of the pre-activation, in the layer's data format.
-        bias: whether the bias, where there is one, belongs to the capture.
-
-    Returns:
-        The capture, in the layer's variable order (depthwise kernel, pointwise kernel, bias).
-    """
-    x = to_work(channels_last(layer, inputs))
-    last = [to_work(channels_last(layer, c)) for c in cotangents]
-    taps = Taps(x, sizes_of(last[0]), layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
-    depthwise, pointwise = (
-        to_work(tf.convert_to_tensor(layer.depthwise_kernel)),
-        to_work(tf.convert_to_tensor(layer.pointwise_kernel)),
-    )
+    """Captures `keras.layers.SeparableConv1D` or `SeparableConv2D`: depthwise kernel, pointwise kernel, bias."""
+    taps, columns = _seen(layer, inputs, cotangents)
+    depthwise, pointwise = (to_work(tf.convert_to_tensor(v)) for v in (layer.depthwise_kernel, layer.pointwise_kernel))
     depthwise_shape, pointwise_shape = list(depthwise.shape), list(pointwise.shape)
     between = depthwise_shape[-2] * depthwise_shape[-1]
     # What the depthwise kernel hands to the pointwise one, tap by tap: [B, L, c_in, multiplier].
@@ -79,48 +60,19 @@ def capture_separable(
     mix = tf.reshape(pointwise, [between, -1])
 
     def form(c: tf.Tensor) -> Tensors:
-        flat = tf.reshape(c, [tf.shape(c)[0], -1, c.shape[-1]])
-        back = tf.tensordot(flat, mix, [[2], [1]])
-        q_pointwise = tf.reshape(tf.matmul(hidden, flat, transpose_a=True), [-1, *pointwise_shape])
-        parts = [_depthwise_gradient(taps, back, depthwise_shape), q_pointwise]
-        if bias and layer.use_bias:
-            parts.append(tf.reduce_sum(flat, axis=1))
-        return parts
+        back = tf.tensordot(c, mix, [[2], [1]])
+        q_pointwise = tf.reshape(tf.matmul(hidden, c, transpose_a=True), [-1, *pointwise_shape])
+        return [_depthwise_gradient(taps, back, depthwise_shape), q_pointwise, *_bias_gradient(layer, bias, c)]
 
-    return PerSampleCapture(last, form)
+    return PerSampleCapture(columns, form)
 
 
 def cover_depthwise(layer: keras.Layer, bias: bool) -> Coverage | str:
-    """Coverage of `keras.layers.DepthwiseConv1D` and `DepthwiseConv2D`.
-
-    Args:
-        layer: a built layer of this family.
-        bias: whether the bias belongs to the capture.
-
-    Returns:
-        The coverage, or the reason why the layer is played open-loop.
-    """
-    variables = expected(layer, ("kernel", "bias"))
-    if variables is None:
-        return "its trainable variables are not just kernel and bias"
-    bias = bias and layer.use_bias
-    capture = functools.partial(capture_depthwise, bias=bias)
-    return Coverage("depthwise convolution", PREACTIVATION, capture, variables[: 1 + bias])
+    """Coverage of `keras.layers.DepthwiseConv1D` and `DepthwiseConv2D`."""
+    return cover_kernels("depthwise convolution", layer, bias, capture_depthwise)
 
 
 def cover_separable(layer: keras.Layer, bias: bool) -> Coverage | str:
-    """Coverage of `keras.layers.SeparableConv1D` and `SeparableConv2D`.
-
-    Args:
-        layer: a built layer of this family.
-        bias: whether the bias belongs to the capture.
-
-    Returns:
-        The coverage, or the reason why the layer is played open-loop.
-    """
-    variables = expected(layer, ("depthwise_kernel", "pointwise_kernel", "bias"))
-    if variables is None:
-        return "its trainable variables are not just its kernels and bias"
-    bias = bias and layer.use_bias
-    capture = functools.partial(capture_separable, bias=bias)
-    return Coverage("separable convolution", PREACTIVATION, capture, variables[: 2 + bias])
+    """Coverage of `keras.layers.SeparableConv1D` and `SeparableConv2D`."""
+    kernels = ("depthwise_kernel", "pointwise_kernel")
+    return cover_kernels("separable convolution", layer, bias, capture_separable, kernels=kernels)

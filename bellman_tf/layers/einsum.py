@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf.layers.capture import Capture, MatrixLayout, PerSampleCapture, Tensors, to_work
-from bellman_tf.layers.coverage import PREACTIVATION, Coverage, expected
+from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.dense import LinearMap
 
 
@@ -17,7 +17,6 @@ class EinsumPlan:
 
     Attributes:
         gradient_equation: einsum of input and cotangent that gives the per-sample kernel gradient.
-        apply_equation: einsum of input and kernel that is the layer.
         matrix: whether no letter is shared by input, kernel and output, so that the kernel is one matrix.
     """
 
@@ -42,7 +41,6 @@ class EinsumPlan:
         batch = source[0]
         self.source, self.kernel, self.output = source, kernel, output
         self.gradient_equation = f"{source},{output}->{batch}{kernel}"
-        self.apply_equation = f"{source},{kernel}->{output}"
         rows = [k for k in kernel if k in source and k not in output]
         columns = [k for k in kernel if k in output and k not in source]
         shared = [k for k in source[1:] if k in output]
@@ -115,19 +113,18 @@ def einsum_plan(layer: keras.Layer) -> EinsumPlan | None:
         return None
 
 
-def einsum_layout(layer: keras.Layer, plan: EinsumPlan, bias: bool = True) -> MatrixLayout | None:
+def einsum_layout(layer: keras.Layer, bias: bool, plan: EinsumPlan) -> MatrixLayout | None:
     """The matrix layout of an EinsumDense layer, or `None` where it has none.
 
     Args:
         layer: a built `keras.layers.EinsumDense`.
-        plan: its plan.
         bias: whether the bias, where there is one, belongs to the capture.
+        plan: the layer's plan.
 
     Returns:
         What `EinsumPlan.matrix_layout` says about its variables.
     """
-    bias_shape = tuple(layer.bias.shape) if bias and layer.bias is not None else None
-    return plan.matrix_layout(tuple(layer.kernel.shape), bias_shape)
+    return plan.matrix_layout(tuple(layer.kernel.shape), bias_shape(layer, bias))
 
 
 def capture_einsum(
@@ -147,7 +144,7 @@ def capture_einsum(
     plan = EinsumPlan(layer.equation, len(inputs.shape))
     x = to_work(inputs)
     cotangents = [to_work(c) for c in cotangents]
-    layout = einsum_layout(layer, plan, bias)
+    layout = einsum_layout(layer, bias, plan)
     if layout is not None:
         return _EinsumMap(plan, x, cotangents, layout)
 
@@ -169,26 +166,15 @@ def _sum_to(cotangent: tf.Tensor, shape: tuple) -> tf.Tensor:
 
 
 def cover_einsum(layer: keras.Layer, bias: bool) -> Coverage | str:
-    """Coverage of `keras.layers.EinsumDense`.
-
-    Args:
-        layer: a built layer of this family.
-        bias: whether the bias belongs to the capture.
-
-    Returns:
-        The coverage, or the reason why the layer is played open-loop.
-    """
-    variables = expected(layer, ("kernel", "bias"))
-    if variables is None:
-        return "its trainable variables are not just kernel and bias"
+    """Coverage of `keras.layers.EinsumDense`."""
     plan = einsum_plan(layer)
     if plan is None:
         return f"its equation '{layer.equation}' has no leading batch axis"
     if layer.bias is not None and _bias_may_stray(layer):
         return "Keras may add its bias along another axis of the same size"
-    bias = bias and layer.bias is not None
-    capture = functools.partial(capture_einsum, bias=bias)
-    return Coverage("einsum dense", PREACTIVATION, capture, variables[: 1 + bias], einsum_layout(layer, plan, bias))
+    return cover_kernels(
+        "einsum dense", layer, bias, capture_einsum, layout=functools.partial(einsum_layout, plan=plan)
+    )
 
 
 def _bias_may_stray(layer: keras.Layer) -> bool:

@@ -82,15 +82,7 @@ def capture_embedding(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequenc
 
 
 def cover_embedding(layer: keras.Layer, bias: bool) -> Coverage | str:
-    """Coverage of `keras.layers.Embedding`.
-
-    Args:
-        layer: a built embedding.
-        bias: without meaning, there is none.
-
-    Returns:
-        The coverage, or the reason why the layer is played open-loop.
-    """
+    """Coverage of `keras.layers.Embedding`, which has no bias."""
     table = table_of(layer)
     if [id(v) for v in layer.trainable_variables] != [id(table)]:
         return "its trainable variable is not just the table"

@@ -10,16 +10,7 @@ from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
 
 
 def capture_prelu(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> PerSampleCapture:
-    """Captures `keras.layers.PReLU`.
-
-    Args:
-        layer: the layer.
-        inputs: `[B, ...]`.
-        cotangents: m tensors like `inputs`, cotangents of the layer's output.
-
-    Returns:
-        The capture of its slopes.
-    """
+    """Captures the slopes of `keras.layers.PReLU`."""
     negative = tf.minimum(after(to_work(inputs), cotangents[0]), 0)
     shared = [k + 1 for k, size in enumerate(layer.alpha.shape) if size == 1]
 
@@ -30,15 +21,7 @@ def capture_prelu(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf
 
 
 def cover_prelu(layer: keras.Layer, bias: bool) -> Coverage | str:
-    """Coverage of `keras.layers.PReLU`.
-
-    Args:
-        layer: a built layer of this family.
-        bias: without meaning, there is none.
-
-    Returns:
-        The coverage, or the reason why the layer is played open-loop.
-    """
+    """Coverage of `keras.layers.PReLU`, which has no bias."""
     variables = expected(layer, ("alpha",))
     if variables is None:
         return "its trainable variable is not just the slope"

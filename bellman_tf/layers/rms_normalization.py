@@ -12,16 +12,7 @@ from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
 def capture_rms_normalization(
     layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]
 ) -> PerSampleCapture:
-    """Captures `keras.layers.RMSNormalization`, normalised over the last axes.
-
-    Args:
-        layer: the layer.
-        inputs: `[B, ...]`.
-        cotangents: m tensors like `inputs`, cotangents of the layer's output.
-
-    Returns:
-        The capture of its scale.
-    """
+    """Captures the scale of `keras.layers.RMSNormalization`, normalised over the last axes."""
     x = after(to_work(inputs), cotangents[0])
     rank, kept = len(x.shape), len(layer.scale.shape)
     axes = list(range(rank - kept, rank))
@@ -35,15 +26,7 @@ def capture_rms_normalization(
 
 
 def cover_rms_normalization(layer: keras.Layer, bias: bool) -> Coverage | str:
-    """Coverage of `keras.layers.RMSNormalization`.
-
-    Args:
-        layer: a built layer of this family.
-        bias: without meaning, there is none.
-
-    Returns:
-        The coverage, or the reason why the layer is played open-loop.
-    """
+    """Coverage of `keras.layers.RMSNormalization`, which has no bias."""
     variables = expected(layer, ("scale",))
     if variables is None:
         return "its trainable variable is not just the scale"

@@ -8,7 +8,6 @@ are the taps that a convolution of the same strides would see of the cotangents.
 input channel), as for a convolution; the kernel variable holds output channels before input channels.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -17,8 +16,8 @@ import tensorflow as tf
 
 from bellman_tf.layers.capture import MatrixLayout, Tensors
 from bellman_tf.layers.convolution import Convolution
-from bellman_tf.layers.coverage import PREACTIVATION, Coverage, expected
-from bellman_tf.layers.taps import Taps, pool, ravel, sizes_of
+from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
+from bellman_tf.layers.taps import Taps, ravel, sizes_of
 from bellman_tf.linalg.products import matmul
 
 
@@ -29,6 +28,8 @@ class TransposedConvolution(Convolution):
         positions: output positions L.
         taps: `Taps` of the first column's cotangent.
     """
+
+    averages_pixels = False  # each pixel meets one output per tap
 
     def __init__(
         self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], layout: MatrixLayout
@@ -59,13 +60,6 @@ class TransposedConvolution(Convolution):
             matmul(x, tf.reshape(turned.tap(number), [-1, turned.channels]), transpose_a=True)
             for number in range(len(turned.offsets))
         ]
-
-    def pooled_gradients(self, size: int) -> tf.Tensor:
-        """As for a convolution, with pixels summed and cotangents averaged: each pixel meets one output per tap."""
-        cells = [min(size, *sizes) for sizes in zip(self.pixels.shape[1:-1], self.output_sizes, strict=True)]
-        x = pool(self.pixels, cells, average=False)
-        c = [pool(c, cells, average=True) for c in self.outputs]
-        return tf.stack([tf.matmul(x, part, transpose_a=True) for part in c], axis=1)
 
     def _share(self) -> tf.Tensor:
         """Every tap sees every pixel once."""
@@ -110,40 +104,15 @@ def _spread(tensor: tf.Tensor, axis: int, stride: int) -> tf.Tensor:
 def capture_transposed(
     layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], bias: bool = True
 ) -> TransposedConvolution:
-    """Captures `keras.layers.Conv1DTranspose`, `Conv2DTranspose` or `Conv3DTranspose`.
-
-    Args:
-        layer: the layer.
-        inputs: in the layer's data format.
-        cotangents: m cotangents of the pre-activation, in the layer's data format.
-        bias: whether the bias, where there is one, belongs to the capture.
-
-    Returns:
-        The capture, in the layer's variable order (kernel, bias).
-    """
+    """Captures `keras.layers.Conv1DTranspose`, `Conv2DTranspose` or `Conv3DTranspose`."""
     return TransposedConvolution(layer, inputs, cotangents, _layout(layer, bias))
 
 
 def _layout(layer: keras.Layer, bias: bool) -> MatrixLayout:
     shape = tuple(layer.kernel.shape)
-    bias_shape = tuple(layer.bias.shape) if bias and layer.use_bias else None
-    return MatrixLayout(shape, math.prod(shape[:-2]) * shape[-1], bias_shape, swapped=True)
+    return MatrixLayout(shape, math.prod(shape[:-2]) * shape[-1], bias_shape(layer, bias), swapped=True)
 
 
 def cover_transposed(layer: keras.Layer, bias: bool) -> Coverage | str:
-    """Coverage of `keras.layers.Conv1DTranspose`, `Conv2DTranspose` and `Conv3DTranspose`.
-
-    Args:
-        layer: a built layer of this family.
-        bias: whether the bias belongs to the capture.
-
-    Returns:
-        The coverage, or the reason why the layer is played open-loop.
-    """
-    variables = expected(layer, ("kernel", "bias"))
-    if variables is None:
-        return "its trainable variables are not just kernel and bias"
-    bias = bias and layer.use_bias
-    capture, taps = functools.partial(capture_transposed, bias=bias), math.prod(layer.kernel_size)
-    matrix, kept = _layout(layer, bias), variables[: 1 + bias]
-    return Coverage("transposed convolution", PREACTIVATION, capture, kept, matrix, convolution=True, taps=taps)
+    """Coverage of `keras.layers.Conv1DTranspose`, `Conv2DTranspose` and `Conv3DTranspose`."""
+    return cover_kernels("transposed convolution", layer, bias, capture_transposed, layout=_layout, convolution=True)

@@ -66,35 +66,18 @@ def check_square(name, tensor):
 
 
 def check_rows(name, tensor, matrix_name, matrix):
-    """Checks that `tensor` has one row per row of `matrix`.
-
-    Args:
-        name: name of the argument that is judged.
-        tensor: `[..., n, k]`.
-        matrix_name: name of the argument it must fit.
-        matrix: `[..., n, m]`.
-
-    Raises:
-        ValueError: if the two sizes are known and differ.
-    """
-    if _differ(tensor.shape[-2], matrix.shape[-2]):
-        raise shape_error(name, f"have one row per row of `{matrix_name}`", **{matrix_name: matrix, name: tensor})
+    """Checks that `tensor` `[..., n, k]` has one row per row of `matrix` `[..., n, m]`; raises a `ValueError`."""
+    _check_fits(name, tensor, "row", -2, matrix_name, matrix)
 
 
 def check_columns(name, tensor, matrix_name, matrix):
-    """Checks that `tensor` has one column per row of `matrix`.
+    """Checks that `tensor` `[..., k, n]` has one column per row of `matrix` `[..., n, m]`; raises a `ValueError`."""
+    _check_fits(name, tensor, "column", -1, matrix_name, matrix)
 
-    Args:
-        name: name of the argument that is judged.
-        tensor: `[..., k, n]`.
-        matrix_name: name of the argument it must fit.
-        matrix: `[..., n, m]`.
 
-    Raises:
-        ValueError: if the two sizes are known and differ.
-    """
-    if _differ(tensor.shape[-1], matrix.shape[-2]):
-        raise shape_error(name, f"have one column per row of `{matrix_name}`", **{matrix_name: matrix, name: tensor})
+def _check_fits(name, tensor, word, axis, matrix_name, matrix):
+    if _differ(tensor.shape[axis], matrix.shape[-2]):
+        raise shape_error(name, f"have one {word} per row of `{matrix_name}`", **{matrix_name: matrix, name: tensor})
 
 
 def damping_like(damping, reference):

@@ -17,7 +17,7 @@ from bellman_tf.losses.diagonal import DiagonalHead, ElementwiseForm
 from bellman_tf.losses.ends import OutputEnd, carried_logits, find_end, looks_through
 from bellman_tf.losses.forms import CLOSED_FORMS, agree, recognise, terminal_head
 from bellman_tf.losses.head import Head
-from bellman_tf.losses.joint import curvature_along_gradient, hessian_factor, hessian_times, matched_coefficient
+from bellman_tf.losses.joint import hessian_factor, matched_coefficient
 from bellman_tf.losses.observe import Observation, observe_losses
 from bellman_tf.losses.probe import CurvatureTapes, LossCurvature, curvature_tapes
 from bellman_tf.losses.samples import top_factor

@@ -30,40 +30,18 @@ class AutomaticHead(Head):
         return sum(entries_per_sample(z) for z in self.curvature.z)
 
     def gradient(self) -> tf.Tensor:
-        """dphi/dz.
-
-        Returns:
-            `[B, D]`.
-        """
+        """dphi/dz, `[B, D]`."""
         return flatten_samples(self.curvature.gradient, at_least_float32(self.curvature.gradient[0]).dtype)
 
     def hessian_times(self, v: tf.Tensor) -> tf.Tensor:
-        """H v, with the part of other samples where J couples them.
-
-        Args:
-            v: `[B, D]`.
-
-        Returns:
-            `[B, D]`.
-        """
+        """H v, `[B, D]`, with the part of other samples where J couples them."""
         return self.curvature.flat_hessian_times(v)
 
     def factor(self) -> tf.Tensor:
-        """Factor of every sample's diagonal block, negative eigenvalues dropped.
-
-        Returns:
-            `[B, D, D]`.
-        """
+        """Factor of every sample's diagonal block, `[B, D, D]`, negative eigenvalues dropped."""
         return self.top_factor(self.size)
 
     def top_factor(self, rank: int) -> tf.Tensor:
-        """Largest eigenpairs of every sample's diagonal block.
-
-        Args:
-            rank: number of columns.
-
-        Returns:
-            `[B, D, rank]`.
-        """
+        """Largest eigenpairs of every sample's diagonal block, `[B, D, rank]`."""
         check_rank(rank, self.size)
         return top_factor(self.curvature.hessian(self.separate), rank)

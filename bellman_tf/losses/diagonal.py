@@ -31,52 +31,23 @@ class DiagonalHead(Head):
         return entries_per_sample(self.curvature)
 
     def gradient(self) -> tf.Tensor:
-        """dphi/dz.
-
-        Returns:
-            Shaped like `z`.
-        """
+        """dphi/dz, shaped like `z`."""
         return self.slope
 
     def hessian_times(self, v: tf.Tensor) -> tf.Tensor:
-        """H v.
-
-        Args:
-            v: shaped like `z`.
-
-        Returns:
-            Shaped like `z`.
-        """
+        """H v, shaped like `z`."""
         return self.curvature * v
 
     def quadratic(self, v: tf.Tensor) -> tf.Tensor:
-        """The quadratic form v' H v.
-
-        Args:
-            v: shaped like `z`.
-
-        Returns:
-            `[B]`.
-        """
+        """The quadratic form v' H v, `[B]`."""
         return dot_per_sample(self.curvature, tf.square(v))
 
     def factor(self) -> tf.Tensor:
-        """Diagonal factor; negative curvature (a negative weight) counts as 0.
-
-        Returns:
-            `[B, D, D]`.
-        """
+        """Diagonal factor, `[B, D, D]`; negative curvature (a negative weight) counts as 0."""
         return tf.linalg.diag(tf.sqrt(self._flat()))
 
     def top_factor(self, rank: int) -> tf.Tensor:
-        """Largest eigenpairs, which are entries of the diagonal.
-
-        Args:
-            rank: number of columns.
-
-        Returns:
-            `[B, D, rank]`.
-        """
+        """Largest eigenpairs, which are entries of the diagonal, `[B, D, rank]`."""
         check_rank(rank, self.size)
         eigenvalues, chosen = tf.math.top_k(self._flat(), rank)
         return tf.sqrt(eigenvalues)[:, None, :] * tf.one_hot(chosen, self.size, axis=1, dtype=eigenvalues.dtype)
@@ -102,16 +73,7 @@ class ElementwiseForm(ClosedForm):
         """
 
     def fits(self, form: LossForm, y_true: tf.Tensor, z: tf.Tensor) -> bool:
-        """Says whether every entry of the output has one label.
-
-        Args:
-            form: what `recognise` returned.
-            y_true: labels as they reach `Loss.call`.
-            z: the output or its logits.
-
-        Returns:
-            False if the labels would stretch the output.
-        """
+        """Says whether every entry of the output has one label; labels must not stretch the output."""
         return align(y_true, z) is not None
 
     def head(self, form: LossForm, y_true: tf.Tensor, z: tf.Tensor, f: tf.Tensor) -> DiagonalHead:

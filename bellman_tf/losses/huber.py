@@ -17,28 +17,10 @@ class HuberForm(ElementwiseForm):
     functions = (keras.losses.huber,)
 
     def recognise(self, function: Callable, options: Mapping[str, Any], prediction: Prediction) -> LossForm | None:
-        """Recognises every Huber loss.
-
-        Args:
-            function: `keras.losses.huber`.
-            options: keyword arguments it is called with.
-            prediction: the output.
-
-        Returns:
-            The form.
-        """
+        """Recognises every Huber loss, with its delta."""
         return LossForm(self.kind, options={"delta": float(options.get("delta", 1.0))})
 
     def derivatives(self, form: LossForm, z: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Slope: the gap clipped to [-delta, delta]; curvature: 1 inside, 0 outside.
-
-        Args:
-            form: what `recognise` returned.
-            z: the entries.
-            target: the labels.
-
-        Returns:
-            Slope and curvature.
-        """
+        """Slope: the gap clipped to [-delta, delta]; curvature: 1 inside, 0 outside."""
         gap, delta = z - target, form.options["delta"]
         return tf.clip_by_value(gap, -delta, delta), tf.cast(tf.abs(gap) <= delta, z.dtype)

@@ -1,4 +1,4 @@
-"""The terminal Hessian over all outputs of a network: products, factors, curvature along the gradient."""
+"""The terminal Hessian over all outputs of a network: factors, curvature along the gradient."""
 
 from collections.abc import Sequence
 
@@ -12,19 +12,6 @@ from bellman_tf.losses.samples import (
     select_largest,
     smallest_normal,
 )
-
-
-def hessian_times(heads: Sequence[Head], vectors: Sequence[tf.Tensor]) -> Tensors:
-    """H v over all outputs: the terminal Hessian has no blocks between outputs.
-
-    Args:
-        heads: one head per output.
-        vectors: one tensor per output, shaped like its `z`.
-
-    Returns:
-        List of tensors, one per output.
-    """
-    return [head.hessian_times(v) for head, v in zip(heads, vectors, strict=True)]
 
 
 def hessian_factor(heads: Sequence[Head], rank: int | None = None) -> Tensors:
@@ -55,14 +42,14 @@ def hessian_factor(heads: Sequence[Head], rank: int | None = None) -> Tensors:
     return [select_largest(Z, eigenvalues, rank) for Z in joint]
 
 
-def curvature_along_gradient(g: Sequence[tf.Tensor], Hg: Sequence[tf.Tensor]) -> tf.Tensor:
+def matched_coefficient(heads: Sequence[Head], g: Sequence[tf.Tensor]) -> tf.Tensor:
     """Coefficient beta^2 of the rank-one Hessian beta^2 g g' that has the true curvature along g.
 
         beta^2 = g' H g / |g|^4,     sums over all outputs of a sample.
 
     Args:
+        heads: one head per output, the Hessian of phi_i.
         g: list of `[B, ...]`, gradient of phi_i in each output.
-        Hg: list of tensors shaped like `g`, the Hessian of phi_i times `g`.
 
     Returns:
         `[B]`, nonnegative, in the dtype of `g` (half precision: float32).
@@ -75,29 +62,14 @@ def curvature_along_gradient(g: Sequence[tf.Tensor], Hg: Sequence[tf.Tensor]) ->
     Checked against: `verification/references/losses.py`.
 
     Example:
+        >>> from bellman_tf.losses import DiagonalHead
         >>> g = tf.constant([[2.0, 0.0]])
-        >>> curvature_along_gradient([g], [3.0 * g]).numpy().tolist()
+        >>> head = DiagonalHead("square", slope=g, curvature=3.0 * tf.ones_like(g))
+        >>> matched_coefficient([head], [g]).numpy().tolist()
         [0.75]
     """
-    g, Hg = ([at_least_float32(x) for x in parts] for parts in (g, Hg))
-    return _coefficient(g, [dot_per_sample(a, b) for a, b in zip(g, Hg, strict=True)])
-
-
-def matched_coefficient(heads: Sequence[Head], g: Sequence[tf.Tensor]) -> tf.Tensor:
-    """`curvature_along_gradient` for known Hessians, by their quadratic forms.
-
-    Args:
-        heads: one head per output.
-        g: list of `[B, ...]`, gradient of phi_i in each output.
-
-    Returns:
-        `[B]`, as `curvature_along_gradient`.
-    """
     g = [at_least_float32(x) for x in g]
-    return _coefficient(g, [head.quadratic(x) for head, x in zip(heads, g, strict=True)])
-
-
-def _coefficient(g: Sequence[tf.Tensor], along: Sequence[tf.Tensor]) -> tf.Tensor:
+    along = [head.quadratic(x) for head, x in zip(heads, g, strict=True)]
     squares = [dot_per_sample(x, x) for x in g]
     size, curvature = (parts[0] if len(parts) == 1 else tf.add_n(parts) for parts in (squares, along))
     least = smallest_normal(size.dtype) ** 0.5

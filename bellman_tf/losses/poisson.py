@@ -14,15 +14,6 @@ class PoissonForm(ElementwiseForm):
     functions = (keras.losses.poisson,)
 
     def derivatives(self, form: LossForm, z: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Slope 1 - target / (z + epsilon), curvature target / (z + epsilon)^2.
-
-        Args:
-            form: what `recognise` returned.
-            z: rates.
-            target: counts.
-
-        Returns:
-            Slope and curvature.
-        """
+        """Slope 1 - target / (z + epsilon), curvature target / (z + epsilon)^2; `target` are counts."""
         rate = z + keras.config.epsilon()
         return 1.0 - target / rate, target / rate / rate

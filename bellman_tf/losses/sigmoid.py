@@ -42,30 +42,13 @@ class SigmoidForm(CrossEntropyForm, ElementwiseForm):
         return LossForm(self.kind, before, {"label_smoothing": smoothing, "follows_logits": before and not plain})
 
     def fits(self, form: LossForm, y_true: tf.Tensor, z: tf.Tensor) -> bool:
-        """Says whether every entry has one label, and Keras still finds the logits where the form needs that.
-
-        Args:
-            form: what `recognise` returned.
-            y_true: labels as they reach `Loss.call`.
-            z: the output or its logits.
-
-        Returns:
-            False if the loss has to be differentiated instead: a squeezed output has lost its logits.
-        """
+        """Says whether every entry has one label, and Keras still finds the logits where the form needs that."""
+        # A squeezed output has lost its logits: the loss has to be differentiated instead.
         squeezed = y_true.shape.rank != z.shape.rank
         return super().fits(form, y_true, z) and not (squeezed and form.options["follows_logits"])
 
     def derivatives(self, form: LossForm, z: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Slope p - target, curvature p (1 - p).
-
-        Args:
-            form: what `recognise` returned.
-            z: logits.
-            target: labels in [0, 1].
-
-        Returns:
-            Slope and curvature.
-        """
+        """Slope p - target, curvature p (1 - p); `z` are logits, `target` lies in [0, 1]."""
         smoothing = form.options["label_smoothing"]
         target = target * (1.0 - smoothing) + 0.5 * smoothing
         return tf.sigmoid(z) - target, tf.sigmoid(z) * tf.sigmoid(-z)

@@ -99,44 +99,22 @@ class SoftmaxHead(Head):
         return entries_per_sample(self.z)
 
     def gradient(self) -> tf.Tensor:
-        """dphi/dz = f (p - target), which is what TensorFlow returns, even for targets that do not sum to 1.
-
-        Returns:
-            Shaped like `z`.
-        """
+        """dphi/dz = f (p - target), as TensorFlow returns it, even for targets that do not sum to 1."""
         return self.f[..., None] * (self.probability - self.target)
 
     def hessian_times(self, v: tf.Tensor) -> tf.Tensor:
-        """H v.
-
-        Args:
-            v: shaped like `z`.
-
-        Returns:
-            Shaped like `z`.
-        """
+        """H v, shaped like `z`."""
         return self.f[..., None] * softmax_hessian_times(self.probability, v)
 
     def quadratic(self, v: tf.Tensor) -> tf.Tensor:
-        """The quadratic form v' H v = f sum_c p_c (v_c - p.v)^2, a sum of nonnegative terms.
-
-        Args:
-            v: shaped like `z`.
-
-        Returns:
-            `[B]`.
-        """
+        """The quadratic form v' H v = f sum_c p_c (v_c - p.v)^2, a sum of nonnegative terms, `[B]`."""
         p = self.probability
         spread = tf.square(v - tf.reduce_sum(p * v, axis=-1, keepdims=True))
         variance = tf.reduce_sum(p * spread, axis=-1)
         return dot_per_sample(self.f, variance)
 
     def factor(self) -> tf.Tensor:
-        """Exact factor with C - 1 columns per position; a negative `f` counts as 0.
-
-        Returns:
-            `[B, D, D - D/C]`, block diagonal over positions.
-        """
+        """Exact factor with C - 1 columns per position, `[B, D, D - D/C]`; a negative `f` counts as 0."""
         Z = softmax_factor(self._by_position(self.probability))  # [B, P, C, C-1]
         Z = tf.sqrt(self._scale())[..., None, None] * Z
         positions, classes = Z.shape[1], Z.shape[2]
@@ -144,14 +122,7 @@ class SoftmaxHead(Head):
         return tf.reshape(blocks, [-1, positions * classes, positions * (classes - 1)])
 
     def top_factor(self, rank: int) -> tf.Tensor:
-        """Largest eigenpairs over all positions.
-
-        Args:
-            rank: number of columns.
-
-        Returns:
-            `[B, D, rank]`.
-        """
+        """Largest eigenpairs over all positions, `[B, D, rank]`."""
         check_rank(rank, self.size)
         p = self._by_position(self.probability)
         positions, classes = p.shape[1], p.shape[2]

@@ -14,14 +14,5 @@ class SquareForm(ElementwiseForm):
     functions = (keras.losses.mean_squared_error,)
 
     def derivatives(self, form: LossForm, z: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Slope 2 (z - target), curvature 2.
-
-        Args:
-            form: what `recognise` returned.
-            z: the entries.
-            target: the labels.
-
-        Returns:
-            Slope and curvature.
-        """
+        """Slope 2 (z - target), curvature 2."""
         return 2.0 * (z - target), 2.0 * tf.ones_like(z)

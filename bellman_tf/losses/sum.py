@@ -27,51 +27,22 @@ class SumOfHeads(Head):
         return self.heads[0].size
 
     def gradient(self) -> tf.Tensor:
-        """dphi/dz.
-
-        Returns:
-            Shaped like `z`.
-        """
+        """dphi/dz, shaped like `z`."""
         return tf.add_n([head.gradient() for head in self.heads])
 
     def hessian_times(self, v: tf.Tensor) -> tf.Tensor:
-        """H v.
-
-        Args:
-            v: shaped like `z`.
-
-        Returns:
-            Shaped like `z`.
-        """
+        """H v, shaped like `z`."""
         return tf.add_n([head.hessian_times(v) for head in self.heads])
 
     def quadratic(self, v: tf.Tensor) -> tf.Tensor:
-        """The quadratic form v' H v.
-
-        Args:
-            v: shaped like `z`.
-
-        Returns:
-            `[B]`.
-        """
+        """The quadratic form v' H v, `[B]`."""
         return tf.add_n([head.quadratic(v) for head in self.heads])
 
     def factor(self) -> tf.Tensor:
-        """Columns of all summands.
-
-        Returns:
-            `[B, D, r]`.
-        """
+        """Columns of all summands, `[B, D, r]`."""
         return tf.concat([head.factor() for head in self.heads], axis=2)
 
     def top_factor(self, rank: int) -> tf.Tensor:
-        """Largest eigenpairs of the sum.
-
-        Args:
-            rank: number of columns.
-
-        Returns:
-            `[B, D, rank]`.
-        """
+        """Largest eigenpairs of the sum, `[B, D, rank]`."""
         Z = self.factor()
         return top_factor(tf.matmul(Z, Z, transpose_b=True), rank)

@@ -1,6 +1,7 @@
 """What an optimizer keeps beside the weights: averages, counts, damping, what a step tells, and how all is saved.
 
-Parts of `GTDDP`, which mixes them in; each reads the attributes that `GTDDP` makes.
+Mixed into the classes of an optimizer: `Saved` into `binding.Bound`, `Records` into `stepping.Stepping`. Both read the
+counters that `GTDDP` makes.
 """
 
 import warnings

@@ -108,7 +108,7 @@ def test_absurd_logits_give_finite_factors_in_float32(scale):
         assert_close(outer(Z), expected, atol=4 * EPS["float32"])
     head = observed_head(keras.losses.SparseCategoricalCrossentropy(), "softmax", z, labels, np.ones(4))
     g = [head.gradient()]
-    beta_squared = losses.curvature_along_gradient(g, losses.hessian_times([head], g))
+    beta_squared = losses.matched_coefficient([head], g)
     assert np.isfinite(beta_squared).all()
 
 
@@ -127,7 +127,7 @@ def test_half_precision_is_computed_in_float32():
     head = losses.terminal_head(losses.recognise(loss), observation, z, tf.constant([1.0]))
     assert head.factor().dtype == tf.float32
     g = [tf.cast(head.gradient(), tf.bfloat16)]
-    assert losses.curvature_along_gradient(g, g).dtype == tf.float32
+    assert losses.matched_coefficient([head], g).dtype == tf.float32
 
 
 @pytest.mark.parametrize("name", ["categorical", "binary", "huber"])

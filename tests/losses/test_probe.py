@@ -44,7 +44,7 @@ def in_order(cost, model_inputs, tensors):
 def results(cost, at_z, at_values, vectors):
     heads = cost.heads(at_values)
     own = [next(v for v in vectors if v.shape[1] == t.shape[1]) for t in cost.z]
-    products = losses.hessian_times(heads, cost.per_head(own))
+    products = [head.hessian_times(v) for head, v in zip(heads, cost.per_head(own), strict=True)]
     flat = []
     for product, head in zip(products, heads, strict=True):
         widths = [t.shape[1] for t in cost.z][len(flat) :] if head.kind == "automatic" else [product.shape[1]]

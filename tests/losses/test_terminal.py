@@ -98,6 +98,23 @@ def test_two_losses_on_one_output_add_up(rng):
     assert_close(head.gradient(), parts[0].gradient() + parts[1].gradient())
 
 
+class Product(losses.Head):
+    """A Hessian of which one product is known."""
+
+    kind = "product"
+    size = gradient = factor = top_factor = None
+
+    def __init__(self, product):
+        self.product = product
+
+    def hessian_times(self, v):
+        return self.product
+
+
+def coefficient(g, products):
+    return losses.matched_coefficient([Product(Hg) for Hg in products], g)
+
+
 @hypothesis.given(size=st.integers(1, 6), exponent=st.integers(-7, 7), convex=st.booleans(), seed=st.integers(0, 2**16))
 def test_beta_squared_is_the_curvature_along_the_gradient(size, exponent, convex, seed):
     rng = np.random.default_rng(seed)
@@ -107,7 +124,7 @@ def test_beta_squared_is_the_curvature_along_the_gradient(size, exponent, convex
     Hg = np.einsum("bij,bj->bi", H, g)
     cut = size // 2
     split = [(x[:, :cut], x[:, cut:, None]) for x in (g, Hg)]
-    got = losses.curvature_along_gradient([tf.constant(x) for x in split[0]], [tf.constant(x) for x in split[1]])
+    got = coefficient([tf.constant(x) for x in split[0]], [tf.constant(x) for x in split[1]])
     expected = [reference.matched_coefficient(a, h) for a, h in zip(g, H, strict=True)]
     # Rounding of u'Hu is eps |H|; where it cancels (H indefinite) the error is that, not relative to the result.
     bound = 20 * EPS["float64"] * np.linalg.norm(H, axis=(1, 2)) / np.sum(g**2, axis=1)
@@ -121,15 +138,13 @@ def test_beta_squared_of_a_softmax_is_the_formula_of_the_paper(rng):
     g = head.gradient().numpy()
     p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     expected = (np.sum(p * g**2, axis=1) - np.sum(p * g, axis=1) ** 2) / np.sum(g**2, axis=1) ** 2
-    got = losses.curvature_along_gradient([head.gradient()], [head.hessian_times(head.gradient())])
+    got = losses.matched_coefficient([head], [head.gradient()])
     assert_close(got, expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_beta_squared_is_finite_whatever_comes(compiled):
-    function = (
-        tf.function(losses.curvature_along_gradient, jit_compile=True) if compiled else losses.curvature_along_gradient
-    )
+    function = tf.function(coefficient, jit_compile=True) if compiled else coefficient
     sizes = np.float32([0.0, 1e-45, 1e-38, 1e-20, 1e-10, 3e-10, 3.4e-10, 1e-3, 1.0, 1e10, 3e38])
     g, Hg = (a.ravel() for a in np.meshgrid(sizes, np.concatenate([sizes, -sizes])))
     g, Hg = np.stack([g, g, 0 * g], axis=1), np.stack([Hg, 0 * Hg, Hg], axis=1)
@@ -144,7 +159,7 @@ def test_a_perfectly_fitted_sample_has_no_coefficient_and_a_nearly_fitted_one_a_
     y = tf.constant([[1.0, 2.0], [1.0, 2.0 + 1e-6]])
     head = observed_head(keras.losses.MeanSquaredError(), None, y.numpy(), [[1.0, 2.0], [1.0, 2.0]], [1.0, 1.0])
     g = head.gradient()
-    beta_squared = losses.curvature_along_gradient([g], [head.hessian_times(g)])
+    beta_squared = losses.matched_coefficient([head], [g])
     assert beta_squared[0] == 0
     assert_close(beta_squared[1] * tf.reduce_sum(g[1] ** 2), 1.0, rtol=1e-6)  # 2 / C, the curvature itself
 

@@ -102,18 +102,6 @@ def test_wrong_shapes_and_dtypes_are_refused():
     refuses(compiled(loss="mse"), x, np.zeros((8, 2), "float32"), "shape|Dimensions|Incompatible")
 
 
-def test_a_frozen_layer_after_building_is_noticed():
-    model = compiled()
-    model.train_on_batch(*data())
-    model.layers[0].trainable = False
-    model.compile(optimizer=btf.GTDDP(), **cross_entropy())
-    model.train_on_batch(*data())
-    model.layers[0].trainable = True
-    model.make_train_function(force=True)
-    with pytest.raises(ValueError, match="`model` must have the trainable variables"):
-        model.train_function(iter([data()]))
-
-
 def test_dynamic_loss_scaling_is_refused():
     keras.config.set_dtype_policy("mixed_float16")
     with pytest.raises(ValueError, match="`optimizer` must not be wrapped in dynamic loss scaling"):
@@ -245,21 +233,3 @@ def test_an_overflowing_gradient_is_a_bad_batch_too():
     model.train_on_batch(np.sign(x) * np.float32(3e38), y)
     assert int(model.optimizer.rejected_batches) == 1
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
-
-
-def test_a_strategy_with_several_replicas_is_refused(monkeypatch):
-    model = mlp()
-    monkeypatch.setattr(type(model), "distribute_strategy", type("Two", (), {"num_replicas_in_sync": 2}))
-    with pytest.raises(ValueError, match="`model` must run on one replica"):
-        btf.GTDDP().bind(model)
-
-
-def test_layers_of_two_precisions_are_refused():
-    layers = [keras.layers.Dense(4, dtype="float64"), keras.layers.Dense(3)]
-    model = btf.Sequential([keras.Input((2,)), *layers])
-    before = model.get_weights()
-    model.compile(btf.GTDDP(0.1), loss="mse")
-    with pytest.raises(ValueError, match=r"`model` must have trainable variables of one dtype\. Received"):
-        model.fit(np.ones((4, 2)), np.ones((4, 3)), verbose=0)
-    for old, new in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)

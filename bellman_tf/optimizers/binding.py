@@ -1,0 +1,260 @@
+"""What ties an optimizer to a model: its players, their curvature state, and the models and loops it refuses."""
+
+import warnings
+import weakref
+
+import keras
+
+from bellman_tf import _checks, keras_access
+from bellman_tf.curvature.block import Block, state_dtype
+from bellman_tf.curvature.coupling.base import Coupling
+from bellman_tf.curvature.identity import IdentityBlock
+from bellman_tf.game.players import Player, Players
+from bellman_tf.game.stages import Game
+from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_forms
+from bellman_tf.optimizers.records import Saved
+from bellman_tf.training.information import INFORMATION
+from bellman_tf.training.settings import DenseOptions, GameOptions
+
+_NEEDS_MODEL = (
+    "{name} needs the layers of the network, not only its gradients. Received: a plain Keras model or training loop. "
+    "Change one line: `model = bellman_tf.as_game(model)` before `compile` (or derive the class of a subclassed model "
+    "from `bellman_tf.Model`), and train with `fit` or `train_on_batch`; what a loop of your own adds to the loss goes "
+    "into `compute_loss`."
+)
+_OWN_LOOP = (
+    "{name} takes the whole training step: gradients alone, handed to `apply`, `apply_gradients` or `scale_loss`, are "
+    "not enough. Received: a `train_step` or training loop of your own around the model '{model}'. Leave `train_step` "
+    "to bellman_tf.Model and say what is special in the loss: override `compute_loss(x, y, y_pred, sample_weight)`, "
+    "call `self.add_loss(...)` in `call`, or pass `loss=` to `compile`; a loop calls `model.train_on_batch(x, y)`."
+)
+_LATER = (
+    "{name} is in a plain Keras model, as a loaded or cloned one may be: it can evaluate and predict, and its training "
+    "state is left out. To train, `model = bellman_tf.as_game(model)`, then `compile` it again."
+)
+_WAY_OUT = (
+    "Pass rollout='linear', which runs the model's own `call`. What only a second pass has (alignments, bilinear=True, "
+    "value_hessian='outer_product') cannot be had for this model."
+)
+_DENSE_WAY_OUT = "Use GTDDP, whose default rollout='linear' runs the model's own `call`."
+
+
+class Bound(Saved, keras.optimizers.Optimizer):
+    """An optimizer that belongs to one model and keeps curvature state for each of its players.
+
+    Attributes:
+        options: of the game.
+        curvature: config object that every player's block is made of.
+        dense: options of vanilla DDP, `None` for every other optimizer.
+        blocks: curvature of every player.
+        players: of the game that the blocks were made for.
+        couplings: joint curvature of players of one stage.
+        state: variables of every block, then of every coupling.
+    """
+
+    options: GameOptions
+    curvature: object
+    dense: DenseOptions | None = None
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self.blocks: list[Block] = []
+        self.players: list[Player] = []
+        self.couplings: list[Coupling] = []
+        self.state: list[list[keras.Variable]] = []
+        self._model: weakref.ref | None = None
+        self._game: weakref.ref | None = None
+
+    def bind(self, model: keras.Model) -> None:
+        """Ties the optimizer to a model; called by `compile`.
+
+        Args:
+            model: a model of this package.
+
+        Raises:
+            ValueError: if the optimizer already holds the state of another model.
+        """
+        if self.built and not self._holds(model):
+            raise _checks.error(
+                "optimizer", "be new, or have been built for this model", self.name,
+                f"Create another {type(self).__name__} for the model '{model.name}'.",
+            )  # fmt: skip
+        if model.distribute_strategy.num_replicas_in_sync > 1:
+            raise _checks.error(
+                "model",
+                "run on one replica: gradients and statistics are not reduced across replicas yet",
+                model.name,
+                "Build it outside the strategy's scope.",
+            )
+        self._model = weakref.ref(model)
+
+    def _holds(self, model: keras.Model) -> bool:
+        """Whether the optimizer was built for the model's trainable variables."""
+        return [id(v) for v in model.trainable_variables] == [id(v) for v in keras_access.trained_variables(self)]
+
+    def _bound_model(self) -> keras.Model:
+        model = None if self._model is None else self._model()
+        if model is None:
+            raise ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
+        return model
+
+    def build(self, variables: list) -> None:
+        """Creates the curvature state of every player, in the order of the game.
+
+        In a plain Keras model, where there is no game, it warns and creates nothing.
+
+        Args:
+            variables: the model's trainable variables.
+
+        Raises:
+            ValueError: if the nonlinear roll-out would replay a model that its trace does not describe, a player does
+                not suit the curvature, variables in float64 stand beside others, or the state of a copied optimizer
+                does not fit the model.
+        """
+        if self.built:
+            return
+        if self._model is None:  # Keras builds what it has loaded or cloned; `scale_loss` refuses to train it
+            warnings.warn(_LATER.format(name=type(self).__name__), stacklevel=2)
+            return
+        model = self._bound_model()
+        variables, game = model.trainable_variables, model.game  # loading a legacy file, Keras passes too few
+        blocks = [self.make_block(player) for player in game.players]
+        self._check_replay(game, blocks)
+        self._check_dtypes(variables, blocks)
+        super().build(variables)
+        state = []
+        for player, block in zip(game.players, blocks, strict=True):
+            specs = block.state_specs()
+            dtype = state_dtype(player.variables)
+            state.append([self._new_state(f"player_{player.index}_{spec.name}", spec, dtype) for spec in specs])
+        couplings, _ = couplings_of(game, blocks)
+        for number, coupling in enumerate(couplings):
+            specs = coupling.state_specs()
+            dtype = state_dtype(game.players[coupling.players[0]].variables)
+            state.append([self._new_state(f"coupling_{number}_{spec.name}", spec, dtype) for spec in specs])
+        self.blocks, self.couplings, self.state, self.players = blocks, couplings, state, list(game.players)
+        self._game, self._needs = weakref.ref(game), _needs(game, blocks, couplings)
+        self.make_more_state(game)
+        self.restore()
+
+    def _follow(self, game: Players) -> None:
+        """Takes over a game that was read anew, if it has the players that the state was made for."""
+        if self._game is not None and self._game() is game:
+            self._check_replay(game, self.blocks)
+            return
+        blocks = [self.make_block(player) for player in game.players]
+        self._check_replay(game, blocks)
+        couplings, _ = couplings_of(game, blocks)
+        if _needs(game, blocks, couplings) != self._needs:
+            raise _checks.error(
+                "optimizer", "be new, or have been built for these players", [player.name for player in game.players],
+                self._why_others(game),
+            )  # fmt: skip
+        self.blocks, self.couplings, self.players = blocks, couplings, list(game.players)
+        self._game = weakref.ref(game)
+
+    def _why_others(self, game: Players) -> str:
+        """Why a game that was read anew has other players than the state, and what to do about it."""
+        new = f"compile it with another {type(self).__name__}."
+        if not game.reason:
+            return f"The model's `call` has changed: {new}"
+        reason = game.reason.removesuffix(".")
+        return f"The model could not be looked at: {reason}. Let its `call` run on other samples too, or {new}"
+
+    def make_more_state(self, game: Players) -> None:
+        """Creates state besides that of the players; for subclasses.
+
+        Args:
+            game: the model's game.
+        """
+
+    def _check_replay(self, game: Players, blocks: list[Block]) -> None:
+        """Refuses to replay a trace that is not the model; a plain open-loop step replays nothing."""
+        captured = any(block.needs_capture and p.covered for p, block in zip(game.players, blocks, strict=True))
+        if not isinstance(game, Game) or not (INFORMATION[self.options.information].curved or captured):
+            return
+        name, stale = self._bound_model().name, game.stale
+        if stale:
+            raise _checks.error(
+                "model", f"be compiled again: the `call` of '{name}' has changed since it was read; {stale}", name,
+                "Or pass rollout='linear', which runs the model's own `call`.",
+            )  # fmt: skip
+        reason = game.verdict.unlike if self.dense is not None else game.refusal  # dense matrices take any rows
+        if reason:
+            raise _checks.error(
+                "rollout", f"be 'linear' for the model '{name}': {reason}", self.options.rollout,
+                _DENSE_WAY_OUT if self.dense is not None else _WAY_OUT,
+            )  # fmt: skip
+
+    def _check_dtypes(self, variables: list, blocks: list[Block]) -> None:
+        """Statistics and sample weights have one dtype; the plain open-loop step needs neither."""
+        dtypes = sorted({v.dtype for v in variables})
+        plain = self.options.information == "open" and all(isinstance(block, IdentityBlock) for block in blocks)
+        if "float64" in dtypes and len(dtypes) > 1 and not plain:
+            raise _checks.error(
+                "model", "have trainable variables of one dtype", dtypes, "Give every layer the same `dtype`."
+            )
+
+    def make_block(self, player: Player) -> Block:
+        """The curvature block that a player gets.
+
+        Args:
+            player: of the model's game.
+
+        Returns:
+            The block.
+        """
+        return curvature_block(self.curvature, player)
+
+    def _new_state(self, name: str, spec: object, dtype: str) -> keras.Variable:
+        initial = keras.initializers.Identity() if spec.initial == "identity" else spec.initial
+        return self.add_variable(spec.shape, initializer=initial, dtype=dtype, name=name)
+
+    # ---- what a reader of `game_summary` is shown
+
+    def describe(self, game: Players) -> list[str]:
+        """Each player's curvature in a word or two.
+
+        Args:
+            game: the model's game.
+
+        Returns:
+            One description per player.
+        """
+        blocks = self.blocks or [self.make_block(player) for player in game.players]
+        _, notes = couplings_of(game, blocks)
+        return [block.describe() + note for block, note in zip(blocks, notes, strict=True)]
+
+    def describe_grams(self, game: Players) -> list[str]:
+        """The form of each player's Gram matrix.
+
+        Args:
+            game: the model's game.
+
+        Returns:
+            One form per player; "none" where no Gram matrix is formed.
+        """
+        blocks = self.blocks or [self.make_block(player) for player in game.players]
+        return gram_forms(self.options, game, blocks)
+
+    # ---- training loops that are not ours
+
+    def scale_loss(self, loss: object) -> object:
+        """Refuses: only a `train_step` that is not ours calls this."""
+        raise self._refusal()
+
+    def apply(self, grads: object, trainable_variables: object = None) -> None:
+        """Refuses: gradients alone are not enough."""
+        raise self._refusal()
+
+    def _refusal(self) -> ValueError:
+        model = None if self._model is None else self._model()
+        if model is None:
+            return ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
+        return ValueError(_OWN_LOOP.format(name=type(self).__name__, model=model.name))
+
+
+def _needs(game: Players, blocks: list[Block], couplings: list[Coupling]) -> tuple:
+    """Whose variables the state belongs to, and its shapes, in order."""
+    owners = [tuple(id(v) for v in player.variables) for player in game.players]
+    return owners, [[tuple(spec.shape) for spec in part.state_specs()] for part in (*blocks, *couplings)]

@@ -1,0 +1,144 @@
+"""The training step of an optimizer: what goes down to `training/`, and what it does with what comes back."""
+
+import warnings
+
+import keras
+import tensorflow as tf
+
+from bellman_tf import _checks, keras_access
+from bellman_tf.game.players import Players
+from bellman_tf.optimizers.binding import Bound
+from bellman_tf.optimizers.records import Records
+from bellman_tf.training.context import StepContext, recursion_dtype
+from bellman_tf.training.information import INFORMATION
+from bellman_tf.training.report import report
+from bellman_tf.training.settings import Clipping, StepSettings
+from bellman_tf.training.step import take_step
+from bellman_tf.training.step_control import LevenbergMarquardt
+
+
+class Stepping(Records, Bound):
+    """An optimizer that takes the whole training step of its model.
+
+    Attributes:
+        step_control: rule for the damping, or `None`.
+        rate_factor: what a subclass makes of the learning rate that metrics see.
+    """
+
+    step_control: LevenbergMarquardt | None = None
+    rate_factor = 1.0
+
+    def train_step(self, model: keras.Model, data: object) -> dict:
+        """One training step of a model of this package.
+
+        Args:
+            model: the model this optimizer is compiled in.
+            data: as Keras hands it to `train_step`.
+
+        Returns:
+            The metrics' results.
+
+        Raises:
+            ValueError: if the model's trainable variables are not those the optimizer was built for, or the batch is
+                empty.
+        """
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        sizes = [leaf.shape[0] for leaf in keras.tree.flatten(x) if leaf is not None and len(leaf.shape)]
+        if 0 in sizes:
+            raise _checks.error("x", "hold at least one sample", sizes, "The batch is empty.")
+        if any(isinstance(leaf, tf.RaggedTensor) for leaf in keras.tree.flatten(x)):
+            raise _checks.error(
+                "x", "be dense or sparse: the samples of a ragged batch have no tensors of one shape", sizes,
+                "Pad it, `ragged.to_tensor()`, and let `Embedding(mask_zero=True)` or `Masking` mark the padding.",
+            )  # fmt: skip
+        if not model.built:
+            model(x)
+        model.warn_open_loop()
+        if self._model is None or self._model() is not model:
+            self.bind(model)
+        if not self.built:
+            self.build(model.trainable_variables)
+        elif not self._holds(model):
+            raise _checks.error(
+                "model", "have the trainable variables that the optimizer was built for", model.name,
+                "Compile the model again after freezing or adding layers.",
+            )  # fmt: skip
+        self.restore()
+        self._follow(model.game)
+        games = self.games(model.game)
+        result = take_step(model, games, self.settings(), self.context(), data, lambda: self.branch(len(games)))
+        self.conclude(result, games[0])
+        return report(model, data, result)
+
+    def settings(self) -> StepSettings:
+        """What a step must know of this optimizer that does not change from step to step."""
+        variables = keras_access.trained_variables(self)
+        undecayed = [v for v in variables if self.weight_decay is None or not keras_access.decays(self, v)]
+        return StepSettings(
+            options=self.options,
+            blocks=tuple(self.blocks),
+            couplings=tuple(self.couplings),
+            clipping=Clipping(self.clipvalue, self.clipnorm, self.global_clipnorm),
+            control=self.step_control,
+            undecayed=frozenset(id(v) for v in undecayed),
+            watched=self.watched and self.tells,
+            wants_outcome=self.wants_outcome or (self.watched and self.tells),
+            dense=self.dense,
+        )
+
+    def context(self) -> StepContext:
+        """The tensors of this optimizer before a step."""
+        dtype = recursion_dtype(keras_access.trained_variables(self))
+        rate = tf.cast(self.learning_rate, dtype)
+        fast = rate if self.rate_factor == 1 else rate * self.rate_factor
+        controlled = self.step_control is not None
+        return StepContext(
+            iteration=tf.convert_to_tensor(self.iterations),
+            learning_rate=fast / tf.cast(self.damping, dtype) if controlled else fast,
+            decay=None if self.weight_decay is None else self.weight_decay * rate,
+            state=[[tf.convert_to_tensor(v) for v in variables] for variables in self.state],
+            control=tf.convert_to_tensor(self.control_state) if controlled else None,
+        )
+
+    def games(self, game: Players) -> list[Players]:
+        """The placements of the players that a step may be taken in.
+
+        Args:
+            game: the model's game, every player at its earliest stage.
+
+        Returns:
+            At least one.
+        """
+        return [game]
+
+    def branch(self, count: int) -> tf.Tensor:
+        """Number of the placement that this step is taken in; asked only if there are several.
+
+        Args:
+            count: of placements.
+
+        Returns:
+            Integer scalar.
+        """
+        return tf.zeros([], tf.int32)
+
+    @property
+    def wants_outcome(self) -> bool:
+        """Whether a step must know what it does to J: the second pass then runs to the outputs."""
+        return self.step_control is not None
+
+    def warn_open_loop(self, game: Players) -> None:
+        """One warning that names the players without feedback.
+
+        Args:
+            game: the model's game.
+        """
+        names = [player.name for player in game.open_loop_players]
+        if not names or not INFORMATION[self.options.information].curved:
+            return
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        warnings.warn(
+            f"{type(self).__name__} trains these layers open-loop (their Gram matrix is not known): {shown}. "
+            "`model.game_summary()` says why.",
+            stacklevel=2,
+        )
