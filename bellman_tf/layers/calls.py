@@ -135,9 +135,9 @@ class RepeatedConvolution(MatrixCapture):
         """`sum_l c_ijl`, `[B, m, c_out]`."""
         return self._add(lambda call: call.bias_per_sample())
 
-    def matrix_per_sample(self) -> tf.Tensor:
-        """Per-sample gradients in matrix form, `[B, m, rows(+1), c_out]`."""
-        return self._add(lambda call: call.matrix_per_sample())
+    def kernel_per_sample(self) -> tf.Tensor:
+        """Per-sample gradients of the kernel in matrix form, `[B, m, rows, e]`."""
+        return self._add(lambda call: call.kernel_per_sample())
 
     def features(self) -> tf.Tensor:
         """Patches, `[B, L, rows]`."""

@@ -36,6 +36,25 @@ def weigh(cotangents: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
     return tf.add_n([c * tf.reshape(weights[:, j], [-1, *tail]) for j, c in enumerate(cotangents)])
 
 
+def weigh_smaller(
+    inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], weights: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Weighs one side of products of inputs and cotangents: of one column the side that holds fewer numbers.
+
+    Args:
+        inputs: `[B, ...]`.
+        cotangents: m tensors `[B, ...]`.
+        weights: `[B, m]`.
+
+    Returns:
+        Inputs and cotangent whose products are `sum_j w_ij x_i c_ij`.
+    """
+    sizes = [inputs.shape[1:].num_elements(), cotangents[0].shape[1:].num_elements()]
+    if len(cotangents) == 1 and None not in sizes and sizes[0] < sizes[1]:
+        return weigh([inputs], weights), cotangents[0]
+    return inputs, weigh(cotangents, weights)
+
+
 @dataclasses.dataclass(frozen=True)
 class Extent:
     """Static sizes of a player, from which the form of its Gram matrix follows.
@@ -239,13 +258,32 @@ class MatrixCapture(Capture):
         flat = _rows(x)
         return tf.matmul(flat, flat, transpose_a=True) / as_number(self.batch_size, x.dtype)
 
+    def kernel_per_sample(self) -> tf.Tensor:
+        """Per-sample gradients of the kernel in matrix form, `[B, m, rows, e]`."""
+        raise NotImplementedError
+
+    def bias_per_sample(self) -> tf.Tensor:
+        """`sum_l c_ijl`, `[B, m, e]`."""
+        axes = list(range(1, len(self.cotangents[0].shape) - 1))
+        return tf.stack([tf.reduce_sum(c, axes) if axes else c for c in self.cotangents], axis=1)
+
     def matrix_per_sample(self) -> tf.Tensor:
         """Per-sample gradients in matrix form, `[B, m, rows(+1), e]`."""
-        raise NotImplementedError
+        kernel = self.kernel_per_sample()
+        return tf.concat([kernel, self.bias_per_sample()[:, :, None]], axis=2) if self.bias else kernel
 
     def per_sample(self) -> Tensors:
         """`q_ij`, `[B, m, *shape]` for kernel and bias."""
-        return self.layout.unpack(self.matrix_per_sample())
+        kernel = self.layout.kernel_variable(self.kernel_per_sample())
+        if not self.bias:
+            return [kernel]
+        bias = self.bias_per_sample()
+        return [kernel, tf.reshape(bias, [*leading(bias, 1), *self.layout.bias_shape])]
+
+    def bias_gradient(self, weights: tf.Tensor) -> tf.Tensor:
+        """`sum_ijl w_ij c_ijl` for `weights` `[B, m]`, in the shape of the bias."""
+        sums = self.bias_per_sample()
+        return tf.reshape(tf.tensordot(tf.cast(weights, sums.dtype), sums, [[0, 1], [0, 1]]), self.layout.bias_shape)
 
     def cotangent_moment(self) -> tf.Tensor:
         """`B = (1/(B L)) sum_i sum_l c_il c_il'`, `[e, e]`, from column 0."""

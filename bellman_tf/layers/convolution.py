@@ -25,6 +25,7 @@ from bellman_tf.layers.capture import (
     leading,
     to_work,
     weigh,
+    weigh_smaller,
     with_ones,
 )
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
@@ -94,20 +95,17 @@ class Convolution(MatrixCapture):
 
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij`: one backward-filter convolution with weighted cotangents."""
-        c = weigh(self._native, weights)
+        x, c = weigh_smaller(self._inputs, self._native, weights)
         kernel = tf.cast(self.layer.kernel, self._inputs.dtype)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernel)
-            output = self._convolve(kernel)
+            output = self._convolve(x, kernel)
         parts = [tape.gradient(output, kernel, output_gradients=c)]
-        if self.bias:
-            axis = 1 if self.layer.data_format == "channels_first" else len(c.shape) - 1
-            parts.append(tf.reduce_sum(c, axis=[k for k in range(len(c.shape)) if k != axis]))
-        return parts
+        return [*parts, self.bias_gradient(weights)] if self.bias else parts
 
-    def _convolve(self, kernel: tf.Tensor) -> tf.Tensor:
-        """The layer's own convolution with another kernel, in the layer's data format."""
-        layer, x, padding = self.layer, self._inputs, self.layer.padding
+    def _convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """The layer's own convolution of an input with another kernel, in the layer's data format."""
+        layer, padding = self.layer, self.layer.padding
         if padding == "causal":
             pads, padding = [[0, 0], [0, 0], [0, 0]], "valid"
             pads[2 if layer.data_format == "channels_first" else 1][0] = (kernel.shape[0] - 1) * layer.dilation_rate[0]
@@ -116,7 +114,7 @@ class Convolution(MatrixCapture):
 
     def inner(self, direction: Tensors) -> tf.Tensor:
         """`<q_ij, K>`, `[B, m]`: one convolution of the input with the direction."""
-        moved = channels_last(self.layer, self._convolve(tf.cast(direction[0], self._inputs.dtype)))
+        moved = channels_last(self.layer, self._convolve(self._inputs, tf.cast(direction[0], self._inputs.dtype)))
         moved = tf.reshape(moved, tf.shape(self.cotangents[0]))
         if self.bias:
             moved += tf.cast(direction[1], moved.dtype)
@@ -179,16 +177,9 @@ class Convolution(MatrixCapture):
             parts.append(tf.reshape(q, [batch, self.layout.kernel_shape[-2], self.layout.width]))
         return tf.stack(parts, axis=1)
 
-    def bias_per_sample(self) -> tf.Tensor:
-        """`sum_l c_ijl`, `[B, m, c_out]`."""
-        return tf.stack([tf.reduce_sum(c, axis=1) for c in self.cotangents], axis=1)
-
-    def matrix_per_sample(self) -> tf.Tensor:
-        """Per-sample gradients in matrix form, `[B, m, taps * c_in (+1), c_out]`."""
-        parts = [self.tap_gradients(number) for number in range(math.prod(self.kernel_size))]
-        if self.bias:
-            parts.append(self.bias_per_sample()[:, :, None, :])
-        return tf.concat(parts, axis=2)
+    def kernel_per_sample(self) -> tf.Tensor:
+        """Per-sample gradients of the kernel in matrix form, `[B, m, taps * c_in / groups, c_out]`."""
+        return tf.concat([self.tap_gradients(number) for number in range(math.prod(self.kernel_size))], axis=2)
 
     def features(self) -> tf.Tensor:
         """Patches, `[B, L, rows]`."""

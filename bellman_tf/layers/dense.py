@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.capture import MatrixCapture, MatrixLayout, Tensors, to_work, weigh, with_ones
+from bellman_tf.layers.capture import MatrixCapture, MatrixLayout, Tensors, to_work, weigh_smaller, with_ones
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 
 
@@ -55,11 +55,11 @@ class LinearMap(MatrixCapture):
 
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
-        c, x = weigh(self.cotangents, weights), self.inputs
+        x, c = weigh_smaller(self.inputs, self.cotangents, weights)
         if not self.flat:
             c, x = tf.reshape(c, [-1, self.layout.width]), tf.reshape(x, [-1, self.layout.rows])
         kernel = tf.reshape(tf.matmul(x, c, transpose_a=True), self.layout.kernel_shape)
-        return [kernel, tf.reshape(tf.reduce_sum(c, axis=0), self.layout.bias_shape)] if self.bias else [kernel]
+        return [kernel, self.bias_gradient(weights)] if self.bias else [kernel]
 
     def inner(self, direction: Tensors) -> tf.Tensor:
         """`<q_ij, K>`, `[B, m]`."""
@@ -72,7 +72,13 @@ class LinearMap(MatrixCapture):
 
     def matrix_per_sample(self) -> tf.Tensor:
         """Per-sample gradients in matrix form, `[B, m, d(+1), e]`."""
-        x = self.augmented()
+        return self._products(self.augmented())
+
+    def kernel_per_sample(self) -> tf.Tensor:
+        """The same without the bias, `[B, m, d, e]`."""
+        return self._products(self.inputs)
+
+    def _products(self, x: tf.Tensor) -> tf.Tensor:
         if self.flat:
             return tf.stack([x[:, :, None] * c[:, None, :] for c in self.cotangents], axis=1)
         return tf.stack([tf.matmul(x, c, transpose_a=True) for c in self.cotangents], axis=1)

@@ -96,15 +96,26 @@ def capture_scale_shift(
     axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     kept = [axis % rank for axis in axes]
     summed = [k for k in range(1, rank) if k not in kept]
-    normalised = normalised_input(layer, x, getattr(inputs, "_keras_mask", None), source) if layer.scale else None
+    mask = getattr(inputs, "_keras_mask", None)
+    by_batch = isinstance(layer, keras.layers.BatchNormalization) and mask is None
+    if layer.scale and by_batch:
+        mean, variance = tf.nn.moments(source, [0, *summed])
+        slope = tf.math.rsqrt(variance + layer.epsilon)
+    elif layer.scale:
+        normalised = normalised_input(layer, x, mask, source)
 
     def form(c: tf.Tensor) -> Tensors:
-        # Keras reshapes, and does not transpose, a scale whose axes are listed out of order.
-        parts = []
-        if layer.scale:
-            parts.append(tf.reshape(tf.reduce_sum(c * normalised, axis=summed), [-1, *layer.gamma.shape]))
+        parts, shift = [], tf.reduce_sum(c, axis=summed)
+        if layer.scale:  # by the batch's moments without the normalised input: one mean and one slope per feature
+            of_scale = (
+                (tf.reduce_sum(c * x, axis=summed) - mean * shift) * slope
+                if by_batch
+                else tf.reduce_sum(c * normalised, axis=summed)
+            )
+            # Keras reshapes, and does not transpose, a scale whose axes are listed out of order.
+            parts.append(tf.reshape(of_scale, [-1, *layer.gamma.shape]))
         if bias and layer.center:
-            parts.append(tf.reshape(tf.reduce_sum(c, axis=summed), [-1, *layer.beta.shape]))
+            parts.append(tf.reshape(shift, [-1, *layer.beta.shape]))
         return parts
 
     return PerSampleCapture([to_work(c) for c in cotangents], form)

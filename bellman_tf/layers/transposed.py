@@ -65,11 +65,11 @@ class TransposedConvolution(Convolution):
         """Every tap sees every pixel once."""
         return 1 / tf.cast(self.batch_size, self.pixels.dtype)
 
-    def _convolve(self, kernel: tf.Tensor) -> tf.Tensor:
-        """The layer's own transposed convolution with another kernel, in the layer's data format."""
+    def _convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """The layer's own transposed convolution of an input with another kernel, in the layer's data format."""
         layer = self.layer
         return keras.ops.conv_transpose(
-            self._inputs, kernel, list(layer.strides), layer.padding, layer.output_padding, layer.data_format,
+            x, kernel, list(layer.strides), layer.padding, layer.output_padding, layer.data_format,
             layer.dilation_rate,
         )  # fmt: skip
 
