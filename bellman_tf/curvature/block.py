@@ -100,12 +100,14 @@ class MetricKind:
     Attributes:
         kronecker: M^{-1} acts on the two sides of the matrix form: `input_pair`, `input_solve`, `cotangent_solve`.
         tapwise: the taps of a convolution do not mix: `solve_tap`, `tap_pair`, `solve_bias`.
+        sided: of a tapwise metric, each tap has two sides: `tap_input_solve`, `cotangent_solve`.
         rowwise: the rows of a table do not mix: `solve_rows`.
         diagonal: M is a diagonal matrix once the two sides of the matrix form are turned: `turned`, `rank_one`.
     """
 
     kronecker: bool = False
     tapwise: bool = False
+    sided: bool = False
     rowwise: bool = False
     diagonal: bool = False
 
@@ -187,6 +189,10 @@ class TwoSided:
 
     def cotangent_solve(self, c: tf.Tensor) -> tf.Tensor:
         """`c B^{-1}`, `[..., e]`."""
+        raise NotImplementedError
+
+    def tap_input_solve(self, x: tf.Tensor) -> tf.Tensor:
+        """`x A^{-1}` for what one tap of a convolution sees, `[..., c_in]`."""
         raise NotImplementedError
 
     def input_pair(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, float]:

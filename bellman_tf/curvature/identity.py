@@ -5,7 +5,7 @@ import tensorflow as tf
 from bellman_tf.curvature.block import Block, Metric, MetricKind, Pair, StepScalars, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture, Tensors
 
-IDENTITY = MetricKind(kronecker=True, tapwise=True, rowwise=True)
+IDENTITY = MetricKind(kronecker=True, tapwise=True, sided=True, rowwise=True)
 
 
 class IdentityMetric(Metric, TwoSided):
@@ -27,6 +27,10 @@ class IdentityMetric(Metric, TwoSided):
     def cotangent_solve(self, c: tf.Tensor) -> tf.Tensor:
         """The cotangent side: identity."""
         return c
+
+    def tap_input_solve(self, x: tf.Tensor) -> tf.Tensor:
+        """The input side: identity."""
+        return x
 
     def input_pair(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, float]:
         """The inputs without the constant feature of the bias, whose products are one."""

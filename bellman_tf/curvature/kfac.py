@@ -41,7 +41,7 @@ def kronecker_kind(rows: KroneckerRows) -> MetricKind:
     Returns:
         Two sides, where one factor holds every row; taps apart, where they share a factor.
     """
-    return MetricKind(kronecker=rows.plain, tapwise=rows.repeats > 1)
+    return MetricKind(kronecker=rows.plain, tapwise=rows.repeats > 1, sided=rows.repeats > 1)
 
 
 class KroneckerMetric(Metric, TwoSided):
@@ -69,6 +69,10 @@ class KroneckerMetric(Metric, TwoSided):
     def cotangent_solve(self, c: tf.Tensor) -> tf.Tensor:
         """`c B^{-1}`, `[..., e]`."""
         return tf.tensordot(c, self._B_inv, 1)
+
+    def tap_input_solve(self, x: tf.Tensor) -> tf.Tensor:
+        """`x A^{-1}` for what one tap sees, `[..., c_in]`."""
+        return tf.tensordot(x, self._A_inv, 1)
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""

@@ -119,6 +119,11 @@ class RepeatedConvolution(MatrixCapture):
         """`<q_ij, K>`, `[B, m]`."""
         return self._add(lambda call: call.inner(direction))
 
+    def sides(self, number: int) -> tuple[tf.Tensor, Tensors]:
+        """What one tap brings together in all calls, positions side by side."""
+        inputs, columns = zip(*(call.sides(number) for call in self.calls), strict=True)
+        return tf.concat(inputs, axis=1), [tf.concat(column, axis=1) for column in zip(*columns, strict=True)]
+
     def tap_gradients(self, number: int, left: tf.Tensor | None = None, right: tf.Tensor | None = None) -> tf.Tensor:
         """As `Convolution.tap_gradients`."""
         return self._add(lambda call: call.tap_gradients(number, left, right))

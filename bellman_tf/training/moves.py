@@ -151,17 +151,16 @@ class Moves:
                 for k, metric in zip(coupling.players, joined, strict=True):
                     self.metrics[k] = metric
 
-    def subtract(self, player: Player, gradient: Tensors) -> None:
-        """Queues the step of a player whose new values nobody needs, without a copy of its variables where it can."""
+    def subtract(self, player: Player, gradient: Tensors) -> Tensors:
+        """Queues the step of a player, without a copy of its variables where it can; returns what it was made of."""
         metric = self.metrics[player.index]
         if self.context.decay is not None or any(v.constraint is not None for v in player.variables):
-            self.move(player, gradient)
-            return
+            return self.move(player, gradient)
         plain = isinstance(metric, IdentityMetric)
-        for variable, direction in zip(
-            player.variables, gradient if plain else self._step(player, gradient), strict=True
-        ):
+        directions = gradient if plain else self._step(player, gradient)
+        for variable, direction in zip(player.variables, directions, strict=True):
             self.assignments.subtract(variable, direction, metric.scale if plain else None)
+        return directions
 
     def move(self, player: Player, gradient: Tensors) -> Tensors:
         """Queues the player's new values and returns them."""

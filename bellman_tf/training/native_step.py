@@ -171,9 +171,15 @@ class NativeStep:
             known = tf.cast(step.step.iteration > 0, value.L.dtype)
             value = value._replace(L=value.L * known)
         self.policy = LinearPolicy(value, self.information, group_size, columns, step.batch_size)
-        for player in self.covered:
-            if self._leads(player):
-                self.policy.add(player, self._gram(player, group_size), self._pull(player))
+        leading = [player for player in self.covered if self._leads(player)]
+        grams: dict[int, tf.Tensor] = {}
+        done: list[tf.Tensor] = []
+        for player in reversed(leading):  # the order in which the backward pass gives their cotangents
+            with tf.control_dependencies(done):  # gradients per sample of one layer at a time
+                grams[player.index] = self._gram(player, group_size)
+            done = [grams[player.index]]
+        for player in leading:
+            self.policy.add(player, grams[player.index], self._pull(player))
         self.policy.solve(self.game)
 
     def _leads(self, player: Player) -> bool:
@@ -272,12 +278,14 @@ class NativeStep:
             step.metrics[player.index] = self.blocks[player.index].standing(step.context.state[player.index], step.step)
         step.update_metrics([(p, self.captures.get(p.index, nothing), gradients[p.index]) for p in late])
         step.couple()
-        for player in players:
+        done: list[tf.Tensor] = []
+        for player in reversed(players):
             together = step.together.get(player.index)
-            if together is None:
-                step.subtract(player, gradients[player.index])
-            elif together.players[0].index == player.index:
-                step.move_together(together, [gradients[member.index] for member in together.players])
+            with tf.control_dependencies(done):  # the temporary tensors of one layer at a time
+                if together is None:
+                    done = step.subtract(player, gradients[player.index])
+                elif together.players[0].index == player.index:
+                    [done, *_] = step.move_together(together, [gradients[p.index] for p in together.players])
 
     # ---- what comes of it
 

@@ -76,7 +76,7 @@ def plan(
     Returns:
         The form and its cost.
     """
-    b = USUAL_BATCH if group_size is None else min(group_size, USUAL_BATCH)
+    b = _samples(group_size)
     exact, near = _exact(extent, kind, b), _approximate(extent, kind, b, limits)
     chosen = min(exact, key=lambda name: (exact[name] is None, exact[name]))
     work = None if extent.positions is None else extent.positions * extent.rows * extent.width
@@ -109,13 +109,43 @@ def _exact(extent: Extent, kind: MetricKind, b: int) -> dict[str, int | None]:
     return costs
 
 
+def pairs_are_cheaper(extent: Extent, kind: MetricKind, group_size: int | None) -> bool:
+    """Whether one tap's inner products are cheaper from pairs of positions than from gradients per sample.
+
+    Args:
+        extent: static sizes of a convolution.
+        kind: of its metric.
+        group_size: samples per group; `None` is the whole batch.
+
+    Returns:
+        Whether they are; `False` where a size is not static.
+    """
+    if extent.positions is None:
+        return False
+    costs = _of_one_tap(extent, kind, _samples(group_size))
+    return min(costs, key=costs.get) == "pairs"
+
+
+def _samples(group_size: int | None) -> int:
+    return USUAL_BATCH if group_size is None else min(group_size, USUAL_BATCH)
+
+
+def _of_one_tap(extent: Extent, kind: MetricKind, b: int) -> dict[str, int]:
+    """Multiplications per sample of one tap's inner products, from gradients or from pairs of positions."""
+    m, L, d, e = extent.columns, extent.positions, extent.rows // extent.taps, extent.width
+    costs = {"gradients": m * L * d * e // extent.groups + m * m * b * d * e}
+    if kind.sided and extent.groups == 1:
+        costs["pairs"] = L * L * b * (d + m * m * e)
+    return costs
+
+
 def _approximate(extent: Extent, kind: MetricKind, b: int, limits: GramLimits) -> dict[str, int | None]:
     """The approximate forms that exist, and their multiplications per sample."""
     m, L, d, e = extent.columns, extent.positions, extent.rows, extent.width
     costs: dict[str, int | None] = {}
     if extent.taps and kind.tapwise:
         tap = d // extent.taps * e
-        costs["sketch"] = None if L is None else m * L * tap // extent.groups + m * m * b * tap
+        costs["sketch"] = None if L is None else min(_of_one_tap(extent, kind, b).values())
         if L is not None and extent.groups == 1:
             costs["reduced"] = m * limits.reduced_size**2 * tap + m * m * b * tap
     elif extent.rows and not extent.taps and kind.diagonal and L is not None:

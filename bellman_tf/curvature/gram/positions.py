@@ -5,14 +5,31 @@ import tensorflow as tf
 from bellman_tf.curvature.block import TwoSided
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import grouped, stacked, sum_pairs
-from bellman_tf.layers.capture import MatrixCapture
+from bellman_tf.layers.capture import MatrixCapture, Tensors
 
 
 def positions(capture: MatrixCapture, metric: TwoSided, group_size: int | None, limits: GramLimits) -> tf.Tensor:
     """Sum over pairs of positions of input products times cotangent products."""
     x = capture.augmented()
-    first, second = (grouped(part, group_size) for part in (x, metric.input_solve(x)))
-    c = stacked(capture.cotangents)
-    return sum_pairs(
-        tf.matmul(first, second, transpose_b=True), c, metric.scale * metric.cotangent_solve(c), group_size
-    )
+    return of_sides(x, metric.input_solve(x), capture.cotangents, metric, group_size)
+
+
+def of_sides(
+    x: tf.Tensor, solved: tf.Tensor, cotangents: Tensors, metric: TwoSided, group_size: int | None
+) -> tf.Tensor:
+    """The sum over pairs of positions, from inputs and cotangents.
+
+    Args:
+        x: `[B, L, d]`.
+        solved: `x A^{-1}`.
+        cotangents: m tensors `[B, L, e]`.
+        metric: acts on the cotangents.
+        group_size: samples per group.
+
+    Returns:
+        `[G, b m, b m]`.
+    """
+    first, second = (grouped(part, group_size) for part in (x, solved))
+    c = stacked(cotangents)
+    inputs = tf.matmul(first, second, transpose_b=True)
+    return metric.scale * sum_pairs(inputs, c, metric.cotangent_solve(c), group_size)

@@ -8,7 +8,8 @@ slice is the same at every step: drawn anew it would be another program to XLA e
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric
-from bellman_tf.curvature.gram.plan import GramLimits
+from bellman_tf.curvature.gram.plan import GramLimits, pairs_are_cheaper
+from bellman_tf.curvature.gram.positions import of_sides
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.layers.capture import Tensors
 from bellman_tf.layers.convolution import Convolution
@@ -23,8 +24,25 @@ def bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
 
 
 def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits: GramLimits) -> tf.Tensor:
-    """The kernel's part from the centre tap, the bias's part exact; `[G, b m, b m]`."""
-    first, second, scale = metric.tap_pair(capture, capture.centre)
-    kernel = (capture.extent.taps * scale) * inner_products(first, second, group_size)
+    """The kernel's part from the centre tap, the bias's part exact; `[G, b m, b m]`.
+
+    The tap's inner products are those of its gradients `x' c` per sample, or sums over pairs of positions where a
+    sample has few of them and many channels.
+
+    Args:
+        capture: the player's capture.
+        metric: a metric that does not mix taps.
+        group_size: samples per group.
+        limits: not read.
+
+    Returns:
+        `[G, b m, b m]`.
+    """
+    if pairs_are_cheaper(capture.extent, metric.kind, group_size):
+        x, cotangents = capture.sides(capture.centre)
+        kernel = capture.extent.taps * of_sides(x, metric.tap_input_solve(x), cotangents, metric, group_size)
+    else:
+        first, second, scale = metric.tap_pair(capture, capture.centre)
+        kernel = (capture.extent.taps * scale) * inner_products(first, second, group_size)
     parts, solved = bias_part(capture, metric)
     return kernel + inner_products(parts, solved, group_size) if parts else kernel

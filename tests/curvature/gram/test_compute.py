@@ -8,10 +8,13 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
+from bellman_tf.curvature.diagonal import DIAGONAL
 from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.gram.compute import RUN
-from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, plan
+from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, pairs_are_cheaper, plan
+from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.curvature.registry import make_block, player_layout
+from bellman_tf.layers.capture import Extent
 from bellman_tf.layers.registry import coverage
 from tests.curvature.players import initial_state, step
 from tests.helpers import assert_close
@@ -191,6 +194,31 @@ def test_the_sketch_is_the_centre_tap_times_the_number_of_taps(name, config, col
         assert_close(actual, reference.gram(parts, player.dense, group_size), rtol=1e-10)
         eigenvalues = np.linalg.eigvalsh(actual)
         assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("group_size", [None, 3])
+@pytest.mark.parametrize(("name", "config"), [
+    ("conv 2d", "identity"), ("conv 2d stride 2", "kfac"), ("conv 1d causal", "kfac"), ("transposed 2d", "kfac"),
+])  # fmt: skip
+def test_a_tap_from_pairs_of_positions_is_the_same(name, config, group_size, columns, rng, monkeypatch):
+    player = Player(config, name, rng, columns)
+    assert player.metric.kind.sided
+    found = []
+    for pairs in (False, True):
+        monkeypatch.setattr("bellman_tf.curvature.gram.sketch.pairs_are_cheaper", lambda *_, pairs=pairs: pairs)
+        found.append(gram(player.capture, player.metric, group_size, "sketch"))
+    assert_close(found[1], found[0], rtol=1e-12)
+
+
+def test_pairs_of_positions_are_for_few_positions_and_many_channels():
+    layers = {16: 512, 64: 256, 1024: 64}
+    chosen = {}
+    for positions, channels in layers.items():
+        extent = Extent(9 * channels**2, 1, positions, 9 * channels, channels, taps=9)
+        chosen[positions] = pairs_are_cheaper(extent, IDENTITY, None)
+        assert not pairs_are_cheaper(extent, DIAGONAL, None)
+    assert chosen == {16: True, 64: False, 1024: False}
 
 
 def test_the_centre_tap_is_exact_for_kernels_of_one_tap(rng):
