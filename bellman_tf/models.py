@@ -1,4 +1,4 @@
-"""Keras models that know their game: `Model`, `Sequential`, `as_game`.
+"""Keras models with a game: `Model`, `Sequential`, `as_game`.
 
 They are Keras models in every other respect. `train_step` hands the step to an optimizer of ours and to Keras for any
 other optimizer.
@@ -61,7 +61,7 @@ class GameMixin:
         print_game(self.game, self.name, metrics, print_fn, grams)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        """As Keras's; remembers the structure of the inputs, to trace a subclassed model."""
+        """As Keras's; remembers the structure of the inputs, from which made-up samples are drawn."""
         first = args[0] if args else kwargs.get(keras_access.first_argument(self))
         if first is not None and not is_aside():
             self._remember(first)
@@ -230,12 +230,12 @@ def _signature(shape: object) -> object:
 
 @keras.saving.register_keras_serializable("bellman_tf")
 class FunctionalGame(GameMixin, keras.Model):
-    """A functional Keras model that knows its game: what `Model(inputs, outputs)` and `as_game` return."""
+    """A functional Keras model with a game: what `Model(inputs, outputs)` and `as_game` return."""
 
 
 @keras.saving.register_keras_serializable("bellman_tf")
 class SequentialGame(GameMixin, keras.Sequential):
-    """A `keras.Sequential` that knows its game; its public name is `bellman_tf.Sequential`.
+    """A `keras.Sequential` with a game; its public name is `bellman_tf.Sequential`.
 
     `keras.models.clone_model` makes a plain `keras.Sequential` of every Sequential model, whatever its class;
     `as_game` turns the clone into a game.
@@ -251,7 +251,7 @@ keras.saving.get_custom_objects().update(FunctionalGame=FunctionalGame, Sequenti
 
 @keras.saving.register_keras_serializable("bellman_tf")
 class Model(GameMixin, keras.Model):
-    """`keras.Model` that knows its game: called with inputs and outputs, or subclassed.
+    """`keras.Model` with a game: called with inputs and outputs, or subclassed.
 
     Keras turns a class used as `M(inputs, outputs)` into a functional one for good, so that call goes to
     `FunctionalGame` and this class stays free to be subclassed.
