@@ -132,7 +132,7 @@ def _gain(model: keras.Model, x: object, layer: object, y: object) -> _Gain:
     game = _program(model)
     batch = Round(model, game, *_seen(optimizer, game), (tf.convert_to_tensor(x), tf.convert_to_tensor(labels)))
     step = GameStep(batch)
-    values = step.look()
+    values = step.stage_values()
     for variable, value in kept:
         variable.assign(value)
     capture, metric = step.derivatives.captures[player.index], batch.metrics[player.index]

@@ -1,4 +1,4 @@
-"""Callbacks: what a game tells while it trains, and rewards for alignments from data that are held out."""
+"""Callbacks: numbers of the game while it trains, and rewards for alignments from data that are held out."""
 
 import csv
 import importlib.util
@@ -14,7 +14,7 @@ from bellman_tf.training.monitor import names_of
 
 
 class GameMonitor(keras.callbacks.Callback):
-    """Per epoch, and per step if asked: what the recursion predicts, what happens, and who answers whom.
+    """Logs predicted and actual decrease of J, damping and sample weights, per epoch and on request per step.
 
     Per epoch the means over the steps go to the logs (so to `History`, `CSVLogger`, `TensorBoard` if these come after
     it), under the names of `bellman_tf.training.monitor`:
@@ -51,7 +51,7 @@ class GameMonitor(keras.callbacks.Callback):
         self._file = self._writer = self._rows = None
 
     def set_model(self, model: keras.Model) -> None:
-        """Asks the optimizer to keep count; the train function is made anew.
+        """Switches the optimizer's sums on; the train function is made anew.
 
         Args:
             model: the model that trains.
@@ -116,7 +116,7 @@ class GameMonitor(keras.callbacks.Callback):
         logs |= self._counts()
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        """Closes the files; the optimizer keeps count no longer."""
+        """Closes the files and switches the optimizer's sums off."""
         for each in (self._file, self._writer):
             if each is not None:
                 each.close()
@@ -126,7 +126,7 @@ class GameMonitor(keras.callbacks.Callback):
 
     def _names(self) -> list[str]:
         optimizer = self.model.optimizer
-        return names_of(optimizer.options, self.model.game) if optimizer.tells else []
+        return names_of(optimizer.options, self.model.game) if optimizer.watchable else []
 
     def _latest(self) -> dict[str, float]:
         monitor = self.model.optimizer.monitor

@@ -1,4 +1,4 @@
-"""Keras models that know their game: `Model`, `Sequential`, `as_game`.
+"""Keras models with a game: `Model`, `Sequential`, `as_game`.
 
 They are Keras models in every other respect. `train_step` hands the step to an optimizer of ours and to Keras for any
 other optimizer.
@@ -7,9 +7,9 @@ other optimizer.
 import inspect
 
 import keras
-import tensorflow as tf
 
 from bellman_tf import _checks, keras_access
+from bellman_tf.game import signatures
 from bellman_tf.game.aside import is_aside
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Players
@@ -40,7 +40,7 @@ class GameMixin:
             )
         optimizer = getattr(self, "optimizer", None)
         replayed = isinstance(optimizer, GTDDP) and optimizer.options.rollout == "nonlinear"
-        key = (replayed, *(id(v) for v in self.trainable_variables), _described(self._input_signature))
+        key = (replayed, *(id(v) for v in self.trainable_variables), signatures.described(self._input_signature))
         cached = self.__dict__.get("_game")
         if cached is None or cached[0] != key:
             game = Game(self) if replayed else NativeGame(self, signature_of(self))
@@ -61,7 +61,7 @@ class GameMixin:
         print_game(self.game, self.name, metrics, print_fn, grams)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        """As Keras's; remembers the structure of the inputs, to trace a subclassed model."""
+        """As Keras's; remembers the structure of the inputs, from which made-up samples are drawn."""
         first = args[0] if args else kwargs.get(keras_access.first_argument(self))
         if first is not None and not is_aside():
             self._remember(first)
@@ -140,14 +140,13 @@ class GameMixin:
 
     def _remember(self, x: object) -> None:
         """Keeps the structure of the inputs; a size that differs from call to call becomes unknown."""
-        if not all(leaf is None or (hasattr(leaf, "dtype") and hasattr(leaf, "shape")) for leaf in _leaves(x)):
+        if not signatures.is_made_of_tensors(x):
             return
-        signature = keras.tree.map_structure(_symbolic, x)
-        known = all(leaf is None or None not in leaf.shape[1:] for leaf in _leaves(signature))
-        if known and self.__dict__.get("_game_first_inputs") is None:
+        signature = signatures.of_batch(x)
+        if signatures.is_known(signature) and self.__dict__.get("_game_first_inputs") is None:
             object.__setattr__(self, "_game_first_inputs", signature)
         if self._input_signature is not None:
-            signature = _merged(self._input_signature, signature)
+            signature = signatures.merged(self._input_signature, signature)
         object.__setattr__(self, "_game_input_signature", signature)  # past Keras's attribute tracking
 
     def get_build_config(self) -> dict | None:
@@ -166,7 +165,7 @@ class GameMixin:
         if shape is None and "shapes_dict" in config:
             shape = config["shapes_dict"].get(f"{keras_access.first_argument(self)}_shape")
         if shape is not None and self._input_signature is None:
-            object.__setattr__(self, "_game_input_signature", _signature(shape))
+            object.__setattr__(self, "_game_input_signature", signatures.of_shapes(shape))
 
     def seed_variables(self) -> list:
         """States of the random generators of all layers, which Keras does not save."""
@@ -178,64 +177,14 @@ class GameMixin:
         return list(found.values())
 
 
-def _leaves(x: object) -> list:
-    return keras.tree.flatten(x)
-
-
-def _symbolic(leaf: object) -> keras.KerasTensor | None:
-    """A batch as a symbolic tensor of any batch size, sparse or ragged as the batch is."""
-    if leaf is None:
-        return None
-    shape = (None, *leaf.shape[1:]) if len(leaf.shape) else ()
-    sparse, ragged = isinstance(leaf, tf.SparseTensor), isinstance(leaf, tf.RaggedTensor)
-    if isinstance(leaf, keras.KerasTensor):
-        sparse, ragged = leaf.sparse, keras_access.is_ragged(leaf)
-    return keras_access.symbolic(shape, keras.backend.standardize_dtype(leaf.dtype), sparse, ragged)
-
-
-def _described(signature: object) -> tuple:
-    """What two signatures must have in common to give one game."""
-    return tuple(
-        None if leaf is None else (tuple(leaf.shape), leaf.dtype, *_layout(leaf)) for leaf in _leaves(signature)
-    )
-
-
-def _merged(old: object, new: object) -> object:
-    """What two calls have in common: a size that differs is unknown; other ranks or layouts change nothing."""
-    before, after = _leaves(old), _leaves(new)
-    if [_layout(leaf) for leaf in before] != [_layout(leaf) for leaf in after]:
-        return old
-    merged = [leaf if leaf is None else _common(leaf, other) for leaf, other in zip(before, after, strict=True)]
-    return keras.tree.pack_sequence_as(new, merged)
-
-
-def _layout(leaf: keras.KerasTensor | None) -> tuple | None:
-    return None if leaf is None else (len(leaf.shape), leaf.sparse, keras_access.is_ragged(leaf))
-
-
-def _common(old: keras.KerasTensor, new: keras.KerasTensor) -> keras.KerasTensor:
-    shape = tuple(a if a == b else None for a, b in zip(old.shape, new.shape, strict=True))
-    same = keras.backend.is_float_dtype(old.dtype) == keras.backend.is_float_dtype(new.dtype)
-    return keras_access.symbolic(shape, old.dtype if same else new.dtype, new.sparse, keras_access.is_ragged(new))
-
-
-def _signature(shape: object) -> object:
-    """Input shapes, possibly nested, as symbolic tensors."""
-    if isinstance(shape, dict):
-        return {key: _signature(value) for key, value in shape.items()}
-    if isinstance(shape, list | tuple) and shape and isinstance(shape[0], list | tuple | dict):
-        return [_signature(value) for value in shape]
-    return keras.KerasTensor((None, *shape[1:]))
-
-
 @keras.saving.register_keras_serializable("bellman_tf")
 class FunctionalGame(GameMixin, keras.Model):
-    """A functional Keras model that knows its game: what `Model(inputs, outputs)` and `as_game` return."""
+    """A functional Keras model with a game: what `Model(inputs, outputs)` and `as_game` return."""
 
 
 @keras.saving.register_keras_serializable("bellman_tf")
 class SequentialGame(GameMixin, keras.Sequential):
-    """A `keras.Sequential` that knows its game; its public name is `bellman_tf.Sequential`.
+    """A `keras.Sequential` with a game; its public name is `bellman_tf.Sequential`.
 
     `keras.models.clone_model` makes a plain `keras.Sequential` of every Sequential model, whatever its class;
     `as_game` turns the clone into a game.
@@ -251,7 +200,7 @@ keras.saving.get_custom_objects().update(FunctionalGame=FunctionalGame, Sequenti
 
 @keras.saving.register_keras_serializable("bellman_tf")
 class Model(GameMixin, keras.Model):
-    """`keras.Model` that knows its game: called with inputs and outputs, or subclassed.
+    """`keras.Model` with a game: called with inputs and outputs, or subclassed.
 
     Keras turns a class used as `M(inputs, outputs)` into a functional one for good, so that call goes to
     `FunctionalGame` and this class stays free to be subclassed.

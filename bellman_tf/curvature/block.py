@@ -29,7 +29,7 @@ class StepScalars:
     def mean_rate(self, decay: float, period: int = 1) -> tf.Tensor:
         """Weight of the old value in an exponential mean that starts as a plain mean.
 
-        One tensor for all who ask: to be called outside the branches of the graph that use it.
+        Every call gives the same tensor: call it outside the branches of the graph that use it.
 
         Args:
             decay: the eventual weight.

@@ -2,7 +2,7 @@
 
 For the time of one call of the model an instance attribute `call` stands in front of a layer's own `call`, which
 `keras.Layer.__call__` (and wrappers such as `TimeDistributed`) then run. The layer's code, its masks, casts and losses
-are untouched. Notes go to the thread that asked for them; other threads that call the same layer pass straight through.
+are untouched. Notes belong to one thread; other threads that call the same layer run its own `call` unnoted.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class Notes:
     """
 
     def __init__(self, preactivation: Iterable[keras.Layer], output: Iterable[keras.Layer], watch: Callable) -> None:
-        """Says whose tensors are noted.
+        """Chooses the layers to note.
 
         Args:
             preactivation: layers noted before their `activation`.

@@ -81,8 +81,7 @@ class Layout:
         self.tags: dict[Node, int] = {}
         for edge in sorted(flow):
             self._split(edge)
-        ranges = getattr(game, "ranges", {})
-        movable = {p.index: ranges[p.index] for p in game.players if p.index in ranges}
+        movable = {p.index: game.ranges[p.index] for p in game.players if p.index in game.ranges}
         for row in self.rows:
             row.lay_wires()
             row.place_bars({player: (early, late) for player, (early, late) in movable.items() if early < late})

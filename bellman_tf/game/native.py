@@ -1,7 +1,8 @@
 """The game of a model as it runs: every layer with trainable variables, at any depth, is a player of its own.
 
-Nothing is traced or copied. `survey` says which layers have a Gram form where they stand; the rest trains open-loop,
-one player for each layer that holds nothing else. Source: algorithm.md, Sections 1 and 7.
+Nothing is copied, and nothing traced unless `stages` or `program` are read. `survey` finds which layers have a Gram
+form where they stand; the rest trains open-loop, one player for each layer that holds nothing else.
+Source: algorithm.md, Sections 1 and 7.
 """
 
 import functools

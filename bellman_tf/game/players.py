@@ -22,12 +22,12 @@ class Player:
     """The parameters of one layer, or of several that cannot be told apart.
 
     Attributes:
-        index: position in `Game.players`.
+        index: position in the game's `players`.
         name: layer names.
         layers: the layers whose variables these are.
         variables: trainable variables, in the layers' order.
-        calls: where the layers are applied; empty if that is not known.
-        stage: of the first call; `None` if the calls are not known.
+        calls: where the layers are applied; empty if that is not known, and in a `NativeGame`.
+        stage: of the first call; `None` if the calls are not known, and in a `NativeGame`, which has `stage_of`.
         coverage: how the player is covered, or the reason why it is open-loop.
         shapes: of the tensors its cotangents belong to, without the batch axis, one per call.
         weighing: how the gradient of the weighted loss is had: `COTANGENTS` or `BACKWARD`.
@@ -132,11 +132,6 @@ class Players:
         """Players without a Gram form; those without effect are left out."""
         return [player for player in self.players if not player.covered and not player.null]
 
-    @property
-    def loose_players(self) -> list[Player]:
-        """Players whose place in the network is not known."""
-        return [player for player in self.players if player.stage is None]
-
     def stage_of(self, player: Player) -> int | None:
         """Stage of a player, `None` if that is not known.
 
@@ -172,3 +167,8 @@ class Program(Players):
     after: tuple[Call, ...]
     player_of: dict[int, Player]
     when: dict[int, int]
+
+    @property
+    def loose_players(self) -> list[Player]:
+        """Players whose place in the network is not known."""
+        return [player for player in self.players if player.stage is None]

@@ -1,8 +1,8 @@
-"""Runs a model and the replay of its trace on the same made-up samples, and says where they part.
+"""Runs a model and the replay of its trace on the same made-up samples, and finds where they differ.
 
 Both runs see random weights, because a trace that has turned a variable into a constant gives the right outputs at the
 weights it was made with. In the replay every variable has two values that are equal: one for the layers that own it,
-one for every other use, so that the gradients tell the two apart.
+one for every other use, so that the gradients of the two are apart.
 
 A third run checks the rows. A recursion over samples needs row i of every tensor at a cut to belong to sample i:
 
@@ -44,7 +44,7 @@ def kept_variables(model: keras.Model) -> list[keras.Variable]:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one run leaves behind; gradients are those of random multiples of the outputs, plus the losses.
+    """Results of one run; gradients are those of random multiples of the outputs, plus the losses.
 
     Attributes:
         outputs: flat.
@@ -96,7 +96,7 @@ class Runs:
         """Runs the model's own call.
 
         Returns:
-            What it leaves behind.
+            Its results.
         """
         tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
         with tape, Recorded(self._mapping) as scope:
@@ -110,7 +110,7 @@ class Runs:
         """Runs the trace, call by call, as a step does.
 
         Returns:
-            What it leaves behind.
+            Its results.
         """
         tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
         inside = {key: tf.identity(value) for key, value in self._values.items() if key in self._own}

@@ -129,10 +129,7 @@ def _difference(game: Program, runs: Runs, truth: Run) -> str:
 
 
 def _shape_of(truth: Run, inputs: object) -> str:
-    if not truth.finite:
-        return (
-            "its outputs or gradients are not finite on made-up samples, so the replay of its calls cannot be checked"
-        )
+    """Why the outputs do not have one row per sample; empty if they have."""
     size = next(leaf.shape[0] for leaf in keras.tree.flatten(inputs) if leaf is not None)
     rows = {int(t.shape[0]) if t.shape.rank else 0 for t in truth.outputs}
     if rows != {size}:
@@ -194,7 +191,7 @@ def _gradients(truth: Run, replay: Run, runs: Runs) -> str:
     return f"a replay of its calls has another gradient for {_listed(wrong)}" if wrong else ""
 
 
-# ---- who is in the way
+# ---- the likely cause
 
 
 def _suspects(graph: Graph) -> str:

@@ -1,1 +1,1 @@
-"""Layer kinds: what a training step knows of each, and which layers are covered."""
+"""Layer kinds: per-sample gradients of each, and which layers are covered."""

@@ -1,7 +1,7 @@
 """Several calls of one layer as one capture: the gradient of a sample is the sum over the calls.
 
 Where the variables are one matrix the positions of all calls stand side by side, so that moments and Gram forms see one
-longer sample. Elsewhere the answers of the calls are added.
+longer sample. Elsewhere the results of the calls are added.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from bellman_tf.layers.embedding import Lookup
 
 
 class Summed(Capture):
-    """Calls whose answers are added.
+    """Calls whose results are added.
 
     Attributes:
         calls: one capture per call.
@@ -104,8 +104,8 @@ class RepeatedConvolution(MatrixCapture):
         """Static sizes."""
         return self.layout.extent(self.columns, self.positions, self.calls[0].extent.taps)
 
-    def _add(self, answer: Callable[[Convolution], tf.Tensor]) -> tf.Tensor:
-        return tf.add_n([answer(call) for call in self.calls])
+    def _add(self, result: Callable[[Convolution], tf.Tensor]) -> tf.Tensor:
+        return tf.add_n([result(call) for call in self.calls])
 
     def scaled(self, alpha: tf.Tensor) -> "RepeatedConvolution":
         """The same calls with the first column of each sample multiplied by `alpha` `[B]`."""
@@ -202,5 +202,5 @@ def _side_by_side(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.concat([t[:, None] if len(t.shape) == 2 else t for t in tensors], axis=1)
 
 
-def _added(answers: Sequence[Tensors]) -> Tensors:
-    return [tf.add_n(parts) for parts in zip(*answers, strict=True)]
+def _added(results: Sequence[Tensors]) -> Tensors:
+    return [tf.add_n(parts) for parts in zip(*results, strict=True)]

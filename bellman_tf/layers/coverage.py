@@ -35,7 +35,7 @@ class Coverage:
         kind: name of the layer family.
         site: where the cotangent is taken: "preactivation" (before `layer.activation`) or "output".
         capture: `capture_...` of the family, its `bias` chosen.
-        variables: the layer's variables that the capture speaks of, in order.
+        variables: the layer's variables that the capture has gradients of, in order.
         matrix: the matrix layout, where there is one.
         convolution: whether the layer is a convolution.
         taps: kernel taps of a convolution, else 1.

@@ -1,7 +1,7 @@
 """Terminal gradients and Hessian factors of losses.
 
 The terminal cost of sample `i` is phi_i = B x (its contribution to J), a function of `z`: the network's output, or the
-input of its last activation. A training step asks, in this order:
+input of its last activation. A training step calls, in this order:
 
     record_loss             while J is computed: which losses were called on what, and tapes for second derivatives
     terminal_cost           which outputs carry a loss, where each is cut (`cost.z`), which closed form applies

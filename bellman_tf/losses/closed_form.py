@@ -15,7 +15,7 @@ AUTOMATIC = "automatic"
 
 @dataclass(frozen=True)
 class LossForm:
-    """What is known about one output's terminal cost before any number is.
+    """Form of one output's terminal cost, from the loss and the last activation alone.
 
     Attributes:
         kind: kind of a registered `ClosedForm`, or `"automatic"` when none applies.

@@ -19,7 +19,7 @@ class Observation(NamedTuple):
     Attributes:
         loss: the `keras.losses.Loss`.
         y_true: labels as they reach `Loss.call`, already in the loss's dtype.
-        y_pred: the very object that was passed to the loss, so `y_pred is output` tells whose loss this is.
+        y_pred: the very object that was passed to the loss: `y_pred is output` finds the output that the loss is on.
         values: loss per sample (and position), before weights, masks and reduction; rank 0 if the loss returned one
             number for the batch.
         reached: `y_pred` as it reaches `Loss.call`: another tensor if the loss's dtype asked for a cast.
@@ -33,7 +33,7 @@ class Observation(NamedTuple):
 
 
 class _Probe(keras.losses.Loss):
-    """Keras's own reduction around another loss's `call`; never written to, so replica threads cannot meet in it."""
+    """Keras's own reduction around another loss's `call`; made for one call, so replica threads share none of it."""
 
     def __init__(self, loss: keras.losses.Loss, call: Callable) -> None:
         super().__init__(name=loss.name, reduction=loss.reduction, dtype=loss.dtype)

@@ -232,7 +232,7 @@ def curvature_tapes(ends: Sequence[OutputEnd]) -> Generator[CurvatureTapes, None
         ends: the outputs that J may depend on, see `find_end`.
 
     Yields:
-        The tapes; ask them for `curvature` after the context.
+        The tapes; call their `curvature` after the context.
 
     Example:
         >>> y = tf.constant([[1.0, 2.0]])

@@ -32,7 +32,7 @@ from bellman_tf.losses.sum import SumOfHeads
 
 @dataclass(frozen=True, eq=False)
 class LossRecord:
-    """What was seen while J was computed.
+    """The losses that were called while J was computed, and tapes of that computation.
 
     Attributes:
         ends: the outputs that J may depend on, each once.
@@ -104,7 +104,7 @@ class TerminalCost:
         return heads if self._automatic is None else [*heads, self._automatic]
 
     def per_head(self, tensors: Sequence[tf.Tensor]) -> Tensors:
-        """Tensors shaped like `z` as the heads want them.
+        """Joins tensors shaped like `z` to one per head.
 
         Args:
             tensors: one per entry of `z`.
@@ -139,7 +139,7 @@ class TerminalCost:
 
 @dataclass(frozen=True, eq=False)
 class TerminalCurvature:
-    """The terminal Hessian as the recursion wants it; exactly one of the two is there.
+    """The terminal Hessian in the form that the recursion takes; exactly one of the two is given.
 
     Attributes:
         beta_squared: `[R]`, coefficient of g g' where the Hessian is collinear with the gradient.
@@ -197,7 +197,7 @@ def terminal_cost(record: LossRecord, loss: tf.Tensor, scale: tf.Tensor | float,
     """Sorts the outputs: those with a closed form, and the rest, differentiated through the probe.
 
     Args:
-        record: what `record_loss` left.
+        record: of `record_loss`.
         loss: J.
         scale: B, samples of the whole (global) batch: sample i has the cost phi_i = B J_i.
         closed: whether J is a weighted sum of the observed losses, see `keras_computes_loss`. If not, all of J is

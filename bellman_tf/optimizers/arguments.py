@@ -24,7 +24,7 @@ def check_game(options: GameOptions, metric: object, step_control: object) -> No
     if step_control is not None and not whole:
         raise _checks.error(
             "step_control", "be None unless value_hessian='batch', group_size=None and information is not 'open': "
-            "only then is there a second pass and a predicted decrease of the whole batch", step_control,
+            "only then is there a predicted decrease of the whole batch", step_control,
         )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ class DDP(GTDDP):
         self.failed_searches = self.add_variable((), dtype="int64", name="failed_searches")
         self.last_step = self.add_variable((), initializer="ones", name="last_step")
 
-    tells = False
+    watchable = False
 
     def conclude(self, result: StepResult, game: Players) -> None:
         """As `GTDDP`'s; counts searches that failed.

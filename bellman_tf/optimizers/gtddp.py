@@ -23,9 +23,9 @@ class GTDDP(Rejections, Stepping):
     """Differential dynamic programming on networks as games: layers are players, and the players of a stage cooperate.
 
     Every step solves a Bellman recursion over the layers, exactly, in the space of the batch's samples; the update of
-    a layer is its gradient with the samples re-weighted, `-M^{-1} sum_i w_i q_i`, where the weights know how the
-    layers before it have just changed the state. With `information="open"` all weights are 1/B and the optimizer is
-    its curvature's baseline: SGD, RMSprop, Adam, K-FAC, EKFAC.
+    a layer is its gradient with the samples re-weighted, `-M^{-1} sum_i w_i q_i`, where the weights take into account
+    how the layers before it have just changed the state. With `information="open"` all weights are 1/B and the
+    optimizer is its curvature's baseline: SGD, RMSprop, Adam, K-FAC, EKFAC.
 
     Args:
         learning_rate: float, `keras.optimizers.schedules.LearningRateSchedule`, or callable.

@@ -1,4 +1,4 @@
-"""What an optimizer keeps beside the weights: averages, counts, damping, what a step tells, and how all is saved.
+"""What an optimizer keeps beside the weights: averages, counts, damping, monitored numbers, and how all is saved.
 
 Mixed into the classes of an optimizer: `Saved` into `binding.Bound`, `Records` into `stepping.Stepping`. Both read the
 counters that `GTDDP` makes.
@@ -38,10 +38,10 @@ def first_control_state(shape: tuple, dtype: object = None) -> tf.Tensor:
 
 
 class Records:
-    """Averages of the weights, counts, the damping of step control, and what a watched step tells."""
+    """Averages of the weights, counts, the damping of step control, and the numbers that a monitor reads."""
 
     watched = False  # whether a `GameMonitor` listens
-    tells = True  # whether its steps can be watched
+    watchable = True  # whether its steps have numbers for a monitor
 
     def conclude(self, result: StepResult, game: Players) -> None:
         """Assigns what a step has come to, if the verdict on it is good, and counts it.
@@ -52,8 +52,8 @@ class Records:
         """
         if result.outcome is not None:
             self.observe(result.outcome, result.accepted)
-        if self.watched and self.tells:
-            self.tell(game, result.outcome, result.telemetry, result.accepted)
+        if self.watched and self.watchable:
+            self.add_to_monitor(game, result.outcome, result.telemetry, result.accepted)
         self.queue_averages(result.assignments)
         for (k, j), tensor in result.state.items():
             result.assignments.add(self.state[k][j], tensor, result.old_state[k][j])
@@ -90,11 +90,11 @@ class Records:
 
     @property
     def monitor(self) -> tf.Variable | None:
-        """`[2, K + 1]`: sums over steps and latest values of what a watched step tells, and the number of steps."""
+        """`[2, K + 1]`: sums over steps and latest values of what `names_of` names; the last column counts steps."""
         return self.__dict__.get("_monitor")
 
-    def tell(self, game: Players, outcome: Outcome | None, telemetry: dict, accepted: tf.Tensor) -> None:
-        """Adds what a step tells to the sums.
+    def add_to_monitor(self, game: Players, outcome: Outcome | None, telemetry: dict, accepted: tf.Tensor) -> None:
+        """Adds the numbers of a step to the sums of `monitor`.
 
         Args:
             game: the game of the step.
@@ -115,7 +115,7 @@ class Records:
         self.monitor.assign(tf.where(accepted, tf.stack([old[0] + values, values]), old))
 
     def observe(self, outcome: Outcome, accepted: tf.Tensor) -> None:
-        """Hears what a step does to J; for subclasses.
+        """Called with what a step does to J; for subclasses.
 
         Args:
             outcome: predicted and actual decrease.

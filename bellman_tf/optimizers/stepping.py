@@ -1,4 +1,4 @@
-"""The training step of an optimizer: what goes down to `training/`, and what it does with what comes back."""
+"""The training step of an optimizer: settings and tensors go down to `training/`, a result comes back."""
 
 import warnings
 
@@ -71,7 +71,7 @@ class Stepping(Records, Bound):
         return report(model, data, result)
 
     def settings(self) -> StepSettings:
-        """What a step must know of this optimizer that does not change from step to step."""
+        """What a step needs of this optimizer that does not change from step to step."""
         variables = keras_access.trained_variables(self)
         undecayed = [v for v in variables if self.weight_decay is None or not keras_access.decays(self, v)]
         return StepSettings(
@@ -81,8 +81,8 @@ class Stepping(Records, Bound):
             clipping=Clipping(self.clipvalue, self.clipnorm, self.global_clipnorm),
             control=self.step_control,
             undecayed=frozenset(id(v) for v in undecayed),
-            watched=self.watched and self.tells,
-            wants_outcome=self.wants_outcome or (self.watched and self.tells),
+            watched=self.watched and self.watchable,
+            wants_outcome=self.wants_outcome or (self.watched and self.watchable),
             dense=self.dense,
         )
 
@@ -124,7 +124,7 @@ class Stepping(Records, Bound):
 
     @property
     def wants_outcome(self) -> bool:
-        """Whether a step must know what it does to J: the second pass then runs to the outputs."""
+        """Whether a step must compute the loss that it leads to."""
         return self.step_control is not None
 
     def warn_open_loop(self, game: Players) -> None:

@@ -1,1 +1,1 @@
-"""One training step: two forward passes, one backward pass, and what happens between them."""
+"""One training step: the model run once with a re-weighted loss, or two passes over its trace."""

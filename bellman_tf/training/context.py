@@ -55,8 +55,8 @@ class StepResult(NamedTuple):
         taken: whether its step is to be taken.
         control: new state of step control, or `None`.
         clamped: clamps of the papers' recursion.
-        outcome: what the step does to J, or `None` if nobody asked.
-        telemetry: numbers about the sample weights, by name, where somebody asked.
+        outcome: what the step does to J; `None` where neither step control nor a monitor reads it.
+        telemetry: numbers about the sample weights, by name; empty without a monitor.
         searched: the step length that a line search took, or `None`.
     """
 

@@ -42,7 +42,7 @@ def dense_bytes(states: list[int], controls: list[int], itemsize: int) -> int:
         Bytes.
     """
     stages = list(zip(states[:-1], controls, states[1:], strict=True))
-    # F_X, F_u, V_XX behind and before, Q_ux with its solve, Q_uu with its factor
+    # F_X, F_u, V_XX after and before the stage, Q_ux with its solve, Q_uu with its factor
     largest = max(
         after * (before + P) + after**2 + 2 * before**2 + 2 * P * before + 2 * P**2 for before, P, after in stages
     )
@@ -186,7 +186,7 @@ class DenseStep:
     # ---- pass 2
 
     def _follow(self, policy: list[Gains], alpha: tf.Tensor, finish: bool) -> tuple[list[Tensors], Applied | None]:
-        """New values of all players under u + alpha k + K dX, and what the pass leaves behind."""
+        """New values of all players under u + alpha k + K dX; with `finish` also the new network on the batch."""
         batch, values = self.batch, []
 
         def deviate(t: int, state: dict) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Pass 1 and the backward pass: cotangents of players and state, sorted by who needs them."""
+"""Pass 1 and the backward pass of the nonlinear step: cotangents of players and state, by call and by cut."""
 
 import dataclasses
 
@@ -14,10 +14,10 @@ from bellman_tf.training.terminal import Terminal, record_terminal
 
 @dataclasses.dataclass(frozen=True)
 class Derivatives:
-    """What the recursion starts from. A column is one cotangent per sample of everything; none is divided by B.
+    """Where the recursion starts. A column is one cotangent per sample of everything; none is divided by B.
 
     Attributes:
-        forward: what pass 1 left behind.
+        forward: what pass 1 captured.
         columns: m, columns per sample: the gradient, and the factor of the terminal Hessian where it is not collinear.
         beta_squared: `[B]`, curvature of a collinear terminal Hessian along the gradient, else `None`.
         captures: each player's capture, `None` for open-loop players.

@@ -1,4 +1,4 @@
-"""The step of the game: backward pass, recursion over stages, forward pass that applies the policy."""
+"""The nonlinear step of the game: backward pass, recursion over stages, forward pass that applies the policy."""
 
 import functools
 
@@ -35,7 +35,7 @@ class GameStep:
     """One step of the game while it is traced.
 
     Attributes:
-        derivatives: what pass 1 and the backward pass give, once `differentiate` has run.
+        derivatives: of pass 1 and the backward pass, once `differentiate` has run.
     """
 
     def __init__(self, batch: Round) -> None:
@@ -54,8 +54,8 @@ class GameStep:
             policy = self._sample_backward()
         self._apply(policy)
 
-    def look(self) -> list[SampleValue]:
-        """The step without its second pass: nothing is queued; needs `value_hessian="batch"` without groups.
+    def stage_values(self) -> list[SampleValue]:
+        """Runs the step without its second pass: nothing is queued; needs `value_hessian="batch"` without groups.
 
         Returns:
             The value before every stage, a `[B m, 1]`, L `[B m, k]`.
@@ -139,7 +139,7 @@ class GameStep:
         return tf.cast(together.metric.gram(captures, group_size, own), self.batch.dtype)
 
     def _follows(self, player: Player) -> bool:
-        """Whether another player speaks for this one."""
+        """Whether this player's joint metric is handled with an earlier player of its stage."""
         together = self.batch.together.get(player.index)
         return together is not None and together.players[0].index != player.index
 
@@ -162,17 +162,17 @@ class GameStep:
             for member in members
         ]
         solved = self._solve(player, costs)
-        for cost, answer in zip(costs, solved, strict=True):
-            self._own_drop += [tf.reduce_sum(l * s) for l, s in zip(cost, answer, strict=True)]
+        for cost, parts in zip(costs, solved, strict=True):
+            self._own_drop += [tf.reduce_sum(l * s) for l, s in zip(cost, parts, strict=True)]
         return _sum([self._capture(member).inner(s) for member, s in zip(members, solved, strict=True)])
 
     def _acting(self, player: Player) -> list[Player]:
-        """The players that `player` speaks for, itself included."""
+        """The players whose joint metric is handled at `player`, itself included; `player` alone without one."""
         together = self.batch.together.get(player.index)
         return [player] if together is None else together.players
 
     def _solve(self, player: Player, parts: list[Tensors]) -> list[Tensors]:
-        """`M^{-1}` of the players that `player` speaks for."""
+        """`M^{-1} parts`, for the players of `_acting`."""
         together = self.batch.together.get(player.index)
         return [self.batch.metrics[player.index].solve(*parts)] if together is None else together.metric.solve(parts)
 
@@ -205,7 +205,7 @@ class GameStep:
         return policy
 
     def _outer_backward(self) -> OuterPolicy:
-        """The papers' recursion: statistics use the value's slope alpha, so stages come one by one."""
+        """The papers' recursion, stage by stage, because statistics use the value's slope alpha."""
         batch = self.batch
         agents = max((len(stage.players) for stage in self.game.stages), default=1)
         factor = 1 / batch.total if self.options.outer_scale == "mean" else tf.ones([], batch.dtype)
@@ -227,7 +227,7 @@ class GameStep:
         return policy
 
     def _inner_gain(self, player: Player, alpha: tf.Tensor) -> tf.Tensor:
-        """`<q_i, k>`, `[B]`, summed over the players that `player` speaks for."""
+        """`<q_i, k>`, `[B]`, summed over the players of `_acting`."""
         batch, members = self.batch, self._acting(player)
         captures = [self._capture(member) for member in members]
         gradients = [
@@ -288,7 +288,8 @@ class GameStep:
 
         def recorder(inputs: object) -> object:
             flat = flat_inputs(batch.model, inputs)
-            left.append(policy_forward(self.game, flat, batch.frozen, self._deviation, update, start, self._finish))
+            finish = batch.settings.wants_outcome
+            left.append(policy_forward(self.game, flat, batch.frozen, self._deviation, update, start, finish))
             return batch.y_pred
 
         batch.call_model(recorder)
@@ -303,11 +304,6 @@ class GameStep:
             lambda leaf: self._values[leaf] if isinstance(leaf, Slot) else leaf, (call.args, call.kwargs)
         )
 
-    @property
-    def _finish(self) -> bool:
-        """Whether anyone wants to know what the step does to J."""
-        return self.batch.settings.wants_outcome or self.batch.settings.watched
-
     def _outcome(self, policy: SamplePolicy | OuterPolicy, actual: tf.Tensor) -> Outcome:
         """What the step does to J; without a prediction where the model is not that of the whole batch."""
         if predicts(self.options):
@@ -315,7 +311,7 @@ class GameStep:
         return Outcome(tf.constant(float("nan"), actual.dtype), actual, tf.zeros([3], actual.dtype))
 
     def _tell(self, policy: SamplePolicy | OuterPolicy, t: int, agent: int, weights: tf.Tensor) -> None:
-        """Notes how the sample weights look; of a stage, those of its first player."""
+        """Adds leverage, feedback and spread of the sample weights to the telemetry; a stage's first player's only."""
         if agent:
             return
         plain, telemetry = policy.weights(t, agent, None), self.batch.telemetry
@@ -326,9 +322,9 @@ class GameStep:
         telemetry["weight_spread"] = spread(weights)
 
     def _move(self, player: Player, gradient: Tensors) -> Tensors:
-        """The player's new values; notes what an open-loop player should gain."""
+        """The player's new values; adds <g, decrease> of an open-loop player to the predicted decrease."""
         values = self.batch.move(player, gradient)
-        if self._finish and self._capture(player) is None:
+        if self.batch.settings.wants_outcome and self._capture(player) is None:
             old = self.batch.values[player.index]
             self._open_drop += [
                 tf.reduce_sum(g * tf.cast(a - b, self.batch.dtype))

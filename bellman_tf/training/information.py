@@ -1,11 +1,11 @@
-"""Information structures: whose Gram matrices a player sees, and whether it answers the state. Source: DGN Table 1."""
+"""Information structures: which Gram matrices and deviations enter a player's weights. Source: DGN Table 1."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Information:
-    """What a player knows.
+    """What enters the sample weights of a player.
 
     Attributes:
         curved: whether the value's curvature is used at all; without it every step is the baseline's.

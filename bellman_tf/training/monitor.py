@@ -1,4 +1,4 @@
-"""What a step tells when it is watched: a vector of numbers, summed over steps, in a fixed order of names."""
+"""The numbers that `GameMonitor` logs: a vector per step, summed over steps, in a fixed order of names."""
 
 import tensorflow as tf
 
@@ -53,7 +53,7 @@ def spread(weights: tf.Tensor) -> tf.Tensor:
 
 
 def leverage(weights: tf.Tensor) -> tf.Tensor:
-    """Mean over the samples of 1 - B a_i: the share of a sample's weight that the stages behind take away.
+    """Mean over the samples of 1 - B a_i: the share of a sample's weight that the stages take away.
 
     Args:
         weights: `[B, m]`, a of the first stage.
@@ -66,7 +66,7 @@ def leverage(weights: tf.Tensor) -> tf.Tensor:
 
 
 def feedback_ratio(weights: tf.Tensor, plain: tf.Tensor) -> tf.Tensor:
-    """Norm of the part of the weights that answers the new state, over that of the rest.
+    """Norm of the part of the weights that comes from the state's deviation, over that of the rest.
 
     Args:
         weights: `[B, m]`.

@@ -1,4 +1,4 @@
-"""The open-loop step: the baseline's own, one forward and one backward pass."""
+"""The open-loop step of `rollout="nonlinear"`: the baseline's own, one forward and one backward pass."""
 
 import tensorflow as tf
 

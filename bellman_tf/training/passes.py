@@ -33,7 +33,7 @@ def last_activation(call: Call) -> str | None:
 
 @dataclasses.dataclass
 class Forward:
-    """What pass 1 leaves behind.
+    """Tensors that pass 1 captures.
 
     Attributes:
         arguments: (args, kwargs) of every player call, by `id` of the call.
@@ -97,7 +97,7 @@ def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bo
         else:
             made = program.store(call, call.operation(*args, **kwargs))
         if player is not None:
-            if not player.covered:  # behind the layer's own losses, which `replay_gradient` adds itself
+            if not player.covered:  # after the layer's own losses, which `replay_gradient` adds itself
                 made = program.store(call, [copy_with_mask(t) for t in made])
             forward.sites[id(call)] = before if preactivation else [t for t in made if t.dtype.is_floating]
             for tensor in forward.sites[id(call)]:
@@ -129,7 +129,7 @@ def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bo
 
 @dataclasses.dataclass(frozen=True)
 class Applied:
-    """What pass 2 leaves behind when it runs to the end.
+    """The new network on the same batch, once pass 2 has run to its outputs.
 
     Attributes:
         outputs: the model's outputs with the new weights.
@@ -174,10 +174,10 @@ def policy_forward(
         update: function of (player, stage number, deviation, new arguments of the player's first call) giving the
             new values of the player's variables.
         start: (variable, value) of variables whose new values are known from the beginning.
-        finish: whether to run on behind the last player, to the outputs of the new network.
+        finish: whether to run on after the last player, to the outputs of the new network.
 
     Returns:
-        What the pass leaves behind, `None` unless `finish`.
+        The new network on the batch, `None` unless `finish`.
     """
     program = Replay(game.graph, inputs)
     state, fresh, losses = list(frozen), list(start), []

@@ -1,7 +1,7 @@
 """From Gram matrices to sample weights, for each information structure and each form of the value Hessian.
 
-`information` (DGN Sec. 3.2, algorithm.md Section 5) decides whose Gram matrices a player sees and whether the state's
-deviation is fed back; `value_hessian` decides which samples are coupled.
+`information` (DGN Sec. 3.2, algorithm.md Section 5) decides which Gram matrices enter a player's weights and
+whether the state's deviation is fed back; `value_hessian` decides which samples are coupled.
 """
 
 import tensorflow as tf
@@ -164,7 +164,7 @@ class OuterPolicy:
         self.clamped = tf.zeros([], tf.int32)
 
     def alpha(self, agent: int) -> tf.Tensor:
-        """Slope of the value behind the current stage, `[B]`."""
+        """Slope of the value after the current stage, `[B]`."""
         return self._current[0 if self.joint else agent].alpha
 
     def visit(self, stage: int, inner_k: list, quad: list) -> None:

@@ -1,4 +1,4 @@
-"""What `fit` hears of a step: the model's metrics."""
+"""The model's metrics after a step, as `train_step` returns them."""
 
 import keras
 import tensorflow as tf

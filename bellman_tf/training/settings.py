@@ -1,4 +1,4 @@
-"""What a step is to do, checked once: the game's options, and what else of its optimizer a step must know."""
+"""What a step is to do, checked once: the game's options, and what else a step needs of its optimizer."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ OUTER_SCALES = ("mean", "sample")
 
 @dataclasses.dataclass(frozen=True)
 class GameOptions:
-    """What the recursion may know and keep.
+    """Options of the recursion and of the roll-out.
 
     Attributes:
         information: information structure, one of `INFORMATION`.
@@ -130,7 +130,7 @@ class Clipping:
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """Everything a step must know of its optimizer that does not change from step to step.
+    """Everything a step needs of its optimizer that does not change from step to step.
 
     Attributes:
         options: of the game.
@@ -139,8 +139,8 @@ class StepSettings:
         clipping: bounds on gradients.
         control: step control, or `None`.
         undecayed: `id` of the variables that weight decay leaves alone.
-        watched: whether somebody wants to know how the sample weights look.
-        wants_outcome: whether somebody wants to know what the step does to J.
+        watched: whether a monitor reads numbers about the sample weights.
+        wants_outcome: whether step control, a monitor or a bandit reads what the step does to J.
         dense: options of vanilla DDP, `None` for every other step.
     """
 

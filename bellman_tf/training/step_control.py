@@ -1,7 +1,7 @@
-"""Step control from the loss that the second forward pass ends in anyway.
+"""Step control from the loss of the new network on the same batch, known before anything is assigned.
 
-The pass that applies the policy leads to the new network's outputs on the same batch before anything is assigned, so
-the actual decrease of J costs no pass of its own; the predicted one is that of the recursion's quadratic model.
+With `rollout="linear"` that loss costs one more forward pass; the nonlinear roll-out's second pass ends in it anyway.
+The predicted decrease is that of the recursion's quadratic model.
 """
 
 import dataclasses
@@ -112,12 +112,10 @@ class Verdict(NamedTuple):
     Attributes:
         taken: boolean scalar.
         state: `[4]`, for the next step.
-        ratio: actual over predicted decrease.
     """
 
     taken: tf.Tensor
     state: tf.Tensor
-    ratio: tf.Tensor
 
 
 def judge(
@@ -150,4 +148,4 @@ def judge(
     moved = tf.where(ratio < control.low, tf.maximum(moved, damping * control.raise_factor), moved)
     moved = tf.where(taken, moved, tf.maximum(moved, damping * control.refuse_factor))
     moved = tf.clip_by_value(tf.where(still, damping, moved), control.least, control.most)
-    return Verdict(taken, tf.concat([moved[None], means], axis=0), ratio)
+    return Verdict(taken, tf.concat([moved[None], means], axis=0))

@@ -1,7 +1,7 @@
 """One step under one of several alignments, chosen while training: one compiled step with a branch for each.
 
-Every branch is a whole step of the game with its own stages. What a branch computes leaves it as tensors in a fixed
-order, and the step goes on with them as if it had computed them itself.
+Every branch is a whole step of the game with its own stages. It returns its results as tensors in a fixed order, from
+which the outer step takes its own.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ class _Export:
             [] if inner.outcome is None else list(inner.outcome),
             [inner.telemetry[name] for name in sorted(inner.telemetry)],
         ]
-        self._told = sorted(inner.telemetry)
+        self._names = sorted(inner.telemetry)
         self._outcome = type(inner.outcome)
         self.tensors = [tf.convert_to_tensor(t) for t in tf.nest.flatten(self._structure)]
 
@@ -80,4 +80,4 @@ class _Export:
             batch.assignments.add(by_id[key], value)
         batch.adopt_state(dict(zip(self._changed, changed, strict=True)))
         batch.outcome = self._outcome(*outcome) if outcome else None
-        batch.telemetry = dict(zip(self._told, told, strict=True))
+        batch.telemetry = dict(zip(self._names, told, strict=True))

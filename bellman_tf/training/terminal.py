@@ -35,7 +35,7 @@ class Terminal:
         """Matches losses with outputs.
 
         Args:
-            record: what `record_terminal` left.
+            record: of `record_terminal`.
             loss: J.
             scale: B.
             model: whose `compute_loss` made J.

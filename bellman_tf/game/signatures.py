@@ -1,0 +1,110 @@
+"""The structure of a model's inputs as symbolic tensors, gathered from batches and shapes that it has been given."""
+
+import keras
+import tensorflow as tf
+
+from bellman_tf import keras_access
+
+
+def is_made_of_tensors(x: object) -> bool:
+    """Tells whether every leaf of an input has a shape and a dtype.
+
+    Args:
+        x: any structure; leaves may be `None`.
+
+    Returns:
+        Whether `of_batch` can describe it.
+    """
+    return all(leaf is None or (hasattr(leaf, "dtype") and hasattr(leaf, "shape")) for leaf in keras.tree.flatten(x))
+
+
+def of_batch(x: object) -> object:
+    """Describes a batch.
+
+    Args:
+        x: tensors in any structure.
+
+    Returns:
+        Symbolic tensors of any batch size in the same structure, sparse or ragged as the batch is.
+    """
+    return keras.tree.map_structure(_symbolic, x)
+
+
+def of_shapes(shape: object) -> object:
+    """Describes inputs of which the shapes are known.
+
+    Args:
+        shape: a shape with its batch axis, or shapes nested in dictionaries and lists.
+
+    Returns:
+        Symbolic tensors of any batch size in the same structure.
+    """
+    if isinstance(shape, dict):
+        return {key: of_shapes(value) for key, value in shape.items()}
+    if isinstance(shape, list | tuple) and shape and isinstance(shape[0], list | tuple | dict):
+        return [of_shapes(value) for value in shape]
+    return keras.KerasTensor((None, *shape[1:]))
+
+
+def is_known(signature: object) -> bool:
+    """Tells whether all sizes but the batch's are known.
+
+    Args:
+        signature: symbolic tensors.
+
+    Returns:
+        Whether they are.
+    """
+    return all(leaf is None or None not in leaf.shape[1:] for leaf in keras.tree.flatten(signature))
+
+
+def described(signature: object) -> tuple:
+    """Lists what two signatures must have in common to give one game.
+
+    Args:
+        signature: symbolic tensors, or `None`.
+
+    Returns:
+        Shape, dtype and layout of every leaf, to be compared.
+    """
+    return tuple(
+        None if leaf is None else (tuple(leaf.shape), leaf.dtype, *_layout(leaf))
+        for leaf in keras.tree.flatten(signature)
+    )
+
+
+def merged(old: object, new: object) -> object:
+    """Joins the signatures of two calls.
+
+    Args:
+        old: of the calls so far.
+        new: of one more.
+
+    Returns:
+        What they have in common: a size that differs is unknown. Other ranks or layouts change nothing.
+    """
+    before, after = keras.tree.flatten(old), keras.tree.flatten(new)
+    if [_layout(leaf) for leaf in before] != [_layout(leaf) for leaf in after]:
+        return old
+    common = [leaf if leaf is None else _common(leaf, other) for leaf, other in zip(before, after, strict=True)]
+    return keras.tree.pack_sequence_as(new, common)
+
+
+def _symbolic(leaf: object) -> keras.KerasTensor | None:
+    if leaf is None:
+        return None
+    shape = (None, *leaf.shape[1:]) if len(leaf.shape) else ()
+    sparse, ragged = isinstance(leaf, tf.SparseTensor), isinstance(leaf, tf.RaggedTensor)
+    if isinstance(leaf, keras.KerasTensor):
+        sparse, ragged = leaf.sparse, keras_access.is_ragged(leaf)
+    return keras_access.symbolic(shape, keras.backend.standardize_dtype(leaf.dtype), sparse, ragged)
+
+
+def _layout(leaf: keras.KerasTensor | None) -> tuple | None:
+    return None if leaf is None else (len(leaf.shape), leaf.sparse, keras_access.is_ragged(leaf))
+
+
+def _common(old: keras.KerasTensor, new: keras.KerasTensor) -> keras.KerasTensor:
+    shape = tuple(a if a == b else None for a, b in zip(old.shape, new.shape, strict=True))
+    same = keras.backend.is_float_dtype(old.dtype) == keras.backend.is_float_dtype(new.dtype)
+    return keras_access.symbolic(shape, old.dtype if same else new.dtype, new.sparse, keras_access.is_ragged(new))
