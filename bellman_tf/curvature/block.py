@@ -11,7 +11,9 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.capture import Capture, MatrixCapture, MatrixLayout, Tensors
+from bellman_tf.layers.capture import Capture, MatrixCapture
+from bellman_tf.layers.matrix_layout import MatrixLayout
+from bellman_tf.layers.tensors import Tensors
 
 
 class StepScalars:

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from bellman_tf.curvature.block import Block, Metric, StepScalars
 from bellman_tf.curvature.damping import factor_damping
-from bellman_tf.layers.capture import Capture, Tensors
+from bellman_tf.layers.capture import Capture
+from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import factor_spd, inverse_spd
 
 

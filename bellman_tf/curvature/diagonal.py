@@ -18,8 +18,10 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric, MetricKind, Pair, TwoSided
-from bellman_tf.layers.capture import Capture, MatrixCapture, MatrixLayout, Tensors
+from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.convolution import Convolution
+from bellman_tf.layers.matrix_layout import MatrixLayout
+from bellman_tf.layers.tensors import Tensors
 
 DIAGONAL = MetricKind(tapwise=True, rowwise=True, diagonal=True)
 

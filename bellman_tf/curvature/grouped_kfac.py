@@ -11,7 +11,9 @@ import tensorflow as tf
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
-from bellman_tf.layers.capture import MatrixCapture, MatrixLayout, Tensors, leading
+from bellman_tf.layers.capture import MatrixCapture
+from bellman_tf.layers.matrix_layout import MatrixLayout
+from bellman_tf.layers.tensors import Tensors, leading
 from bellman_tf.linalg import split_damping
 from bellman_tf.linalg.products import matmul
 

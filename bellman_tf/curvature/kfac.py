@@ -26,8 +26,9 @@ from bellman_tf.curvature.block import (
 )
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
-from bellman_tf.layers.capture import Capture, MatrixCapture, Tensors
+from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.convolution import Convolution
+from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import split_damping
 from bellman_tf.linalg.products import matmul
 

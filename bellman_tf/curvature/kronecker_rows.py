@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from bellman_tf.layers.capture import MatrixLayout, after, leading
+from bellman_tf.layers.matrix_layout import MatrixLayout
+from bellman_tf.layers.tensors import after, leading
 from bellman_tf.linalg.products import matmul
 
 

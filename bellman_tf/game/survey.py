@@ -32,8 +32,9 @@ from bellman_tf.game.instrument import Note, Notes, noting
 from bellman_tf.game.made_up import Apart, before_activation, made_up, made_up_weights, mixes
 from bellman_tf.game.raw_variables import put_back, raw_variables
 from bellman_tf.layers.calls import join_calls
-from bellman_tf.layers.capture import Capture, Tensors, to_work
+from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
+from bellman_tf.layers.tensors import Tensors, to_work
 
 DRAWS = 4  # further checks of a model that draws random numbers: a shuffle of three rows moves none in one of six
 UNKNOWN_SIZES = (16, 64)  # tried in turn for axes of the inputs that have no static size

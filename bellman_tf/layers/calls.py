@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from bellman_tf.layers.capture import Capture, Extent, MatrixCapture, Tensors, with_ones
+from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.embedding import Lookup
+from bellman_tf.layers.matrix_layout import Extent
+from bellman_tf.layers.tensors import Tensors, with_ones
 
 
 class Summed(Capture):

@@ -10,13 +10,13 @@ Column 0 is the back-propagated gradient of the sample's cost; columns 1..r belo
 Hessian. No cotangent is divided by the batch size.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-Tensors = list[tf.Tensor]
+from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
+from bellman_tf.layers.tensors import Tensors, as_number, leading
 
 
 def weigh(cotangents: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
@@ -53,31 +53,6 @@ def weigh_smaller(
     if len(cotangents) == 1 and None not in sizes and sizes[0] < sizes[1]:
         return weigh([inputs], weights), cotangents[0]
     return inputs, weigh(cotangents, weights)
-
-
-@dataclasses.dataclass(frozen=True)
-class Extent:
-    """Static sizes of a player, from which the form of its Gram matrix follows.
-
-    Attributes:
-        parameters: numbers in the player's variables.
-        columns: cotangents per sample m.
-        positions: places where the layer is applied to one sample; `None` where that is not static.
-        rows: rows of the matrix form, the bias's included; 0 without a matrix form.
-        width: columns of the matrix form, or of a table.
-        groups: blocks of the matrix form that do not mix (channel groups of a convolution).
-        taps: kernel taps of a convolution; 0 for other layers.
-        vocabulary: rows of a table; 0 for other layers.
-    """
-
-    parameters: int
-    columns: int = 1
-    positions: int | None = None
-    rows: int = 0
-    width: int = 0
-    groups: int = 1
-    taps: int = 0
-    vocabulary: int = 0
 
 
 class Capture:
@@ -143,84 +118,6 @@ class Capture:
     def per_sample(self) -> Tensors:
         """`q_ij`, `[B, m, *shape]` for each variable."""
         raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True)
-class MatrixLayout:
-    """How a kernel and a bias make one matrix `[rows(+1), width]`: the bias is the row of a constant input.
-
-    Attributes:
-        kernel_shape: shape of the kernel variable, its leading axes merging into `rows`.
-        rows: input features seen by one position.
-        bias_shape: shape of the bias variable, or `None` without a bias.
-        groups: blocks of columns, each with input features of its own (channel groups of a convolution).
-        swapped: whether the kernel variable has its output channels before its input channels.
-    """
-
-    kernel_shape: tuple
-    rows: int
-    bias_shape: tuple | None
-    groups: int = 1
-    swapped: bool = False
-
-    @property
-    def width(self) -> int:
-        """Output features e."""
-        return math.prod(self.kernel_shape) // self.rows
-
-    @property
-    def all_rows(self) -> int:
-        """Rows with the bias."""
-        return self.rows + (self.bias_shape is not None)
-
-    def extent(self, columns: int = 1, positions: int | None = None, taps: int = 0) -> Extent:
-        """Static sizes of a player with this layout.
-
-        Args:
-            columns: cotangents per sample.
-            positions: places where the layer is applied to one sample; `None` where that is not static.
-            taps: kernel taps of a convolution, else 0.
-
-        Returns:
-            The sizes.
-        """
-        bias = 0 if self.bias_shape is None else math.prod(self.bias_shape)
-        numbers = math.prod(self.kernel_shape) + bias
-        return Extent(numbers, columns, positions, self.all_rows, self.width, self.groups, taps)
-
-    def kernel_matrix(self, kernel: tf.Tensor) -> tf.Tensor:
-        """The kernel variable (leading axes allowed) as a matrix `[..., rows, e]`."""
-        lead = leading(kernel, len(self.kernel_shape))
-        kernel = tf.linalg.matrix_transpose(kernel) if self.swapped else kernel
-        return tf.reshape(kernel, [*lead, self.rows, self.width])
-
-    def kernel_variable(self, matrix: tf.Tensor) -> tf.Tensor:
-        """Inverse of `kernel_matrix`."""
-        lead, shape = leading(matrix, 2), self.kernel_shape
-        if not self.swapped:
-            return tf.reshape(matrix, [*lead, *shape])
-        return tf.linalg.matrix_transpose(tf.reshape(matrix, [*lead, *shape[:-2], shape[-1], shape[-2]]))
-
-    def kernel_taps(self, kernel: tf.Tensor) -> tf.Tensor:
-        """A convolution's kernel variable as taps, `[taps, c_in, c_out]`."""
-        channels = self.kernel_shape[-1] if self.swapped else self.kernel_shape[-2]
-        return tf.reshape(self.kernel_matrix(kernel), [-1, channels, self.width])
-
-    def pack(self, parts: Tensors) -> tf.Tensor:
-        """Kernel and bias in the shapes of the variables (leading axes allowed) to one matrix `[..., rows(+1), e]`."""
-        kernel = self.kernel_matrix(parts[0])
-        if self.bias_shape is None:
-            return kernel
-        lead = leading(kernel, 2)
-        return tf.concat([kernel, tf.reshape(parts[1], [*lead, 1, self.width])], axis=-2)
-
-    def unpack(self, matrix: tf.Tensor) -> Tensors:
-        """Inverse of `pack`."""
-        kernel = self.kernel_variable(matrix[..., : self.rows, :])
-        if self.bias_shape is None:
-            return [kernel]
-        lead = leading(matrix, 2)
-        return [kernel, tf.reshape(matrix[..., self.rows, :], [*lead, *self.bias_shape])]
 
 
 class MatrixCapture(Capture):
@@ -291,34 +188,9 @@ class MatrixCapture(Capture):
         return tf.matmul(flat, flat, transpose_a=True) / as_number(flat.shape[0] or tf.shape(flat)[0], flat.dtype)
 
 
-def with_ones(x: tf.Tensor) -> tf.Tensor:
-    """Appends the constant feature of a bias, `[..., d]` to `[..., d + 1]`."""
-    return tf.pad(x, [*[[0, 0]] * (len(x.shape) - 1), [0, 1]], constant_values=1)
-
-
-def as_number(count: int | tf.Tensor, dtype: tf.DType) -> float | tf.Tensor:
-    """A count to calculate with: a plain number where it is static.
-
-    Args:
-        count: integer.
-        dtype: of what it is multiplied with.
-
-    Returns:
-        The same number.
-    """
-    return float(count) if isinstance(count, int) else tf.cast(count, dtype)
-
-
 def _rows(tensor: tf.Tensor) -> tf.Tensor:
     """`[..., d]` as one list of rows, `[N, d]`."""
     return tensor if len(tensor.shape) == 2 else tf.reshape(tensor, [-1, tensor.shape[-1]])
-
-
-def leading(tensor: tf.Tensor, tail: int) -> list:
-    """Leading sizes of a tensor, static where known, so that a reshape keeps static shapes."""
-    count = len(tensor.shape) - tail
-    dynamic = tf.shape(tensor) if any(size is None for size in tensor.shape[:count]) else None
-    return [size if size is not None else dynamic[k] for k, size in enumerate(tensor.shape[:count])]
 
 
 class PerSampleCapture(Capture):
@@ -362,30 +234,3 @@ class PerSampleCapture(Capture):
             for q, K in zip(self.per_sample(), direction, strict=True)
         ]
         return tf.add_n(parts)
-
-
-def after(tensor: tf.Tensor, event: tf.Tensor) -> tf.Tensor:
-    """The same tensor for operations that are to wait for another one.
-
-    TensorFlow runs what it can as early as it can. What is made of an input of pass 1 would be made there and live
-    through the backward pass.
-
-    Args:
-        tensor: what the operations read.
-        event: what they wait for.
-
-    Returns:
-        An identity of `tensor`.
-    """
-    with tf.control_dependencies([event]):
-        return tf.identity(tensor)
-
-
-def work_dtype(tensor: tf.Tensor) -> tf.DType:
-    """The dtype curvature is computed in: float64 for float64, float32 for everything else."""
-    return tf.float64 if tensor.dtype == tf.float64 else tf.float32
-
-
-def to_work(tensor: tf.Tensor) -> tf.Tensor:
-    """Casts to `work_dtype`; free when nothing changes."""
-    return tf.cast(tensor, work_dtype(tensor))

@@ -15,21 +15,11 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.layers.capture import (
-    Extent,
-    MatrixCapture,
-    MatrixLayout,
-    Tensors,
-    after,
-    as_number,
-    leading,
-    to_work,
-    weigh,
-    weigh_smaller,
-    with_ones,
-)
+from bellman_tf.layers.capture import MatrixCapture, weigh, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
+from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
 from bellman_tf.layers.taps import Taps, autocorrelation, channels_last, pool, ravel, sizes_of, static_product
+from bellman_tf.layers.tensors import Tensors, after, as_number, leading, to_work, with_ones
 from bellman_tf.linalg.products import matmul
 
 

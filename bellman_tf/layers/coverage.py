@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import keras
 
-from bellman_tf.layers.capture import Extent, MatrixLayout
+from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
 
 PREACTIVATION, OUTPUT = "preactivation", "output"
 

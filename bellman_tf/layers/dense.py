@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.capture import MatrixCapture, MatrixLayout, Tensors, to_work, weigh_smaller, with_ones
+from bellman_tf.layers.capture import MatrixCapture, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
+from bellman_tf.layers.matrix_layout import MatrixLayout
+from bellman_tf.layers.tensors import Tensors, to_work, with_ones
 
 
 class LinearMap(MatrixCapture):

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.capture import Capture, MatrixLayout, PerSampleCapture, Tensors, to_work
+from bellman_tf.layers.capture import Capture, PerSampleCapture
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.dense import LinearMap
+from bellman_tf.layers.matrix_layout import MatrixLayout
+from bellman_tf.layers.tensors import Tensors, to_work
 
 
 class EinsumPlan:

@@ -6,8 +6,10 @@ import keras
 import tensorflow as tf
 
 from bellman_tf.keras_access import table_of
-from bellman_tf.layers.capture import Capture, Extent, Tensors, to_work, weigh
+from bellman_tf.layers.capture import Capture, weigh
 from bellman_tf.layers.coverage import OUTPUT, Coverage
+from bellman_tf.layers.matrix_layout import Extent
+from bellman_tf.layers.tensors import Tensors, to_work
 
 
 class Lookup(Capture):

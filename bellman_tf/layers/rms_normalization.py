@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.capture import PerSampleCapture, Tensors, after, to_work
+from bellman_tf.layers.capture import PerSampleCapture
 from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
+from bellman_tf.layers.tensors import Tensors, after, to_work
 
 
 def capture_rms_normalization(

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.capture import MatrixLayout, Tensors
 from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
+from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.taps import Taps, ravel, sizes_of
+from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.products import matmul
 
 

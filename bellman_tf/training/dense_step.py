@@ -18,7 +18,7 @@ from bellman_tf import _checks
 from bellman_tf.bellman import Expansion, Gains, Value, augment_batch, expand, gains, value_update
 from bellman_tf.game.stages import Game, Player
 from bellman_tf.keras_access import flat_inputs
-from bellman_tf.layers.capture import Tensors, to_work
+from bellman_tf.layers.tensors import Tensors, to_work
 from bellman_tf.linalg import symmetrize
 from bellman_tf.linalg.products import matmul, matvec
 from bellman_tf.training.passes import Applied, policy_forward, unflatten

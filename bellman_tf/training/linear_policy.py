@@ -7,7 +7,7 @@ import tensorflow as tf
 from bellman_tf.bellman import rollout, sample_space
 from bellman_tf.bellman.sample_space import SampleValue, from_groups, to_groups
 from bellman_tf.game.players import Player, Players
-from bellman_tf.linalg.products import matvec
+from bellman_tf.training import held_out
 from bellman_tf.training.information import Information
 
 
@@ -155,25 +155,8 @@ class LinearPolicy:
         )
 
     def held_out_model(self) -> tf.Tensor:
-        """What the plain step does to samples that it was not computed from.
-
-        With all weights a_T sample i moves by `v_i = -sum_j Gamma_ij a_Tj` along its columns, Gamma the sum of all Gram
-        matrices. Without j = i, times B / (B - 1), v is what the step does to a sample that had no part in it; with the
-        terminal value (a_T, L_T L_T') a step of tau times the size lowers J by `slope tau - curvature tau^2 / 2`.
-
-        Returns:
-            `[3]`: slope on samples without a part in the step, slope on the batch itself, curvature.
-        """
-        a, L = self._terminal
-        gram, m = _sum(self._grams), self._columns
-        n = tf.shape(gram)[-1]
-        sample = tf.range(n) // m
-        others = tf.cast(sample[:, None] != sample[None, :], gram.dtype)
-        B = tf.cast(n // m, gram.dtype)
-        moved = matvec(gram, a)
-        apart = matvec(gram * others, a) * tf.math.divide_no_nan(B, B - 1)
-        curvature = tf.reduce_sum(tf.square(matvec(L, apart, transpose_a=True)))
-        return tf.stack([tf.reduce_sum(a * apart), tf.reduce_sum(a * moved), curvature])
+        """What the plain step does to samples that it was not computed from, `[3]`; see `held_out.held_out_model`."""
+        return held_out.held_out_model(self._terminal, _sum(self._grams), self._columns)
 
 
 def _sum(parts: list) -> tf.Tensor | None:

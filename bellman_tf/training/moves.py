@@ -12,7 +12,7 @@ from bellman_tf.curvature.cached import Seen, update_all
 from bellman_tf.curvature.coupling.joint import JointMetric
 from bellman_tf.curvature.identity import IdentityMetric
 from bellman_tf.game.players import Player
-from bellman_tf.layers.capture import Tensors
+from bellman_tf.layers.tensors import Tensors
 from bellman_tf.training.context import StepContext
 from bellman_tf.training.settings import StepSettings
 from bellman_tf.training.update import Assignments, add_own_cost, clip, constrain, move, own_cost_gradient

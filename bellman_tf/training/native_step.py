@@ -10,7 +10,7 @@
 
 On the linearised network every later stage's feedback is known from Gram matrices alone, so no second forward pass and
 no order of the layers is needed: all players act with the same weights `w = (I + S Gamma)^{-1} (a - S lambda)`.
-Source: engine of claims OURS-2, algorithm.md Section 3.
+Source: claims OURS-2, algorithm.md Section 3.
 """
 
 import functools
@@ -23,8 +23,9 @@ from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import COTANGENTS, Player
 from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.calls import join_calls
-from bellman_tf.layers.capture import Capture, Tensors, to_work, weigh
+from bellman_tf.layers.capture import Capture, weigh
 from bellman_tf.layers.coverage import PREACTIVATION
+from bellman_tf.layers.tensors import Tensors, to_work
 from bellman_tf.losses import find_ends, keras_computes_loss, record_loss, terminal_cost, terminal_curvature
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.information import INFORMATION

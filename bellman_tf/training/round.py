@@ -13,7 +13,8 @@ from bellman_tf.game.players import Player, Players
 from bellman_tf.game.raw_variables import raw_variables
 from bellman_tf.game.replay_check import kept_variables
 from bellman_tf.game.survey import at_compute_dtype
-from bellman_tf.layers.capture import Capture, Tensors
+from bellman_tf.layers.capture import Capture
+from bellman_tf.layers.tensors import Tensors
 from bellman_tf.losses import keras_computes_loss
 from bellman_tf.training.context import Outcome, StepContext, recursion_dtype
 from bellman_tf.training.moves import Moves
@@ -31,7 +32,7 @@ class Round(Moves):
         raw: the same of TensorFlow's own variables, which Keras's scopes do not hold.
         clamped: clamps of the papers' recursion.
         witnesses: tensors that must be finite, besides the new values, for the batch to be accepted.
-        outcome: predicted and actual decrease of J, `None` where nobody wants to know.
+        outcome: predicted and actual decrease of J, `None` where the step does not need it.
         telemetry: numbers about the sample weights, by name, where the step is watched.
         searched: the step length that a line search took, or `None`.
         direct: variables that the loss reads itself, by `id`.

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.capture import Tensors
+from bellman_tf.layers.tensors import Tensors
 
 
 def own_cost_gradient(variables: tuple) -> list[tf.Tensor | None]:

@@ -9,7 +9,8 @@ from bellman_tf.curvature.damping import factor_damping
 from bellman_tf.curvature.ekfac import EKFACBlock
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.kfac import KFACBlock
-from bellman_tf.layers.capture import MatrixCapture, Tensors
+from bellman_tf.layers.capture import MatrixCapture
+from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import split_damping, symmetrize
 from bellman_tf.linalg.products import matmul
 

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from bellman_tf.curvature.block import Block, Metric
 from bellman_tf.curvature.gram.products import stacked
-from bellman_tf.layers.capture import MatrixCapture, Tensors
+from bellman_tf.layers.capture import MatrixCapture
+from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.products import matmul
 
 

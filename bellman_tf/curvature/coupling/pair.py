@@ -6,7 +6,7 @@ from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.coupling.base import Blocks, Coupling
 from bellman_tf.curvature.coupling.joint import Samples
 from bellman_tf.curvature.gram.products import inner_products
-from bellman_tf.layers.capture import Tensors
+from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import PairFactor, factor_pair, solve_pair
 
 

@@ -8,7 +8,7 @@ from bellman_tf.curvature.coupling.base import Blocks, Coupling
 from bellman_tf.curvature.coupling.joint import OuterSamples, Samples
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.kfac import KFACBlock
-from bellman_tf.layers.capture import Tensors
+from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import factor_block_form, solve_block_form
 from bellman_tf.linalg.products import matmul
 

@@ -20,7 +20,7 @@ import dataclasses
 from typing import NamedTuple
 
 from bellman_tf.curvature.block import MetricKind
-from bellman_tf.layers.capture import Extent
+from bellman_tf.layers.matrix_layout import Extent
 
 FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "reduced")
 # Samples in a batch, as far as the choice of a form goes.

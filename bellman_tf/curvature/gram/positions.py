@@ -5,7 +5,8 @@ import tensorflow as tf
 from bellman_tf.curvature.block import TwoSided
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import grouped, stacked, sum_pairs
-from bellman_tf.layers.capture import MatrixCapture, Tensors
+from bellman_tf.layers.capture import MatrixCapture
+from bellman_tf.layers.tensors import Tensors
 
 
 def positions(capture: MatrixCapture, metric: TwoSided, group_size: int | None, limits: GramLimits) -> tf.Tensor:

@@ -11,8 +11,8 @@ from bellman_tf.curvature.block import Metric
 from bellman_tf.curvature.gram.plan import GramLimits, pairs_are_cheaper
 from bellman_tf.curvature.gram.positions import of_sides
 from bellman_tf.curvature.gram.products import inner_products
-from bellman_tf.layers.capture import Tensors
 from bellman_tf.layers.convolution import Convolution
+from bellman_tf.layers.tensors import Tensors
 
 
 def bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:

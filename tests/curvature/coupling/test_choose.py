@@ -13,8 +13,8 @@ from bellman_tf.curvature.coupling import base as coupling_module
 from bellman_tf.curvature.coupling.choose import make_couplings
 from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.registry import make_block, player_layout
-from bellman_tf.layers.capture import MatrixLayout
 from bellman_tf.layers.dense import LinearMap
+from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.registry import coverage
 from tests.curvature.players import DAMPING, RATE, initial_state, step
 from tests.helpers import assert_close

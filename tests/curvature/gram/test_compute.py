@@ -14,7 +14,7 @@ from bellman_tf.curvature.gram.compute import RUN
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, pairs_are_cheaper, plan
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.curvature.registry import make_block, player_layout
-from bellman_tf.layers.capture import Extent
+from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.layers.registry import coverage
 from tests.curvature.players import initial_state, step
 from tests.helpers import assert_close

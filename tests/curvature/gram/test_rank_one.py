@@ -16,7 +16,7 @@ from bellman_tf.curvature.gram.compute import rank_one
 from bellman_tf.curvature.gram.plan import LIMITS, plan
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.curvature.registry import player_layout
-from bellman_tf.layers.capture import Extent
+from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.layers.registry import coverage
 from tests.curvature.players import initial_state, step
 from tests.helpers import assert_close

@@ -1,0 +1,57 @@
+"""Small operations on tensors that captures of all kinds of layers need."""
+
+import tensorflow as tf
+
+Tensors = list[tf.Tensor]
+
+
+def with_ones(x: tf.Tensor) -> tf.Tensor:
+    """Appends the constant feature of a bias, `[..., d]` to `[..., d + 1]`."""
+    return tf.pad(x, [*[[0, 0]] * (len(x.shape) - 1), [0, 1]], constant_values=1)
+
+
+def as_number(count: int | tf.Tensor, dtype: tf.DType) -> float | tf.Tensor:
+    """A count to calculate with: a plain number where it is static.
+
+    Args:
+        count: integer.
+        dtype: of what it is multiplied with.
+
+    Returns:
+        The same number.
+    """
+    return float(count) if isinstance(count, int) else tf.cast(count, dtype)
+
+
+def leading(tensor: tf.Tensor, tail: int) -> list:
+    """Leading sizes of a tensor, static where known, so that a reshape keeps static shapes."""
+    count = len(tensor.shape) - tail
+    dynamic = tf.shape(tensor) if any(size is None for size in tensor.shape[:count]) else None
+    return [size if size is not None else dynamic[k] for k, size in enumerate(tensor.shape[:count])]
+
+
+def after(tensor: tf.Tensor, event: tf.Tensor) -> tf.Tensor:
+    """The same tensor for operations that are to wait for another one.
+
+    TensorFlow runs what it can as early as it can. What is made of an input of pass 1 would be made there and live
+    through the backward pass.
+
+    Args:
+        tensor: what the operations read.
+        event: what they wait for.
+
+    Returns:
+        An identity of `tensor`.
+    """
+    with tf.control_dependencies([event]):
+        return tf.identity(tensor)
+
+
+def work_dtype(tensor: tf.Tensor) -> tf.DType:
+    """The dtype curvature is computed in: float64 for float64, float32 for everything else."""
+    return tf.float64 if tensor.dtype == tf.float64 else tf.float32
+
+
+def to_work(tensor: tf.Tensor) -> tf.Tensor:
+    """Casts to `work_dtype`; free when nothing changes."""
+    return tf.cast(tensor, work_dtype(tensor))
