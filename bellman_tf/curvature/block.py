@@ -103,7 +103,7 @@ class MetricKind:
         kronecker: M^{-1} acts on the two sides of the matrix form: `input_pair`, `input_solve`, `cotangent_solve`.
         tapwise: the taps of a convolution do not mix: `solve_tap`, `tap_pair`, `solve_bias`.
         sided: of a tapwise metric, each tap has two sides: `tap_input_solve`, `cotangent_solve`.
-        rowwise: the rows of a table do not mix: `solve_rows`.
+        rowwise: the rows of a table or of the matrix form do not mix: `solve_rows`, `feature_pair`, `bias_pair`.
         diagonal: M is a diagonal matrix once the two sides of the matrix form are turned: `turned`, `rank_one`.
     """
 
@@ -162,6 +162,14 @@ class Metric:
         """The same of one tap of a convolution's kernel, tensors `[B, m, c_in, c_out]`."""
         q = capture.tap_gradients(tap)
         return Pair([q], [self.solve_tap(q, tap)])
+
+    def feature_pair(self, capture: MatrixCapture, count: int) -> Pair:
+        """As `sample_pair`, of the kernel rows of the first `count` input features, tensors `[B, m, count, e]`."""
+        raise NotImplementedError
+
+    def bias_pair(self, capture: MatrixCapture) -> Pair:
+        """As `sample_pair`, of the bias, tensors `[B, m, e]`."""
+        raise NotImplementedError
 
     def solve_rows(self, tokens: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """`M^{-1}` on rows of a table: `c` `[B, m, L, e]` in the rows `tokens` `[B, L]`."""

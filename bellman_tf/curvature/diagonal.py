@@ -20,6 +20,7 @@ import tensorflow as tf
 from bellman_tf.curvature.block import Metric, MetricKind, Pair, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.convolution import Convolution
+from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.tensors import Tensors
 
@@ -106,6 +107,16 @@ class DiagonalMetric(Metric):
         """The gradients times the root of the diagonal on both sides: half the numbers of one side solved."""
         parts = [tf.sqrt(d) * q for d, q in zip(self.inverse, capture.per_sample(), strict=True)]
         return Pair(parts, parts)
+
+    def feature_pair(self, capture: LinearMap, count: int) -> Pair:
+        """The gradients times the root of the diagonal on both sides."""
+        q = [tf.sqrt(self._layout.pack(self.inverse)[:count]) * capture.feature_gradients(count)]
+        return Pair(q, q)
+
+    def bias_pair(self, capture: MatrixCapture) -> Pair:
+        """The gradients times the root of the diagonal on both sides."""
+        q = [tf.sqrt(self._layout.pack(self.inverse)[-1]) * capture.bias_per_sample()]
+        return Pair(q, q)
 
     def tap_pair(self, capture: Convolution, tap: int) -> Pair:
         """The gradients of one tap times the root of the diagonal on both sides."""

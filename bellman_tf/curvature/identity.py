@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from bellman_tf.curvature.block import Block, Metric, MetricKind, Pair, StepScalars, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
+from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.tensors import Tensors
 
 IDENTITY = MetricKind(kronecker=True, tapwise=True, sided=True, rowwise=True)
@@ -46,6 +47,16 @@ class IdentityMetric(Metric, TwoSided):
     def tap_pair(self, capture: Capture, tap: int) -> Pair:
         """The gradients as they are, and the learning rate."""
         q = [capture.tap_gradients(tap)]
+        return Pair(q, q, self.scale)
+
+    def feature_pair(self, capture: LinearMap, count: int) -> Pair:
+        """The gradients as they are, and the learning rate."""
+        q = [capture.feature_gradients(count)]
+        return Pair(q, q, self.scale)
+
+    def bias_pair(self, capture: MatrixCapture) -> Pair:
+        """The gradients as they are, and the learning rate."""
+        q = [capture.bias_per_sample()]
         return Pair(q, q, self.scale)
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:

@@ -80,6 +80,10 @@ class LinearMap(MatrixCapture):
         """The same without the bias, `[B, m, d, e]`."""
         return self._products(self.inputs)
 
+    def feature_gradients(self, count: int) -> tf.Tensor:
+        """Per-sample gradients of the kernel rows of the first `count` input features, `[B, m, count, e]`."""
+        return self._products(self.inputs[..., :count])
+
     def _products(self, x: tf.Tensor) -> tf.Tensor:
         if self.flat:
             return tf.stack([x[:, :, None] * c[:, None, :] for c in self.cotangents], axis=1)

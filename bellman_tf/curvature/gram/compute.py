@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric
 from bellman_tf.curvature.gram.factored import factored, squares
+from bellman_tf.curvature.gram.features import features
 from bellman_tf.curvature.gram.lookup import lookup
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, plan
 from bellman_tf.curvature.gram.positions import positions
@@ -33,6 +34,7 @@ RUN = {
     "lookup": lookup,
     "rank_one": rank_one,
     "sketch": sketch,
+    "features": features,
     "reduced": reduced,
 }
 

@@ -7,6 +7,7 @@
     lookup       pairs of positions of a table that hold the same token             exact, b L^2 e
     rank_one     `factored` or `positions` with a diagonal metric of rank one       approximate, b L^2 (d + e)
     sketch       a convolution's centre tap times the number of taps                approximate, L c c' + b c c'
+    features     a position layer's first input features, times all of them   approximate, (L d e + b d e) / 4
     reduced      pixels and cotangents of a convolution pooled to few positions     approximate, cheapest
 
 Source: algorithm.md, Section 7, claims OURS-9; the centre tap and the metric of rank one are measured in
@@ -22,7 +23,7 @@ from typing import NamedTuple
 from bellman_tf.curvature.block import MetricKind
 from bellman_tf.layers.matrix_layout import Extent
 
-FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "reduced")
+FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "features", "reduced")
 # Samples in a batch, as far as the choice of a form goes.
 USUAL_BATCH = 64
 
@@ -32,15 +33,18 @@ class GramLimits:
     """Sizes from which on a form is approximated.
 
     Attributes:
-        sketch_above: "auto" sketches a convolution whose per-sample gradients read more numbers a sample than this.
+        sketch_above: "auto" sketches a convolution, and takes some of the input features of a layer with positions,
+            whose per-sample gradients cost more multiplications a sample than this.
         rank_one_above: "auto" takes the diagonal metric of a player with more parameters than this as one of rank one.
             Measured on one core with B = 64: a Dense layer of 2^14 weights 16 ms exactly and 0.6 ms with rank one (the
             products of its plain gradient step 0.6 ms), of 2^16 weights 50 and 0.8 ms.
+        feature_share: "features" keeps one input feature of so many.
         reduced_size: positions per axis that "reduced" keeps at most.
     """
 
     sketch_above: int = 2**18
     rank_one_above: int = 2**14
+    feature_share: int = 4
     reduced_size: int = 4
 
 
@@ -86,9 +90,15 @@ def plan(
         chosen = "positions" if "positions" in exact else "per_sample"
     elif form == "auto" and extent.taps > 1 and "sketch" in near and work is not None and work > limits.sketch_above:
         chosen = "sketch"
-    elif form == "auto" and "rank_one" in near and chosen == "per_sample" and extent.parameters > limits.rank_one_above:
-        chosen = "rank_one" if near["rank_one"] < exact["per_sample"] else chosen
-    words = f"sketch, 1 of {extent.taps} taps" if chosen == "sketch" else chosen.replace("_", " ")
+    elif form == "auto" and chosen == "per_sample":
+        known = {
+            "rank_one": extent.parameters > limits.rank_one_above,
+            "features": work is not None and work > limits.sketch_above,
+        }
+        cheaper = {name: near[name] for name, big in known.items() if big and name in near}
+        chosen = min({**cheaper, chosen: exact[chosen]}.items(), key=lambda pair: pair[1])[0] if cheaper else chosen
+    words = {"sketch": f"sketch, 1 of {extent.taps} taps", "features": f"1 of {limits.feature_share} features"}
+    words = words.get(chosen, chosen.replace("_", " "))
     return Plan(chosen, {**near, **exact}[chosen], words)
 
 
@@ -107,6 +117,19 @@ def _exact(extent: Extent, kind: MetricKind, b: int) -> dict[str, int | None]:
     if extent.vocabulary and kind.rowwise and L is not None and USUAL_BATCH * L * L * m <= extent.parameters:
         costs = {"lookup": L * L * b * m * m * e, **costs}  # fewer pairs of positions than entries of all the tables
     return costs
+
+
+def kept_features(rows: int, limits: GramLimits) -> int:
+    """Input features that "features" keeps: at least one.
+
+    Args:
+        rows: of the matrix form.
+        limits: which share.
+
+    Returns:
+        How many.
+    """
+    return -(-rows // limits.feature_share)
 
 
 def pairs_are_cheaper(extent: Extent, kind: MetricKind, group_size: int | None) -> bool:
@@ -148,6 +171,9 @@ def _approximate(extent: Extent, kind: MetricKind, b: int, limits: GramLimits) -
         costs["sketch"] = None if L is None else min(_of_one_tap(extent, kind, b).values())
         if L is not None and extent.groups == 1:
             costs["reduced"] = m * limits.reduced_size**2 * tap + m * m * b * tap
-    elif extent.rows and not extent.taps and kind.diagonal and L is not None:
-        costs["rank_one"] = L * L * b * (d + m * m * e)
+    elif extent.rows and not extent.taps and L is not None:
+        if kind.diagonal:
+            costs["rank_one"] = L * L * b * (d + m * m * e)
+        if kind.rowwise and L > 1:
+            costs["features"] = (m * L + m * m * b) * kept_features(d, limits) * e
     return costs

@@ -21,7 +21,7 @@ from tests.helpers import assert_close
 from tests.layers.cases import CASES, automatic, draw, flat
 from verification.references import gram as reference
 
-FORMS_OPTION = ("auto", "exact", "per_sample", "positions", "sketch", "reduced")
+FORMS_OPTION = ("auto", "exact", "per_sample", "positions", "sketch", "features", "reduced")
 BATCH = 5
 CONFIGS = {
     "identity": options.Identity(),
@@ -219,6 +219,45 @@ def test_pairs_of_positions_are_for_few_positions_and_many_channels():
         chosen[positions] = pairs_are_cheaper(extent, IDENTITY, None)
         assert not pairs_are_cheaper(extent, DIAGONAL, None)
     assert chosen == {16: True, 64: False, 1024: False}
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("config", ["identity", "rmsprop"])
+@pytest.mark.parametrize(
+    "name", ["dense rank 3", "dense rank 4 without bias", "einsum two features", "einsum inputs apart"]
+)
+def test_features_are_the_first_rows_of_the_kernel_times_how_many_more_there_are(name, config, columns, rng):
+    player = Player(config, name, rng, columns)
+    assert player.plan("features").form == "features"
+    kernel, *bias = automatic(player.sample)
+    layout = coverage(player.sample.layer).matrix
+    share = LIMITS.feature_share
+    kept = -(-layout.rows // share)
+    matrix = layout.kernel_matrix(tf.constant(kernel)).numpy()
+    matrix[..., :kept, :] *= np.sqrt(layout.rows / kept)
+    matrix[..., kept:, :] = 0
+    parts = flat([layout.kernel_variable(tf.constant(matrix)).numpy(), *bias], 2)
+    for group_size in (None, 2):
+        actual = gram(player.capture, player.metric, group_size, "features")
+        assert_close(actual, reference.gram(parts, player.dense, group_size), rtol=1e-10)
+        eigenvalues = np.linalg.eigvalsh(actual)
+        assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
+    exact = gram(player.capture, player.metric, None, "features", GramLimits(feature_share=1))
+    assert_close(exact, player.expected(None), rtol=1e-10)
+
+
+@pytest.mark.parametrize("config", ["kfac", "ekfac", "full"])
+def test_metrics_that_mix_rows_have_no_form_from_some_of_them(config, rng):
+    assert Player(config, "dense rank 3", rng).plan("features").form != "features"
+
+
+def test_large_layers_with_positions_take_some_features(rng):
+    player = Player("identity", "dense rank 3", rng)
+    work = 5 * 5 * 3
+    assert player.plan("auto", limits=GramLimits(sketch_above=work)).form == "per_sample"
+    chosen = player.plan("auto", limits=GramLimits(sketch_above=work - 1))
+    assert (chosen.form, chosen.words) == ("features", "1 of 4 features")
+    assert player.plan("exact", limits=GramLimits(sketch_above=work - 1)).form == "per_sample"
 
 
 def test_the_centre_tap_is_exact_for_kernels_of_one_tap(rng):

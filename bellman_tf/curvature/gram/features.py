@@ -1,0 +1,35 @@
+"""Dense layers with many positions, from some of their input features.
+
+The rows of a kernel's gradients see the same cotangents, so that the inner products of some of them stand for those of
+the others: those of the first features, times how many more there are. The bias is exact. The slice is the same at
+every step, as XLA wants it.
+"""
+
+import tensorflow as tf
+
+from bellman_tf.curvature.block import Metric
+from bellman_tf.curvature.gram.plan import GramLimits, kept_features
+from bellman_tf.curvature.gram.products import inner_products
+from bellman_tf.layers.dense import LinearMap
+
+
+def features(capture: LinearMap, metric: Metric, group_size: int | None, limits: GramLimits) -> tf.Tensor:
+    """The kernel's part from its first input features, the bias's part exact.
+
+    Args:
+        capture: the player's capture.
+        metric: one that does not mix the rows of the matrix form.
+        group_size: samples per group.
+        limits: which share of the features to keep.
+
+    Returns:
+        `[G, b m, b m]`; positive semidefinite, exact where all features are kept.
+    """
+    rows = capture.layout.rows
+    kept = kept_features(rows, limits)
+    first, second, scale = metric.feature_pair(capture, kept)
+    kernel = (rows / kept * scale) * inner_products(first, second, group_size)
+    if not capture.bias:
+        return kernel
+    first, second, scale = metric.bias_pair(capture)
+    return kernel + scale * inner_products(first, second, group_size)
