@@ -5,8 +5,11 @@
 A residual CNN (with and without BatchNormalization) is trained on DIGITS, enlarged to 24 x 24 so that convolutions have
 many positions; then, on one batch, each convolution's Gram matrix is formed exactly, by "sketch" (the centre tap) and
 by "reduced". A tanh MLP of 64-512-512-10 is trained on DIGITS with Adam and RMSprop; then each layer's Gram matrix is
-formed exactly and with the metric of rank one. Reported per layer: relative Frobenius error of G, relative error of its
-diagonal, and the relative error of the sample weights `w = R a` that one stage with this G gives; then milliseconds.
+formed exactly and with the metric of rank one. A vision transformer of 64 tokens is trained on the same images; then
+each Gram matrix of a layer with positions is formed exactly and from a quarter and a half of its input features.
+Reported per layer: relative Frobenius error of G, of its diagonal, and the relative error of the sample weights
+`w = R a` that one stage with this G gives; then milliseconds. Last the same of Gamma, the sum over all layers, which is
+all that the cooperative step sees.
 """
 
 import argparse
@@ -27,13 +30,14 @@ from bellman_tf.bellman import sample_space
 from bellman_tf.curvature.block import Metric
 from bellman_tf.curvature.gram import GramLimits, gram
 from bellman_tf.layers.capture import Capture
-from bellman_tf.training.game_step import GameStep
+from bellman_tf.training.native_step import NativeStep
 from bellman_tf.training.round import Round
 
 RANK_ONE = GramLimits(rank_one_above=1)
 FORMS = {
     "convolution": (("sketch", "sketch", GramLimits()), ("reduced", "reduced", GramLimits())),
-    "dense": (("rank one", "auto", RANK_ONE),),
+    "wide": (("rank one", "auto", RANK_ONE),),
+    "positions": (("1 of 4", "features", GramLimits()), ("1 of 2", "features", GramLimits(feature_share=2))),
 }
 
 
@@ -75,39 +79,66 @@ def weights(gram: np.ndarray, beta_squared: tf.Tensor) -> np.ndarray:
     return sample_space.backward(value, tf.constant(gram[None]), diagonal=True).a.numpy()[0]
 
 
+def transformer() -> keras.Model:
+    """64 tokens of 3 x 3 pixels, width 64, two blocks."""
+    inputs = keras.Input((24, 24, 1))
+    x = keras.layers.Reshape((64, 64))(keras.layers.Conv2D(64, 3, strides=3)(inputs))
+    for _ in range(2):
+        h = keras.layers.LayerNormalization()(x)
+        x = keras.layers.Add()([x, keras.layers.MultiHeadAttention(4, 16)(h, h)])
+        h = keras.layers.LayerNormalization()(x)
+        h = keras.layers.Dense(64)(keras.layers.Dense(128, activation="gelu")(h))
+        x = keras.layers.Add()([x, h])
+    return btf.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling1D()(x)))
+
+
+def kind_of(capture: Capture) -> str:
+    """Which approximate forms a layer has."""
+    extent = capture.extent
+    if extent.taps or not extent.rows:
+        return "convolution" if extent.taps else ""
+    return "wide" if extent.positions == 1 else "positions"
+
+
 def measure(model: keras.Model, x: np.ndarray, y: np.ndarray, kind: str) -> list[dict]:
-    """Errors and times of every player of one kind of a compiled model, on one batch."""
+    """Errors and times of every player of one kind of a compiled model, and of the sum of all, on one batch."""
     optimizer = model.optimizer
     batch = Round(model, model.game, optimizer.settings(), optimizer.context(), (tf.constant(x), tf.constant(y)))
-    step = GameStep(batch)
-    step.differentiate()
-    beta_squared = step.derivatives.beta_squared
-    rows = []
-    for player in model.game.players:
-        capture = step.derivatives.captures[player.index]
-        if player.kind != kind:
-            continue
-        step._measure([player])
-        metric = batch.metrics[player.index]
+    step = NativeStep(batch)
+    step._forward()
+    step._backward(step._curved())
+    step._measure()
+    beta_squared, rows, exact_sum = step.beta_squared, [], 0.0
+    sums = dict.fromkeys((title for title, *_ in FORMS[kind]), 0.0)
 
-        def form(
-            name: str, limits: GramLimits = RANK_ONE, capture: Capture = capture, metric: Metric = metric
-        ) -> np.ndarray:
+    def errors(found: np.ndarray, exact: np.ndarray) -> dict:
+        return {
+            "G": relative(found, exact),
+            "diagonal": relative(np.diag(found), np.diag(exact)),
+            "weights": relative(weights(found, beta_squared), weights(exact, beta_squared)),
+        }
+
+    for player in step.covered:
+        capture, metric = step.captures[player.index], step.metrics[player.index]
+
+        def form(name: str, limits: GramLimits, capture: Capture = capture, metric: Metric = metric) -> np.ndarray:
             return gram(capture, metric, None, name, limits).numpy()[0]
 
-        exact = form("per_sample")
-        w = weights(exact, beta_squared)
-        row: dict = {"layer": player.name, "ms exact": _milliseconds(lambda form=form: form("per_sample"))}
+        exact = form("exact", RANK_ONE)
+        exact_sum = exact_sum + exact
+        ours = kind_of(capture) == kind
+        row: dict = {"layer": player.name, "ms exact": _milliseconds(lambda form=form: form("exact", RANK_ONE))}
         for title, name, limits in FORMS[kind]:
-            found = form(name, limits)
-            row[title] = {
-                "G": relative(found, exact),
-                "diagonal": relative(np.diag(found), np.diag(exact)),
-                "weights": relative(weights(found, beta_squared), w),
-                "ms": _milliseconds(lambda form=form, name=name, limits=limits: form(name, limits)),
-            }
-        rows.append(row)
-    return rows
+            found = form(name, limits) if ours else exact
+            sums[title] = sums[title] + found
+            timed = _milliseconds(lambda form=form, name=name, limits=limits: form(name, limits)) if ours else 0.0
+            row[title] = errors(found, exact) | {"ms": timed}
+        if ours:
+            rows.append(row)
+    total = {
+        title: errors(found, exact_sum) | {"ms": sum(row[title]["ms"] for row in rows)} for title, found in sums.items()
+    }
+    return [*rows, {"layer": "all layers", "ms exact": sum(row["ms exact"] for row in rows), **total}]
 
 
 def _milliseconds(function: object) -> float:
@@ -122,8 +153,10 @@ def _milliseconds(function: object) -> float:
 CASES = {
     "without BatchNormalization": (lambda: network(False), "rmsprop", "convolution"),
     "with BatchNormalization": (lambda: network(True), "rmsprop", "convolution"),
-    "wide, rmsprop": (wide, "rmsprop", "dense"),
-    "wide, adam": (wide, "adam", "dense"),
+    "wide, rmsprop": (wide, "rmsprop", "wide"),
+    "wide, adam": (wide, "adam", "wide"),
+    "transformer, identity": (transformer, "identity", "positions"),
+    "transformer, adam": (transformer, "adam", "positions"),
 }
 
 
@@ -148,8 +181,11 @@ def main() -> None:
         for seed in map(int, options.seeds.split(",")):
             keras.utils.set_random_seed(seed)
             model = make()
-            rate = options.learning_rate if kind == "convolution" else options.learning_rate / 10
-            optimizer = btf.GTDDP(rate, curvature=curvature, rollout="nonlinear")
+            rate = (
+                options.learning_rate
+                * {"rmsprop": 1.0 if kind == "convolution" else 0.1, "identity": 10, "adam": 0.1}[curvature]
+            )
+            optimizer = btf.GTDDP(rate, curvature=curvature)
             model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(True))
             _run(model, title, seed, kind, x, y, options, report["results"])
     if options.out:
@@ -180,11 +216,12 @@ def _run(
         key = f"{title}, seed {seed}, {steps} steps"
         results[key] = rows
         print(f"\n{key}, loss {float(loss):.3f}")
-        print(f"{'layer':12}{'ms exact':>9}  " + "".join(f"{t + ': G / weights / ms':>38}" for t, *_ in FORMS[kind]))
+        print(f"{'layer':28}{'ms exact':>9}  " + "".join(f"{t + ': G / weights / ms':>38}" for t, *_ in FORMS[kind]))
         for row in rows:
-            cells = [f"{row[t]['G']:.2f} / {row[t]['weights']:.3f} / {row[t]['ms']:.1f}" for t, *_ in FORMS[kind]]
+            cells = [f"{row[t]['G']:.3f} / {row[t]['weights']:.4f} / {row[t]['ms']:.1f}" for t, *_ in FORMS[kind]]
             print(
-                f"{row['layer'][:12]:12}{row['ms exact']:9.1f}  " + "".join(f"{cell:>38}" for cell in cells), flush=True
+                f"{row['layer'][-28:]:28}{row['ms exact']:9.1f}  " + "".join(f"{cell:>38}" for cell in cells),
+                flush=True,
             )
 
 
