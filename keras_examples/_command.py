@@ -42,7 +42,7 @@ def parser(
     Returns:
         The parser.
     """
-    made = _bare_parser(description, out, steps, seeds)
+    made = bare_parser(description, out, steps, seeds)
     made.add_argument("--quick", action="store_true", help="few methods, rates and steps, to see that it works")
     made.add_argument("--metrics", nargs="+", choices=METRICS, default=list(metrics), help="curvatures to compare")
     made.add_argument("--decades", type=whole(1), default=decades, help="decades that the learning rates span")
@@ -57,7 +57,7 @@ def parser(
     return made
 
 
-def _bare_parser(description: str, out: str, steps: int, seeds: int) -> argparse.ArgumentParser:
+def bare_parser(description: str, out: str, steps: int, seeds: int) -> argparse.ArgumentParser:
     """The options of every example."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
@@ -81,7 +81,7 @@ def short_parser(description: str, out: str, data: str, steps: int, seeds: int) 
     Returns:
         The parser.
     """
-    made = _bare_parser(description, out, steps, seeds)
+    made = bare_parser(description, out, steps, seeds)
     made.add_argument("--quick", action="store_true", help="smallest sizes, to see that it works; on DIGITS by default")
     made.add_argument("--data", nargs="+", choices=_data.NAMES, help=f"data; default: {data}")
     made.add_argument(

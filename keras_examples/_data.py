@@ -73,3 +73,23 @@ def load(name: str, data_dir: str | None, most: int | None = None) -> Data:
         [whole] = images.take(-1 if most is None else most).batch(len(images))
         parts += [whole["image"].numpy().astype("float32") / 255, whole["label"].numpy().astype("int32")]
     return Data(*parts)
+
+
+def characters(length: int) -> tuple[Data, int]:
+    """Python's own help topics, cut into pieces; the last tenth is to test on.
+
+    Args:
+        length: characters of one piece; the label of each is the one behind it.
+
+    Returns:
+        Pieces `[N, length]` and labels alike, int32, and the size of the alphabet.
+    """
+    from pydoc_data import topics
+
+    text = "\n".join(topics.topics[name] for name in sorted(topics.topics))
+    alphabet, codes = np.unique(list(text), return_inverse=True)
+    count = (len(codes) - 1) // length
+    x = codes[: count * length].reshape(count, length).astype("int32")
+    y = codes[1 : count * length + 1].reshape(count, length).astype("int32")
+    test = count // 10
+    return Data(x[:-test], y[:-test], x[-test:], y[-test:]), len(alphabet)

@@ -37,6 +37,8 @@ class Task:
             the ends of the last sixth of the pieces (at a constant rate single iterates are noisy).
         jit: compile with XLA.
         beyond: also run at ten times the best rates where that is outside the grid.
+        loss: makes the loss.
+        classes: whether labels are classes, so that there is an accuracy.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Task:
     tail: int = 0
     jit: bool = False
     beyond: bool = True
+    loss: Callable[[], keras.losses.Loss] = LOSS
+    classes: bool = True
 
     def __post_init__(self) -> None:
         self._initial: dict[int, list] = {}
@@ -148,7 +152,9 @@ class Trainer:
         self.task, self.method = task, method
         self.model = task.network()
         self.optimizer = method.make()
-        self.model.compile(optimizer=self.optimizer, loss=LOSS(), steps_per_execution=task.every, jit_compile=task.jit)
+        self.model.compile(
+            optimizer=self.optimizer, loss=task.loss(), steps_per_execution=task.every, jit_compile=task.jit
+        )
         self.optimizer.build(self.model.trainable_variables)
         self._fresh = [variable.numpy() for variable in self.optimizer.variables]
         self._predict = tf.function(functools.partial(self.model, training=False), reduce_retracing=True)
@@ -194,7 +200,9 @@ class Trainer:
             loss = float(np.mean(losses[-(task.tail // task.every) :]))
         else:
             loss = float(np.mean(curve.ends)) if math.isfinite(losses[-1]) else math.inf
-        accuracy = float(np.mean(self._logits(task.data.x_test).argmax(-1) == task.data.y_test))
+        accuracy = math.nan
+        if task.classes:
+            accuracy = float(np.mean(self._logits(task.data.x_test).argmax(-1) == task.data.y_test))
         return Run(
             task.name, self.method.metric, self.method.form, self.method.name, rate, number, seed,
             tuple(losses), loss, accuracy, curve.rejected, 1e3 * float(np.median(curve.seconds)) / task.every,
@@ -219,7 +227,14 @@ class Trainer:
 
     def _train_loss(self) -> float:
         """Loss on all training images, `inf` if it is not finite."""
-        value = float(LOSS()(self.task.data.y_train, self._logits(self.task.data.x_train)))
+        return self._loss(self.task.data.x_train, self.task.data.y_train)
+
+    def test_loss(self) -> float:
+        """Loss on all test images of the model as the last run left it, `inf` if it is not finite."""
+        return self._loss(self.task.data.x_test, self.task.data.y_test)
+
+    def _loss(self, x: np.ndarray, y: np.ndarray) -> float:
+        value = float(self.task.loss()(y, self._logits(x)))
         return value if math.isfinite(value) else math.inf
 
     def _logits(self, x: np.ndarray) -> np.ndarray:

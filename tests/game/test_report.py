@@ -95,7 +95,7 @@ def test_the_summary_prints_the_forms_that_run(options, forms, monkeypatch):
         monkeypatch.setitem(RUN, form, lambda *args, form=form, run=run: (ran.append(form), run(*args))[1])
     model.train_on_batch(np.arange(16).reshape(8, 2), np.arange(8) % 3)
     announced = optimizer.describe_grams(model.game)
-    assert [form.split(",")[0].replace(" ", "_") for form in announced] == ran
+    assert [form.split(",")[0].replace(" ", "_") for form in reversed(announced)] == ran, "the last layer is the first"
     assert announced == forms
     lines = []
     model.game_summary(print_fn=lines.append)
