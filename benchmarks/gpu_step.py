@@ -4,7 +4,8 @@
     python benchmarks/gpu_run_exported.py DIRECTORY          where JAX has an accelerator; TensorFlow is not needed
     python -m benchmarks.gpu_step --direct [--networks ...]  where TensorFlow has an accelerator, or on its CPU
 
-An exported step is a pure function `(x, y, variables...) -> (loss, changed variables...)` in three files:
+An exported step is a pure function `(x, y, variables...) -> (loss, changed variables...)`, of all variables that the
+step reads or writes, in three files:
 
     NETWORK_ROW.stablehlo   portable StableHLO (versioned bytecode), made from the `tf.function` around `train_step`
     NETWORK_ROW.json        names, shapes and types of all arguments and results; which result replaces which argument
@@ -25,6 +26,7 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.compiler.mlir.stablehlo import stablehlo
 
 import bellman_tf as btf
 from benchmarks import step_time
@@ -41,6 +43,7 @@ ROWS = {
 BATCH = {"resnet18": 128}  # instead of the network's own, which suits a CPU
 # State that an eigendecomposition determines only up to signs, order and rotations: stored, not to be compared.
 NOT_UNIQUE = ("_basis", "_scalings")
+STABLEHLO_VERSION = "1.0.0"  # readers of this and later versions accept the files
 _ALIAS = re.compile(r"\{(\d+)\}: \((\d+), \{\}, may-alias\)")
 
 
@@ -125,6 +128,23 @@ def replaced_arguments(hlo: str) -> dict[int, int]:
     return {int(result): int(argument) for result, argument in _ALIAS.findall(hlo.split("\n", 1)[0])}
 
 
+def versioned(module: str) -> bytes:
+    """A module in the versioned form of StableHLO, which later readers accept.
+
+    TensorFlow's own "stablehlo_serialized" carries no version and uses a second dialect, `mhlo`, in two places: for
+    attributes of the module, which are left out, and for copies of results, which become reshapes to the same shape.
+
+    Args:
+        module: text, stage "stablehlo" of a compiled `tf.function`.
+
+    Returns:
+        Bytecode.
+    """
+    module = re.sub(r"^(module @\S+) attributes \{mhlo\..*\} \{$", r"\1 {", module, flags=re.MULTILINE)
+    module = re.sub(r"= mhlo\.copy (%\S+) : (tensor<\S*>)", r"= stablehlo.reshape \1 : (\2) -> \2", module)
+    return stablehlo.serialize_portable_artifact_str(module, STABLEHLO_VERSION)
+
+
 def names_of(step: Step) -> dict[int, tuple[str, str]]:
     """Name and kind of every variable of a step.
 
@@ -175,7 +195,7 @@ def portable(step: Step) -> tuple[bytes, dict, list[tf.Variable | tf.Tensor]]:
     for number in range(1, len(replaced) + 1):
         name = arguments[replaced[number]]["name"]
         results.append({"name": name, "replaces": replaced[number], "unique": not name.endswith(NOT_UNIQUE)})
-    return ir(stage="stablehlo_serialized"), {"arguments": arguments, "results": results}, sources
+    return versioned(ir(stage="stablehlo")), {"arguments": arguments, "results": results}, sources
 
 
 def export(step: Step, directory: pathlib.Path, name: str, warm: int) -> dict:
@@ -206,6 +226,7 @@ def export(step: Step, directory: pathlib.Path, name: str, warm: int) -> dict:
         "loss": float(loss),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
+        "stablehlo": STABLEHLO_VERSION,
         "bytes": len(module),
         **description,
     }
