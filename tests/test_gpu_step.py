@@ -51,7 +51,7 @@ def test_files_agree_with_the_model_and_each_other(row, tmp_path):
     assert names[:2] == ["x", "y"]
     assert len(set(names)) == len(names)
     untouched = {variable.path for variable in variables} - set(names)
-    assert untouched == (set() if row == "sgd" else {"gtddp/clamped_values"})  # counts in `rollout="nonlinear"`
+    assert untouched == (set() if row == "sgd" else {"gtddp/clamped_values"})  # for `value_hessian="outer_product"`
     assert len(names) == 2 + len(variables) - len(untouched)
     for i, argument in enumerate(arguments):
         assert values[f"argument_{i}"].shape == tuple(argument["shape"])
