@@ -8,7 +8,8 @@ An exported step is a pure function `(x, y, variables...) -> (loss, changed vari
 step reads or writes, in three files:
 
     NETWORK_ROW.stablehlo   portable StableHLO (versioned bytecode), made from the `tf.function` around `train_step`
-    NETWORK_ROW.json        names, shapes and types of all arguments and results; which result replaces which argument
+    NETWORK_ROW.json        names, shapes and types of all arguments; names of all results, which argument each one
+                            replaces, and its noise: the norm of its change when the inputs are off by a `NOISE`
     NETWORK_ROW.npz         a batch, starting values (`argument_0`, ...) and the CPU's results (`result_0`, ...)
 
 The starting values are those after `--warm` steps. The CPU's results come from TensorFlow's own kernels, without XLA.
@@ -43,6 +44,8 @@ ROWS = {
 BATCH = {"resnet18": 128}  # instead of the network's own, which suits a CPU
 # State that an eigendecomposition determines only up to signs, order and rotations: stored, not to be compared.
 NOT_UNIQUE = ("_basis", "_scalings")
+# Relative errors of the inputs that stand for float32 on another device and for products of 10-bit mantissas (TF32).
+NOISE = {"float32": 1e-6, "tf32": 5e-4}
 STABLEHLO_VERSION = "1.0.0"  # readers of this and later versions accept the files
 _ALIAS = re.compile(r"\{(\d+)\}: \((\d+), \{\}, may-alias\)")
 
@@ -215,15 +218,29 @@ def export(step: Step, directory: pathlib.Path, name: str, warm: int) -> dict:
         function(step.x, step.y)
     step.model.reset_metrics()
     module, description, sources = portable(step)
-    values = {f"argument_{i}": source.numpy() for i, source in enumerate(sources)}
-    loss = function(step.x, step.y).numpy()
-    for i, result in enumerate(description["results"]):
-        values[f"result_{i}"] = loss if result["replaces"] is None else sources[result["replaces"]].numpy()
+    start = [source.numpy() for source in sources]
+    replaced = [result["replaces"] for result in description["results"][1:]]
+
+    def after(x: tf.Tensor) -> list[np.ndarray]:
+        for i in replaced:
+            sources[i].assign(start[i])
+        return [function(x, step.y).numpy(), *(sources[i].numpy() for i in replaced)]
+
+    results = after(step.x)
+    rng = np.random.default_rng(1)
+    for result in description["results"]:
+        result["noise"] = {}
+    for kind, size in NOISE.items():
+        noisy = after(step.x * tf.constant(1 + size * rng.normal(size=step.x.shape), step.x.dtype))
+        for result, value, other in zip(description["results"], results, noisy, strict=True):
+            result["noise"][kind] = float(np.linalg.norm((other - value).astype(np.float64)))
+    values = {f"argument_{i}": value for i, value in enumerate(start)}
+    values |= {f"result_{i}": value for i, value in enumerate(results)}
     description = {
         "name": name,
         "batch": len(step.y),
         "warm_steps": warm,
-        "loss": float(loss),
+        "loss": float(results[0]),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "stablehlo": STABLEHLO_VERSION,

@@ -56,7 +56,12 @@ def test_files_agree_with_the_model_and_each_other(row, tmp_path):
     for i, argument in enumerate(arguments):
         assert values[f"argument_{i}"].shape == tuple(argument["shape"])
         assert values[f"argument_{i}"].dtype == argument["dtype"]
-    assert results[0] == {"name": "loss", "replaces": None, "unique": True}
+    assert (results[0]["name"], results[0]["replaces"]) == ("loss", None)
+    for result in results:
+        if result["name"].endswith("kernel"):
+            assert 0 < result["noise"]["float32"] < result["noise"]["tf32"] < 1
+        elif result["name"].endswith("iteration"):
+            assert result["noise"] == {"float32": 0, "tf32": 0}
     for i, result in enumerate(results[1:], 1):
         assert names[result["replaces"]] == result["name"]
         assert values[f"result_{i}"].shape == tuple(arguments[result["replaces"]]["shape"])
