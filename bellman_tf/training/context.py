@@ -58,6 +58,7 @@ class StepResult(NamedTuple):
         outcome: what the step does to J; `None` where neither step control nor a monitor reads it.
         telemetry: numbers about the sample weights, by name; empty without a monitor.
         searched: the step length that a line search took, or `None`.
+        gradients: of the re-weighted loss, by player, where another optimizer moves the variables; else `None`.
     """
 
     loss: tf.Tensor
@@ -73,6 +74,7 @@ class StepResult(NamedTuple):
     outcome: Outcome | None
     telemetry: dict[str, tf.Tensor]
     searched: tf.Tensor | None
+    gradients: list[Tensors] | None = None
 
 
 def recursion_dtype(variables: list) -> tf.DType:

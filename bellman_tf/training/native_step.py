@@ -6,7 +6,7 @@
     roll-out    Gram matrices to one weight per sample and column                                      (information.py)
     gradient    that of sum_i w_i phi_i: noted cotangents weighed sample by sample, and one more
                 backward pass of the weighted loss for the players that need it
-    move        each player under its metric
+    move        each player under its metric, or another optimizer with the gradient (optimizers/inner.py)
 
 On the linearised network every later stage's feedback is known from Gram matrices alone, so no second forward pass and
 no order of the layers is needed: all players act with the same weights `w = (I + S Gamma)^{-1} (a - S lambda)`.
@@ -62,6 +62,9 @@ class NativeStep:
             self._measure()
             self._roll_out()
         gradients = self._gradients()
+        if self.step.settings.handed_over:
+            self.step.gradients = gradients
+            return
         self._move(gradients)
         if self.step.settings.wants_outcome and self.information.curved:
             self.step.outcome = self._outcome(gradients)
@@ -114,6 +117,9 @@ class NativeStep:
         sites = [[note.site for note in self._calls(player)] for player in self.covered]
         plain = [] if curved else [[v.value for v in player.variables] for player in self.game.players]
         ends = [self.cost.z, self.cost.values] if curved else [[], []]
+        if not self.covered:  # no cotangents: the gradient as Keras takes it, to the last bit
+            self.plain = [[tf.cast(g, step.dtype) for g in parts] for parts in self._gradient(step.loss, plain, None)]
+            return
         at_sites, at_z, at_values, at_plain = self._gradient(step.loss, [sites, *ends, plain], step.seed())
         self.plain = [[tf.cast(g, step.dtype) / step.total for g in parts] for parts in at_plain]
         columns, self.columns_at_z = [at_sites], [at_z]

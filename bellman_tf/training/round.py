@@ -34,6 +34,7 @@ class Round(Moves):
         outcome: predicted and actual decrease of J, `None` where nobody wants to know.
         telemetry: numbers about the sample weights, by name, where the step is watched.
         searched: the step length that a line search took, or `None`.
+        gradients: of the re-weighted loss, by player, where another optimizer moves the variables.
         direct: variables that the loss reads itself, by `id`.
         left_out: variables with a regularizer that the loss does not hold.
     """
@@ -55,6 +56,7 @@ class Round(Moves):
         self.outcome: Outcome | None = None
         self.telemetry: dict[str, tf.Tensor] = {}
         self.searched: tf.Tensor | None = None
+        self.gradients: list[Tensors] | None = None
         self.direct: dict[int, keras.Variable] = {}
         self.left_out: list[keras.Variable] = []
 

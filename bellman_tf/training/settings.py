@@ -142,6 +142,7 @@ class StepSettings:
         watched: whether a monitor reads numbers about the sample weights.
         wants_outcome: whether step control, a monitor or a bandit reads what the step does to J.
         dense: options of vanilla DDP, `None` for every other step.
+        handed_over: whether another optimizer moves the variables, and the step ends in its gradients.
     """
 
     options: GameOptions
@@ -153,3 +154,4 @@ class StepSettings:
     watched: bool = False
     wants_outcome: bool = False
     dense: DenseOptions | None = None
+    handed_over: bool = False
