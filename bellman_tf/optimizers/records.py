@@ -235,7 +235,9 @@ class Saved:
             first = len(self.own_variables)  # iteration, rate, counters; the rest is made by `build`
             for variable, value in zip(self.own_variables, own[:first], strict=True):
                 variable.assign(value)
-            if len(own) == first:  # copied before it was built; the rate of an optimizer inside is in its options
+            place = [] if self.inner is None else self.inner.variables
+            if len(own) == first and len(inner) == len(place):  # all there is, with or without a build
+                self._assign(place, inner, _NEW)
                 self._waiting = None
             return
         waiting = [*own, *inner]
