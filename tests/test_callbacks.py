@@ -134,3 +134,8 @@ def test_tensorboard_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="`tensorboard` must .* pip install tensorboard"):
         btf.callbacks.GameMonitor(tensorboard="logs")
+
+
+def test_a_monitor_of_an_inner_optimizer_is_refused():
+    with pytest.raises(ValueError, match="`optimizer` must have no inner optimizer for GameMonitor"):
+        fit(btf.GTDDP(inner_optimizer="sgd"), btf.callbacks.GameMonitor())
