@@ -136,6 +136,7 @@ def test_tensorboard_that_is_not_installed_is_named(monkeypatch):
         btf.callbacks.GameMonitor(tensorboard="logs")
 
 
-def test_a_monitor_of_an_inner_optimizer_is_refused():
-    with pytest.raises(ValueError, match="`optimizer` must have no inner optimizer for GameMonitor"):
-        fit(btf.GTDDP(inner_optimizer="sgd"), btf.callbacks.GameMonitor())
+@pytest.mark.parametrize("options", [{"inner_optimizer": "sgd"}, {"momentum": 0.5}])
+def test_a_monitor_of_steps_without_a_prediction_is_refused(options):
+    with pytest.raises(ValueError, match="`optimizer` must have no inner optimizer and no momentum for GameMonitor"):
+        fit(btf.GTDDP(**options), btf.callbacks.GameMonitor())

@@ -3,8 +3,10 @@
 import keras
 
 from bellman_tf import _checks, keras_optimizers
+from bellman_tf.curvature.config import Adam
 from bellman_tf.curvature.inner import METRICS
 from bellman_tf.optimizers.inner import Inside
+from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import GameOptions
 
 
@@ -167,4 +169,35 @@ def check_inner(
         raise _checks.error(
             "rollout", "be 'linear' with an inner optimizer: stage after stage no gradient of the whole model is known",
             options.rollout, "Leave `rollout`, `bilinear` and value_hessian='outer_product' out.",
+        )  # fmt: skip
+
+
+def check_momentum(momentum: Momentum, options: GameOptions, metric: object, step_control: object) -> None:
+    """Checks what goes with momentum.
+
+    Args:
+        momentum: the options, each checked by itself.
+        options: of the game.
+        metric: config object of the curvature.
+        step_control: as the user passed it.
+
+    Raises:
+        ValueError: for a combination that cannot work.
+    """
+    if not momentum.beta:
+        return
+    if options.rollout != "linear":
+        raise _checks.error(
+            "momentum", "be 0 with rollout='nonlinear', whose stages see only each other's steps", momentum.beta,
+            "Leave `rollout`, `bilinear` and value_hessian='outer_product' out.",
+        )  # fmt: skip
+    if isinstance(metric, Adam):
+        raise _checks.error(
+            "momentum", "be 0 with curvature='adam', which averages gradients itself", momentum.beta,
+            "Set `beta_1` of `btf.curvature.Adam`.",
+        )  # fmt: skip
+    if step_control is not None:
+        raise _checks.error(
+            "momentum", "be 0 with step control, whose quadratic model starts without a velocity", momentum.beta,
+            "Leave `step_control` out.",
         )  # fmt: skip

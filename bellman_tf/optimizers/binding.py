@@ -17,6 +17,7 @@ from bellman_tf.optimizers.inner import Inside
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_forms
 from bellman_tf.optimizers.records import Saved
 from bellman_tf.training.information import INFORMATION
+from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import DenseOptions, GameOptions
 
 _NEEDS_MODEL = (
@@ -54,12 +55,15 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         players: of the game that the blocks were made for.
         couplings: joint curvature of players of one stage.
         state: variables of every block, then of every coupling.
+        momentum: of the steps of our own curvatures.
+        velocities: of every player's variables; empty without momentum.
     """
 
     options: GameOptions
     curvature: object
     dense: DenseOptions | None = None
     inner_metric = "rate"
+    momentum = Momentum()
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -67,6 +71,7 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         self.players: list[Player] = []
         self.couplings: list[Coupling] = []
         self.state: list[list[keras.Variable]] = []
+        self.velocities: list[list[keras.Variable]] = []
         self._model: weakref.ref | None = None
         self._game: weakref.ref | None = None
 
@@ -139,6 +144,10 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
             dtype = state_dtype(game.players[coupling.players[0]].variables)
             state.append([self._new_state(f"coupling_{number}_{spec.name}", spec, dtype) for spec in specs])
         self.blocks, self.couplings, self.state, self.players = blocks, couplings, state, list(game.players)
+        if self.momentum.beta:
+            self.velocities = [
+                [self.add_variable_from_reference(v, "velocity") for v in player.variables] for player in game.players
+            ]
         self._game, self._needs = weakref.ref(game), _needs(game, blocks, couplings)
         self.make_more_state(game)
         self.restore()

@@ -9,11 +9,12 @@ import dataclasses
 import keras
 
 from bellman_tf.curvature import config as curvature_config
-from bellman_tf.optimizers.arguments import check_game, check_inner, check_keras, inner_named
+from bellman_tf.optimizers.arguments import check_game, check_inner, check_keras, check_momentum, inner_named
 from bellman_tf.optimizers.records import first_control_state
 from bellman_tf.optimizers.rejections import Rejections
 from bellman_tf.optimizers.stepping import Stepping
 from bellman_tf.training.information import INFORMATION
+from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import GameOptions
 from bellman_tf.training.step_control import get as step_control_named
 
@@ -38,6 +39,10 @@ class GTDDP(Rejections, Stepping):
             its last step over that of the gradient. A bad batch changes neither the variables nor its state.
         inner_metric: "rate" or "gain", which for SGD and RMSprop divides the metric by 1 - momentum: what a gradient
             moves in the end instead of in its own step.
+        momentum: share of a step that the next one keeps, as in Keras's SGD; the policy knows the displacement that it
+            will cause. With the linear roll-out, any curvature but "adam", which has its own, and no `step_control`.
+        nesterov: Nesterov's momentum, as in Keras's SGD.
+        momentum_in_policy: whether the policy feeds back on that displacement; else it only adds to the step.
         information: "open" (no value Hessian), "feedback" (every player its own value), "cooperative_open" (joint
             value, no feedback in the forward pass) or "cooperative".
         value_hessian: "batch" (samples coupled, exact), "block_diagonal" (uncoupled) or "outer_product" (the papers'
@@ -84,6 +89,9 @@ class GTDDP(Rejections, Stepping):
         curvature: object = None,
         inner_optimizer: object = None,
         inner_metric: str = "rate",
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        momentum_in_policy: bool = True,
         information: str = "cooperative",
         value_hessian: str = "batch",
         terminal_hessian: str | int = "matched",
@@ -123,10 +131,13 @@ class GTDDP(Rejections, Stepping):
             clipvalue=clipvalue,
             global_clipnorm=global_clipnorm,
             use_ema=use_ema or None,
+            momentum=momentum or None,
         )
         metric = None if inner is not None else curvature_config.get("kfac" if curvature is None else curvature)
         learning_rate = learning_rate if learning_rate is not None else 0.03 if inner is None else 0.0
         check_game(options, metric, step_control)
+        kept = Momentum(momentum, nesterov, momentum_in_policy)
+        check_momentum(kept, options, metric, step_control)
         learning_rate = check_keras(
             learning_rate,
             options,
@@ -151,7 +162,7 @@ class GTDDP(Rejections, Stepping):
         )
         self.options = options
         self.curvature = metric
-        self.inner_metric = inner_metric
+        self.inner_metric, self.momentum = inner_metric, kept
         if inner is not None:
             self.inner_optimizer, self.watchable = inner, False  # no loss after the step to watch
         self.step_control = control
@@ -201,6 +212,9 @@ class GTDDP(Rejections, Stepping):
             curvature=keras.saving.serialize_keras_object(self.curvature),
             inner_optimizer=None,
             inner_metric=self.inner_metric,
+            momentum=self.momentum.beta,
+            nesterov=self.momentum.nesterov,
+            momentum_in_policy=self.momentum.in_policy,
             information=options.information,
             value_hessian=options.value_hessian,
             terminal_hessian=options.terminal_hessian,

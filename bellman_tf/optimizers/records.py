@@ -57,6 +57,9 @@ class Records:
         self.queue_averages(result.assignments)
         for (k, j), tensor in result.state.items():
             result.assignments.add(self.state[k][j], tensor, result.old_state[k][j])
+        for k, tensors in result.velocities.items():
+            for variable, tensor in zip(self.velocities[k], tensors, strict=True):
+                result.assignments.add(variable, tensor)
         result.assignments.apply(self, result.taken, result.restore)
         if result.control is not None:
             self.assign(self.control_state, result.control)

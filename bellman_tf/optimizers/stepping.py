@@ -87,6 +87,7 @@ class Stepping(Records, Bound):
             watched=self.watched and self.watchable,
             wants_outcome=self.wants_outcome or (self.watched and self.watchable),
             dense=self.dense,
+            momentum=self.momentum,
             handed_over=self.inner is not None,
         )
 
@@ -103,6 +104,7 @@ class Stepping(Records, Bound):
             decay=None if self.weight_decay is None else self.weight_decay * rate,
             state=[self._read(k) for k in range(len(self.state))],
             control=tf.convert_to_tensor(self.control_state) if controlled else None,
+            velocities=[[tf.convert_to_tensor(v) for v in variables] for variables in self.velocities],
         )
 
     def _read(self, place: int) -> list[tf.Tensor]:

@@ -31,7 +31,7 @@ from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.monitor import OF_OUTCOMES, feedback_ratio, leverage, names_of, predicts, spread
 from bellman_tf.training.moves import BatchOnly
-from bellman_tf.training.round import Round
+from bellman_tf.training.round import Round, rows_of
 
 
 def native_step(step: Round) -> None:
@@ -90,7 +90,7 @@ class NativeStep:
             with step.direct_use(), record_loss(find_ends(step.y_pred), self.tape) as record:
                 step.compute_loss()
         step.read_again(self.game.written)
-        self.rows = _rows([end.output for end in record.ends])
+        self.rows = rows_of([end.output for end in record.ends])
         if self.rows is not None:
             step.batch_size, step.total = self.rows, tf.cast(self.rows, step.dtype)
             self.cost = terminal_cost(record, step.loss, step.total, keras_computes_loss(step.model))
@@ -176,7 +176,8 @@ class NativeStep:
         if self._standing:  # a metric made of gradients knows none at the first step, which is the baseline's
             known = tf.cast(step.step.iteration > 0, value.L.dtype)
             value = value._replace(L=value.L * known)
-        self.policy = LinearPolicy(value, self.information, group_size, columns, step.batch_size)
+        direct = step.settings.momentum.direct if step.settings.momentum.known else 1.0
+        self.policy = LinearPolicy(value, self.information, group_size, columns, step.batch_size, direct)
         leading = [player for player in self.covered if self._leads(player)]
         grams: dict[int, tf.Tensor] = {}
         done: list[tf.Tensor] = []
@@ -185,7 +186,7 @@ class NativeStep:
                 grams[player.index] = self._gram(player, group_size)
             done = [grams[player.index]]
         for player in leading:
-            self.policy.add(player, grams[player.index], self._pull(player))
+            self.policy.add(player, grams[player.index], self._pull(player), self._ahead(player))
         self.policy.solve(self.game)
 
     def _leads(self, player: Player) -> bool:
@@ -216,6 +217,14 @@ class NativeStep:
             return None
         solved = self._solve(player, [step.own_cost(member) for member in members])
         return tf.add_n([self.captures[m.index].inner(s) for m, s in zip(members, solved, strict=True)])
+
+    def _ahead(self, player: Player) -> tf.Tensor | None:
+        """`<q_ij, D>`, `[R, m]`, D what momentum will move; `None` without momentum in the policy."""
+        step, momentum = self.step, self.step.settings.momentum
+        if not momentum.known:
+            return None
+        moved = [(m, [tf.cast(v, step.dtype) for v in step.context.velocities[m.index]]) for m in self._members(player)]
+        return tf.add_n([self.captures[m.index].inner(momentum.ahead(velocity)) for m, velocity in moved])
 
     def _solve(self, player: Player, parts: list[Tensors]) -> list[Tensors]:
         together = self.step.together.get(player.index)
@@ -338,11 +347,3 @@ class NativeStep:
                 known = t < len(plain)
                 ratio = feedback_ratio(weights[t], plain[t]) if known else tf.zeros([], self.step.dtype)
                 telemetry[f"feedback_ratio/stage_{t}"] = ratio
-
-
-def _rows(outputs: Tensors) -> int | tf.Tensor | None:
-    """Samples of the loss: the first axis of the outputs, `None` if they disagree about it."""
-    sizes = {output.shape[0] if output.shape.rank else 0 for output in outputs}
-    if len(sizes) != 1 or sizes == {0}:
-        return None
-    return outputs[0].shape[0] or tf.shape(outputs[0])[0]

@@ -155,3 +155,18 @@ def _of_losses(model: keras.Model) -> list[keras.Variable]:
 def _before(variables: Iterable[keras.Variable]) -> list[tuple]:
     """(variable, value) of some variables before the step."""
     return [(variable, tf.identity(variable.value)) for variable in variables]
+
+
+def rows_of(outputs: Tensors) -> int | tf.Tensor | None:
+    """Counts the samples of a loss.
+
+    Args:
+        outputs: what the loss reads.
+
+    Returns:
+        Their first axis, `None` if they disagree about it.
+    """
+    sizes = {output.shape[0] if output.shape.rank else 0 for output in outputs}
+    if len(sizes) != 1 or sizes == {0}:
+        return None
+    return outputs[0].shape[0] or tf.shape(outputs[0])[0]

@@ -44,6 +44,7 @@ def conclude(step: Round) -> StepResult:
         telemetry=step.telemetry,
         searched=step.searched,
         gradients=step.gradients,
+        velocities=step.velocities,
     )
 
 

@@ -21,6 +21,7 @@ ROWS = {
     "GTDDP as published": lambda: btf.GTDDP.as_published(0.03),
     "GTDDP nonlinear": lambda: btf.GTDDP(0.03, rollout="nonlinear"),
     "GTDDP with AdamW inside": lambda: btf.GTDDP(inner_optimizer=keras.optimizers.AdamW(0.03)),
+    "GTDDP nesterov": lambda: btf.GTDDP(0.01, momentum=0.7, nesterov=True),
     "DDPNOpt": btf.DDPNOpt,
     "DDPNOpt with Lion inside": lambda: btf.DDPNOpt(inner_optimizer=keras.optimizers.Lion(0.01)),
     "DGNOpt": lambda: btf.DGNOpt(0.05, players=2),
