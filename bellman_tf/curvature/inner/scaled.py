@@ -87,7 +87,7 @@ class ScaledBlock(InnerBlock):
         Returns:
             `[variables]`; a variable without a gradient keeps its number.
         """
-        lengths = [tf.stack([tf.cast(tf.norm(part), scales.dtype) for part in parts]) for parts in (moves, gradients)]
+        lengths = [tf.stack([tf.norm(tf.cast(part, scales.dtype)) for part in parts]) for parts in (moves, gradients)]
         known = lengths[1] > 0
         return tf.where(known, lengths[0] / tf.where(known, lengths[1], tf.ones_like(scales)), scales)
 
