@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.curvature.block import StateSpec
+from bellman_tf.curvature.inner import InnerBlock
 from bellman_tf.game.players import Player, Program
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.training.context import StepContext
@@ -154,6 +155,7 @@ def _seen(optimizer: GTDDP, game: Program) -> tuple[StepSettings, StepContext]:
         block = optimizer.make_block(player)
         blocks.append(block)
         fresh = [_initial(spec) for spec in block.state_specs()]
+        fresh += block.read() if isinstance(block, InnerBlock) else []
         state.append(fresh if place is None else context.state[place])
     options = GameOptions("cooperative", "batch", "full", None, False, "exact", "nonlinear")
     return StepSettings(options, tuple(blocks)), context._replace(state=state, control=None)

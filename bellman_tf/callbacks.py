@@ -37,7 +37,7 @@ class GameMonitor(keras.callbacks.Callback):
 
     Raises:
         ValueError: if `every` is below 1, if TensorBoard is asked for and not installed, or at `fit` if the model's
-            optimizer is not of this package.
+            optimizer is not of this package or has an inner optimizer or momentum.
     """
 
     def __init__(self, csv: str | None = None, tensorboard: str | None = None, every: int = 1) -> None:
@@ -62,6 +62,11 @@ class GameMonitor(keras.callbacks.Callback):
             raise _checks.error(
                 "optimizer", "be of this package for GameMonitor", type(optimizer).__name__, "Compile with btf.GTDDP()."
             )
+        if optimizer.inner is not None or optimizer.momentum.beta:
+            raise _checks.error(
+                "optimizer", "have no inner optimizer and no momentum for GameMonitor: its step is not that of the "
+                "recursion's quadratic model", optimizer.name, "Watch a run with a `curvature` alone.",
+            )  # fmt: skip
         if not optimizer.watched:
             optimizer.watched = True
             model.train_function = None

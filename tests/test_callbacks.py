@@ -134,3 +134,9 @@ def test_tensorboard_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="`tensorboard` must .* pip install tensorboard"):
         btf.callbacks.GameMonitor(tensorboard="logs")
+
+
+@pytest.mark.parametrize("options", [{"inner_optimizer": "sgd"}, {"momentum": 0.5}])
+def test_a_monitor_of_steps_without_a_prediction_is_refused(options):
+    with pytest.raises(ValueError, match="`optimizer` must have no inner optimizer and no momentum for GameMonitor"):
+        fit(btf.GTDDP(**options), btf.callbacks.GameMonitor())

@@ -9,6 +9,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "bellman_tf"
 ORDER = (
     "_checks",
     "keras_access",
+    "keras_optimizers",
     "linalg",
     "bandit",
     "bellman",

@@ -1,6 +1,12 @@
 """Checks of the constructor's arguments that belong together: the game's options, and what Keras's optimizers take."""
 
-from bellman_tf import _checks
+import keras
+
+from bellman_tf import _checks, keras_optimizers
+from bellman_tf.curvature.config import Adam
+from bellman_tf.curvature.inner import METRICS
+from bellman_tf.optimizers.inner import Inside
+from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import GameOptions
 
 
@@ -85,3 +91,113 @@ def check_keras(
             gradient_accumulation_steps, "Use a larger batch with `group_size`.",
         )  # fmt: skip
     return learning_rate
+
+
+def inner_named(identifier: object) -> keras.optimizers.Optimizer | None:
+    """Resolves the `inner_optimizer` option.
+
+    Args:
+        identifier: `None`, an optimizer, its name, or its serialised form.
+
+    Returns:
+        The optimizer, or `None`.
+
+    Raises:
+        ValueError: if it is none of these, or one that takes a whole step or scales losses itself.
+    """
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    optimizer = keras.optimizers.get(identifier) if isinstance(identifier, str) else identifier
+    if optimizer is None:
+        return None
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise _checks.error(
+            "inner_optimizer", "be None, a `keras.optimizers.Optimizer` or the name of one", identifier,
+            "For example `keras.optimizers.AdamW(1e-3)`, an object.",
+        )  # fmt: skip
+    if isinstance(optimizer, Inside | keras.optimizers.LossScaleOptimizer):
+        raise _checks.error(
+            "inner_optimizer", "be an optimizer that moves variables by their gradients alone", optimizer.name,
+            "Pass the optimizer that it wraps, or choose a `curvature`.",
+        )  # fmt: skip
+    for part in optimizer.optimizers if keras_optimizers.is_multi(optimizer) else [optimizer]:
+        for argument in ("gradient_accumulation_steps", "loss_scale_factor"):
+            if getattr(part, argument) is not None:
+                raise _checks.error(
+                    f"inner_optimizer.{argument}", "be None: the policy belongs to the batch it was computed on, and "
+                    "its gradients are not scaled", getattr(part, argument),
+                )  # fmt: skip
+    return optimizer
+
+
+def check_inner(
+    inner: keras.optimizers.Optimizer | None,
+    options: GameOptions,
+    inner_metric: str,
+    *,
+    step_control: object,
+    **others: object,
+) -> None:
+    """Checks what goes with another optimizer inside.
+
+    Args:
+        inner: the other optimizer, or `None`.
+        options: of the game.
+        inner_metric: one of `METRICS`.
+        step_control: as the user passed it.
+        **others: arguments that are the other optimizer's to have, `None` where the user has left them out.
+
+    Raises:
+        ValueError: for a combination that cannot work.
+    """
+    _checks.check_choice("inner_metric", inner_metric, METRICS)
+    if inner is None:
+        return
+    for argument, value in others.items():
+        if value is not None:
+            what = "its step is the metric" if argument == "curvature" else "it has its own"
+            raise _checks.error(
+                argument, f"be left out with an inner optimizer: {what}", value,
+                f"Give it to {type(inner).__name__}, or leave `inner_optimizer` out.",
+            )  # fmt: skip
+    if step_control is not None:
+        raise _checks.error(
+            "step_control", "be None with an inner optimizer, whose step is not that of the quadratic model",
+            step_control, "Use a `curvature` of ours, or a schedule in the inner optimizer.",
+        )  # fmt: skip
+    if options.rollout != "linear":
+        raise _checks.error(
+            "rollout", "be 'linear' with an inner optimizer: stage after stage no gradient of the whole model is known",
+            options.rollout, "Leave `rollout`, `bilinear` and value_hessian='outer_product' out.",
+        )  # fmt: skip
+
+
+def check_momentum(momentum: Momentum, options: GameOptions, metric: object, step_control: object) -> None:
+    """Checks what goes with momentum.
+
+    Args:
+        momentum: the options, each checked by itself.
+        options: of the game.
+        metric: config object of the curvature.
+        step_control: as the user passed it.
+
+    Raises:
+        ValueError: for a combination that cannot work.
+    """
+    if not momentum.beta:
+        return
+    if options.rollout != "linear":
+        raise _checks.error(
+            "momentum", "be 0 with rollout='nonlinear', whose stages see only each other's steps", momentum.beta,
+            "Leave `rollout`, `bilinear` and value_hessian='outer_product' out.",
+        )  # fmt: skip
+    if isinstance(metric, Adam):
+        raise _checks.error(
+            "momentum", "be 0 with curvature='adam', which averages gradients itself", momentum.beta,
+            "Set `beta_1` of `btf.curvature.Adam`.",
+        )  # fmt: skip
+    if step_control is not None:
+        raise _checks.error(
+            "momentum", "be 0 with step control, whose quadratic model starts without a velocity", momentum.beta,
+            "Leave `step_control` out.",
+        )  # fmt: skip

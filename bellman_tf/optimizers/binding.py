@@ -9,11 +9,15 @@ from bellman_tf import _checks, keras_access
 from bellman_tf.curvature.block import Block, state_dtype
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
+from bellman_tf.curvature.inner import InnerBlock, make_inner_block
+from bellman_tf.curvature.registry import player_layout
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.stages import Game
+from bellman_tf.optimizers.inner import Inside
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_forms
 from bellman_tf.optimizers.records import Saved
 from bellman_tf.training.information import INFORMATION
+from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import DenseOptions, GameOptions
 
 _NEEDS_MODEL = (
@@ -39,22 +43,27 @@ _WAY_OUT = (
 _DENSE_WAY_OUT = "Use GTDDP, whose default rollout='linear' runs the model's own `call`."
 
 
-class Bound(Saved, keras.optimizers.Optimizer):
+class Bound(Saved, Inside, keras.optimizers.Optimizer):
     """An optimizer that belongs to one model and keeps curvature state for each of its players.
 
     Attributes:
         options: of the game.
-        curvature: config object that every player's block is made of.
+        curvature: config object that every player's block is made of; `None` with another optimizer inside.
+        inner_metric: what the metric is, with another optimizer inside: "rate" or "gain".
         dense: options of vanilla DDP, `None` for every other optimizer.
         blocks: curvature of every player.
         players: of the game that the blocks were made for.
         couplings: joint curvature of players of one stage.
         state: variables of every block, then of every coupling.
+        momentum: of the steps of our own curvatures.
+        velocities: of every player's variables; empty without momentum.
     """
 
     options: GameOptions
     curvature: object
     dense: DenseOptions | None = None
+    inner_metric = "rate"
+    momentum = Momentum()
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -62,6 +71,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
         self.players: list[Player] = []
         self.couplings: list[Coupling] = []
         self.state: list[list[keras.Variable]] = []
+        self.velocities: list[list[keras.Variable]] = []
         self._model: weakref.ref | None = None
         self._game: weakref.ref | None = None
 
@@ -122,6 +132,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
         self._check_replay(game, blocks)
         self._check_dtypes(variables, blocks)
         super().build(variables)
+        self.build_inner(variables)
         state = []
         for player, block in zip(game.players, blocks, strict=True):
             specs = block.state_specs()
@@ -133,6 +144,10 @@ class Bound(Saved, keras.optimizers.Optimizer):
             dtype = state_dtype(game.players[coupling.players[0]].variables)
             state.append([self._new_state(f"coupling_{number}_{spec.name}", spec, dtype) for spec in specs])
         self.blocks, self.couplings, self.state, self.players = blocks, couplings, state, list(game.players)
+        if self.momentum.beta:
+            self.velocities = [
+                [self.add_variable_from_reference(v, "velocity") for v in player.variables] for player in game.players
+            ]
         self._game, self._needs = weakref.ref(game), _needs(game, blocks, couplings)
         self.make_more_state(game)
         self.restore()
@@ -189,7 +204,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
     def _check_dtypes(self, variables: list, blocks: list[Block]) -> None:
         """Statistics and sample weights have one dtype; the plain open-loop step needs neither."""
         dtypes = sorted({v.dtype for v in variables})
-        plain = self.options.information == "open" and all(isinstance(block, IdentityBlock) for block in blocks)
+        plain = self.options.information == "open" and all(isinstance(b, IdentityBlock | InnerBlock) for b in blocks)
         if "float64" in dtypes and len(dtypes) > 1 and not plain:
             raise _checks.error(
                 "model", "have trainable variables of one dtype", dtypes, "Give every layer the same `dtype`."
@@ -204,7 +219,11 @@ class Bound(Saved, keras.optimizers.Optimizer):
         Returns:
             The block.
         """
-        return curvature_block(self.curvature, player)
+        if self.inner is None:
+            return curvature_block(self.curvature, player)
+        variables = player.coverage.variables if player.covered else player.variables
+        layout = player_layout(player.name, tuple(tuple(v.shape) for v in variables), player.coverage)
+        return make_inner_block(layout, self.inner, variables, self.inner_metric)
 
     def _new_state(self, name: str, spec: object, dtype: str) -> keras.Variable:
         initial = keras.initializers.Identity() if spec.initial == "identity" else spec.initial

@@ -50,7 +50,7 @@ class DGNOpt(GTDDP):
 
     def __init__(
         self,
-        learning_rate: object = 0.03,
+        learning_rate: object = None,
         *,
         players: int = 1,
         alignment: str | dict[str, int] = "asap",
@@ -74,6 +74,11 @@ class DGNOpt(GTDDP):
             raise _checks.error(
                 "alignment", "be 'asap' with rollout='linear', whose step does not depend on the order of layers",
                 alignment, "Leave `rollout` out, or pass rollout='nonlinear'.",
+            )  # fmt: skip
+        if players > 1 and self.inner is not None:
+            raise _checks.error(
+                "players", "be 1 with an inner optimizer, which moves every variable once", players,
+                "Leave `inner_optimizer` out, and choose a `curvature`.",
             )  # fmt: skip
         self.agents, self.alignment, self.bandit, self.reward = players, alignment, learner, reward
         self.most_alignments, self.seed = most_alignments, seed
@@ -111,6 +116,8 @@ class DGNOpt(GTDDP):
             The block.
         """
         curvature = self.curvature
+        if curvature is None:
+            return super().make_block(player)
         if hasattr(curvature, "damping"):
             curvature = dataclasses.replace(curvature, damping=curvature.damping / self.agents)
         return curvature_block(curvature, player)

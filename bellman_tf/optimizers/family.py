@@ -14,7 +14,7 @@ class DDPNOpt(GTDDP):
     Source: DDPN (all), DDP1.
     """
 
-    def __init__(self, learning_rate: object = 0.03, *, information: str = "feedback", **options: object) -> None:
+    def __init__(self, learning_rate: object = None, *, information: str = "feedback", **options: object) -> None:
         super().__init__(learning_rate, information=information, **options)
 
 

@@ -9,11 +9,12 @@ import dataclasses
 import keras
 
 from bellman_tf.curvature import config as curvature_config
-from bellman_tf.optimizers.arguments import check_game, check_keras
+from bellman_tf.optimizers.arguments import check_game, check_inner, check_keras, check_momentum, inner_named
 from bellman_tf.optimizers.records import first_control_state
 from bellman_tf.optimizers.rejections import Rejections
 from bellman_tf.optimizers.stepping import Stepping
 from bellman_tf.training.information import INFORMATION
+from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import GameOptions
 from bellman_tf.training.step_control import get as step_control_named
 
@@ -28,9 +29,20 @@ class GTDDP(Rejections, Stepping):
     optimizer is its curvature's baseline: SGD, RMSprop, Adam, K-FAC, EKFAC.
 
     Args:
-        learning_rate: float, `keras.optimizers.schedules.LearningRateSchedule`, or callable.
+        learning_rate: float, `keras.optimizers.schedules.LearningRateSchedule`, or callable; `None` is 0.03.
         curvature: metric M: "identity", "rmsprop", "adam", "kfac", "ekfac", "full", or an object of
-            `bellman_tf.curvature`.
+            `bellman_tf.curvature`; `None` is "kfac".
+        inner_optimizer: any `keras.optimizers.Optimizer`, or its name: it moves the variables, with the gradient of
+            the re-weighted loss. Rate, schedule, momentum, weight decay, clipping and averages are its own (leave them
+            out here), and so is the metric, in place of `curvature`: of SGD the learning rate; of RMSprop, Adam, AdamW
+            and Nadam their diagonal, as it stands before the step; of any other one number per variable, the length of
+            its last step over that of the gradient. A bad batch changes neither the variables nor its state.
+        inner_metric: "rate" or "gain", which for SGD and RMSprop divides the metric by 1 - momentum: what a gradient
+            moves in the end instead of in its own step.
+        momentum: share of a step that the next one keeps, as in Keras's SGD; the policy knows the displacement that it
+            will cause. With the linear roll-out, any curvature but "adam", which has its own, and no `step_control`.
+        nesterov: Nesterov's momentum, as in Keras's SGD.
+        momentum_in_policy: whether the policy feeds back on that displacement; else it only adds to the step.
         information: "open" (no value Hessian), "feedback" (every player its own value), "cooperative_open" (joint
             value, no feedback in the forward pass) or "cooperative".
         value_hessian: "batch" (samples coupled, exact), "block_diagonal" (uncoupled) or "outer_product" (the papers'
@@ -72,9 +84,14 @@ class GTDDP(Rejections, Stepping):
 
     def __init__(
         self,
-        learning_rate: object = 0.03,
+        learning_rate: object = None,
         *,
-        curvature: object = "kfac",
+        curvature: object = None,
+        inner_optimizer: object = None,
+        inner_metric: str = "rate",
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        momentum_in_policy: bool = True,
         information: str = "cooperative",
         value_hessian: str = "batch",
         terminal_hessian: str | int = "matched",
@@ -101,8 +118,26 @@ class GTDDP(Rejections, Stepping):
         options = GameOptions(
             information, value_hessian, terminal_hessian, group_size, bilinear, gram, rollout, outer_scale
         )
-        metric, control = curvature_config.get(curvature), step_control_named(step_control)
+        inner, control = inner_named(inner_optimizer), step_control_named(step_control)
+        check_inner(
+            inner,
+            options,
+            inner_metric,
+            learning_rate=learning_rate,
+            curvature=curvature,
+            step_control=step_control,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema or None,
+            momentum=momentum or None,
+        )
+        metric = None if inner is not None else curvature_config.get("kfac" if curvature is None else curvature)
+        learning_rate = learning_rate if learning_rate is not None else 0.03 if inner is None else 0.0
         check_game(options, metric, step_control)
+        kept = Momentum(momentum, nesterov, momentum_in_policy)
+        check_momentum(kept, options, metric, step_control)
         learning_rate = check_keras(
             learning_rate,
             options,
@@ -127,6 +162,9 @@ class GTDDP(Rejections, Stepping):
         )
         self.options = options
         self.curvature = metric
+        self.inner_metric, self.momentum = inner_metric, kept
+        if inner is not None:
+            self.inner_optimizer, self.watchable = inner, False  # no loss after the step to watch
         self.step_control = control
         self.rejected_in_a_row = self.add_variable((), dtype="int64", name="rejected_in_a_row")
         self.rejected_batches = self.add_variable(
@@ -142,7 +180,7 @@ class GTDDP(Rejections, Stepping):
             self.refused_steps = self.add_variable((), dtype="int64", name="refused_steps")
 
     @classmethod
-    def as_published(cls, learning_rate: object = 0.03, **options: object) -> "GTDDP":
+    def as_published(cls, learning_rate: object = None, **options: object) -> "GTDDP":
         """The setting that follows the paper's letter where the letter is computable.
 
         Terminal Hessian g g', scalar recursion with the metric in place of Q_uu, clamps counted. "kfac" and "ekfac"
@@ -158,7 +196,7 @@ class GTDDP(Rejections, Stepping):
         """
         options = {"value_hessian": "outer_product", "terminal_hessian": "outer_product", **options}
         optimizer = cls(learning_rate, **options)
-        named = isinstance(options.get("curvature", "kfac"), str)
+        named = isinstance(options.get("curvature") or "kfac", str)
         joint = INFORMATION[optimizer.options.information].joint
         if named and joint and isinstance(optimizer.curvature, curvature_config.KFAC):
             optimizer.curvature = dataclasses.replace(optimizer.curvature, cooperative="published")
@@ -172,6 +210,11 @@ class GTDDP(Rejections, Stepping):
         options = self.options
         config.update(
             curvature=keras.saving.serialize_keras_object(self.curvature),
+            inner_optimizer=None,
+            inner_metric=self.inner_metric,
+            momentum=self.momentum.beta,
+            nesterov=self.momentum.nesterov,
+            momentum_in_policy=self.momentum.in_policy,
             information=options.information,
             value_hessian=options.value_hessian,
             terminal_hessian=options.terminal_hessian,
@@ -182,4 +225,7 @@ class GTDDP(Rejections, Stepping):
             gram=options.gram,
             step_control=keras.saving.serialize_keras_object(self.step_control),
         )
+        if self.inner is not None:
+            config["learning_rate"] = None
+            config["inner_optimizer"] = keras.saving.serialize_keras_object(self.inner)
         return config

@@ -57,6 +57,9 @@ class Records:
         self.queue_averages(result.assignments)
         for (k, j), tensor in result.state.items():
             result.assignments.add(self.state[k][j], tensor, result.old_state[k][j])
+        for k, tensors in result.velocities.items():
+            for variable, tensor in zip(self.velocities[k], tensors, strict=True):
+                result.assignments.add(variable, tensor)
         result.assignments.apply(self, result.taken, result.restore)
         if result.control is not None:
             self.assign(self.control_state, result.control)
@@ -148,15 +151,17 @@ class Saved:
     state along, not the model; it is compiled into another one, and what belongs to the players waits until then.
     """
 
-    _waiting: tuple[np.ndarray, ...] | None = None  # state of a copy, until `build` makes the variables for it
+    # state of a copy, ours and that of an optimizer inside, until `build` makes the variables for it
+    _waiting: tuple[tuple[np.ndarray, ...], ...] | None = None
 
     def save_own_variables(self, store: dict) -> None:
-        """Keras's own, and the states of the model's random generators, so that training resumes exactly.
+        """State of the optimizer and of the model's random generators, so that training resumes exactly.
 
         Args:
             store: where to save.
         """
-        super().save_own_variables(store)
+        for k, variable in enumerate(self.own_variables):  # Keras saves an optimizer inside this one by itself
+            store[str(k)] = variable.numpy()
         for k, variable in enumerate(self._generators()):
             store[f"{_SEED}{k}"] = variable.numpy()
 
@@ -172,10 +177,10 @@ class Saved:
         keys = set(store.keys())
         seeds = {key for key in keys if key.startswith(_SEED)}
         own = {key: store[key] for key in keys - seeds}
-        if set(own) != {str(k) for k in range(len(self.variables))} or not self._counters_in(own):
+        if set(own) != {str(k) for k in range(len(self.own_variables))} or not self._counters_in(own):
             self._warn_skipped(own)
             return
-        self._assign([own[str(k)] for k in range(len(own))], _OTHER)
+        self._assign(self.own_variables, [own[str(k)] for k in range(len(own))], _OTHER)
         generators = self._generators()
         if len(generators) != len(seeds):
             warnings.warn(
@@ -194,29 +199,30 @@ class Saved:
     def _counters_in(self, own: dict) -> bool:
         """Whether our integer counters stand at their places, which no optimizer of Keras has there."""
         counters = {id(self.rejected_batches), id(self.clamped_values)}
-        places = [str(k) for k, variable in enumerate(self.variables) if id(variable) in counters]
+        places = [str(k) for k, variable in enumerate(self.own_variables) if id(variable) in counters]
         return all(tuple(own[k].shape) == () and np.issubdtype(own[k].dtype, np.integer) for k in places)
 
     def _warn_skipped(self, own: dict) -> None:
         reason = "it was saved by an optimizer of another kind"
-        if len(own) != len(self.variables):
-            reason = f"it has {len(self.variables)} variables whereas the saved optimizer has {len(own)} variables"
+        if len(own) != len(self.own_variables):
+            reason = f"it has {len(self.own_variables)} variables whereas the saved optimizer has {len(own)} variables"
         if not self.built:
             reason += "; this one makes its state at the first training step or when a `.keras` file is loaded"
         warnings.warn(f"Skipping variable loading for optimizer '{self.name}', because {reason}.", stacklevel=3)
 
-    def _assign(self, values: list, hint: str) -> None:
-        for variable, value in zip(self.variables, values, strict=True):
+    def _assign(self, variables: list, values: list, hint: str) -> None:
+        for variable, value in zip(variables, values, strict=True):
             if tuple(value.shape) != tuple(variable.shape):
                 rule = f"hold shape {tuple(variable.shape)} for {variable.path}"
                 raise _checks.error("store", rule, tuple(value.shape), hint)
         with tf.init_scope():  # a model without Input is built, and its optimizer with it, while its step is traced
-            for variable, value in zip(self.variables, values, strict=True):
+            for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
 
     def __reduce__(self) -> tuple:
         """Copies by options and state; the model stays behind, and so do the states of its random generators."""
-        state = tuple(variable.numpy() for variable in self.variables) if self._waiting is None else self._waiting
+        parts = self.own_variables, [] if self.inner is None else self.inner.variables
+        state = tuple(tuple(v.numpy() for v in part) for part in parts) if self._waiting is None else self._waiting
         return _copied, (type(self), self.get_config(), state)
 
     def restore(self) -> None:
@@ -227,17 +233,21 @@ class Saved:
         """
         if self._waiting is None:
             return
+        own, inner = self._waiting
         if not self.built:
-            first = len(self.variables)  # iteration, rate, counters; the rest is made by `build`
-            for variable, value in zip(self.variables, self._waiting[:first], strict=True):
+            first = len(self.own_variables)  # iteration, rate, counters; the rest is made by `build`
+            for variable, value in zip(self.own_variables, own[:first], strict=True):
                 variable.assign(value)
-            if len(self._waiting) == first:
+            place = [] if self.inner is None else self.inner.variables
+            if len(own) == first and len(inner) == len(place):  # all there is, with or without a build
+                self._assign(place, inner, _NEW)
                 self._waiting = None
             return
-        if len(self._waiting) != len(self.variables):
-            rule = f"give {self.name} the {len(self._waiting)} variables that it was copied with"
+        waiting = [*own, *inner]
+        if len(waiting) != len(self.variables) or len(own) != len(self.own_variables):
+            rule = f"give {self.name} the {len(waiting)} variables that it was copied with"
             raise _checks.error("model", rule, len(self.variables), _NEW)
-        self._assign(self._waiting, _NEW)
+        self._assign(self.variables, waiting, _NEW)
         self._waiting = None
 
 

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks, keras_access
+from bellman_tf.curvature.inner import InnerBlock
 from bellman_tf.game.players import Players
 from bellman_tf.optimizers.binding import Bound
 from bellman_tf.optimizers.records import Records
@@ -67,6 +68,8 @@ class Stepping(Records, Bound):
         self._follow(model.game)
         games = self.games(model.game)
         result = take_step(model, games, self.settings(), self.context(), data, lambda: self.branch(len(games)))
+        if self.inner is not None:
+            result = self.hand_over(result, games[0])
         self.conclude(result, games[0])
         return report(model, data, result)
 
@@ -84,21 +87,31 @@ class Stepping(Records, Bound):
             watched=self.watched and self.watchable,
             wants_outcome=self.wants_outcome or (self.watched and self.watchable),
             dense=self.dense,
+            momentum=self.momentum,
+            handed_over=self.inner is not None,
         )
 
     def context(self) -> StepContext:
         """The tensors of this optimizer before a step."""
         dtype = recursion_dtype(keras_access.trained_variables(self))
-        rate = tf.cast(self.learning_rate, dtype)
+        # the blocks of an optimizer inside read its rate themselves
+        rate = tf.cast(self.learning_rate if self.inner is None else 1.0, dtype)
         fast = rate if self.rate_factor == 1 else rate * self.rate_factor
         controlled = self.step_control is not None
         return StepContext(
             iteration=tf.convert_to_tensor(self.iterations),
             learning_rate=fast / tf.cast(self.damping, dtype) if controlled else fast,
             decay=None if self.weight_decay is None else self.weight_decay * rate,
-            state=[[tf.convert_to_tensor(v) for v in variables] for variables in self.state],
+            state=[self._read(k) for k in range(len(self.state))],
             control=tf.convert_to_tensor(self.control_state) if controlled else None,
+            velocities=[[tf.convert_to_tensor(v) for v in variables] for variables in self.velocities],
         )
+
+    def _read(self, place: int) -> list[tf.Tensor]:
+        """State of a block or coupling, and what it reads of an optimizer inside."""
+        own = [tf.convert_to_tensor(v) for v in self.state[place]]
+        block = self.blocks[place] if place < len(self.blocks) else None
+        return own + block.read() if isinstance(block, InnerBlock) else own
 
     def games(self, game: Players) -> list[Players]:
         """The placements of the players that a step may be taken in.

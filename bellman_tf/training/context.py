@@ -18,6 +18,7 @@ class StepContext(NamedTuple):
         decay: weight decay times learning rate, or `None`.
         state: of every player's curvature, then of every coupling.
         control: state of step control, `[4]`, or `None`.
+        velocities: of every player's variables; empty without momentum.
     """
 
     iteration: tf.Tensor
@@ -25,6 +26,7 @@ class StepContext(NamedTuple):
     decay: tf.Tensor | None
     state: list[Tensors]
     control: tf.Tensor | None = None
+    velocities: list[Tensors] = []  # noqa: RUF012
 
 
 class Outcome(NamedTuple):
@@ -58,6 +60,8 @@ class StepResult(NamedTuple):
         outcome: what the step does to J; `None` where neither step control nor a monitor reads it.
         telemetry: numbers about the sample weights, by name; empty without a monitor.
         searched: the step length that a line search took, or `None`.
+        gradients: of the re-weighted loss, by player, where another optimizer moves the variables; else `None`.
+        velocities: new ones, by player, with momentum.
     """
 
     loss: tf.Tensor
@@ -73,6 +77,8 @@ class StepResult(NamedTuple):
     outcome: Outcome | None
     telemetry: dict[str, tf.Tensor]
     searched: tf.Tensor | None
+    gradients: list[Tensors] | None = None
+    velocities: dict[int, Tensors] = {}  # noqa: RUF012
 
 
 def recursion_dtype(variables: list) -> tf.DType:

@@ -26,6 +26,7 @@ class LinearPolicy:
         group_size: int | None,
         columns: int,
         batch_size: tf.Tensor | int,
+        direct: float = 1.0,
     ) -> None:
         """Stores the terminal value.
 
@@ -35,23 +36,30 @@ class LinearPolicy:
             group_size: samples per group.
             columns: m, columns per sample.
             batch_size: B.
+            direct: how many times a direction is in its own step, above 1 with Nesterov's momentum.
         """
         self.information, self.group_size = information, group_size
-        self._columns, self._batch_size = columns, batch_size
+        self._columns, self._batch_size, self._direct = columns, batch_size, direct
         self._terminal = SampleValue(value.a[0], value.L[0]) if group_size is None else value
         self._diagonal = columns == 1
         self._players: list[Player] = []
         self._grams: list[tf.Tensor] = []
         self._pulls: list[tf.Tensor | None] = []
 
-    def add(self, player: Player, gram: tf.Tensor, pull: tf.Tensor | None) -> None:
+    def add(self, player: Player, gram: tf.Tensor, pull: tf.Tensor | None, ahead: tf.Tensor | None = None) -> None:
         """Adds a player.
 
         Args:
             player: the player.
             gram: its Gram matrix, `[G, n, n]`.
             pull: `<q_ij, M^{-1} l_u>`, `[B, m]`, or `None` without own cost.
+            ahead: `<q_ij, D>`, `[B, m]`, of a displacement D that is known before the step, or `None`: l_u - M D takes
+                the place of l_u.
         """
+        if self._direct != 1:
+            gram, pull = self._direct * gram, None if pull is None else self._direct * pull
+        if ahead is not None:
+            pull = -ahead if pull is None else pull - ahead
         self._players.append(player)
         self._grams.append(tf.squeeze(gram, 0) if self.group_size is None else gram)
         grouped = None if pull is None else to_groups(tf.cast(pull, gram.dtype), self.group_size)

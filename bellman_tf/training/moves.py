@@ -51,6 +51,7 @@ class Moves:
         together: the players that a player acts together with and their joint metric, by the player's index.
         step: scalars of the step.
         assignments: new values, queued.
+        velocities: new ones, by player, with momentum.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Moves:
                 for v, t in zip(player.variables, tensors, strict=True)
             }
         )
+        self.velocities: dict[int, Tensors] = {}
         self._seen: dict[int, object] = {}
         self._coupled: set[int] = set()
         self._state = context.state
@@ -156,7 +158,7 @@ class Moves:
         metric = self.metrics[player.index]
         if self.context.decay is not None or any(v.constraint is not None for v in player.variables):
             return self.move(player, gradient)
-        plain = isinstance(metric, IdentityMetric)
+        plain = isinstance(metric, IdentityMetric) and not self.settings.momentum.beta
         directions = gradient if plain else self._step(player, gradient)
         for variable, direction in zip(player.variables, directions, strict=True):
             self.assignments.subtract(variable, direction, metric.scale if plain else None)
@@ -171,12 +173,21 @@ class Moves:
         decreases, changed = self.metrics[player.index].step(gradient)
         for k, tensor in changed.items():
             self._new_state[player.index][k] = tensor
+        return self._with_momentum(player, decreases)
+
+    def _with_momentum(self, player: Player, directions: Tensors) -> Tensors:
+        """The decrease that the player's directions and velocity make; the new velocity is kept."""
+        if not self.settings.momentum.beta:
+            return directions
+        old = self.context.velocities[player.index]
+        self.velocities[player.index], decreases = self.settings.momentum.applied(old, directions)
         return decreases
 
     def move_together(self, together: Together, gradients: list[Tensors]) -> list[Tensors]:
         """Queues the new values of players with a joint metric and returns them, in the order of `together`."""
         decreases = together.metric.solve(gradients)
-        return [self._queue(player, own) for player, own in zip(together.players, decreases, strict=True)]
+        pairs = zip(together.players, decreases, strict=True)
+        return [self._queue(player, self._with_momentum(player, own)) for player, own in pairs]
 
     def _queue(self, player: Player, decreases: Tensors) -> Tensors:
         values = self.shifted(player, decreases)

@@ -6,7 +6,7 @@
     roll-out    Gram matrices to one weight per sample and column                                      (information.py)
     gradient    that of sum_i w_i phi_i: noted cotangents weighed sample by sample, and one more
                 backward pass of the weighted loss for the players that need it
-    move        each player under its metric
+    move        each player under its metric, or another optimizer with the gradient (optimizers/inner.py)
 
 On the linearised network every later stage's feedback is known from Gram matrices alone, so no second forward pass and
 no order of the layers is needed: all players act with the same weights `w = (I + S Gamma)^{-1} (a - S lambda)`.
@@ -32,7 +32,7 @@ from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.monitor import OF_OUTCOMES, feedback_ratio, leverage, names_of, predicts, spread
 from bellman_tf.training.moves import BatchOnly
-from bellman_tf.training.round import Round
+from bellman_tf.training.round import Round, rows_of
 
 
 def native_step(step: Round) -> None:
@@ -63,6 +63,9 @@ class NativeStep:
             self._measure()
             self._roll_out()
         gradients = self._gradients()
+        if self.step.settings.handed_over:
+            self.step.gradients = gradients
+            return
         self._move(gradients)
         if self.step.settings.wants_outcome and self.information.curved:
             self.step.outcome = self._outcome(gradients)
@@ -88,7 +91,7 @@ class NativeStep:
             with step.direct_use(), record_loss(find_ends(step.y_pred), self.tape) as record:
                 step.compute_loss()
         step.read_again(self.game.written)
-        self.rows = _rows([end.output for end in record.ends])
+        self.rows = rows_of([end.output for end in record.ends])
         if self.rows is not None:
             step.batch_size, step.total = self.rows, tf.cast(self.rows, step.dtype)
             self.cost = terminal_cost(record, step.loss, step.total, keras_computes_loss(step.model))
@@ -115,6 +118,9 @@ class NativeStep:
         sites = [[note.site for note in self._calls(player)] for player in self.covered]
         plain = [] if curved else [[v.value for v in player.variables] for player in self.game.players]
         ends = [self.cost.z, self.cost.values] if curved else [[], []]
+        if not self.covered:  # no cotangents: the gradient as Keras takes it, to the last bit
+            self.plain = [[tf.cast(g, step.dtype) for g in parts] for parts in self._gradient(step.loss, plain, None)]
+            return
         at_sites, at_z, at_values, at_plain = self._gradient(step.loss, [sites, *ends, plain], step.seed())
         self.plain = [[tf.cast(g, step.dtype) / step.total for g in parts] for parts in at_plain]
         columns, self.columns_at_z = [at_sites], [at_z]
@@ -171,7 +177,8 @@ class NativeStep:
         if self._standing:  # a metric made of gradients knows none at the first step, which is the baseline's
             known = tf.cast(step.step.iteration > 0, value.L.dtype)
             value = value._replace(L=value.L * known)
-        self.policy = LinearPolicy(value, self.information, group_size, columns, step.batch_size)
+        direct = step.settings.momentum.direct if step.settings.momentum.known else 1.0
+        self.policy = LinearPolicy(value, self.information, group_size, columns, step.batch_size, direct)
         leading = [player for player in self.covered if self._leads(player)]
         grams: dict[int, tf.Tensor] = {}
         done: list[tf.Tensor] = []
@@ -180,7 +187,7 @@ class NativeStep:
                 grams[player.index] = self._gram(player, group_size)
             done = [grams[player.index]]
         for player in leading:
-            self.policy.add(player, grams[player.index], self._pull(player))
+            self.policy.add(player, grams[player.index], self._pull(player), self._ahead(player))
         self.policy.solve(self.game)
 
     def _leads(self, player: Player) -> bool:
@@ -211,6 +218,14 @@ class NativeStep:
             return None
         solved = self._solve(player, [step.own_cost(member) for member in members])
         return tf.add_n([self.captures[m.index].inner(s) for m, s in zip(members, solved, strict=True)])
+
+    def _ahead(self, player: Player) -> tf.Tensor | None:
+        """`<q_ij, D>`, `[R, m]`, D what momentum will move; `None` without momentum in the policy."""
+        step, momentum = self.step, self.step.settings.momentum
+        if not momentum.known:
+            return None
+        moved = [(m, [tf.cast(v, step.dtype) for v in step.context.velocities[m.index]]) for m in self._members(player)]
+        return tf.add_n([self.captures[m.index].inner(momentum.ahead(velocity)) for m, velocity in moved])
 
     def _solve(self, player: Player, parts: list[Tensors]) -> list[Tensors]:
         together = self.step.together.get(player.index)
@@ -333,11 +348,3 @@ class NativeStep:
                 known = t < len(plain)
                 ratio = feedback_ratio(weights[t], plain[t]) if known else tf.zeros([], self.step.dtype)
                 telemetry[f"feedback_ratio/stage_{t}"] = ratio
-
-
-def _rows(outputs: Tensors) -> int | tf.Tensor | None:
-    """Samples of the loss: the first axis of the outputs, `None` if they disagree about it."""
-    sizes = {output.shape[0] if output.shape.rank else 0 for output in outputs}
-    if len(sizes) != 1 or sizes == {0}:
-        return None
-    return outputs[0].shape[0] or tf.shape(outputs[0])[0]

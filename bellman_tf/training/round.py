@@ -35,6 +35,7 @@ class Round(Moves):
         outcome: predicted and actual decrease of J, `None` where the step does not need it.
         telemetry: numbers about the sample weights, by name, where the step is watched.
         searched: the step length that a line search took, or `None`.
+        gradients: of the re-weighted loss, by player, where another optimizer moves the variables.
         direct: variables that the loss reads itself, by `id`.
         left_out: variables with a regularizer that the loss does not hold.
     """
@@ -56,6 +57,7 @@ class Round(Moves):
         self.outcome: Outcome | None = None
         self.telemetry: dict[str, tf.Tensor] = {}
         self.searched: tf.Tensor | None = None
+        self.gradients: list[Tensors] | None = None
         self.direct: dict[int, keras.Variable] = {}
         self.left_out: list[keras.Variable] = []
 
@@ -154,3 +156,18 @@ def _of_losses(model: keras.Model) -> list[keras.Variable]:
 def _before(variables: Iterable[keras.Variable]) -> list[tuple]:
     """(variable, value) of some variables before the step."""
     return [(variable, tf.identity(variable.value)) for variable in variables]
+
+
+def rows_of(outputs: Tensors) -> int | tf.Tensor | None:
+    """Counts the samples of a loss.
+
+    Args:
+        outputs: what the loss reads.
+
+    Returns:
+        Their first axis, `None` if they disagree about it.
+    """
+    sizes = {output.shape[0] if output.shape.rank else 0 for output in outputs}
+    if len(sizes) != 1 or sizes == {0}:
+        return None
+    return outputs[0].shape[0] or tf.shape(outputs[0])[0]

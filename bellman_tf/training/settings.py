@@ -7,6 +7,7 @@ from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.gram import FORMS
 from bellman_tf.training.information import INFORMATION
+from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.step_control import LevenbergMarquardt
 
 VALUE_HESSIANS = ("batch", "block_diagonal", "outer_product")
@@ -142,6 +143,8 @@ class StepSettings:
         watched: whether a monitor reads numbers about the sample weights.
         wants_outcome: whether step control, a monitor or a bandit reads what the step does to J.
         dense: options of vanilla DDP, `None` for every other step.
+        momentum: of the variables' steps.
+        handed_over: whether another optimizer moves the variables, and the step ends in its gradients.
     """
 
     options: GameOptions
@@ -153,3 +156,5 @@ class StepSettings:
     watched: bool = False
     wants_outcome: bool = False
     dense: DenseOptions | None = None
+    momentum: Momentum = Momentum()
+    handed_over: bool = False

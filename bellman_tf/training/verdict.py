@@ -18,7 +18,9 @@ def conclude(step: Round) -> StepResult:
         What the optimizer has to assign.
     """
     changed = step.changed_state()
-    values = all_finite([*step.assignments.values, *(t for t in changed.values() if t.dtype.is_floating)])
+    handed = [] if step.gradients is None else [part for parts in step.gradients for part in parts]
+    floating = [t for t in changed.values() if t.dtype.is_floating]
+    values = all_finite([*step.assignments.values, *floating, *handed])
     accepted, control = all_finite([step.loss, *step.witnesses]), step.context.control
     if step.settings.control is None:
         accepted = taken = accepted & values
@@ -41,6 +43,8 @@ def conclude(step: Round) -> StepResult:
         outcome=step.outcome,
         telemetry=step.telemetry,
         searched=step.searched,
+        gradients=step.gradients,
+        velocities=step.velocities,
     )
 
 

@@ -1,0 +1,28 @@
+"""Keras's SGD: the learning rate, with or without momentum."""
+
+import tensorflow as tf
+
+from bellman_tf.curvature.block import Metric, MetricKind, StepScalars
+from bellman_tf.curvature.identity import IDENTITY, IdentityMetric
+from bellman_tf.curvature.inner.base import InnerBlock
+from bellman_tf.layers.capture import Tensors
+
+
+class SGDBlock(InnerBlock):
+    """M = I / learning rate, with `metric="gain"` M = (1 - momentum) I / learning rate."""
+
+    name = "sgd"
+
+    def read(self) -> Tensors:
+        """The learning rate."""
+        return [tf.convert_to_tensor(self.mover.learning_rate)]
+
+    def standing(self, state: Tensors, step: StepScalars) -> Metric:
+        """The learning rate or the gain."""
+        [rate] = state
+        return IdentityMetric(self.times_gain(tf.cast(rate, step.learning_rate.dtype), self.mover.momentum))
+
+    @property
+    def kind(self) -> MetricKind:
+        """That of the identity."""
+        return IDENTITY

@@ -1,0 +1,67 @@
+"""What Keras does not publish about its optimizers: `keras_access.py` goes on here.
+
+Which optimizer moves a variable, by which update rule, and the second moments that it divides by.
+"""
+
+import keras
+
+
+def updates_as(optimizer: keras.optimizers.Optimizer, kind: type) -> bool:
+    """Tells whether an optimizer runs the update rule of a class: its own or an inherited `update_step`.
+
+    Args:
+        optimizer: an optimizer.
+        kind: one of Keras's classes of optimizers.
+
+    Returns:
+        Whether both have the same `update_step`.
+    """
+    return isinstance(optimizer, kind) and type(optimizer).update_step is kind.update_step
+
+
+def mover_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> keras.optimizers.Optimizer:
+    """Finds the optimizer that moves a variable.
+
+    Args:
+        optimizer: any optimizer, built or not.
+        variable: of the model.
+
+    Returns:
+        Inside a `keras.optimizers.MultiOptimizer` the one for the variable; else `optimizer` itself.
+    """
+    if not is_multi(optimizer):
+        return optimizer
+    if not optimizer.built:
+        return optimizer._optimizer_map(variable)
+    return optimizer.optimizers[optimizer._var_to_optimizer_idx[optimizer._var_key(variable)]]
+
+
+def is_multi(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Tells whether an optimizer delegates variables to several others.
+
+    Args:
+        optimizer: an optimizer.
+
+    Returns:
+        Whether it is a `keras.optimizers.MultiOptimizer`; `False` where the installed Keras has none.
+    """
+    kind = getattr(keras.optimizers, "MultiOptimizer", None)
+    return kind is not None and isinstance(optimizer, kind)
+
+
+def moments_of(optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]) -> list[keras.Variable]:
+    """Lists the second moments by which RMSprop, Adam, AdamW or Nadam divide.
+
+    Args:
+        optimizer: one of these, built.
+        variables: some of those it was built for.
+
+    Returns:
+        One variable per entry of `variables`: the largest moments so far under `amsgrad`; followed, for RMSprop with
+        `centered`, by the mean gradients.
+    """
+    kept = [optimizer._velocity_hats if getattr(optimizer, "amsgrad", False) else optimizer._velocities]
+    if getattr(optimizer, "centered", False):
+        kept.append(optimizer._average_gradients)
+    places = [optimizer._get_variable_index(v) for v in variables]
+    return [slots[place] for slots in kept for place in places]

@@ -1,0 +1,155 @@
+"""Another Keras optimizer inside ours: it gets the gradient of the re-weighted loss and moves the variables with it.
+
+    ours    forward, backward, Gram matrices under the metric of the other's standing variables, sample weights
+    inner   clipping, weight decay, its own statistics, the move, constraints, averages, schedules
+    ours    the verdict: where a new value is not finite, variables and the other's state are put back
+
+Source: engine.md Section 5.
+"""
+
+import keras
+import tensorflow as tf
+
+from bellman_tf import _checks, keras_access
+from bellman_tf.curvature.inner import ScaledBlock
+from bellman_tf.game.players import Players
+from bellman_tf.training.context import StepResult
+from bellman_tf.training.update import all_finite
+
+
+class Inside:
+    """Part of an optimizer that may hold another one.
+
+    Attributes:
+        inner_optimizer: the other one; the attribute is missing where there is none, as Keras's callbacks expect.
+    """
+
+    @property
+    def inner(self) -> keras.optimizers.Optimizer | None:
+        """The other optimizer, or `None`."""
+        return self.__dict__.get("inner_optimizer")
+
+    # ---- what stands for the two of them
+
+    @property
+    def learning_rate(self) -> object:
+        """The learning rate, of the other optimizer where there is one."""
+        return super().learning_rate if self.inner is None else self.inner.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: object) -> None:
+        if self.inner is None:
+            keras.optimizers.Optimizer.learning_rate.fset(self, value)
+        else:
+            self.inner.learning_rate = value
+
+    @property
+    def own_variables(self) -> list[keras.Variable]:
+        """Our own state, without that of the other optimizer."""
+        return super().variables
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """Our own state, then the other optimizer's."""
+        return self.own_variables + ([] if self.inner is None else self.inner.variables)
+
+    def set_weights(self, weights: list) -> None:
+        """Sets the state, in the order of `variables`.
+
+        Args:
+            weights: arrays.
+        """
+        count = len(self.own_variables)
+        super().set_weights(weights[:count])
+        if self.inner is not None:
+            self.inner.set_weights(weights[count:])
+
+    def finalize_variable_values(self, var_list: list) -> None:
+        """Ends training: averages kept with `use_ema` become the weights.
+
+        Args:
+            var_list: the model's trainable variables.
+        """
+        if self.inner is None:
+            super().finalize_variable_values(var_list)
+        else:
+            self.inner.finalize_variable_values(var_list)
+
+    def exclude_from_weight_decay(self, var_list: list | None = None, var_names: list | None = None) -> None:
+        """As in Keras; reaches the other optimizer, whose weight decay it is.
+
+        Args:
+            var_list: variables.
+            var_names: parts of names of variables.
+        """
+        if self.inner is None:
+            super().exclude_from_weight_decay(var_list, var_names)
+        else:
+            self.inner.exclude_from_weight_decay(var_list, var_names)
+
+    # ---- the step
+
+    def build_inner(self, variables: list) -> None:
+        """Builds the other optimizer for the model's trainable variables.
+
+        Args:
+            variables: in the order of the model.
+
+        Raises:
+            ValueError: if it has been built for others.
+        """
+        if self.inner is None:
+            return
+        with tf.init_scope():  # values that it begins with are set once, and not in every traced step
+            self.inner.build(variables)  # does nothing where it is built
+        if [id(v) for v in keras_access.trained_variables(self.inner)] != [id(v) for v in variables]:
+            raise _checks.error(
+                "inner_optimizer", "be new, or have been built for this model", self.inner.name,
+                f"Create another {type(self.inner).__name__}.",
+            )  # fmt: skip
+
+    def hand_over(self, result: StepResult, game: Players) -> StepResult:
+        """Lets the other optimizer move the variables, and puts everything back on a bad batch.
+
+        Args:
+            result: of the step, with its gradients.
+            game: in which it was taken.
+
+        Returns:
+            The result with the final verdict, and with the measured scales of the blocks that have some.
+        """
+        variables = keras_access.trained_variables(self)
+        gradients = {
+            id(v): g
+            for player, parts in zip(game.players, result.gradients, strict=True)
+            for v, g in zip(player.variables, parts, strict=True)
+        }
+        touched = list({id(v): v for v in [*variables, *self.inner.variables, *_loose(self.inner)]}.values())
+        before = [tf.identity(tf.convert_to_tensor(v)) for v in touched]
+        self.inner.apply([tf.cast(gradients[id(v)], v.dtype) for v in variables], variables)
+        after = [tf.convert_to_tensor(v) for v in touched]
+        accepted = result.accepted & all_finite([value for value in after if value.dtype.is_floating])
+
+        def put_back() -> tf.Tensor:
+            for variable, value in zip(touched, before, strict=True):
+                variable.assign(value)
+            return tf.constant(False)
+
+        accepted = tf.cond(accepted, lambda: tf.constant(True), put_back)
+        moves = {id(v): new - old for v, old, new in zip(variables, before, after, strict=False)}
+        measured = {
+            (k, 0): block.measured(
+                result.old_state[k][0],
+                [moves[id(v)] for v in block.variables],
+                [gradients[id(v)] for v in block.variables],
+            )
+            for k, block in enumerate(self.blocks)
+            if isinstance(block, ScaledBlock)
+        }
+        return result._replace(accepted=accepted, taken=accepted, state={**result.state, **measured})
+
+
+def _loose(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
+    """TensorFlow's own variables among the attributes of an optimizer, which Keras does not list."""
+    leaves = keras.tree.flatten([value for value in vars(optimizer).values() if isinstance(value, list | tuple | dict)])
+    return [leaf for leaf in [*vars(optimizer).values(), *leaves] if isinstance(leaf, tf.Variable)]
