@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from bellman_tf.curvature.block import PlayerLayout
 from bellman_tf.curvature.gram import gram
-from bellman_tf.curvature.gram.plan import plan
+from bellman_tf.curvature.gram.plan import GramLimits, plan
 from bellman_tf.curvature.inner import ScaledBlock
 from bellman_tf.curvature.inner.scaled import ScaledMetric
 from bellman_tf.layers.registry import coverage
@@ -44,3 +44,12 @@ def test_the_numbers_are_lengths_of_steps_over_lengths_of_gradients():
     gradients = [tf.constant(part) for part in ([0.0, 10.0], [0.0, 0.0, 6.0], [0.0])]
     scales = block.measured(tf.constant([9.0, 9.0, 9.0]), moves, gradients)
     assert_close(scales, [0.5, 0.5, 9.0])  # without a gradient the number stays
+
+
+def test_features_with_nothing_left_out_are_exact(rng):
+    sample = draw(CASES["dense rank 3"], rng, batch=5)
+    metric = ScaledMetric([tf.constant(s, tf.float64) for s in (0.5, 3.0)], coverage(sample.layer).matrix)
+    every = GramLimits(feature_share=1)
+    assert plan(sample.capture.extent, metric.kind, "features", limits=every).form == "features"
+    exact = gram(sample.capture, metric, None, "per_sample")
+    assert_close(gram(sample.capture, metric, None, "features", every), exact, rtol=1e-10)

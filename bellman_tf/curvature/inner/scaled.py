@@ -2,10 +2,13 @@
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, MetricKind, StateSpec, StepScalars, TwoSided
+from bellman_tf.curvature.block import Metric, MetricKind, Pair, StateSpec, StepScalars, TwoSided
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.curvature.inner.base import InnerBlock
-from bellman_tf.layers.capture import MatrixLayout, Tensors
+from bellman_tf.layers.capture import MatrixCapture
+from bellman_tf.layers.dense import LinearMap
+from bellman_tf.layers.matrix_layout import MatrixLayout
+from bellman_tf.layers.tensors import Tensors
 
 
 class ScaledMetric(Metric, TwoSided):
@@ -40,6 +43,16 @@ class ScaledMetric(Metric, TwoSided):
     def tap_input_solve(self, x: tf.Tensor) -> tf.Tensor:
         """What one tap sees times the kernel's number."""
         return self.scales[0] * x
+
+    def feature_pair(self, capture: LinearMap, count: int) -> Pair:
+        """The gradients as they are, and the kernel's number."""
+        q = [capture.feature_gradients(count)]
+        return Pair(q, q, self.scales[0])
+
+    def bias_pair(self, capture: MatrixCapture) -> Pair:
+        """The gradients as they are, and the bias's number."""
+        q = [capture.bias_per_sample()]
+        return Pair(q, q, self.scales[1])
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""
