@@ -152,7 +152,10 @@ class NativeStep:
     # ---- curvature and weights
 
     def _measure(self) -> None:
-        """Metrics of the covered players: new ones from captures, standing ones where the gradient has yet to come."""
+        """Metrics of the covered players: new ones from captures, standing ones where the gradient has yet to come.
+
+        Standing metrics count what they have seen no gradient of for nothing: the first step is the baseline's.
+        """
         step = self.step
         known = [p for p in self.covered if not self.blocks[p.index].needs_gradient]
         step.update_metrics([(p, self.captures[p.index], None) for p in known])
@@ -162,7 +165,6 @@ class NativeStep:
             if player.index not in self.metrics:
                 block, state = self.blocks[player.index], step.context.state[player.index]
                 self.metrics[player.index] = block.standing(state, step.step)
-        self._standing = len(known) < len(self.covered)
 
     def _roll_out(self) -> None:
         """Gram matrices of all players, one after the other, and the weights of all samples."""
@@ -174,9 +176,6 @@ class NativeStep:
         value = sample_space.init(
             step.batch_size, beta_squared=self.beta_squared, rank=columns - 1, group_size=group_size, dtype=step.dtype
         )
-        if self._standing:  # a metric made of gradients knows none at the first step, which is the baseline's
-            known = tf.cast(step.step.iteration > 0, value.L.dtype)
-            value = value._replace(L=value.L * known)
         direct = step.settings.momentum.direct if step.settings.momentum.known else 1.0
         self.policy = LinearPolicy(value, self.information, group_size, columns, step.batch_size, direct)
         leading = [player for player in self.covered if self._leads(player)]

@@ -72,6 +72,35 @@ def test_the_first_step_of_a_metric_made_of_gradients_is_the_baselines(curvature
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
+def penalised_shift(base):
+    """A shift that BatchNormalization takes away, and that the loss reads itself."""
+
+    class Penalised(base):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            loss = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+            return loss + 3.0 * keras.ops.sum(keras.ops.square(self.get_layer("in_front").bias - 1.0))
+
+    inputs = keras.Input((5,))
+    x = layers.BatchNormalization()(layers.Dense(4, name="in_front")(inputs))
+    return Penalised(inputs, layers.Dense(3)(layers.ReLU()(x)))
+
+
+def test_a_shift_without_effect_on_the_outputs_follows_a_loss_that_reads_it():
+    steps, rate = [], 1e-3
+    for base, optimizer in (
+        (keras.Model, keras.optimizers.SGD(rate)),
+        (btf.Model, btf.GTDDP(rate, curvature="identity")),
+    ):
+        keras.utils.set_random_seed(0)
+        model = penalised_shift(base)
+        model.compile(optimizer, SPARSE, jit_compile=False)
+        model.train_on_batch(VECTORS, labels())
+        steps.append(model.get_layer("in_front").bias.numpy())
+    assert any(player.null for player in model.game.players)
+    np.testing.assert_allclose(steps[0], 6 * rate, rtol=1e-4)
+    np.testing.assert_allclose(steps[1], steps[0], rtol=1e-4)
+
+
 def wide_and_narrow(base):
     """Samples mix on the way to one number beside 40,000 of their own."""
     x = keras.Input((5,))
