@@ -197,14 +197,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=[entry.name for entry in ENTRIES])
     parser.add_argument("--rates", type=_command.whole(1), default=5, help="learning rates per method")
     parser.add_argument("--rounds", type=_command.whole(1), default=5, help="turns of the step times")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many")
+    parser.add_argument("--minutes", type=_command.whole(1), help="begin no run after so many")
     parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"), help="TFDS directory")
     options = parser.parse_args(arguments)
     entries = [entry for entry in ENTRIES if options.methods is None or entry.name in options.methods]
     if options.quick:
         options.tasks, options.seeds, options.rates, options.rounds, options.steps = ["digits"], 1, 1, 1, 20
         entries = [entry for entry in ENTRIES if entry.name in ("AdamW", "GTDDP, AdamW inside", "GTDDP, K-FAC")]
-    start, until = time.perf_counter(), time.monotonic() + 60 * options.minutes
+    start = time.perf_counter()
+    until = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
     out = pathlib.Path(options.out)
     store, text = Store(out / "cells.jsonl"), []
     for name in options.tasks:
