@@ -28,7 +28,7 @@ class GameMonitor(keras.callbacks.Callback):
     - `clamped_values`, `rejected_batches`, `refused_steps`: counts so far;
     - `alignment_probability/m`: of the bandit.
 
-    Without this callback nothing of it is computed.
+    Without this callback nothing of it is computed. Of `btf.DDP` there are only the counts.
 
     Args:
         csv: file for one line per step.
@@ -110,9 +110,7 @@ class GameMonitor(keras.callbacks.Callback):
         if logs is None:
             return
         monitor = self.model.optimizer.monitor
-        if monitor is None:
-            return
-        *sums, steps = monitor.numpy()[0]
+        *sums, steps = [0.0] if monitor is None else monitor.numpy()[0]
         if steps > 0:
             means = dict(zip(self._names(), np.array(sums) / steps, strict=True))
             logs |= {name: float(value) for name, value in means.items()}
@@ -135,7 +133,8 @@ class GameMonitor(keras.callbacks.Callback):
 
     def _latest(self) -> dict[str, float]:
         monitor = self.model.optimizer.monitor
-        values = dict(zip(self._names(), map(float, monitor.numpy()[1][:-1]), strict=True))
+        last = [] if monitor is None else monitor.numpy()[1][:-1]
+        values = dict(zip(self._names(), map(float, last), strict=True))
         return values | {name: float(value) for name, value in self._counts().items()}
 
     def _counts(self) -> dict[str, float]:

@@ -140,3 +140,13 @@ def test_tensorboard_that_is_not_installed_is_named(monkeypatch):
 def test_a_monitor_of_steps_without_a_prediction_is_refused(options):
     with pytest.raises(ValueError, match="`optimizer` must have no inner optimizer and no momentum for GameMonitor"):
         fit(btf.GTDDP(**options), btf.callbacks.GameMonitor())
+
+
+def test_of_dense_ddp_there_are_only_counts(tmp_path):
+    model = btf.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(2)])
+    model.compile(btf.DDP(0.1), "mse")
+    x, y = np.ones((8, 4), "float32"), np.zeros((8, 2), "float32")
+    monitor = btf.callbacks.GameMonitor(csv=str(tmp_path / "steps.csv"))
+    history = model.fit(x, y, batch_size=4, verbose=0, callbacks=[monitor]).history
+    assert history["rejected_batches"] == [0.0]
+    assert (tmp_path / "steps.csv").read_text().split() == ["step,rejected_batches", "1,0.0", "2,0.0"]
