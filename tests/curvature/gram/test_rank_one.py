@@ -125,8 +125,9 @@ def test_it_runs_for_wide_players_only():
     assert plan(wide, DIAGONAL, "auto", 1).form == "squares"
     assert plan(wide, MetricKind()).form == "per_sample"
     many = Extent(2**18, positions=64, rows=2**9, width=2**9)
-    assert plan(many, DIAGONAL).form == "per_sample"
-    assert plan(many, DIAGONAL).cost < 64 * 64 * 64 * 2**10
+    assert plan(many, DIAGONAL).form == "features"
+    assert plan(many, DIAGONAL, "exact").form == "per_sample"
+    assert plan(many, DIAGONAL).cost < plan(many, DIAGONAL, "exact").cost < 64 * 64 * 64 * 2**10
     assert LIMITS.rank_one_above == 2**14
 
 
