@@ -73,7 +73,10 @@ class Own(optimizers.Optimizer):
         self.assign_sub(variable, learning_rate * kept / (tf.norm(kept) + 1e-6))
 
 
-@pytest.fixture(params=MAKE, name="name")
+RARE = [name for name in MAKE if name not in (*SOME, "rmsprop", "lion", "schedule free")]
+
+
+@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n in RARE else n for n in MAKE], name="name")
 def _name(request):
     return request.param
 
