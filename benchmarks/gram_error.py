@@ -32,6 +32,7 @@ from bellman_tf.curvature.gram import GramLimits, gram
 from bellman_tf.layers.capture import Capture
 from bellman_tf.training.native_step import NativeStep
 from bellman_tf.training.round import Round
+from benchmarks.step_time import attention_block
 
 RANK_ONE = GramLimits(rank_one_above=1)
 FORMS = {
@@ -84,11 +85,7 @@ def transformer() -> keras.Model:
     inputs = keras.Input((24, 24, 1))
     x = keras.layers.Reshape((64, 64))(keras.layers.Conv2D(64, 3, strides=3)(inputs))
     for _ in range(2):
-        h = keras.layers.LayerNormalization()(x)
-        x = keras.layers.Add()([x, keras.layers.MultiHeadAttention(4, 16)(h, h)])
-        h = keras.layers.LayerNormalization()(x)
-        h = keras.layers.Dense(64)(keras.layers.Dense(128, activation="gelu")(h))
-        x = keras.layers.Add()([x, h])
+        x = attention_block(x)
     return btf.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling1D()(x)))
 
 

@@ -80,16 +80,20 @@ def resnet18() -> tuple[keras.Model, tuple, int]:
     return keras.Model(inputs, outputs), (32, 32, 3), 32
 
 
+def attention_block(x: object) -> object:
+    """Attention of four heads, then a dense layer of twice the width 64, each behind a normalisation and a shortcut."""
+    h = keras.layers.LayerNormalization()(x)
+    x = keras.layers.Add()([x, keras.layers.MultiHeadAttention(4, 16)(h, h)])
+    h = keras.layers.LayerNormalization()(x)
+    return keras.layers.Add()([x, keras.layers.Dense(64)(keras.layers.Dense(128, activation="gelu")(h))])
+
+
 def vit() -> tuple[keras.Model, tuple, int]:
     """Vision transformer of 64 tokens, width 64, 3 blocks, B = 64."""
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Reshape((64, 64))(keras.layers.Conv2D(64, 4, strides=4)(inputs))
     for _ in range(3):
-        h = keras.layers.LayerNormalization()(x)
-        x = keras.layers.Add()([x, keras.layers.MultiHeadAttention(4, 16)(h, h)])
-        h = keras.layers.LayerNormalization()(x)
-        h = keras.layers.Dense(64)(keras.layers.Dense(128, activation="gelu")(h))
-        x = keras.layers.Add()([x, h])
+        x = attention_block(x)
     outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling1D()(x))
     return keras.Model(inputs, outputs), (32, 32, 3), 64
 

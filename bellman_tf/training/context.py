@@ -1,5 +1,6 @@
 """What a step is taken with, and what comes of it: tensors that go in, tensors that come out."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -26,7 +27,7 @@ class StepContext(NamedTuple):
     decay: tf.Tensor | None
     state: list[Tensors]
     control: tf.Tensor | None = None
-    velocities: list[Tensors] = []  # noqa: RUF012
+    velocities: Sequence[Tensors] = ()
 
 
 class Outcome(NamedTuple):
@@ -77,8 +78,8 @@ class StepResult(NamedTuple):
     outcome: Outcome | None
     telemetry: dict[str, tf.Tensor]
     searched: tf.Tensor | None
-    gradients: list[Tensors] | None = None
-    velocities: dict[int, Tensors] = {}  # noqa: RUF012
+    gradients: list[Tensors] | None
+    velocities: dict[int, Tensors]
 
 
 def recursion_dtype(variables: list) -> tf.DType:

@@ -322,7 +322,6 @@ def test_a_legacy_file_holds_its_state(tmp_path):
 
 # ---- options that cannot go together
 
-ADAM = lambda: optimizers.Adam(0.01)  # noqa: E731
 REFUSED = {
     "curvature": (
         {"curvature": "kfac"},
@@ -342,7 +341,7 @@ REFUSED = {
 def test_what_cannot_go_with_it_is_refused(case):
     options, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
-        btf.GTDDP(inner_optimizer=ADAM(), **options)
+        btf.GTDDP(inner_optimizer=MAKE["adam"](), **options)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +349,10 @@ def test_what_cannot_go_with_it_is_refused(case):
     [
         (3, "`inner_optimizer` must be None, a `keras.optimizers.Optimizer` or the name of one"),
         (btf.GTDDP, "`inner_optimizer` must be an optimizer that moves variables by their gradients alone"),
-        (lambda: optimizers.LossScaleOptimizer(ADAM()), "`inner_optimizer` must be an optimizer that moves variables"),
+        (
+            lambda: optimizers.LossScaleOptimizer(MAKE["adam"]()),
+            "`inner_optimizer` must be an optimizer that moves variables",
+        ),
         (lambda: optimizers.SGD(gradient_accumulation_steps=2), "gradient_accumulation_steps` must be None"),
         (lambda: optimizers.SGD(loss_scale_factor=2.0), "loss_scale_factor` must be None"),
     ],
@@ -362,11 +364,11 @@ def test_what_cannot_be_one_is_refused(inner, message):
 
 def test_agents_share_no_inner_optimizer():
     with pytest.raises(ValueError, match="`players` must be 1 with an inner optimizer"):
-        btf.DGNOpt(players=2, inner_optimizer=ADAM())
+        btf.DGNOpt(players=2, inner_optimizer=MAKE["adam"]())
 
 
 def test_an_inner_optimizer_of_another_model_is_refused():
-    inner = ADAM()
+    inner = MAKE["adam"]()
     train(compiled(btf.GTDDP(inner_optimizer=inner)), 1)
     other = compiled(btf.GTDDP(inner_optimizer=inner))
     with pytest.raises(ValueError, match="`inner_optimizer` must be new, or have been built for this model"):

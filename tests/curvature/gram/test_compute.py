@@ -1,74 +1,21 @@
 """Every form of the Gram matrix against `Q' M^{-1} Q`, group by group."""
 
-import functools
-
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.diagonal import DIAGONAL
 from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.gram.compute import RUN
-from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, pairs_are_cheaper, plan
-from bellman_tf.curvature.identity import IDENTITY
+from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, plan
 from bellman_tf.curvature.registry import make_block, player_layout
-from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.layers.registry import coverage
+from tests.curvature.gram.players import BATCH, CONFIGS, Player
 from tests.curvature.players import initial_state, step
 from tests.helpers import assert_close
-from tests.layers.cases import CASES, automatic, draw, flat
-from verification.references import gram as reference
+from tests.layers.cases import CASES, draw
 
 FORMS_OPTION = ("auto", "exact", "per_sample", "positions", "sketch", "features", "reduced")
-BATCH = 5
-CONFIGS = {
-    "identity": options.Identity(),
-    "rmsprop": options.RMSprop(),
-    "kfac": options.KFAC(damping=0.1),
-    "kfac patches": options.KFAC(damping=0.1, convolution="patches"),
-    "ekfac": options.EKFAC(damping=0.1),
-    "ekfac patches": options.EKFAC(damping=0.1, convolution="patches"),
-    "full": options.Full(damping=0.1),
-}
-
-
-class Player:
-    """A capture with its metric, and the dense metric read off `solve`, which `test_metrics` has proved."""
-
-    def __init__(self, config, name, rng, columns=1, batch=BATCH):
-        self.sample = draw(CASES[name], rng, batch=batch, columns=columns)
-        self.shapes = self.sample.shapes
-        self.capture = self.sample.capture
-        block = make_block(CONFIGS[config], player_layout(name, self.shapes, coverage(self.sample.layer)))
-        gradient = self.capture.gradient(self.capture.mean_weights())
-        _, self.metric = block.update(initial_state(block), self.capture, gradient, step(0))
-
-    def plan(self, form, group_size=None, limits=LIMITS):
-        return plan(self.capture.extent, self.metric.kind, form, group_size, limits)
-
-    @functools.cached_property
-    def dense(self):
-        """M, from the solve of every unit vector."""
-        sizes = [int(np.prod(shape)) for shape in self.shapes]
-        units = np.split(np.eye(sum(sizes)), np.cumsum(sizes)[:-1], axis=1)
-        parts = [tf.constant(u.reshape(-1, *shape)) for u, shape in zip(units, self.shapes, strict=True)]
-        return np.linalg.inv(flat(self.metric.solve(parts)))
-
-    @functools.cached_property
-    def gradients(self):
-        return flat(automatic(self.sample), 2)
-
-    def expected(self, group_size):
-        return reference.gram(self.gradients, self.dense, group_size)
-
-    def assert_gram(self, form, chosen, group_size, rtol=1e-9):
-        assert self.plan(form, group_size).form == chosen
-        actual = gram(self.capture, self.metric, group_size, form)
-        assert_close(actual, self.expected(group_size), rtol=rtol, label=f"{form}, groups of {group_size}")
-
-
 FORMS = [
     ("dense", "identity", "auto", "factored"),
     ("dense", "kfac", "auto", "factored"),
@@ -170,179 +117,6 @@ def test_more_positions_turn_the_balance(rng):
     forms = [plan(found.extent((None, length, 64)), kind).form for length in (1, 2, 4, 16, 64)]
     assert forms == ["factored", "positions", "positions", "per_sample", "per_sample"]
     assert plan(found.extent((None, None, 64)), kind)[:2] == ("per_sample", None)
-
-
-@pytest.mark.parametrize("columns", [1, 2])
-@pytest.mark.parametrize(("name", "config"), [
-    ("conv 2d", "identity"), ("conv 2d", "rmsprop"), ("conv 2d stride 2", "kfac"), ("conv 2d even", "ekfac"),
-    ("conv 1d causal", "kfac"), ("conv 2d without bias", "kfac"), ("conv 3d", "identity"),
-    ("conv 2d groups", "kfac"), ("conv 2d groups", "rmsprop"),
-    ("transposed 2d", "kfac"), ("transposed 2d stride 2", "rmsprop"), ("transposed 2d even", "ekfac"),
-])  # fmt: skip
-def test_the_sketch_is_the_centre_tap_times_the_number_of_taps(name, config, columns, rng):
-    player = Player(config, name, rng, columns)
-    assert player.plan("sketch").form == "sketch"
-    kernel, *bias = automatic(player.sample)
-    size = player.sample.layer.kernel_size
-    assert kernel.shape[2:-2] == tuple(size)
-    taps = np.prod(size)
-    keep = np.zeros(size)
-    keep[tuple((k - 1) // 2 for k in size)] = np.sqrt(taps)
-    parts = flat([kernel * keep[..., None, None], *bias], 2)
-    for group_size in (None, 2):
-        actual = gram(player.capture, player.metric, group_size, "sketch")
-        assert_close(actual, reference.gram(parts, player.dense, group_size), rtol=1e-10)
-        eigenvalues = np.linalg.eigvalsh(actual)
-        assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
-
-
-@pytest.mark.parametrize("columns", [1, 2])
-@pytest.mark.parametrize("group_size", [None, 3])
-@pytest.mark.parametrize(("name", "config"), [
-    ("conv 2d", "identity"), ("conv 2d stride 2", "kfac"), ("conv 1d causal", "kfac"), ("transposed 2d", "kfac"),
-])  # fmt: skip
-def test_a_tap_from_pairs_of_positions_is_the_same(name, config, group_size, columns, rng, monkeypatch):
-    player = Player(config, name, rng, columns)
-    assert player.metric.kind.sided
-    found = []
-    for pairs in (False, True):
-        monkeypatch.setattr("bellman_tf.curvature.gram.sketch.pairs_are_cheaper", lambda *_, pairs=pairs: pairs)
-        found.append(gram(player.capture, player.metric, group_size, "sketch"))
-    assert_close(found[1], found[0], rtol=1e-12)
-
-
-def test_pairs_of_positions_are_for_few_positions_and_many_channels():
-    layers = {16: 512, 64: 256, 1024: 64}
-    chosen = {}
-    for positions, channels in layers.items():
-        extent = Extent(9 * channels**2, 1, positions, 9 * channels, channels, taps=9)
-        chosen[positions] = pairs_are_cheaper(extent, IDENTITY, None)
-        assert not pairs_are_cheaper(extent, DIAGONAL, None)
-    assert chosen == {16: True, 64: False, 1024: False}
-
-
-@pytest.mark.parametrize("columns", [1, 2])
-@pytest.mark.parametrize("config", ["identity", "rmsprop"])
-@pytest.mark.parametrize(
-    "name", ["dense rank 3", "dense rank 4 without bias", "einsum two features", "einsum inputs apart"]
-)
-def test_features_are_the_first_rows_of_the_kernel_times_how_many_more_there_are(name, config, columns, rng):
-    player = Player(config, name, rng, columns)
-    assert player.plan("features").form == "features"
-    kernel, *bias = automatic(player.sample)
-    layout = coverage(player.sample.layer).matrix
-    share = LIMITS.feature_share
-    kept = -(-layout.rows // share)
-    matrix = layout.kernel_matrix(tf.constant(kernel)).numpy()
-    matrix[..., :kept, :] *= np.sqrt(layout.rows / kept)
-    matrix[..., kept:, :] = 0
-    parts = flat([layout.kernel_variable(tf.constant(matrix)).numpy(), *bias], 2)
-    for group_size in (None, 2):
-        actual = gram(player.capture, player.metric, group_size, "features")
-        assert_close(actual, reference.gram(parts, player.dense, group_size), rtol=1e-10)
-        eigenvalues = np.linalg.eigvalsh(actual)
-        assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
-    exact = gram(player.capture, player.metric, None, "features", GramLimits(feature_share=1))
-    assert_close(exact, player.expected(None), rtol=1e-10)
-
-
-@pytest.mark.parametrize("config", ["kfac", "ekfac", "full"])
-def test_metrics_that_mix_rows_have_no_form_from_some_of_them(config, rng):
-    assert Player(config, "dense rank 3", rng).plan("features").form != "features"
-
-
-def test_large_layers_with_positions_take_some_features(rng):
-    player = Player("identity", "dense rank 3", rng)
-    work = 5 * 5 * 3
-    assert player.plan("auto", limits=GramLimits(sketch_above=work)).form == "per_sample"
-    chosen = player.plan("auto", limits=GramLimits(sketch_above=work - 1))
-    assert (chosen.form, chosen.words) == ("features", "1 of 4 features")
-    assert player.plan("exact", limits=GramLimits(sketch_above=work - 1)).form == "per_sample"
-
-
-def test_the_centre_tap_is_exact_for_kernels_of_one_tap(rng):
-    player = Player("identity", "conv 2d one by one", rng)
-    player.assert_gram("sketch", "sketch", None)
-
-
-@pytest.mark.parametrize("positions", [2, 20])
-def test_turned_gradients_of_a_tap(positions, rng):
-    """Few positions are turned before the product, many behind it."""
-    layer = keras.layers.Conv1D(4, 3, padding="same", dtype="float64")
-    x, c = (tf.constant(rng.normal(size=(5, positions, size))) for size in (3, 4))
-    layer.build(x.shape)
-    capture = coverage(layer).capture(layer, x, [c, 2 * c])
-    left, right = (rng.normal(size=(size, size)) for size in (3, 4))
-    expected = left.T @ capture.tap_gradients(1).numpy() @ right
-    assert_close(capture.tap_gradients(1, tf.constant(left), tf.constant(right)), expected, rtol=1e-12)
-
-
-def test_large_convolutions_are_sketched(rng):
-    player = Player("kfac", "conv 2d", rng)
-    assert player.plan("auto").form == "per_sample"
-    small = GramLimits(sketch_above=30 * 19 * 3 - 1)
-    assert player.plan("auto", limits=small).form == "sketch"
-    assert player.plan("auto", limits=small).words == "sketch, 1 of 9 taps"
-    assert player.plan("auto", limits=GramLimits(sketch_above=30 * 19 * 3)).form == "per_sample"
-    assert player.plan("exact", limits=small).form == "per_sample"
-
-
-REDUCED = [
-    ("conv 2d", "identity"),
-    ("conv 2d stride 2", "kfac"),
-    ("conv 2d even", "ekfac"),
-    ("conv 1d causal", "rmsprop"),
-    ("conv 2d stride 3 valid", "kfac"),
-    ("conv 3d", "identity"),
-]
-
-
-@pytest.mark.parametrize(("name", "config"), REDUCED)
-def test_the_reduced_form_pools_cells_and_is_positive_semi_definite(name, config, rng):
-    limits = GramLimits(reduced_size=2)
-    player = Player(config, name, rng, columns=2)
-    capture = player.capture
-    assert player.plan("reduced").form == "reduced"
-    pixels = capture.pixels.numpy()
-    sizes = capture.output_sizes
-    stacked = np.stack([c.numpy().reshape(BATCH, *sizes, -1) for c in capture.cotangents], axis=1)
-    x, c = pixels, stacked.reshape(2 * BATCH, *sizes, -1)
-    for axis in range(1, len(sizes) + 1):
-        x, c = np.moveaxis(x, axis, 1), np.moveaxis(c, axis, 1)
-        cells = min(2, x.shape[1], c.shape[1])
-        x = np.moveaxis(reference.cell_means(x, cells), 1, axis)
-        c = np.moveaxis(reference.cell_sums(c, cells), 1, axis)
-    tap = np.einsum("bli,bmlo->bmio", x.reshape(BATCH, -1, x.shape[-1]), c.reshape(BATCH, 2, -1, c.shape[-1]))
-    taps = len(capture.taps.offsets)
-    parts = [np.repeat(tap[:, :, None], taps, axis=2)]
-    if capture.bias:
-        parts.append(stacked.reshape(BATCH, 2, -1, stacked.shape[-1]).sum(axis=2))
-    for group_size in (None, 2):
-        actual = gram(capture, player.metric, group_size, "reduced", limits)
-        assert_close(actual, reference.gram(flat(parts, 2), player.dense, group_size), rtol=1e-9)
-        eigenvalues = np.linalg.eigvalsh(actual)
-        assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
-
-
-@pytest.mark.parametrize("config", ["identity", "kfac"])
-def test_the_reduced_form_of_a_transposed_convolution_is_exact_for_cotangents_constant_in_space(config, rng):
-    """Its pixels are summed and its cotangents averaged."""
-    player = Player(config, "transposed 2d stride 2 valid", rng, columns=2)
-    constant = [tf.ones_like(c) * c[:, :1, :1] for c in player.sample.cotangents]
-    player.sample = player.sample._replace(cotangents=constant)
-    player.capture = player.sample.capture
-    assert player.plan("reduced").form == "reduced"
-    assert_close(gram(player.capture, player.metric, None, "reduced"), player.expected(None), rtol=1e-10)
-
-
-@pytest.mark.parametrize("config", ["identity", "kfac", "ekfac"])
-def test_the_reduced_form_is_exact_for_inputs_constant_in_space(config, rng):
-    """Where no tap leaves the image: "valid" padding, here with strides that skip pixels."""
-    player = Player(config, "conv 2d stride 3 valid", rng, columns=2)
-    constant = tf.ones_like(player.sample.inputs) * player.sample.inputs[:, :1, :1]
-    player.sample = player.sample._replace(inputs=constant)
-    player.capture = player.sample.capture
-    assert_close(gram(player.capture, player.metric, None, "reduced"), player.expected(None), rtol=1e-10)
 
 
 MODES = [
