@@ -123,15 +123,7 @@ def capture_scale_shift(
 
 
 def cover_scale_shift(layer: keras.Layer, bias: bool) -> Coverage | str:
-    """Coverage of BatchNormalization, LayerNormalization and GroupNormalization.
-
-    Args:
-        layer: a built layer of this family.
-        bias: whether the shift belongs to the capture.
-
-    Returns:
-        The coverage, or the reason why the layer is played open-loop.
-    """
+    """Coverage of BatchNormalization, LayerNormalization and GroupNormalization."""
     variables = expected(layer, ("gamma", "beta"))
     if variables is None:
         return "its trainable variables are not just scale and shift"
