@@ -113,6 +113,10 @@ class RepeatedConvolution(MatrixCapture):
         """The same calls with the first column of each sample multiplied by `alpha` `[B]`."""
         return RepeatedConvolution([call.scaled(alpha) for call in self.calls])
 
+    def thinned(self, channels: int) -> "RepeatedConvolution":
+        """As `Convolution.thinned`."""
+        return RepeatedConvolution([call.thinned(channels) for call in self.calls])
+
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
         return _added([call.gradient(weights) for call in self.calls])

@@ -83,6 +83,12 @@ class Convolution(MatrixCapture):
         """The same cotangents with the layer's new input."""
         return type(self)(self.layer, inputs, self._native, self.layout)
 
+    def thinned(self, channels: int) -> "Convolution":
+        """The same cotangents with the first input channels only; layout and `extent` stay the whole layer's."""
+        kept = slice(channels)
+        inputs = self._inputs[..., kept] if self.layer.data_format == "channels_last" else self._inputs[:, kept]
+        return self.with_inputs(inputs)
+
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij`: one backward-filter convolution with weighted cotangents."""
         x, c = weigh_smaller(self._inputs, self._native, weights)

@@ -7,6 +7,7 @@
     lookup       pairs of positions of a table that hold the same token             exact, b L^2 e
     rank_one     `factored` or `positions` with a diagonal metric of rank one       approximate, b L^2 (d + e)
     sketch       a convolution's centre tap times the number of taps                approximate, L c c' + b c c'
+                 (of 64 input channels and more a quarter, where the metric does not mix them)
     features     a position layer's first input features, times all of them   approximate, (L d e + b d e) / 4
     reduced      pixels and cotangents of a convolution pooled to few positions     approximate, cheapest
 
@@ -38,13 +39,15 @@ class GramLimits:
         rank_one_above: "auto" takes the diagonal metric of a player with more parameters than this as one of rank one.
             Measured on one core with B = 64: a Dense layer of 2^14 weights 16 ms exactly and 0.6 ms with rank one (the
             products of its plain gradient step 0.6 ms), of 2^16 weights 50 and 0.8 ms.
-        feature_share: "features" keeps one input feature of so many.
+        feature_share: "features" keeps one input feature of so many, and "sketch" one input channel of as many.
+        thin_from: input channels from which on "sketch" keeps some.
         reduced_size: positions per axis that "reduced" keeps at most.
     """
 
     sketch_above: int = 2**18
     rank_one_above: int = 2**14
     feature_share: int = 4
+    thin_from: int = 64
     reduced_size: int = 4
 
 
@@ -97,8 +100,10 @@ def plan(
         }
         cheaper = {name: near[name] for name, big in known.items() if big and name in near}
         chosen = min({**cheaper, chosen: exact[chosen]}.items(), key=lambda pair: pair[1])[0] if cheaper else chosen
-    words = {"sketch": f"sketch, 1 of {extent.taps} taps", "features": f"1 of {limits.feature_share} features"}
-    words = words.get(chosen, chosen.replace("_", " "))
+    thin = kept_channels(extent, kind, limits) < extent.channels
+    share = f"1 of {limits.feature_share}"
+    sketched = f"sketch, 1 of {extent.taps} taps" + (f" and {share} channels" if thin else "")
+    words = {"sketch": sketched, "features": f"{share} features"}.get(chosen, chosen.replace("_", " "))
     return Plan(chosen, {**near, **exact}[chosen], words)
 
 
@@ -132,20 +137,36 @@ def kept_features(rows: int, limits: GramLimits) -> int:
     return -(-rows // limits.feature_share)
 
 
-def pairs_are_cheaper(extent: Extent, kind: MetricKind, group_size: int | None) -> bool:
+def kept_channels(extent: Extent, kind: MetricKind, limits: GramLimits) -> int:
+    """Input channels of a tap that "sketch" keeps.
+
+    Args:
+        extent: static sizes of a convolution.
+        kind: of its metric.
+        limits: which share, and from how many channels on.
+
+    Returns:
+        How many; all where there are few, or where the metric or channel groups mix them with others.
+    """
+    few = extent.channels < limits.thin_from or not kind.rowwise or extent.groups > 1
+    return extent.channels if few else -(-extent.channels // limits.feature_share)
+
+
+def pairs_are_cheaper(extent: Extent, kind: MetricKind, group_size: int | None, limits: GramLimits = LIMITS) -> bool:
     """Whether one tap's inner products are cheaper from pairs of positions than from gradients per sample.
 
     Args:
         extent: static sizes of a convolution.
         kind: of its metric.
         group_size: samples per group; `None` is the whole batch.
+        limits: which share of many channels is kept.
 
     Returns:
         Whether they are; `False` where a size is not static.
     """
     if extent.positions is None:
         return False
-    costs = _of_one_tap(extent, kind, _samples(group_size))
+    costs = _of_one_tap(extent, kind, _samples(group_size), limits)
     return min(costs, key=costs.get) == "pairs"
 
 
@@ -153,9 +174,9 @@ def _samples(group_size: int | None) -> int:
     return USUAL_BATCH if group_size is None else min(group_size, USUAL_BATCH)
 
 
-def _of_one_tap(extent: Extent, kind: MetricKind, b: int) -> dict[str, int]:
+def _of_one_tap(extent: Extent, kind: MetricKind, b: int, limits: GramLimits) -> dict[str, int]:
     """Multiplications per sample of one tap's inner products, from gradients or from pairs of positions."""
-    m, L, d, e = extent.columns, extent.positions, extent.rows // extent.taps, extent.width
+    m, L, d, e = extent.columns, extent.positions, kept_channels(extent, kind, limits), extent.width
     costs = {"gradients": m * L * d * e // extent.groups + m * m * b * d * e}
     if kind.sided and extent.groups == 1:
         costs["pairs"] = L * L * b * (d + m * m * e)
@@ -167,8 +188,8 @@ def _approximate(extent: Extent, kind: MetricKind, b: int, limits: GramLimits) -
     m, L, d, e = extent.columns, extent.positions, extent.rows, extent.width
     costs: dict[str, int | None] = {}
     if extent.taps and kind.tapwise:
-        tap = d // extent.taps * e
-        costs["sketch"] = None if L is None else min(_of_one_tap(extent, kind, b).values())
+        tap = extent.channels * e
+        costs["sketch"] = None if L is None else min(_of_one_tap(extent, kind, b, limits).values())
         if L is not None and extent.groups == 1:
             costs["reduced"] = m * limits.reduced_size**2 * tap + m * m * b * tap
     elif extent.rows and not extent.taps and L is not None:

@@ -1,14 +1,15 @@
-"""Convolutions from the centre tap of their kernel.
+"""Convolutions from the centre tap of their kernel, and from some of its input channels where there are many.
 
 Neighbouring taps see nearly the same pixels, so that the products of the samples' gradients of one tap stand for those
 of the others: the centre tap's Gram matrix times the number of taps, with the metric's own entries for that tap. The
-slice is the same at every step: drawn anew it would be another program to XLA each time.
+channels of a tap see the same cotangents, so that where a metric does not mix them those of the first stand for the
+others. The slice is the same at every step: drawn anew it would be another program to XLA each time.
 """
 
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric
-from bellman_tf.curvature.gram.plan import GramLimits, pairs_are_cheaper
+from bellman_tf.curvature.gram.plan import GramLimits, kept_channels, pairs_are_cheaper
 from bellman_tf.curvature.gram.positions import of_sides
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.layers.convolution import Convolution
@@ -33,16 +34,20 @@ def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits:
         capture: the player's capture.
         metric: a metric that does not mix taps.
         group_size: samples per group.
-        limits: not read.
+        limits: which share of many channels to keep.
 
     Returns:
         `[G, b m, b m]`.
     """
-    if pairs_are_cheaper(capture.extent, metric.kind, group_size):
-        x, cotangents = capture.sides(capture.centre)
-        kernel = capture.extent.taps * of_sides(x, metric.tap_input_solve(x), cotangents, metric, group_size)
+    extent = capture.extent
+    kept = kept_channels(extent, metric.kind, limits)
+    seen = capture if kept == extent.channels else capture.thinned(kept)
+    times = extent.taps * extent.channels / kept
+    if pairs_are_cheaper(extent, metric.kind, group_size, limits):
+        x, cotangents = seen.sides(capture.centre)
+        kernel = times * of_sides(x, metric.tap_input_solve(x), cotangents, metric, group_size)
     else:
-        first, second, scale = metric.tap_pair(capture, capture.centre)
-        kernel = (capture.extent.taps * scale) * inner_products(first, second, group_size)
+        first, second, scale = metric.tap_pair(seen, capture.centre)
+        kernel = (times * scale) * inner_products(first, second, group_size)
     parts, solved = bias_part(capture, metric)
     return kernel + inner_products(parts, solved, group_size) if parts else kernel

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bellman_tf.curvature.block import MetricKind
 from bellman_tf.curvature.diagonal import DIAGONAL
 from bellman_tf.curvature.gram import gram
-from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, pairs_are_cheaper
+from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, kept_channels, pairs_are_cheaper
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.layers.registry import coverage
@@ -41,6 +42,40 @@ def test_the_sketch_is_the_centre_tap_times_the_number_of_taps(name, config, col
         assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize(("name", "config", "kept", "channels"), [
+    ("conv 2d", "identity", 1, 2), ("conv 2d stride 2", "rmsprop", 1, 2), ("conv 1d causal", "rmsprop", 1, 2),
+    ("conv 3d", "identity", 1, 2), ("transposed 2d", "identity", 1, 2), ("transposed 2d stride 2", "rmsprop", 1, 2),
+    ("conv 2d one by one", "identity", 2, 3), ("conv 2d", "kfac", 2, 2), ("conv 2d even", "ekfac", 2, 2),
+    ("conv 2d groups", "identity", 2, 2),
+])  # fmt: skip
+def test_of_many_channels_the_first_stand_for_all_where_none_mix(name, config, kept, channels, pairs, rng, monkeypatch):
+    player = Player(config, name, rng, 2)
+    if pairs and not (player.metric.kind.sided and player.capture.groups == 1):
+        return
+    monkeypatch.setattr("bellman_tf.curvature.gram.sketch.pairs_are_cheaper", lambda *_: pairs)
+    limits = GramLimits(thin_from=2, feature_share=2)
+    assert player.plan("sketch", limits=limits).words.endswith("channels") == (kept < channels)
+    kernel, *bias = automatic(player.sample)
+    size = player.sample.layer.kernel_size
+    keep = np.zeros((*size, 1, 1))
+    keep[tuple((k - 1) // 2 for k in size)] = np.sqrt(np.prod(size) * channels / kept)
+    some = np.arange(channels) < kept
+    parts = flat([kernel * keep * (some if "transposed" in name else some[:, None]), *bias], 2)
+    actual = gram(player.capture, player.metric, 2, "sketch", limits)
+    assert_close(actual, reference.gram(parts, player.dense, 2), rtol=1e-10)
+    eigenvalues = np.linalg.eigvalsh(actual)
+    assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
+    assert player.plan("sketch", limits=GramLimits(thin_from=channels + 1)).words.endswith("taps")
+
+
+def test_fewer_channels_than_stated_are_all_kept():
+    extents = {count: Extent(9 * count, width=8, taps=9, channels=count) for count in (63, 64, 66)}
+    kept = {count: kept_channels(extent, IDENTITY, LIMITS) for count, extent in extents.items()}
+    assert kept == {63: 63, 64: 16, 66: 17}
+    assert kept_channels(extents[64], MetricKind(tapwise=True), LIMITS) == 64
+
+
 @pytest.mark.parametrize("columns", [1, 2])
 @pytest.mark.parametrize("group_size", [None, 3])
 @pytest.mark.parametrize(("name", "config"), [
@@ -60,8 +95,9 @@ def test_pairs_of_positions_are_for_few_positions_and_many_channels():
     layers = {16: 512, 64: 256, 1024: 64}
     chosen = {}
     for positions, channels in layers.items():
-        extent = Extent(9 * channels**2, 1, positions, 9 * channels, channels, taps=9)
-        chosen[positions] = pairs_are_cheaper(extent, IDENTITY, None)
+        extent = Extent(9 * channels**2, 1, positions, 9 * channels, channels, taps=9, channels=channels)
+        chosen[positions] = pairs_are_cheaper(extent, MetricKind(tapwise=True, sided=True), None)
+        assert not pairs_are_cheaper(extent, IDENTITY, None)  # a quarter of the channels
         assert not pairs_are_cheaper(extent, DIAGONAL, None)
     assert chosen == {16: True, 64: False, 1024: False}
 
