@@ -36,8 +36,17 @@ class CachedBlock(Block):
         """The running statistics of this step, the first entries of the new state."""
         raise NotImplementedError
 
-    def matrices(self, statistics: Tensors) -> list[tuple[tf.Tensor, ...]]:
-        """The arguments of `factorise`, one tuple per matrix `[n, n]` or stack of matrices `[k, n, n]`."""
+    @classmethod
+    def matrices(cls, blocks: "Sequence[CachedBlock]", statistics: Sequence[Tensors]) -> list[list[tuple]]:
+        """The arguments of `factorise`, of many blocks of this class at once.
+
+        Args:
+            blocks: of this class.
+            statistics: what `observe` gave, one list per block.
+
+        Returns:
+            Per block one tuple per matrix `[n, n]` or stack of matrices `[k, n, n]`.
+        """
         raise NotImplementedError
 
     def cache(self, factors: list[Tensors], capture: Capture, kept: Tensors) -> Tensors:
@@ -104,19 +113,24 @@ def update_all(players: list[Seen], step: StepScalars) -> list[tuple[Tensors, Me
 
 def _refresh(players: list[Seen], statistics: dict[int, Tensors]) -> list[Tensors]:
     """What every block caches, matrices of one size and kind factorised as one stack."""
-    wanted = [(k, arguments) for k in statistics for arguments in players[k].block.matrices(statistics[k])]
+    wanted: list[tuple[int, tuple]] = []
+    for kind in dict.fromkeys(type(players[k].block) for k in statistics):
+        same = [k for k in statistics if type(players[k].block) is kind]
+        made = kind.matrices([players[k].block for k in same], [statistics[k] for k in same])
+        wanted += [(k, arguments) for k, own in zip(same, made, strict=True) for arguments in own]
     stacks: dict[tuple, list[int]] = {}
-    for place, (k, arguments) in enumerate(wanted):
-        kind = players[k].block.factorise, tuple(arguments[0].shape[-2:]), arguments[0].dtype
+    for place, (k, (first, *_)) in enumerate(wanted):
+        kind = players[k].block.factorise, tuple(first.shape[-2:]), first.dtype, len(first.shape)
         stacks.setdefault(kind, []).append(place)
     factors: dict[int, Tensors] = {}
-    for (factorise, *_), places in stacks.items():
-        alone = [len(wanted[place][1][0].shape) == 2 for place in places]
-        counts = [1 if single else wanted[place][1][0].shape[0] for single, place in zip(alone, places, strict=True)]
+    for (factorise, *_, rank), places in stacks.items():
         columns = zip(*(wanted[place][1] for place in places), strict=True)
-        made = factorise(*(_concatenated(parts, alone) for parts in columns))
-        for place, single, *parts in zip(places, alone, *(tf.split(part, counts) for part in made), strict=True):
-            factors[place] = [part[0] for part in parts] if single else parts
+        if rank == 2:
+            parts = [tf.unstack(part, len(places)) for part in factorise(*(tf.stack(column) for column in columns))]
+        else:
+            counts = [wanted[place][1][0].shape[0] for place in places]
+            parts = [tf.split(part, counts) for part in factorise(*(tf.concat(column, 0) for column in columns))]
+        factors.update(zip(places, map(list, zip(*parts, strict=True)), strict=True))
     made_of: dict[int, list[Tensors]] = {k: [] for k in statistics}
     for place, (k, _) in enumerate(wanted):
         made_of[k].append(factors[place])
@@ -124,11 +138,6 @@ def _refresh(players: list[Seen], statistics: dict[int, Tensors]) -> list[Tensor
         players[k].block.cache(made_of[k], players[k].capture, players[k].state[len(known) :])
         for k, known in statistics.items()
     ]
-
-
-def _concatenated(parts: Sequence[tf.Tensor], alone: list[bool]) -> tf.Tensor:
-    """Stacks, and tensors that stand alone, as one stack."""
-    return tf.concat([part[None] if single else part for part, single in zip(parts, alone, strict=True)], axis=0)
 
 
 def damped_inverses(matrices: tf.Tensor, dampings: tf.Tensor) -> Tensors:

@@ -29,7 +29,7 @@ def factor_damping(matrices: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:
         The damping, raised to the floor where it is below; positive where `A = 0` too.
     """
     size, (eps, least) = matrices.shape[-1], _precision(matrices.dtype)
-    floor = (size + _FORMATION) * eps * tf.linalg.trace(matrices)
+    floor = (size + _FORMATION) * eps * tf.einsum("...ii->...", matrices)
     return tf.maximum(tf.maximum(tf.cast(damping, matrices.dtype), floor), least)
 
 

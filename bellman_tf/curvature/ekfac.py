@@ -3,6 +3,8 @@
 M = U (s + lambda) U' / learning_rate,      U = U_A (x) U_B
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric, MetricKind, Pair, StateSpec, StepScalars, running_mean
@@ -164,9 +166,10 @@ class EKFACBlock(KFACBlock):
             StateSpec("scalings", (self.layout.matrix.all_rows, width)),
         ]
 
-    def matrices(self, statistics: Tensors) -> list[tuple[tf.Tensor, ...]]:
+    @classmethod
+    def matrices(cls, blocks: Sequence["EKFACBlock"], statistics: Sequence[Tensors]) -> list[list[tuple]]:
         """The factors."""
-        return [(factor,) for factor in statistics]
+        return [[(factor,) for factor in factors] for factors in statistics]
 
     def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
         """Eigenbases of A and B, and the scalings so far as the new bases see them."""

@@ -55,6 +55,23 @@ def weigh_smaller(
     return inputs, weigh(cotangents, weights)
 
 
+def weighted_sum(samples: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Sums numbers per sample and column.
+
+    Args:
+        samples: `[B, m, *shape]`, `shape` static.
+        weights: `[B, m]`.
+
+    Returns:
+        `sum_ij w_ij q_ij`, `shape`.
+    """
+    shape = samples.shape[2:]
+    weights = tf.cast(weights, samples.dtype)
+    weights = weights if samples.shape[1] == 1 else tf.reshape(weights, [-1, 1])
+    rows = tf.reshape(samples, [-1, shape.num_elements()])
+    return tf.reshape(tf.matmul(weights, rows, transpose_a=True), shape)
+
+
 class Capture:
     """Base of the captures; subclasses hold the tensors of one player at one step.
 
@@ -179,8 +196,8 @@ class MatrixCapture(Capture):
 
     def bias_gradient(self, weights: tf.Tensor) -> tf.Tensor:
         """`sum_ijl w_ij c_ijl` for `weights` `[B, m]`, in the shape of the bias."""
-        sums = self.bias_per_sample()
-        return tf.reshape(tf.tensordot(tf.cast(weights, sums.dtype), sums, [[0, 1], [0, 1]]), self.layout.bias_shape)
+        total = weighted_sum(self.bias_per_sample(), weights)
+        return total if total.shape == self.layout.bias_shape else tf.reshape(total, self.layout.bias_shape)
 
     def cotangent_moment(self) -> tf.Tensor:
         """`B = (1/(B L)) sum_i sum_l c_il c_il'`, `[e, e]`, from column 0."""
@@ -225,7 +242,7 @@ class PerSampleCapture(Capture):
 
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
-        return [tf.tensordot(tf.cast(weights, q.dtype), q, [[0, 1], [0, 1]]) for q in self.per_sample()]
+        return [weighted_sum(q, weights) for q in self.per_sample()]
 
     def inner(self, direction: Tensors) -> tf.Tensor:
         """`<q_ij, K>`, `[B, m]`."""
