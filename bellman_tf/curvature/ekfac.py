@@ -141,7 +141,8 @@ class EigenMetric(Eigenbasis, Metric):
 
     def tap_pair(self, capture: Convolution, tap: int) -> Pair:
         """`U_A' q U_B / sqrt(s + damping)` on both sides."""
-        r = [tf.sqrt(self._tap_inverse(tap)) * capture.tap_gradients(tap, self._U_A, self._U_B)]
+        _, turned = capture.turned_tap_gradients(tap, self._U_A, self._U_B)
+        r = [tf.sqrt(self._tap_inverse(tap)) * turned]
         return Pair(r, r)
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:

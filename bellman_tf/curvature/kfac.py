@@ -31,8 +31,8 @@ from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.tensors import Tensors, as_number
-from bellman_tf.linalg.kronecker import mean_eigenvalue, split_by_means
-from bellman_tf.linalg.products import matmul
+from bellman_tf.linalg.kronecker import split_by_means
+from bellman_tf.linalg.products import matmul, trace
 
 
 def kronecker_kind(rows: KroneckerRows) -> MetricKind:
@@ -83,7 +83,8 @@ class KroneckerMetric(Metric, TwoSided):
 
     def tap_pair(self, capture: Convolution, tap: int) -> Pair:
         """`q` and `A^{-1} q B^{-1}`."""
-        return Pair([capture.tap_gradients(tap)], [capture.tap_gradients(tap, self._A_inv, self._right)])
+        q, solved = capture.turned_tap_gradients(tap, self._A_inv, self._right)
+        return Pair([q], [solved])
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""
@@ -143,7 +144,7 @@ class KFACBlock(CachedBlock):
         """The factors and their dampings, those of all players from one set of operations."""
         dampings = tf.constant([block.config.damping for block in blocks], statistics[0][0].dtype)
         sides = list(zip(*statistics, strict=True))
-        means = [tf.stack([mean_eigenvalue(M) for M in side]) for side in sides]
+        means = [tf.stack([trace(M) for M in side]) / [float(M.shape[-1]) for M in side] for side in sides]
         split = [tf.unstack(part, len(blocks)) for part in split_by_means(*means, dampings)]
         pairs = [zip(side, own, strict=True) for side, own in zip(sides, split, strict=True)]
         return [list(both) for both in zip(*pairs, strict=True)]

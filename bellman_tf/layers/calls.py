@@ -130,9 +130,14 @@ class RepeatedConvolution(MatrixCapture):
         inputs, columns = zip(*(call.sides(number) for call in self.calls), strict=True)
         return tf.concat(inputs, axis=1), [tf.concat(column, axis=1) for column in zip(*columns, strict=True)]
 
-    def tap_gradients(self, number: int, left: tf.Tensor | None = None, right: tf.Tensor | None = None) -> tf.Tensor:
+    def tap_gradients(self, number: int) -> tf.Tensor:
         """As `Convolution.tap_gradients`."""
-        return self._add(lambda call: call.tap_gradients(number, left, right))
+        return self._add(lambda call: call.tap_gradients(number))
+
+    def turned_tap_gradients(self, number: int, left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `Convolution.turned_tap_gradients`."""
+        q, turned = _added([call.turned_tap_gradients(number, left, right) for call in self.calls])
+        return q, turned
 
     def tap_moments(self, left: tf.Tensor, right: tf.Tensor) -> Tensors:
         """As `Convolution.tap_moments`."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.linalg import _shapes
-from bellman_tf.linalg.products import matmul
+from bellman_tf.linalg.products import matmul, trace
 from bellman_tf.linalg.solve import factor_spd, solve_spd
 
 _transpose = tf.linalg.matrix_transpose
@@ -226,20 +226,8 @@ def split_damping(A, B, damping):
     A, B = _shapes.as_matrices(A=A, B=B)
     _shapes.check_square("A", A)
     _shapes.check_square("B", B)
-    return split_by_means(mean_eigenvalue(A), mean_eigenvalue(B), _shapes.damping_like(damping, A))
-
-
-def mean_eigenvalue(A):
-    """`tr A / n`.
-
-    Args:
-        A: `[..., n, n]`.
-
-    Returns:
-        `[...]`.
-    """
-    size = tf.cast(tf.shape(A)[-1], A.dtype) if A.shape[-1] is None else A.shape[-1]
-    return tf.einsum("...ii->...", A) / size
+    means = [trace(M) / tf.cast(tf.shape(M)[-1], M.dtype) for M in (A, B)]
+    return split_by_means(*means, _shapes.damping_like(damping, A))
 
 
 def split_by_means(mean_A, mean_B, damping):

@@ -45,6 +45,7 @@ class LinearPolicy:
         self._players: list[Player] = []
         self._grams: list[tf.Tensor] = []
         self._pulls: list[tf.Tensor | None] = []
+        self._shared: tf.Tensor | None = None
 
     def add(self, player: Player, gram: tf.Tensor, pull: tf.Tensor | None, ahead: tf.Tensor | None = None) -> None:
         """Adds a player.
@@ -76,7 +77,7 @@ class LinearPolicy:
             gram, pull = _sum(self._grams), _sum(self._pulls)
             w = rollout.cooperative_weights(self._terminal, gram, pull, diagonal=self._diagonal)
             self._weights = {player.index: w for player in self._players}
-            self.mean_weights = self._columns_of(w)
+            self.mean_weights = self._shared = self._columns_of(w)
             self._solved = gram[None], w[None], None if pull is None else pull[None]
             return
         stages = self._stages
@@ -127,7 +128,7 @@ class LinearPolicy:
         Returns:
             `[B, m]`; their mean-gradient value is 1/B.
         """
-        return self._columns_of(self._weights[player.index])
+        return self._columns_of(self._weights[player.index]) if self._shared is None else self._shared
 
     def plain(self) -> list[tf.Tensor]:
         """Weights of every stage without feedback, a_t; of a stage's first player where each has its own.
