@@ -32,7 +32,7 @@ from bellman_tf.curvature.gram import GramLimits, gram
 from bellman_tf.layers.capture import Capture
 from bellman_tf.training.native_step import NativeStep
 from bellman_tf.training.round import Round
-from benchmarks.step_time import attention_block
+from benchmarks.networks import attention_block
 
 RANK_ONE = GramLimits(rank_one_above=1)
 FORMS = {
