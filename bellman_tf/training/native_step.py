@@ -201,7 +201,8 @@ class NativeStep:
     def _gram(self, player: Player, group_size: int | None) -> tf.Tensor:
         def own(member: Player) -> tf.Tensor:
             capture, metric = self.captures[member.index], self.metrics[member.index]
-            return tf.cast(gram(capture, metric, group_size, self.options.gram), self.step.dtype)
+            found = gram(capture, metric, group_size, self.options.gram, self.options.gram_limits)
+            return tf.cast(found, self.step.dtype)
 
         together = self.step.together.get(player.index)
         if together is None:

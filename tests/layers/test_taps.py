@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bellman_tf.layers.taps import Taps, pool, static_product
+from bellman_tf.layers.taps import Taps, static_product
 from tests.helpers import assert_close
 from verification.references import capture as reference
 
@@ -31,10 +31,6 @@ def test_a_centre_tap_inside_the_input_is_the_input():
     assert_close(taps.tap(4), np.reshape(x, (2, 16, 3)))
 
 
-def test_pooled_cells_are_nearly_equal(rng):
-    x = tf.constant(rng.normal(size=(2, 5, 3)))
-    cells = pool(x, [2], average=True)
-    assert_close(cells[:, 0], np.mean(x[:, :3], axis=1), rtol=1e-14)
-    assert_close(pool(x, [2], average=False)[:, 1], np.sum(x[:, 3:], axis=1), rtol=1e-14)
+def test_a_product_is_static_where_all_sizes_are():
     assert static_product([2, 3]) == 6
     assert static_product([2, tf.constant(3)]) == -1

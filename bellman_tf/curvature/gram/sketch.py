@@ -8,6 +8,8 @@ slice is the same at every step: drawn anew it would be another program to XLA e
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric
+from bellman_tf.curvature.gram.blocks import gradient_products
+from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits, pairs_are_cheaper
 from bellman_tf.curvature.gram.positions import of_sides
 from bellman_tf.curvature.gram.products import inner_products
@@ -23,7 +25,7 @@ def bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
     return [q], [metric.solve_bias(q)]
 
 
-def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits: GramLimits) -> tf.Tensor:
+def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:
     """The kernel's part from the centre tap, the bias's part exact; `[G, b m, b m]`.
 
     The tap's inner products are those of its gradients `x' c` per sample, or sums over pairs of positions where a
@@ -33,16 +35,19 @@ def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits:
         capture: the player's capture.
         metric: a metric that does not mix taps.
         group_size: samples per group.
-        limits: not read.
+        limits: how much memory the tap's gradients, or the products of positions, may take.
+        load: numbers that they take.
 
     Returns:
         `[G, b m, b m]`.
     """
     if pairs_are_cheaper(capture.extent, metric.kind, group_size):
         x, cotangents = capture.sides(capture.centre)
-        kernel = capture.extent.taps * of_sides(x, metric.tap_input_solve(x), cotangents, metric, group_size)
+        kernel = of_sides(x, metric.tap_input_solve(x), cotangents, metric, group_size, limits, load)
     else:
-        first, second, scale = metric.tap_pair(capture, capture.centre)
-        kernel = (capture.extent.taps * scale) * inner_products(first, second, group_size)
+        kernel = gradient_products(
+            capture, lambda part: metric.tap_pair(part, part.centre), load, group_size, limits.memory
+        )
+    kernel *= capture.extent.taps
     parts, solved = bias_part(capture, metric)
     return kernel + inner_products(parts, solved, group_size) if parts else kernel
