@@ -179,14 +179,11 @@ class NativeStep:
         direct = step.settings.momentum.direct if step.settings.momentum.known else 1.0
         self.policy = LinearPolicy(value, self.information, group_size, columns, step.batch_size, direct)
         leading = [player for player in self.covered if self._leads(player)]
-        grams: dict[int, tf.Tensor] = {}
         done: list[tf.Tensor] = []
         for player in reversed(leading):  # the order in which the backward pass gives their cotangents
             with tf.control_dependencies(done):  # gradients per sample of one layer at a time
-                grams[player.index] = self._gram(player, group_size)
-            done = [grams[player.index]]
-        for player in leading:
-            self.policy.add(player, grams[player.index], self._pull(player), self._ahead(player))
+                found = self._gram(player, group_size)
+            done = [self.policy.add(player, found, self._pull(player), self._ahead(player))]
         self.policy.solve(self.game)
 
     def _leads(self, player: Player) -> bool:
