@@ -113,6 +113,21 @@ class Capture:
         first = tf.fill([self.batch_size, 1], 1.0 / size)
         return tf.pad(first, [[0, 0], [0, self.columns - 1]])
 
+    def tensors(self) -> Tensors:
+        """What the capture is made of, tensors `[B, ...]`: the samples of `made_of`."""
+        raise NotImplementedError
+
+    def made_of(self, tensors: Tensors) -> "Capture":
+        """The capture of the same layer on other samples.
+
+        Args:
+            tensors: in the order of `tensors`.
+
+        Returns:
+            A capture of the same type.
+        """
+        raise NotImplementedError
+
     def scaled(self, alpha: tf.Tensor) -> "Capture":
         """The same capture with the first column of each sample multiplied by `alpha` `[B]`."""
         other = object.__new__(type(self))
@@ -213,15 +228,18 @@ def _rows(tensor: tf.Tensor) -> tf.Tensor:
 class PerSampleCapture(Capture):
     """A player whose per-sample gradients are small enough to form: everything follows from them."""
 
-    def __init__(self, cotangents: Sequence[tf.Tensor], form: Callable[[tf.Tensor], Tensors]) -> None:
+    def __init__(
+        self, cotangents: Sequence[tf.Tensor], operands: Sequence[tf.Tensor], form: Callable[..., Tensors]
+    ) -> None:
         """Stores how one column's cotangent becomes per-sample gradients.
 
         Args:
             cotangents: m tensors `[B, ...]`.
-            form: maps one cotangent to `q_i`, `[B, *shape]` for each variable.
+            operands: what else of the samples is needed, tensors `[B, ...]`.
+            form: maps one cotangent and the operands to `q_i`, `[B, *shape]` for each variable.
         """
         super().__init__(cotangents)
-        self._form = form
+        self._operands, self._form = list(operands), form
         self._formed: Tensors | None = None
 
     @property
@@ -231,12 +249,20 @@ class PerSampleCapture(Capture):
 
     def scaled(self, alpha: tf.Tensor) -> "Capture":
         """The same capture with the first column of each sample multiplied by `alpha` `[B]`."""
-        return PerSampleCapture([weigh(self.cotangents[:1], alpha[:, None])], self._form)
+        return PerSampleCapture([weigh(self.cotangents[:1], alpha[:, None])], self._operands, self._form)
+
+    def tensors(self) -> Tensors:
+        """Cotangents, then operands."""
+        return [*self.cotangents, *self._operands]
+
+    def made_of(self, tensors: Tensors) -> "PerSampleCapture":
+        """The same form on other samples."""
+        return PerSampleCapture(tensors[: self.columns], tensors[self.columns :], self._form)
 
     def per_sample(self) -> Tensors:
         """`q_ij`, `[B, m, *shape]` for each variable, formed once."""
         if self._formed is None:
-            columns = [self._form(c) for c in self.cotangents]
+            columns = [self._form(c, *self._operands) for c in self.cotangents]
             self._formed = [tf.stack(parts, axis=1) for parts in zip(*columns, strict=True)]
         return self._formed
 

@@ -18,7 +18,7 @@ from bellman_tf import _checks
 from bellman_tf.layers.capture import MatrixCapture, weigh, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
-from bellman_tf.layers.taps import Taps, autocorrelation, channels_last, pool, ravel, sizes_of, static_product
+from bellman_tf.layers.taps import Taps, autocorrelation, channels_last, ravel, sizes_of, static_product
 from bellman_tf.layers.tensors import Tensors, after, as_number, leading, to_work, with_ones
 from bellman_tf.linalg.products import matmul
 
@@ -35,10 +35,7 @@ class Convolution(MatrixCapture):
         output_sizes: positions per axis.
         pixels: the input, channels last.
         outputs: the cotangents, channels last.
-        averages_pixels: whether `pooled_gradients` averages pixels and sums cotangents, or the other way round.
     """
-
-    averages_pixels = True  # each output meets one pixel per tap
 
     def __init__(
         self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], layout: MatrixLayout
@@ -89,6 +86,14 @@ class Convolution(MatrixCapture):
         inputs = self._inputs[..., kept] if self.layer.data_format == "channels_last" else self._inputs[:, kept]
         return self.with_inputs(inputs)
 
+    def tensors(self) -> Tensors:
+        """Inputs and cotangents, in the layer's data format."""
+        return [self._inputs, *self._native]
+
+    def made_of(self, tensors: Tensors) -> "Convolution":
+        """The same convolution on other samples."""
+        return type(self)(self.layer, tensors[0], tensors[1:], self.layout)
+
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij`: one backward-filter convolution with weighted cotangents."""
         x, c = weigh_smaller(self._inputs, self._native, weights)
@@ -128,13 +133,6 @@ class Convolution(MatrixCapture):
             matmul(tf.reshape(turned.tap(number), [-1, turned.channels]), c, transpose_a=True)
             for number in range(len(turned.offsets))
         ]
-
-    def pooled_gradients(self, size: int) -> tf.Tensor:
-        """`[B, m, c_in, c_out]` of any tap over at most `size` cells per axis, see `averages_pixels`."""
-        cells = [min(size, *sizes) for sizes in zip(self.pixels.shape[1:-1], self.output_sizes, strict=True)]
-        x = pool(self.pixels, cells, average=self.averages_pixels)
-        c = [pool(c, cells, average=not self.averages_pixels) for c in self.outputs]
-        return tf.stack([tf.matmul(x, part, transpose_a=True) for part in c], axis=1)
 
     def tap_gradients(self, number: int) -> tf.Tensor:
         """Per-sample gradients of one tap, `q_ij[delta]`.

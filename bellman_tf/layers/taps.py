@@ -136,27 +136,6 @@ def static_product(sizes: Sequence) -> int:
     return -1
 
 
-def pool(tensor: tf.Tensor, cells: list[int], *, average: bool) -> tf.Tensor:
-    """Sums or averages over a grid of nearly equal cells.
-
-    Args:
-        tensor: `[B, *spatial, c]`, spatial sizes static.
-        cells: per axis.
-        average: whether to divide by the positions of a cell.
-
-    Returns:
-        `[B, product of cells, c]`.
-    """
-    for axis, count in enumerate(cells):
-        size = tensor.shape[axis + 1]
-        member = [[float(k * count // size == cell) for k in range(size)] for cell in range(count)]
-        weights = [[entry / sum(row) if average else entry for entry in row] for row in member]
-        moved = tf.tensordot(tensor, tf.constant(weights, tensor.dtype), [[axis + 1], [1]])
-        order = list(range(len(moved.shape) - 1))
-        tensor = tf.transpose(moved, [*order[: axis + 1], len(order), *order[axis + 1 :]])
-    return tf.reshape(tensor, [-1, math.prod(cells), tensor.shape[-1]])
-
-
 def ravel(index: Sequence[int], sizes: Sequence[int]) -> int:
     """Flat number of an index into axes of the given sizes."""
     flat = 0

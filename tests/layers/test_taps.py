@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bellman_tf.layers.taps import Taps, pool, static_product
+from bellman_tf.layers.taps import Taps, static_product
 from tests.helpers import assert_close
 from verification.references import capture as reference
 
@@ -61,10 +61,6 @@ def test_sizes_may_be_unknown_while_a_step_is_traced(size, rng):
         assert_close(seen, patches[:, :, number])
 
 
-def test_pooled_cells_are_nearly_equal(rng):
-    x = tf.constant(rng.normal(size=(2, 5, 3)))
-    cells = pool(x, [2], average=True)
-    assert_close(cells[:, 0], np.mean(x[:, :3], axis=1), rtol=1e-14)
-    assert_close(pool(x, [2], average=False)[:, 1], np.sum(x[:, 3:], axis=1), rtol=1e-14)
+def test_a_product_is_static_where_all_sizes_are():
     assert static_product([2, 3]) == 6
     assert static_product([2, tf.constant(3)]) == -1

@@ -9,7 +9,6 @@
     sketch       a convolution's centre tap times the number of taps                approximate, L c c' + b c c'
                  (of 64 input channels and more a quarter, where the metric does not mix them)
     features     a position layer's first input features, times all of them   approximate, (L d e + b d e) / 4
-    reduced      pixels and cotangents of a convolution pooled to few positions     approximate, cheapest
 
 Source: algorithm.md, Section 7, claims OURS-9; the centre tap and the metric of rank one are measured in
 `benchmarks/gram_error.py`.
@@ -22,9 +21,10 @@ import dataclasses
 from typing import NamedTuple
 
 from bellman_tf.curvature.block import MetricKind
+from bellman_tf.curvature.gram.load import Load
 from bellman_tf.layers.matrix_layout import Extent
 
-FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "features", "reduced")
+FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "features")
 # Samples in a batch, as far as the choice of a form goes.
 USUAL_BATCH = 64
 
@@ -41,14 +41,15 @@ class GramLimits:
             products of its plain gradient step 0.6 ms), of 2^16 weights 50 and 0.8 ms.
         feature_share: "features" keeps one input feature of so many, and "sketch" one input channel of as many.
         thin_from: input channels from which on "sketch" keeps some.
-        reduced_size: positions per axis that "reduced" keeps at most.
+        memory: bytes that what a Gram matrix is formed of may take (gradients per sample, products of pairs of
+            positions), besides the matrix itself: above it is formed in blocks of samples.
     """
 
     sketch_above: int = 2**18
     rank_one_above: int = 2**14
     feature_share: int = 4
     thin_from: int = 64
-    reduced_size: int = 4
+    memory: int = 2**28
 
 
 LIMITS = GramLimits()
@@ -61,15 +62,22 @@ class Plan(NamedTuple):
         form: its name.
         cost: multiplications per sample; `None` where a size is not static.
         words: the form in words, for `game_summary`.
+        load: numbers that are held while the matrix is formed.
     """
 
     form: str
     cost: int | None
     words: str
+    load: Load = Load()
 
 
 def plan(
-    extent: Extent, kind: MetricKind, form: str = "auto", group_size: int | None = None, limits: GramLimits = LIMITS
+    extent: Extent,
+    kind: MetricKind,
+    form: str = "auto",
+    group_size: int | None = None,
+    limits: GramLimits = LIMITS,
+    itemsize: int = 4,
 ) -> Plan:
     """Chooses the form of a player's Gram matrix.
 
@@ -79,9 +87,10 @@ def plan(
         form: the `gram` option, one of `FORMS`. A form that does not exist for the player gives the cheapest exact one.
         group_size: samples per group; `None` is the whole batch.
         limits: sizes from which on "auto" approximates.
+        itemsize: bytes of one number of the captures.
 
     Returns:
-        The form and its cost.
+        The form, its cost and its memory.
     """
     b = _samples(group_size)
     exact, near = _exact(extent, kind, b), _approximate(extent, kind, b, limits)
@@ -104,7 +113,38 @@ def plan(
     share = f"1 of {limits.feature_share}"
     sketched = f"sketch, 1 of {extent.taps} taps" + (f" and {share} channels" if thin else "")
     words = {"sketch": sketched, "features": f"{share} features"}.get(chosen, chosen.replace("_", " "))
-    return Plan(chosen, {**near, **exact}[chosen], words)
+    load = _load(chosen, extent, kind, group_size, limits)
+    most = load.most(limits.memory // itemsize, group_size, extent.columns)
+    words = words if most is None else f"{words}, blocks above {most} samples"
+    return Plan(chosen, {**near, **exact}[chosen], words, load)
+
+
+def _load(form: str, extent: Extent, kind: MetricKind, group_size: int | None, limits: GramLimits) -> Load:
+    """Numbers held while a form's Gram matrix is formed.
+
+    Gradients are there twice, as they are and under the metric; of pairs of positions there are the products of inputs,
+    those of cotangents, and those of both.
+
+    Args:
+        form: its name.
+        extent: static sizes of the player.
+        kind: of its metric.
+        group_size: samples per group.
+        limits: which share of the features is kept.
+
+    Returns:
+        The load.
+    """
+    m, L, d, e = extent.columns, extent.positions, extent.rows, extent.width
+    if form == "per_sample":
+        return Load(sample=2 * m * extent.parameters)
+    if form == "features":
+        return Load(sample=2 * m * kept_features(d, limits) * e)
+    if form == "sketch" and not pairs_are_cheaper(extent, kind, group_size, limits):
+        return Load(sample=2 * m * kept_channels(extent, kind, limits) * e)
+    if form in {"factored", "squares"} or (form == "rank_one" and L == 1):
+        return Load()
+    return Load(pair=L * L * (1 + 2 * m * m))
 
 
 def _exact(extent: Extent, kind: MetricKind, b: int) -> dict[str, int | None]:
@@ -188,10 +228,7 @@ def _approximate(extent: Extent, kind: MetricKind, b: int, limits: GramLimits) -
     m, L, d, e = extent.columns, extent.positions, extent.rows, extent.width
     costs: dict[str, int | None] = {}
     if extent.taps and kind.tapwise:
-        tap = extent.channels * e
         costs["sketch"] = None if L is None else min(_of_one_tap(extent, kind, b, limits).values())
-        if L is not None and extent.groups == 1:
-            costs["reduced"] = m * limits.reduced_size**2 * tap + m * m * b * tap
     elif extent.rows and not extent.taps and L is not None:
         if kind.diagonal:
             costs["rank_one"] = L * L * b * (d + m * m * e)

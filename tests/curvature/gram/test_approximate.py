@@ -12,7 +12,7 @@ from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, kept_channels, pa
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.layers.registry import coverage
-from tests.curvature.gram.players import BATCH, Player
+from tests.curvature.gram.players import Player
 from tests.helpers import assert_close
 from tests.layers.cases import automatic, flat
 from verification.references import gram as reference
@@ -167,61 +167,3 @@ def test_large_convolutions_are_sketched(rng):
     assert player.plan("auto", limits=small).words == "sketch, 1 of 9 taps"
     assert player.plan("auto", limits=GramLimits(sketch_above=30 * 19 * 3)).form == "per_sample"
     assert player.plan("exact", limits=small).form == "per_sample"
-
-
-REDUCED = [
-    ("conv 2d", "identity"),
-    ("conv 2d stride 2", "kfac"),
-    ("conv 2d even", "ekfac"),
-    ("conv 1d causal", "rmsprop"),
-    ("conv 2d stride 3 valid", "kfac"),
-    ("conv 3d", "identity"),
-]
-
-
-@pytest.mark.parametrize(("name", "config"), REDUCED)
-def test_the_reduced_form_pools_cells_and_is_positive_semi_definite(name, config, rng):
-    limits = GramLimits(reduced_size=2)
-    player = Player(config, name, rng, columns=2)
-    capture = player.capture
-    assert player.plan("reduced").form == "reduced"
-    pixels = capture.pixels.numpy()
-    sizes = capture.output_sizes
-    stacked = np.stack([c.numpy().reshape(BATCH, *sizes, -1) for c in capture.cotangents], axis=1)
-    x, c = pixels, stacked.reshape(2 * BATCH, *sizes, -1)
-    for axis in range(1, len(sizes) + 1):
-        x, c = np.moveaxis(x, axis, 1), np.moveaxis(c, axis, 1)
-        cells = min(2, x.shape[1], c.shape[1])
-        x = np.moveaxis(reference.cell_means(x, cells), 1, axis)
-        c = np.moveaxis(reference.cell_sums(c, cells), 1, axis)
-    tap = np.einsum("bli,bmlo->bmio", x.reshape(BATCH, -1, x.shape[-1]), c.reshape(BATCH, 2, -1, c.shape[-1]))
-    taps = len(capture.taps.offsets)
-    parts = [np.repeat(tap[:, :, None], taps, axis=2)]
-    if capture.bias:
-        parts.append(stacked.reshape(BATCH, 2, -1, stacked.shape[-1]).sum(axis=2))
-    for group_size in (None, 2):
-        actual = gram(capture, player.metric, group_size, "reduced", limits)
-        assert_close(actual, reference.gram(flat(parts, 2), player.dense, group_size), rtol=1e-9)
-        eigenvalues = np.linalg.eigvalsh(actual)
-        assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
-
-
-@pytest.mark.parametrize("config", ["identity", "kfac"])
-def test_the_reduced_form_of_a_transposed_convolution_is_exact_for_cotangents_constant_in_space(config, rng):
-    """Its pixels are summed and its cotangents averaged."""
-    player = Player(config, "transposed 2d stride 2 valid", rng, columns=2)
-    constant = [tf.ones_like(c) * c[:, :1, :1] for c in player.sample.cotangents]
-    player.sample = player.sample._replace(cotangents=constant)
-    player.capture = player.sample.capture
-    assert player.plan("reduced").form == "reduced"
-    assert_close(gram(player.capture, player.metric, None, "reduced"), player.expected(None), rtol=1e-10)
-
-
-@pytest.mark.parametrize("config", ["identity", "kfac", "ekfac"])
-def test_the_reduced_form_is_exact_for_inputs_constant_in_space(config, rng):
-    """Where no tap leaves the image: "valid" padding, here with strides that skip pixels."""
-    player = Player(config, "conv 2d stride 3 valid", rng, columns=2)
-    constant = tf.ones_like(player.sample.inputs) * player.sample.inputs[:, :1, :1]
-    player.sample = player.sample._replace(inputs=constant)
-    player.capture = player.sample.capture
-    assert_close(gram(player.capture, player.metric, None, "reduced"), player.expected(None), rtol=1e-10)
