@@ -1,11 +1,13 @@
 """Loss after training with each form of a convolution's Gram matrix, and with samples coupled in groups.
 
-    python -m benchmarks.gram_loss [--quick] [--only taps|groups] [--seeds 2] [--steps 200] [--out FILE.json]
+    python -m benchmarks.gram_loss [--quick] [--only taps|errors|groups] [--seeds 2] [--steps 200] [--out FILE.json]
 
 Taps: five small nets on DIGITS (16 x 16: each pixel two by two), B = 64, with exact Gram matrices, with the centre tap
 of every convolution (`gram="sketch"`) and with a tap drawn anew at every step, which exists in this script only.
-Groups: an MLP 64-128-128-10 on DIGITS, B = 512, samples coupled in groups of several sizes, beside SGD. Every form
-starts from the same weights and sees the same batches, at three rates with a cosine schedule; reported is the mean over
+Errors: relative ones of Gamma, the sum of all players' Gram matrices, and of the sample weights that one stage with it
+gives, on one batch after training with exact matrices; of the random tap the mean over ten draws. Groups: an MLP
+64-128-128-10 on DIGITS, B = 512, samples coupled in groups of several sizes, beside SGD. Every form starts from the
+same weights and sees the same batches, at three rates (groups: four) with a cosine schedule; reported is the mean over
 seeds of the loss on the training set at the rate that is best for it, accuracy on 360 test images, and milliseconds of
 processor time of a step on one thread. Results accumulate in the JSON file, and what stands there is not run again.
 """
@@ -28,13 +30,17 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 import bellman_tf as btf
+from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.gram.compute import RUN
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.gram.sketch import bias_part
+from bellman_tf.training.native_step import NativeStep
+from bellman_tf.training.round import Round
+from benchmarks.gram_error import relative, weights
 
 TRAINED = 1437
 RATES = {"identity": (0.03, 0.1, 0.3), "momentum": (0.01, 0.03, 0.1), "adam": (0.003, 0.01, 0.03)}
-GROUP_RATES = (0.1, 0.3, 1.0)
+GROUP_RATES = (0.1, 0.3, 1.0, 3.0)
 
 
 def conv_net(
@@ -64,7 +70,8 @@ def conv_net(
         for stride in strides:
             channels *= 2
             x = relu()(unit(x, channels, stride))
-        return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
+        cells = keras.layers.Flatten()(keras.layers.AveragePooling2D(x.shape[1] // 4)(x))
+        return keras.Model(inputs, keras.layers.Dense(10)(cells))
 
     return make
 
@@ -163,6 +170,34 @@ class Trained:
         }
 
 
+def errors(model: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Relative errors of Gamma and of its sample weights on one batch, for each approximate form."""
+    optimizer = model.optimizer
+    batch = Round(model, model.game, optimizer.settings(), optimizer.context(), (tf.constant(x), tf.constant(y)))
+    step = NativeStep(batch)
+    step._forward()
+    step._backward(step._curved())
+    step._measure()
+
+    def summed(form: str) -> np.ndarray:
+        return sum(
+            gram(step.captures[p.index], step.metrics[p.index], None, form).numpy()[0].astype("float64")
+            for p in step.covered
+        )
+
+    exact = summed("exact")
+    right = weights(exact.astype("float32"), step.beta_squared)
+
+    def error(form: str) -> tuple[float, float]:
+        found = summed(form)
+        return relative(found, exact), relative(weights(found.astype("float32"), step.beta_squared), right)
+
+    drawn = {"centre tap": [error("sketch")]}
+    with a_random_tap():
+        drawn["random tap"] = [error("sketch") for _ in range(10)]
+    return {name: tuple(np.mean(some, axis=0).tolist()) for name, some in drawn.items()}
+
+
 class Store:
     """Results in a JSON file, written after every run."""
 
@@ -170,6 +205,7 @@ class Store:
         self.path = path
         known = json.loads(path.read_text()) if path is not None and path.exists() else {}
         self.results: dict = known.get("results", {})
+        self.errors: dict = known.get("errors", {})
 
     def missing(self, row: str, rates: tuple, seeds: int) -> list[tuple[float, int]]:
         """Rates and seeds that a row has no result of."""
@@ -179,21 +215,32 @@ class Store:
     def add(self, row: str, rate: float, seed: int, found: dict) -> None:
         """Adds a result and writes the file."""
         self.results.setdefault(row, {})[f"{rate}, seed {seed}"] = found
+        self.write()
+
+    def write(self) -> None:
+        """Writes the file."""
         if self.path is not None:
             head = {"tensorflow": tf.__version__, "keras": keras.__version__}
-            self.path.write_text(json.dumps({**head, "results": self.results}, indent=1) + "\n")
+            self.path.write_text(json.dumps({**head, "errors": self.errors, "results": self.results}, indent=1) + "\n")
 
-    def best(self, row: str) -> str:
-        """The row at its best rate: means over seeds, and the two ends of the losses."""
+    def best_rate(self, row: str) -> tuple[float, list[dict]]:
+        """The rate with the smallest mean loss, and its results; not a number where all diverge."""
         by_rate: dict[float, list[dict]] = {}
         for key, found in self.results[row].items():
             by_rate.setdefault(float(key.split(",")[0]), []).append(found)
         finite = {r: v for r, v in by_rate.items() if all(math.isfinite(f["loss"]) for f in v)}
         if not finite:
-            return "diverges at every rate"
+            return math.nan, []
         rate = min(finite, key=lambda r: statistics.fmean(f["loss"] for f in finite[r]))
-        mean = {key: statistics.fmean(f[key] for f in finite[rate]) for key in ("loss", "accuracy", "ms")}
-        losses = [f["loss"] for f in finite[rate]]
+        return rate, finite[rate]
+
+    def best(self, row: str) -> str:
+        """The row at its best rate: means over seeds, and the two ends of the losses."""
+        rate, results = self.best_rate(row)
+        if not results:
+            return "diverges at every rate"
+        mean = {key: statistics.fmean(f[key] for f in results) for key in ("loss", "accuracy", "ms")}
+        losses = [f["loss"] for f in results]
         return (
             f"rate {rate:<6} loss {mean['loss']:.4f} ({min(losses):.4f}-{max(losses):.4f}) "
             f"accuracy {100 * mean['accuracy']:.1f} %  {mean['ms']:.1f} ms"
@@ -214,7 +261,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one net, one rate, three steps, to see that it works")
-    parser.add_argument("--only", choices=("taps", "groups"))
+    parser.add_argument("--only", choices=("taps", "errors", "groups"))
     parser.add_argument("--metrics", default="momentum,adam")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=200)
@@ -229,18 +276,30 @@ def main() -> None:
         rates, group_rates = {name: some[:1] for name, some in RATES.items()}, GROUP_RATES[:1]
     digits, store = load_digits(), Store(options.out)
     x, y = digits.images.astype("float32") / 16, digits.target
-    if options.only != "groups":
-        images = np.kron(x, np.ones((1, 2, 2), "float32"))[..., None]
+    images = np.kron(x, np.ones((1, 2, 2), "float32"))[..., None]
+    if options.only in {None, "taps"}:
         for net, make in nets.items():
             for metric in options.metrics.split(","):
-                for form, gram in FORMS.items():
+                for form, option in FORMS.items():
 
-                    def trained(make: Callable = make, metric: str = metric, gram: str = gram) -> Trained:
-                        return Trained(make, optimizer_of(metric, gram=gram), images, y)
+                    def trained(make: Callable = make, metric: str = metric, option: str = option) -> Trained:
+                        return Trained(make, optimizer_of(metric, gram=option), images, y)
 
                     with a_random_tap() if form == "random tap" else contextlib.nullcontext():
                         _fill(store, f"{net}; {metric}; {form}", trained, rates[metric], options, 64)
-    if options.only != "taps":
+    if options.only in {None, "errors"}:
+        for net, make in nets.items():
+            for metric in options.metrics.split(","):
+                rate, known = store.best_rate(f"{net}; {metric}; exact")
+                if known:
+                    trained = Trained(make, optimizer_of(metric, gram="exact"), images, y)
+                    trained.run(rate, 0, options.steps, 64)
+                    found = errors(trained.model, images[:64], y[:64])
+                    store.errors[f"{net}; {metric}"] = found
+                    store.write()
+                    shown = "; ".join(f"{form}: Gamma {g:.3f}, weights {w:.4f}" for form, (g, w) in found.items())
+                    print(f"{net}; {metric}: {shown}", flush=True)
+    if options.only in {None, "groups"}:
         for size in (0, 1, 32, 128, None):
             row = "SGD" if size == 0 else "whole batch of 512" if size is None else f"groups of {size}"
 

@@ -229,7 +229,11 @@ class PerSampleCapture(Capture):
     """A player whose per-sample gradients are small enough to form: everything follows from them."""
 
     def __init__(
-        self, cotangents: Sequence[tf.Tensor], operands: Sequence[tf.Tensor], form: Callable[..., Tensors]
+        self,
+        cotangents: Sequence[tf.Tensor],
+        operands: Sequence[tf.Tensor],
+        form: Callable[..., Tensors],
+        total: Callable[..., Tensors] | None = None,
     ) -> None:
         """Stores how one column's cotangent becomes per-sample gradients.
 
@@ -237,9 +241,11 @@ class PerSampleCapture(Capture):
             cotangents: m tensors `[B, ...]`.
             operands: what else of the samples is needed, tensors `[B, ...]`.
             form: maps one cotangent and the operands to `q_i`, `[B, *shape]` for each variable.
+            total: gives their sums over the samples from the same arguments, where gradients per sample may be too many
+                to form; by default they are formed.
         """
         super().__init__(cotangents)
-        self._operands, self._form = list(operands), form
+        self._operands, self._form, self._total = list(operands), form, total
         self._formed: Tensors | None = None
 
     @property
@@ -249,7 +255,7 @@ class PerSampleCapture(Capture):
 
     def scaled(self, alpha: tf.Tensor) -> "Capture":
         """The same capture with the first column of each sample multiplied by `alpha` `[B]`."""
-        return PerSampleCapture([weigh(self.cotangents[:1], alpha[:, None])], self._operands, self._form)
+        return PerSampleCapture([weigh(self.cotangents[:1], alpha[:, None])], self._operands, self._form, self._total)
 
     def tensors(self) -> Tensors:
         """Cotangents, then operands."""
@@ -257,7 +263,7 @@ class PerSampleCapture(Capture):
 
     def made_of(self, tensors: Tensors) -> "PerSampleCapture":
         """The same form on other samples."""
-        return PerSampleCapture(tensors[: self.columns], tensors[self.columns :], self._form)
+        return PerSampleCapture(tensors[: self.columns], tensors[self.columns :], self._form, self._total)
 
     def per_sample(self) -> Tensors:
         """`q_ij`, `[B, m, *shape]` for each variable, formed once."""
@@ -268,6 +274,8 @@ class PerSampleCapture(Capture):
 
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
+        if self._total is not None:
+            return self._total(weigh(self.cotangents, weights), *self._operands)
         return [weighted_sum(q, weights) for q in self.per_sample()]
 
     def inner(self, direction: Tensors) -> tf.Tensor:

@@ -62,16 +62,26 @@ def capture_separable(
     kernel = tf.reshape(depthwise, [-1, *depthwise_shape[-2:]])
     mix = tf.reshape(pointwise, [between, -1])
 
-    def form(c: tf.Tensor, x: tf.Tensor) -> Tensors:
+    def sides(c: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Of the depthwise kernel the gradient per sample, of the pointwise one what it multiplies."""
         taps, c = _seen(layer, c, x)
         # What the depthwise kernel hands to the pointwise one, tap by tap: [B, L, c_in, multiplier].
         hidden = tf.add_n([taps.tap(number)[..., None] * kernel[number] for number in range(len(taps.offsets))])
         hidden = tf.reshape(hidden, [tf.shape(hidden)[0], -1, between])
-        back = tf.tensordot(c, mix, [[2], [1]])
-        q_pointwise = tf.reshape(tf.matmul(hidden, c, transpose_a=True), [-1, *pointwise_shape])
-        return [_depthwise_gradient(taps, back, depthwise_shape), q_pointwise, *_bias_gradient(layer, bias, c)]
+        return _depthwise_gradient(taps, tf.tensordot(c, mix, [[2], [1]]), depthwise_shape), hidden, c
 
-    return PerSampleCapture(columns, [x], form)
+    def form(c: tf.Tensor, x: tf.Tensor) -> Tensors:
+        q, hidden, c = sides(c, x)
+        q_pointwise = tf.reshape(tf.matmul(hidden, c, transpose_a=True), [-1, *pointwise_shape])
+        return [q, q_pointwise, *_bias_gradient(layer, bias, c)]
+
+    def total(c: tf.Tensor, x: tf.Tensor) -> Tensors:
+        q, hidden, c = sides(c, x)
+        pointwise = tf.reshape(tf.tensordot(hidden, c, [[0, 1], [0, 1]]), pointwise_shape)
+        small = [tf.reduce_sum(part, axis=0) for part in (q, *_bias_gradient(layer, bias, c))]
+        return [small[0], pointwise, *small[1:]]
+
+    return PerSampleCapture(columns, [x], form, total)
 
 
 def cover_depthwise(layer: keras.Layer, bias: bool) -> Coverage | str:

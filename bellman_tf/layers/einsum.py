@@ -156,7 +156,13 @@ def capture_einsum(
             parts.append(_sum_to(c, tuple(layer.bias.shape)))
         return parts
 
-    return PerSampleCapture(cotangents, [x], form)
+    def total(c: tf.Tensor, x: tf.Tensor) -> Tensors:
+        parts = [tf.einsum(f"{plan.source},{plan.output}->{plan.kernel}", x, c)]
+        if bias and layer.bias is not None:
+            parts.append(tf.reduce_sum(_sum_to(c, tuple(layer.bias.shape)), axis=0))
+        return parts
+
+    return PerSampleCapture(cotangents, [x], form, total)
 
 
 def _sum_to(cotangent: tf.Tensor, shape: tuple) -> tf.Tensor:

@@ -60,8 +60,8 @@ def in_blocks(
 ) -> tf.Tensor:
     """The Gram matrix of all samples, in blocks where it does not fit.
 
-    Where the size of the batch is not static it fits if the largest batch does that has to: the one whose Gram matrix
-    takes all the memory by itself.
+    Where the size of the batch is not static, a branch of the graph decides; not for players of which all batches fit
+    whose Gram matrix does not take all the memory by itself.
 
     Args:
         tensors: `[B, ...]`.
@@ -77,14 +77,21 @@ def in_blocks(
         `[G, b m, b m]`.
     """
     room, [batch, *_] = memory // tensors[-1].dtype.size, sizes_of(tensors[0])
-    static = isinstance(batch, int)
-    if load.whole(batch if static else largest(room, columns), group_size) <= room:
+
+    def whole() -> tf.Tensor:
         side = make(tensors)
         return combine(side, side, group_size)
-    groups = 0 if group_size is None else load.groups(room, group_size)
-    if groups:
-        return _some_groups(tensors, make, combine, groups, group_size, columns)
-    return _pairs(tensors, make, combine, load.side(room), group_size, columns)
+
+    def parts() -> tf.Tensor:
+        groups = 0 if group_size is None else load.groups(room, group_size)
+        if groups:
+            return _some_groups(tensors, make, combine, groups, group_size, columns)
+        return _pairs(tensors, make, combine, load.side(room), group_size, columns)
+
+    static = isinstance(batch, int)
+    if load.whole(batch if static else largest(room, columns), group_size) <= room:
+        return whole()
+    return parts() if static else tf.cond(batch <= load.most(room, group_size, columns), whole, parts)
 
 
 def _some_groups(

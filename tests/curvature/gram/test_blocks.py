@@ -134,3 +134,20 @@ def test_gradients_no_larger_than_the_gram_matrix_are_never_blocks():
     assert plan(Extent(223, 1), IDENTITY, "exact", limits=limits).words == "per sample"
     assert plan(Extent(224, 1), IDENTITY, "exact", limits=limits).words == "per sample, blocks above 446 samples"
     assert Load().most(1, None, 1) is None
+
+
+@pytest.mark.parametrize(("name", "kernel"), [("separable 2d", 1), ("einsum batched kernel", 0)])
+def test_the_weighted_gradient_forms_no_gradients_per_sample(name, kernel, rng):
+    """Of layers without a matrix form whose kernels may be large."""
+    sample = draw(CASES[name], rng, batch=BATCH)
+
+    def shapes(compute):
+        function = tf.function(
+            lambda x, c: compute(coverage(sample.layer).capture(sample.layer, x, [c])), autograph=False
+        )
+        graph = function.get_concrete_function(sample.inputs, sample.cotangents[0]).graph
+        return {tuple(o.shape) for op in graph.get_operations() for o in op.outputs if o.shape.rank is not None}
+
+    formed = (BATCH, *sample.shapes[kernel])
+    assert formed in shapes(lambda capture: capture.per_sample())
+    assert formed not in shapes(lambda capture: capture.gradient(tf.ones([BATCH, 1], tf.float64)))
