@@ -9,7 +9,7 @@ Two ways of running a step are timed:
     fit     the compiled train function that `fit` calls, once per step, on a data set of one repeated batch
     graph   many steps inside one compiled loop (as `steps_per_execution` does): operations only, no Python
 
-Peak memory (`--memory`) is the growth of the resident set of a fresh process that runs one row.
+Under XLA *compile* is what the first block of steps takes longer than the second. Peak memory (`--memory`) is the growth of the resident set of a fresh process that runs one row.
 """
 
 import argparse
@@ -108,7 +108,9 @@ class Row:
         block.get_concrete_function()
         self.trace = time.perf_counter() - start
         self._block = block
+        start = time.perf_counter()
         float(block())
+        self.compile = time.perf_counter() - start - self.graph() * steps
         self.model.make_train_function()
         self._data = iter(tf.data.Dataset.from_tensors(data).repeat())
         self.model.train_function(self._data)
@@ -156,6 +158,9 @@ def measure(model_name: str, rows: list[str], jit: bool, rounds: int, kfac_every
                 entry[f"{way}_against"] = round(statistics.median(times[name, way]) / other, 3)
         entry["trace_s"] = round(built[name].trace, 2)
         entry["trace_ratio"] = round(built[name].trace / built["keras sgd"].trace, 2)
+        if jit:
+            entry["compile_s"] = round(built[name].compile, 2)
+            entry["compile_ratio"] = round(built[name].compile / built["keras sgd"].compile, 2)
     return result
 
 
@@ -221,12 +226,14 @@ def main() -> None:
                     result[name]["peak_mb"] = round(peak_memory(model_name, name, options.kfac_every), 1)
             key = f"{model_name} jit {'on' if jit else 'off'}"
             report["results"][key] = result
-            head = f"{'row':22}{'fit ms':>10}{'ratio':>7}{'graph ms':>10}{'ratio':>7}{'trace':>7}{'MB':>8}"
+            head = (
+                f"{'row':22}{'fit ms':>10}{'ratio':>7}{'graph ms':>10}{'ratio':>7}{'trace':>7}{'compile':>9}{'MB':>8}"
+            )
             print(f"\n{key}\n{head}")
             for name, entry in result.items():
                 print(
                     f"{name:22}{entry['fit_ms']:10.3f}{entry['fit_ratio']:7.2f}{entry['graph_ms']:10.3f}"
-                    f"{entry['graph_ratio']:7.2f}{entry['trace_ratio']:7.2f}{entry.get('peak_mb', ''):>8}",
+                    f"{entry['graph_ratio']:7.2f}{entry['trace_ratio']:7.2f}{entry.get('compile_ratio', ''):>9}{entry.get('peak_mb', ''):>8}",
                     flush=True,
                 )
                 if "fit_against" in entry:
