@@ -9,7 +9,8 @@ Two ways of running a step are timed:
     fit     the compiled train function that `fit` calls, once per step, on a data set of one repeated batch
     graph   many steps inside one compiled loop (as `steps_per_execution` does): operations only, no Python
 
-Under XLA *compile* is what the first block of steps takes longer than the second. Peak memory (`--memory`) is the growth of the resident set of a fresh process that runs one row.
+Under XLA *compile* is what the first block of steps takes longer than the second. Peak memory (`--memory`) is the
+growth of the resident set of a fresh process that runs one row.
 """
 
 import argparse
@@ -233,7 +234,8 @@ def main() -> None:
             for name, entry in result.items():
                 print(
                     f"{name:22}{entry['fit_ms']:10.3f}{entry['fit_ratio']:7.2f}{entry['graph_ms']:10.3f}"
-                    f"{entry['graph_ratio']:7.2f}{entry['trace_ratio']:7.2f}{entry.get('compile_ratio', ''):>9}{entry.get('peak_mb', ''):>8}",
+                    f"{entry['graph_ratio']:7.2f}{entry['trace_ratio']:7.2f}"
+                    f"{entry.get('compile_ratio', ''):>9}{entry.get('peak_mb', ''):>8}",
                     flush=True,
                 )
                 if "fit_against" in entry:
