@@ -123,8 +123,8 @@ class GTDDP(Rejections, Stepping):
             inner,
             options,
             inner_metric,
+            curvature=curvature,  # the first to be named: a subclass has a rate of its own to go with it
             learning_rate=learning_rate,
-            curvature=curvature,
             step_control=step_control,
             weight_decay=weight_decay,
             clipnorm=clipnorm,
@@ -132,6 +132,7 @@ class GTDDP(Rejections, Stepping):
             global_clipnorm=global_clipnorm,
             use_ema=use_ema or None,
             momentum=momentum or None,
+            nesterov=nesterov or None,
         )
         metric = None if inner is not None else curvature_config.get("kfac" if curvature is None else curvature)
         learning_rate = learning_rate if learning_rate is not None else 0.03 if inner is None else 0.0
@@ -164,7 +165,7 @@ class GTDDP(Rejections, Stepping):
         self.curvature = metric
         self.inner_metric, self.momentum = inner_metric, kept
         if inner is not None:
-            self.inner_optimizer, self.watchable = inner, False  # no loss after the step to watch
+            self.hold(inner)
         self.step_control = control
         self.rejected_in_a_row = self.add_variable((), dtype="int64", name="rejected_in_a_row")
         self.rejected_batches = self.add_variable(
