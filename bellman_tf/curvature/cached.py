@@ -5,9 +5,10 @@ of the graph, matrices of one size as one stack: a branch per player took longer
 the step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Block, Metric, StepScalars
@@ -16,16 +17,19 @@ from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import factor_spd, inverse_spd
 
+_NEARLY = 1.1  # a matrix is padded to at most so many times its rows
+_TINY = 32  # up to so many rows in any case
+
 
 class CachedBlock(Block):
     """Curvature with factorisations that are renewed every `period` steps only.
 
     Attributes:
-        factorise: static method on stacks `[S, n, n]` of matrices and what else `matrices` gives with each of them,
-            returning tensors `[S, ...]`.
+        factorise: static method on a list of stacks, one per size: matrices `[S, n, n]` and what else `matrices` gives
+            with each of them; returns tensors `[S, ...]` for every stack.
     """
 
-    factorise: Callable[..., Tensors]
+    factorise: Callable[[list[tuple[tf.Tensor, ...]]], list[Tensors]]
 
     @property
     def period(self) -> int:
@@ -105,18 +109,16 @@ def update_all(players: list[Seen], step: StepScalars) -> list[tuple[Tensors, Me
 def _refresh(players: list[Seen], statistics: dict[int, Tensors]) -> list[Tensors]:
     """What every block caches, matrices of one size and kind factorised as one stack."""
     wanted = [(k, arguments) for k in statistics for arguments in players[k].block.matrices(statistics[k])]
-    stacks: dict[tuple, list[int]] = {}
+    kinds: dict[tuple, dict[int, list[int]]] = {}
     for place, (k, arguments) in enumerate(wanted):
-        kind = players[k].block.factorise, tuple(arguments[0].shape[-2:]), arguments[0].dtype
-        stacks.setdefault(kind, []).append(place)
+        sizes = kinds.setdefault((players[k].block.factorise, arguments[0].dtype), {})
+        sizes.setdefault(arguments[0].shape[-1], []).append(place)
     factors: dict[int, Tensors] = {}
-    for (factorise, *_), places in stacks.items():
-        alone = [len(wanted[place][1][0].shape) == 2 for place in places]
-        counts = [1 if single else wanted[place][1][0].shape[0] for single, place in zip(alone, places, strict=True)]
-        columns = zip(*(wanted[place][1] for place in places), strict=True)
-        made = factorise(*(_concatenated(parts, alone) for parts in columns))
-        for place, single, *parts in zip(places, alone, *(tf.split(part, counts) for part in made), strict=True):
-            factors[place] = [part[0] for part in parts] if single else parts
+    for (factorise, _), sizes in kinds.items():
+        stacks = [_stack([wanted[place][1] for place in places]) for places in sizes.values()]
+        for places, made in zip(sizes.values(), factorise(stacks), strict=True):
+            parts_of = _unstack(made, [wanted[place][1][0] for place in places])
+            factors.update(zip(places, parts_of, strict=True))
     made_of: dict[int, list[Tensors]] = {k: [] for k in statistics}
     for place, (k, _) in enumerate(wanted):
         made_of[k].append(factors[place])
@@ -126,23 +128,69 @@ def _refresh(players: list[Seen], statistics: dict[int, Tensors]) -> list[Tensor
     ]
 
 
-def _concatenated(parts: Sequence[tf.Tensor], alone: list[bool]) -> tf.Tensor:
-    """Stacks, and tensors that stand alone, as one stack."""
-    return tf.concat([part[None] if single else part for part, single in zip(parts, alone, strict=True)], axis=0)
+def _stack(wanted: list[tuple[tf.Tensor, ...]]) -> tuple[tf.Tensor, ...]:
+    """The arguments of matrices and of stacks of matrices, of one size, as those of one stack."""
+    alone = [len(arguments[0].shape) == 2 for arguments in wanted]
+    columns = zip(*wanted, strict=True)
+    return tuple(
+        tf.concat([part[None] if single else part for part, single in zip(parts, alone, strict=True)], axis=0)
+        for parts in columns
+    )
 
 
-def damped_inverses(matrices: tf.Tensor, dampings: tf.Tensor) -> Tensors:
-    """`(A + damping I)^{-1}` of a stack, for `CachedBlock.factorise`.
+def _unstack(made: Tensors, matrices: list[tf.Tensor]) -> list[Tensors]:
+    """What was made of a stack, for every matrix and stack of matrices in it."""
+    alone = [len(matrix.shape) == 2 for matrix in matrices]
+    counts = [1 if single else matrix.shape[0] for single, matrix in zip(alone, matrices, strict=True)]
+    rows = zip(*(tf.split(part, counts) for part in made), strict=True)
+    return [[part[0] for part in parts] if single else list(parts) for single, parts in zip(alone, rows, strict=True)]
+
+
+def damped_inverses(stacks: list[tuple[tf.Tensor, ...]]) -> list[Tensors]:
+    """`(A + damping I)^{-1}` of stacks, for `CachedBlock.factorise`.
+
+    Stacks of nearly one size are factorised as one, padded by the identity, which leaves the inverses what they are:
+    every size costs XLA half a second to compile, a padded row costs next to nothing.
 
     Args:
-        matrices: `[S, n, n]`, positive semidefinite.
-        dampings: `[S]`, raised to what the precision needs.
+        stacks: matrices `[S, n, n]`, positive semidefinite, and dampings `[S]`, raised to what the precision needs.
 
     Returns:
-        The inverses, `[S, n, n]`, and the dampings in them.
+        The inverses, `[S, n, n]`, and the dampings in them, for every stack.
     """
-    dampings = factor_damping(matrices, dampings)
-    return [inverse_spd(factor_spd(matrices, dampings)), dampings]
+    dampings = [factor_damping(matrices, damping) for matrices, damping in stacks]
+    inverses: dict[int, tf.Tensor] = {}
+    for places in _of_nearly_one_size([matrices.shape[-1] for matrices, _ in stacks]):
+        size = stacks[places[0]][0].shape[-1]
+        padded = [_padded(stacks[place][0], size) for place in places]
+        damping = [dampings[place] for place in places]
+        whole, damping = (part[0] if len(part) == 1 else tf.concat(part, axis=0) for part in (padded, damping))
+        made = inverse_spd(factor_spd(whole, damping))
+        for place, part in zip(places, tf.split(made, [matrices.shape[0] for matrices in padded]), strict=True):
+            kept = stacks[place][0].shape[-1]
+            inverses[place] = part if kept == size else part[:, :kept, :kept]
+    return [[inverses[place], damping] for place, damping in enumerate(dampings)]
+
+
+def _of_nearly_one_size(sizes: list[int]) -> list[list[int]]:
+    """Places in `sizes` that are padded to one size, that of the first of them."""
+    groups: list[list[int]] = []
+    for place in sorted(range(len(sizes)), key=lambda k: -sizes[k]):
+        largest = sizes[groups[-1][0]] if groups else 0
+        if largest <= max(_TINY, _NEARLY * sizes[place]) and groups:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
+
+
+def _padded(matrices: tf.Tensor, size: int) -> tf.Tensor:
+    """`[[A, 0], [0, I]]` of a stack, `[S, size, size]`."""
+    missing = size - matrices.shape[-1]
+    if not missing:
+        return matrices
+    ones = tf.constant(np.diag(np.arange(size) >= size - missing), matrices.dtype)
+    return tf.pad(matrices, [[0, 0], [0, missing], [0, missing]]) + ones
 
 
 def every(period: int, iteration: tf.Tensor, refresh: object, keep: Tensors) -> Tensors:
