@@ -23,6 +23,8 @@ class Inside:
     The other optimizer is chosen once: curvature state and sample weights belong to its variables.
     """
 
+    _chosen = False  # set at the end of the constructor
+
     @property
     def inner(self) -> keras.optimizers.Optimizer | None:
         """The other optimizer, or `None`."""
@@ -41,18 +43,13 @@ class Inside:
 
     @inner_optimizer.setter
     def inner_optimizer(self, value: object) -> None:
+        if not self._chosen:
+            self.__dict__["inner_optimizer"] = value
+            return
         raise _checks.error(
             "inner_optimizer", "be given to the constructor", value,
             f"Compile the model with a new {type(self).__name__}(inner_optimizer=...).",
         )  # fmt: skip
-
-    def hold(self, inner: keras.optimizers.Optimizer) -> None:
-        """Takes the other optimizer in; once, in the constructor.
-
-        Args:
-            inner: the other optimizer.
-        """
-        self.__dict__["inner_optimizer"] = inner
 
     @property
     def inner_state(self) -> list[keras.Variable | tf.Variable]:

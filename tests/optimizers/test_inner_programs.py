@@ -184,6 +184,17 @@ def test_an_interrupted_run_goes_on_from_its_backup(name, tmp_path):
     assert same(state(whole), state(again))
 
 
+def test_a_checkpoint_of_tensorflow_holds_it(tmp_path):
+    first, second = (compiled(OUTSIDE["adamw"]()) for _ in range(2))
+    train(first, 3)
+    second.optimizer.build(second.trainable_variables)
+    path = tf.train.Checkpoint(model=first, optimizer=first.optimizer).write(tmp_path / "state")
+    tf.train.Checkpoint(model=second, optimizer=second.optimizer).read(path).assert_consumed()
+    for model in (first, second):
+        train(model, 2)
+    assert same(state(first), state(second))
+
+
 def test_a_callback_schedules_the_rate():
     halved = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
     model = compiled(btf.GTDDP(inner_optimizer=optimizers.SGD(0.5)))
