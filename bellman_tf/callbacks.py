@@ -20,7 +20,10 @@ class GameMonitor(keras.callbacks.Callback):
     it), under the names of `bellman_tf.training.monitor`:
 
     - `predicted_reduction`, `actual_reduction`: of J, on the step's own batch, and `reduction_ratio`, that of their
-      means (the prediction needs `value_hessian="batch"` without groups);
+      means (the prediction needs `value_hessian="batch"` without groups). For a step of our own curvatures the
+      prediction is the decrease of the recursion's quadratic model, the metric's term included, so that the ratio goes
+      to 2 where steps are short. With `momentum` or an inner optimizer, whose moves do not minimise that model, it is
+      what slope and curvature at the end of the network make of the moves, without the metric, and goes to 1;
     - `damping`: the factor of step control on every metric, 1 without it;
     - `feedback_ratio/stage_t`: norm of the feedback part of the sample weights over that of the open-loop part;
     - `weight_spread`: standard deviation of the samples' weights over their mean, at the last stage;
@@ -37,7 +40,7 @@ class GameMonitor(keras.callbacks.Callback):
 
     Raises:
         ValueError: if `every` is below 1, if TensorBoard is asked for and not installed, or at `fit` if the model's
-            optimizer is not of this package or has an inner optimizer or momentum.
+            optimizer is not of this package.
     """
 
     def __init__(self, csv: str | None = None, tensorboard: str | None = None, every: int = 1) -> None:
@@ -62,11 +65,6 @@ class GameMonitor(keras.callbacks.Callback):
             raise _checks.error(
                 "optimizer", "be of this package for GameMonitor", type(optimizer).__name__, "Compile with btf.GTDDP()."
             )
-        if optimizer.inner is not None or optimizer.momentum.beta:
-            raise _checks.error(
-                "optimizer", "have no inner optimizer and no momentum for GameMonitor: its step is not that of the "
-                "recursion's quadratic model", optimizer.name, "Watch a run with a `curvature` alone.",
-            )  # fmt: skip
         if not optimizer.watched:
             optimizer.watched = True
             model.train_function = None

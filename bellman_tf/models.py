@@ -76,7 +76,9 @@ class GameMixin:
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and isinstance(optimizer.inner_optimizer, GTDDP):
             raise ValueError(
                 f"`optimizer` must not be wrapped in dynamic loss scaling: {type(optimizer.inner_optimizer).__name__} "
-                "needs unscaled cotangents. Received: dtype policy 'mixed_float16'. Use 'mixed_bfloat16'."
+                f"needs unscaled cotangents. Received: optimizer='{optimizer.name}'. Keras wraps optimizers under the "
+                "dtype policy 'mixed_float16': use 'mixed_bfloat16', or compile with auto_scale_loss=False, where "
+                "cotangents below 6e-8 count as 0."
             )
         if isinstance(optimizer, GTDDP):
             optimizer.bind(self)

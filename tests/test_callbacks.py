@@ -136,10 +136,41 @@ def test_tensorboard_that_is_not_installed_is_named(monkeypatch):
         btf.callbacks.GameMonitor(tensorboard="logs")
 
 
-@pytest.mark.parametrize("options", [{"inner_optimizer": "sgd"}, {"momentum": 0.5}])
-def test_a_monitor_of_steps_without_a_prediction_is_refused(options):
-    with pytest.raises(ValueError, match="`optimizer` must have no inner optimizer and no momentum for GameMonitor"):
-        fit(btf.GTDDP(**options), btf.callbacks.GameMonitor())
+FOREIGN = {
+    "sgd inside": {"inner_optimizer": lambda: keras.optimizers.SGD(1e-3, momentum=0.9)},
+    "adamw inside": {"inner_optimizer": lambda: keras.optimizers.AdamW(1e-3)},
+    "momentum": {"learning_rate": 1e-3, "curvature": "identity", "momentum": 0.9, "nesterov": True},
+    "kfac": {"learning_rate": 1e-4, "momentum": 0.5, "weight_decay": 0.1},
+    "feedback": {"learning_rate": 1e-3, "curvature": "identity", "momentum": 0.9, "information": "feedback"},
+}
+
+
+@pytest.mark.parametrize(("case", "jit"), [*((case, False) for case in FOREIGN), ("adamw inside", True)])
+def test_of_moves_that_the_recursion_does_not_choose_the_end_of_the_network_says_the_decrease(case, jit):
+    """Short moves: slope and curvature at the end say what J does, and the ratio is one."""
+    options = {key: value() if callable(value) else value for key, value in FOREIGN[case].items()}
+    model, x, y = branches(), normal(8, 6), labels(8)
+    model.compile(btf.GTDDP(**options), **cross_entropy(), jit_compile=jit)
+    told = model.fit(x, y, batch_size=8, epochs=4, verbose=0, callbacks=[btf.callbacks.GameMonitor()]).history
+    np.testing.assert_allclose(told["actual_reduction"][:3], -np.diff(told["loss"]), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(told["reduction_ratio"], 1, atol=0.05)
+    assert np.all(np.array(told["leverage"][1:]) != 0)  # Adam has no metric before its first step
+    assert all(np.isfinite(values).all() for values in told.values())
+
+
+def test_watching_changes_no_step_of_an_inner_optimizer():
+    make = lambda: btf.GTDDP(inner_optimizer=keras.optimizers.Adam(0.01))
+    for a, b in zip(*(fit(make(), *c)[0].get_weights() for c in ([btf.callbacks.GameMonitor()], [])), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_bad_batch_of_an_inner_optimizer_is_not_in_the_means():
+    model, x, y = branches(), normal(24, 6), labels(24)
+    x[3, 1] = np.inf
+    model.compile(btf.GTDDP(inner_optimizer="adam"), **cross_entropy())
+    told = model.fit(x, y, batch_size=8, verbose=0, callbacks=[btf.callbacks.GameMonitor()]).history
+    assert told["rejected_batches"] == [1]
+    assert np.isfinite([told["actual_reduction"], told["predicted_reduction"]]).all()
 
 
 def test_of_dense_ddp_there_are_only_counts(tmp_path):

@@ -5,9 +5,11 @@ of the graph, matrices of one size as one stack: a branch per player took longer
 the step.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Block, Metric, StepScalars
@@ -16,16 +18,19 @@ from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import factor_spd, inverse_spd
 
+_NEARLY = 1.1  # a matrix is padded to at most so many times its rows
+_TINY = 32  # up to so many rows in any case
+
 
 class CachedBlock(Block):
     """Curvature with factorisations that are renewed every `period` steps only.
 
     Attributes:
-        factorise: static method on stacks `[S, n, n]` of matrices and what else `matrices` gives with each of them,
-            returning tensors `[S, ...]`.
+        factorise: static method on a list of stacks, one per size: matrices `[S, n, n]` and what else `matrices` gives
+            with each of them; returns tensors `[S, ...]` for every stack.
     """
 
-    factorise: Callable[..., Tensors]
+    factorise: Callable[[list[tuple[tf.Tensor, ...]]], list[Tensors]]
 
     @property
     def period(self) -> int:
@@ -118,19 +123,15 @@ def _refresh(players: list[Seen], statistics: dict[int, Tensors]) -> list[Tensor
         same = [k for k in statistics if type(players[k].block) is kind]
         made = kind.matrices([players[k].block for k in same], [statistics[k] for k in same])
         wanted += [(k, arguments) for k, own in zip(same, made, strict=True) for arguments in own]
-    stacks: dict[tuple, list[int]] = {}
+    kinds: dict[tuple, dict[tuple[int, int], list[int]]] = {}
     for place, (k, (first, *_)) in enumerate(wanted):
-        kind = players[k].block.factorise, tuple(first.shape[-2:]), first.dtype, len(first.shape)
-        stacks.setdefault(kind, []).append(place)
+        alike = kinds.setdefault((players[k].block.factorise, first.dtype), {})
+        alike.setdefault((first.shape[-1], len(first.shape)), []).append(place)
     factors: dict[int, Tensors] = {}
-    for (factorise, *_, rank), places in stacks.items():
-        columns = zip(*(wanted[place][1] for place in places), strict=True)
-        if rank == 2:
-            parts = [tf.unstack(part, len(places)) for part in factorise(*(tf.stack(column) for column in columns))]
-        else:
-            counts = [wanted[place][1][0].shape[0] for place in places]
-            parts = [tf.split(part, counts) for part in factorise(*(tf.concat(column, 0) for column in columns))]
-        factors.update(zip(places, map(list, zip(*parts, strict=True)), strict=True))
+    for (factorise, _), alike in kinds.items():
+        stacks = [_stack([wanted[place][1] for place in places]) for places in alike.values()]
+        for places, made in zip(alike.values(), factorise(stacks), strict=True):
+            factors.update(zip(places, _unstack(made, [wanted[place][1][0] for place in places]), strict=True))
     made_of: dict[int, list[Tensors]] = {k: [] for k in statistics}
     for place, (k, _) in enumerate(wanted):
         made_of[k].append(factors[place])
@@ -140,18 +141,66 @@ def _refresh(players: list[Seen], statistics: dict[int, Tensors]) -> list[Tensor
     ]
 
 
-def damped_inverses(matrices: tf.Tensor, dampings: tf.Tensor) -> Tensors:
-    """`(A + damping I)^{-1}` of a stack, for `CachedBlock.factorise`.
+def _stack(wanted: list[tuple[tf.Tensor, ...]]) -> tuple[tf.Tensor, ...]:
+    """The arguments of matrices, or of stacks of matrices, of one size as those of one stack."""
+    join = tf.stack if len(wanted[0][0].shape) == 2 else functools.partial(tf.concat, axis=0)
+    return tuple(join(column) for column in zip(*wanted, strict=True))
+
+
+def _unstack(made: Tensors, matrices: list[tf.Tensor]) -> list[Tensors]:
+    """What was made of a stack, for every matrix or stack of matrices in it."""
+    if len(matrices[0].shape) == 2:
+        parts = [tf.unstack(part, len(matrices)) for part in made]
+    else:
+        parts = [tf.split(part, [matrix.shape[0] for matrix in matrices]) for part in made]
+    return [list(own) for own in zip(*parts, strict=True)]
+
+
+def damped_inverses(stacks: list[tuple[tf.Tensor, ...]]) -> list[Tensors]:
+    """`(A + damping I)^{-1}` of stacks, for `CachedBlock.factorise`.
+
+    Stacks of nearly one size are factorised as one, padded by the identity, which leaves the inverses what they are:
+    every size costs XLA half a second to compile, a padded row costs next to nothing.
 
     Args:
-        matrices: `[S, n, n]`, positive semidefinite.
-        dampings: `[S]`, raised to what the precision needs.
+        stacks: matrices `[S, n, n]`, positive semidefinite, and dampings `[S]`, raised to what the precision needs.
 
     Returns:
-        The inverses, `[S, n, n]`, and the dampings in them.
+        The inverses, `[S, n, n]`, and the dampings in them, for every stack.
     """
-    dampings = factor_damping(matrices, dampings)
-    return [inverse_spd(factor_spd(matrices, dampings)), dampings]
+    dampings = [factor_damping(matrices, damping) for matrices, damping in stacks]
+    inverses: dict[int, tf.Tensor] = {}
+    for places in _of_nearly_one_size([matrices.shape[-1] for matrices, _ in stacks]):
+        size = stacks[places[0]][0].shape[-1]
+        padded = [_padded(stacks[place][0], size) for place in places]
+        damping = [dampings[place] for place in places]
+        whole, damping = (part[0] if len(part) == 1 else tf.concat(part, axis=0) for part in (padded, damping))
+        made = inverse_spd(factor_spd(whole, damping))
+        for place, part in zip(places, tf.split(made, [matrices.shape[0] for matrices in padded]), strict=True):
+            kept = stacks[place][0].shape[-1]
+            inverses[place] = part if kept == size else part[:, :kept, :kept]
+    return [[inverses[place], damping] for place, damping in enumerate(dampings)]
+
+
+def _of_nearly_one_size(sizes: list[int]) -> list[list[int]]:
+    """Places in `sizes` that are padded to one size, that of the first of them."""
+    groups: list[list[int]] = []
+    for place in sorted(range(len(sizes)), key=lambda k: -sizes[k]):
+        largest = sizes[groups[-1][0]] if groups else 0
+        if largest <= max(_TINY, _NEARLY * sizes[place]) and groups:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
+
+
+def _padded(matrices: tf.Tensor, size: int) -> tf.Tensor:
+    """`[[A, 0], [0, I]]` of a stack, `[S, size, size]`."""
+    missing = size - matrices.shape[-1]
+    if not missing:
+        return matrices
+    ones = tf.constant(np.diag(np.arange(size) >= size - missing), matrices.dtype)
+    return tf.pad(matrices, [[0, 0], [0, missing], [0, missing]]) + ones
 
 
 def every(period: int, iteration: tf.Tensor, refresh: object, keep: Tensors) -> Tensors:

@@ -151,10 +151,15 @@ class EigenMetric(Eigenbasis, Metric):
         return tf.tensordot(turned, self._U_B, [[-1], [1]])
 
 
+def eigenbases(stacks: list[tuple[tf.Tensor, ...]]) -> list[Tensors]:
+    """Eigenvalues and eigenvectors of stacks `[S, n, n]`, for `CachedBlock.factorise`."""
+    return [list(eigh(matrices)) for (matrices,) in stacks]
+
+
 class EKFACBlock(KFACBlock):
     """Eigenbases of the factors, and second moments in them."""
 
-    factorise = staticmethod(eigh)
+    factorise = staticmethod(eigenbases)
 
     def state_specs(self) -> list[StateSpec]:
         """Factors A, B; eigenbases; second moments."""

@@ -105,9 +105,7 @@ def inner_named(identifier: object) -> keras.optimizers.Optimizer | None:
     Raises:
         ValueError: if it is none of these, or one that takes a whole step or scales losses itself.
     """
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    optimizer = keras.optimizers.get(identifier) if isinstance(identifier, str) else identifier
+    optimizer = keras.optimizers.get(identifier) if isinstance(identifier, str | dict) else identifier
     if optimizer is None:
         return None
     if not isinstance(optimizer, keras.optimizers.Optimizer):
@@ -162,8 +160,9 @@ def check_inner(
             )  # fmt: skip
     if step_control is not None:
         raise _checks.error(
-            "step_control", "be None with an inner optimizer, whose step is not that of the quadratic model",
-            step_control, "Use a `curvature` of ours, or a schedule in the inner optimizer.",
+            "step_control", "be None with an inner optimizer, whose step is not that of the quadratic model: a damping "
+            "of the metric would change the sample weights and not the step", step_control,
+            "Use a `curvature` of ours, or a schedule in the inner optimizer.",
         )  # fmt: skip
     if options.rollout != "linear":
         raise _checks.error(

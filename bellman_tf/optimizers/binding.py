@@ -55,7 +55,6 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         players: of the game that the blocks were made for.
         couplings: joint curvature of players of one stage.
         state: variables of every block, then of every coupling.
-        momentum: of the steps of our own curvatures.
         velocities: of every player's variables; empty without momentum.
     """
 
@@ -63,7 +62,6 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
     curvature: object
     dense: DenseOptions | None = None
     inner_metric = "rate"
-    momentum = Momentum()
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -74,6 +72,20 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         self.velocities: list[list[keras.Variable]] = []
         self._model: weakref.ref | None = None
         self._game: weakref.ref | None = None
+
+    @property
+    def momentum(self) -> Momentum:
+        """Momentum of the steps of our own curvatures, chosen in the constructor: sample weights depend on it."""
+        return self.__dict__.get("_momentum", Momentum())
+
+    @momentum.setter
+    def momentum(self, value: object) -> None:
+        if not isinstance(value, Momentum):
+            raise _checks.error(
+                "momentum", "be given to the constructor", value,
+                f"Compile the model with a new {type(self).__name__}(momentum=...).",
+            )  # fmt: skip
+        self.__dict__["_momentum"] = value
 
     def bind(self, model: keras.Model) -> None:
         """Ties the optimizer to a model; called by `compile`.

@@ -37,7 +37,9 @@ class GTDDP(Rejections, Stepping):
             the re-weighted loss. Rate, schedule, momentum, weight decay, clipping and averages are its own (leave them
             out here), and so is the metric, in place of `curvature`: of SGD the learning rate; of RMSprop, Adam, AdamW
             and Nadam their diagonal, as it stands before the step; of any other one number per variable, the length of
-            its last step over that of the gradient. A bad batch changes neither the variables nor its state.
+            its last step over that of the gradient. A bad batch changes neither the variables nor its state. Gradients
+            of tables arrive dense: Keras's own Adam squares the parts of a row that is used twice one by one, this one
+            their sum. `step_control` is refused: its damping would change the metric and not the step.
         inner_metric: "rate" or "gain", which for SGD and RMSprop divides the metric by 1 - momentum: what a gradient
             moves in the end instead of in its own step.
         momentum: share of a step that the next one keeps, as in Keras's SGD; the policy knows the displacement that it
@@ -136,8 +138,8 @@ class GTDDP(Rejections, Stepping):
             inner,
             options,
             inner_metric,
+            curvature=curvature,  # the first to be named: a subclass has a rate of its own to go with it
             learning_rate=learning_rate,
-            curvature=curvature,
             step_control=step_control,
             weight_decay=weight_decay,
             clipnorm=clipnorm,
@@ -145,6 +147,7 @@ class GTDDP(Rejections, Stepping):
             global_clipnorm=global_clipnorm,
             use_ema=use_ema or None,
             momentum=momentum or None,
+            nesterov=nesterov or None,
         )
         metric = None if inner is not None else curvature_config.get("kfac" if curvature is None else curvature)
         learning_rate = learning_rate if learning_rate is not None else 0.03 if inner is None else 0.0
@@ -177,7 +180,8 @@ class GTDDP(Rejections, Stepping):
         self.curvature = metric
         self.inner_metric, self.momentum = inner_metric, kept
         if inner is not None:
-            self.inner_optimizer, self.watchable = inner, False  # no loss after the step to watch
+            self.inner_optimizer = inner
+        self._chosen = True
         self.step_control = control
         self.rejected_in_a_row = self.add_variable((), dtype="int64", name="rejected_in_a_row")
         self.rejected_batches = self.add_variable(

@@ -20,14 +20,43 @@ from bellman_tf.training.update import all_finite
 class Inside:
     """Part of an optimizer that may hold another one.
 
-    Attributes:
-        inner_optimizer: the other one; the attribute is missing where there is none, as Keras's callbacks expect.
+    The other optimizer is chosen once: curvature state and sample weights belong to its variables.
     """
+
+    _chosen = False  # set at the end of the constructor
 
     @property
     def inner(self) -> keras.optimizers.Optimizer | None:
         """The other optimizer, or `None`."""
         return self.__dict__.get("inner_optimizer")
+
+    @property
+    def inner_optimizer(self) -> keras.optimizers.Optimizer:
+        """The other optimizer.
+
+        Raises:
+            AttributeError: without one; Keras's callbacks ask by `hasattr`.
+        """
+        if self.inner is None:
+            raise AttributeError(f"{type(self).__name__} has no inner optimizer")
+        return self.inner
+
+    @inner_optimizer.setter
+    def inner_optimizer(self, value: object) -> None:
+        if not self._chosen:
+            self.__dict__["inner_optimizer"] = value
+            return
+        raise _checks.error(
+            "inner_optimizer", "be given to the constructor", value,
+            f"Compile the model with a new {type(self).__name__}(inner_optimizer=...).",
+        )  # fmt: skip
+
+    @property
+    def inner_state(self) -> list[keras.Variable | tf.Variable]:
+        """Everything that the other optimizer may change besides the model's variables; empty without one."""
+        weights = [] if self.inner is None else keras_access.trained_variables(self.inner)
+        weights = {id(v) for v in [*weights, *keras_access.trained_variables(self)]}
+        return [v for v in _variables_of(self.inner, set()) if id(v) not in weights]
 
     # ---- what stands for the two of them
 
@@ -124,10 +153,13 @@ class Inside:
             for player, parts in zip(game.players, result.gradients, strict=True)
             for v, g in zip(player.variables, parts, strict=True)
         }
-        touched = list({id(v): v for v in [*variables, *self.inner.variables, *_loose(self.inner)]}.values())
+        touched = [*variables, *self.inner_state]
         before = [tf.identity(tf.convert_to_tensor(v)) for v in touched]
         self.inner.apply([tf.cast(gradients[id(v)], v.dtype) for v in variables], variables)
         after = [tf.convert_to_tensor(v) for v in touched]
+        outcome = None
+        if result.outcome_of is not None:
+            outcome = result.outcome_of({id(v): new for v, new in zip(variables, after, strict=False)})
         accepted = result.accepted & all_finite([value for value in after if value.dtype.is_floating])
 
         def put_back() -> tf.Tensor:
@@ -146,10 +178,29 @@ class Inside:
             for k, block in enumerate(self.blocks)
             if isinstance(block, ScaledBlock)
         }
-        return result._replace(accepted=accepted, taken=accepted, state={**result.state, **measured})
+        state = {**result.state, **measured}
+        return result._replace(accepted=accepted, taken=accepted, state=state, outcome=outcome)
 
 
-def _loose(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
-    """TensorFlow's own variables among the attributes of an optimizer, which Keras does not list."""
-    leaves = keras.tree.flatten([value for value in vars(optimizer).values() if isinstance(value, list | tuple | dict)])
-    return [leaf for leaf in [*vars(optimizer).values(), *leaves] if isinstance(leaf, tf.Variable)]
+def _variables_of(part: object, seen: set[int]) -> list[keras.Variable | tf.Variable]:
+    """Variables of an optimizer: what Keras lists, its attributes, and those of optimizers that it holds itself.
+
+    Args:
+        part: an optimizer, or what is found in one.
+        seen: `id` of what has been looked at.
+
+    Returns:
+        Every variable once, what Keras lists first.
+    """
+    if id(part) in seen:
+        return []
+    seen.add(id(part))
+    if isinstance(part, keras.Variable | tf.Variable):
+        return [part]
+    if isinstance(part, keras.optimizers.Optimizer):
+        parts = [*part.variables, *vars(part).values()]
+    elif isinstance(part, dict):
+        parts = list(part.values())
+    else:
+        parts = list(part) if isinstance(part, list | tuple) else []
+    return [variable for each in parts for variable in _variables_of(each, seen)]

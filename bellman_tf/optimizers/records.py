@@ -6,6 +6,7 @@ counters that `GTDDP` makes.
 
 import warnings
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -207,13 +208,17 @@ class Saved:
         if len(own) != len(self.own_variables):
             reason = f"it has {len(self.own_variables)} variables whereas the saved optimizer has {len(own)} variables"
         if not self.built:
-            reason += "; this one makes its state at the first training step or when a `.keras` file is loaded"
+            reason += (
+                "; this one makes its state at the first training step or when a `.keras` file is loaded. To go on "
+                "where the saved one stood, call `model.optimizer.build(model.trainable_variables)` before loading"
+            )
         warnings.warn(f"Skipping variable loading for optimizer '{self.name}', because {reason}.", stacklevel=3)
 
     def _assign(self, variables: list, values: list, hint: str) -> None:
         for variable, value in zip(variables, values, strict=True):
             if tuple(value.shape) != tuple(variable.shape):
-                rule = f"hold shape {tuple(variable.shape)} for {variable.path}"
+                name = variable.path if isinstance(variable, keras.Variable) else variable.name
+                rule = f"hold shape {tuple(variable.shape)} for {name}"
                 raise _checks.error("store", rule, tuple(value.shape), hint)
         with tf.init_scope():  # a model without Input is built, and its optimizer with it, while its step is traced
             for variable, value in zip(variables, values, strict=True):
@@ -221,7 +226,7 @@ class Saved:
 
     def __reduce__(self) -> tuple:
         """Copies by options and state; the model stays behind, and so do the states of its random generators."""
-        parts = self.own_variables, [] if self.inner is None else self.inner.variables
+        parts = self.own_variables, self.inner_state
         state = tuple(tuple(v.numpy() for v in part) for part in parts) if self._waiting is None else self._waiting
         return _copied, (type(self), self.get_config(), state)
 
@@ -238,16 +243,16 @@ class Saved:
             first = len(self.own_variables)  # iteration, rate, counters; the rest is made by `build`
             for variable, value in zip(self.own_variables, own[:first], strict=True):
                 variable.assign(value)
-            place = [] if self.inner is None else self.inner.variables
+            place = self.inner_state
             if len(own) == first and len(inner) == len(place):  # all there is, with or without a build
                 self._assign(place, inner, _NEW)
                 self._waiting = None
             return
-        waiting = [*own, *inner]
-        if len(waiting) != len(self.variables) or len(own) != len(self.own_variables):
-            rule = f"give {self.name} the {len(waiting)} variables that it was copied with"
-            raise _checks.error("model", rule, len(self.variables), _NEW)
-        self._assign(self.variables, waiting, _NEW)
+        places = [*self.own_variables, *self.inner_state]
+        if len(own) != len(self.own_variables) or len(own) + len(inner) != len(places):
+            rule = f"give {self.name} the {len(own) + len(inner)} variables that it was copied with"
+            raise _checks.error("model", rule, len(places), _NEW)
+        self._assign(places, [*own, *inner], _NEW)
         self._waiting = None
 
 

@@ -1,6 +1,6 @@
 """What a step is taken with, and what comes of it: tensors that go in, tensors that come out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -63,6 +63,7 @@ class StepResult(NamedTuple):
         searched: the step length that a line search took, or `None`.
         gradients: of the re-weighted loss, by player, where another optimizer moves the variables; else `None`.
         velocities: new ones, by player, with momentum.
+        outcome_of: gives the outcome for new values by `id` of the variable, where another optimizer makes them.
     """
 
     loss: tf.Tensor
@@ -80,6 +81,7 @@ class StepResult(NamedTuple):
     searched: tf.Tensor | None
     gradients: list[Tensors] | None
     velocities: dict[int, Tensors]
+    outcome_of: Callable[[dict[int, tf.Tensor]], Outcome] | None
 
 
 def recursion_dtype(variables: list) -> tf.DType:

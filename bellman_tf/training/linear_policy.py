@@ -7,6 +7,7 @@ import tensorflow as tf
 from bellman_tf.bellman import rollout, sample_space
 from bellman_tf.bellman.sample_space import SampleValue, from_groups, to_groups
 from bellman_tf.game.players import Player, Players
+from bellman_tf.linalg.products import matvec
 from bellman_tf.training import held_out
 from bellman_tf.training.information import Information
 
@@ -169,6 +170,19 @@ class LinearPolicy:
         return tf.reduce_sum(rollout.predicted_reduction(self._terminal, grams, weights, pulls, joint=joint)) + (
             0 if own is None else own / 2
         )
+
+    def decrease_at(self, moved: tf.Tensor) -> tf.Tensor:
+        """Decrease of J when the end of the network moves, `-(a' d + |L' d|^2 / 2)`, scalar.
+
+        Args:
+            moved: d, `<q_ij, du>` of all players together, `[B, m]`.
+
+        Returns:
+            The decrease; all samples in one group.
+        """
+        d = to_groups(moved, None)[0]
+        a, L = self._terminal
+        return -tf.reduce_sum(a * d) - tf.reduce_sum(tf.square(matvec(L, d, transpose_a=True))) / 2
 
     def held_out_model(self) -> tf.Tensor:
         """What the plain step does to samples that it was not computed from, `[3]`; see `held_out.held_out_model`."""

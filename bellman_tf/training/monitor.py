@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from bellman_tf.game.players import Players
 from bellman_tf.training.information import INFORMATION
+from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.settings import GameOptions
 
 OF_OUTCOMES = ("predicted_reduction", "actual_reduction", "damping")  # numbers that do not come from sample weights
@@ -37,6 +38,30 @@ def names_of(options: GameOptions, game: Players) -> list[str]:
     names = ["predicted_reduction"] if predicts(options) else []
     names += ["actual_reduction", "damping", "weight_spread", "leverage"]
     return names + ([f"feedback_ratio/stage_{t}" for t in range(1, len(game.stages))] if information.feedback else [])
+
+
+def numbers_of(policy: LinearPolicy | None, options: GameOptions, game: Players, dtype: tf.DType) -> dict:
+    """The numbers of a watched step of the linear roll-out that come from its sample weights.
+
+    Args:
+        policy: the weights, `None` where no player has a Gram form in this step.
+        options: of the game.
+        game: the model's game.
+        dtype: of the recursion.
+
+    Returns:
+        A scalar for each name, that of a stage's first player.
+    """
+    names = [name for name in names_of(options, game) if name not in OF_OUTCOMES]
+    numbers = dict.fromkeys(names, tf.zeros([], dtype))
+    if policy is None:
+        return numbers
+    plain, weights = policy.plain(), policy.first_weights()
+    numbers |= {"leverage": leverage(plain[0]), "weight_spread": spread(weights[-1])}
+    if INFORMATION[options.information].feedback:
+        stages = range(1, min(len(game.stages), len(plain)))
+        numbers |= {f"feedback_ratio/stage_{t}": feedback_ratio(weights[t], plain[t]) for t in stages}
+    return numbers
 
 
 def spread(weights: tf.Tensor) -> tf.Tensor:

@@ -28,9 +28,10 @@ from bellman_tf.layers.coverage import PREACTIVATION
 from bellman_tf.layers.tensors import Tensors, to_work
 from bellman_tf.losses import find_ends, keras_computes_loss, record_loss, terminal_cost, terminal_curvature
 from bellman_tf.training.context import Outcome
+from bellman_tf.training.displacement import decrease_of
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.linear_policy import LinearPolicy
-from bellman_tf.training.monitor import OF_OUTCOMES, feedback_ratio, leverage, names_of, predicts, spread
+from bellman_tf.training.monitor import numbers_of, predicts
 from bellman_tf.training.moves import BatchOnly
 from bellman_tf.training.round import Round, rows_of
 
@@ -63,12 +64,17 @@ class NativeStep:
             self._measure()
             self._roll_out()
         gradients = self._gradients()
-        if self.step.settings.handed_over:
-            self.step.gradients = gradients
+        step, settings = self.step, self.step.settings
+        wanted = settings.wants_outcome and self.information.curved
+        if settings.watched and wanted:
+            step.telemetry |= numbers_of(self.policy, self.options, self.game, step.dtype)
+        if settings.handed_over:
+            step.gradients = gradients
+            step.outcome_of = functools.partial(self._outcome, gradients) if wanted else None
             return
         self._move(gradients)
-        if self.step.settings.wants_outcome and self.information.curved:
-            self.step.outcome = self._outcome(gradients)
+        if wanted:
+            step.outcome = self._outcome(gradients, step.new_values())
 
     # ---- forward
 
@@ -302,16 +308,15 @@ class NativeStep:
 
     # ---- what comes of it
 
-    def _outcome(self, gradients: list[Tensors]) -> Outcome:
-        """What the step does to J; without a prediction where the model is not that of the whole batch."""
+    def _outcome(self, gradients: list[Tensors], new: dict[int, tf.Tensor]) -> Outcome:
+        """What new values do to J; without a prediction where the model is not that of the whole batch."""
         step, policy = self.step, self.policy
-        new = step.new_values()
-        after = tf.cast(step.loss_with(new), step.dtype)
-        actual = tf.cast(step.loss, step.dtype) - after
-        if step.settings.watched:
-            self._tell()
+        actual = tf.cast(step.loss, step.dtype) - tf.cast(step.loss_with(new), step.dtype)
         if not predicts(self.options):
             return Outcome(tf.constant(float("nan"), actual.dtype), actual, tf.zeros([3], actual.dtype))
+        if step.settings.handed_over or step.settings.momentum.beta:
+            decrease = decrease_of(step, policy, self.captures, gradients, new)
+            return Outcome(decrease, actual, tf.zeros([3], actual.dtype))
         own, loose = [], []
         for player in self.game.players:
             if policy is None or player.index not in self.captures:
@@ -330,18 +335,3 @@ class NativeStep:
             return Outcome(open_loop, actual, tf.zeros([3], actual.dtype))
         predicted = policy.predicted_reduction(tf.add_n(own) if own else None)
         return Outcome(predicted + open_loop, actual, policy.held_out_model())
-
-    def _tell(self) -> None:
-        """Notes how the sample weights look; of a stage, those of its first player."""
-        telemetry = self.step.telemetry
-        if self.policy is None:
-            names = names_of(self.options, self.game)
-            telemetry |= {name: tf.zeros([], self.step.dtype) for name in names if name not in OF_OUTCOMES}
-            return
-        plain, weights = self.policy.plain(), self.policy.first_weights()
-        telemetry["leverage"], telemetry["weight_spread"] = leverage(plain[0]), spread(weights[-1])
-        if self.information.feedback:
-            for t in range(1, len(self.game.stages)):
-                known = t < len(plain)
-                ratio = feedback_ratio(weights[t], plain[t]) if known else tf.zeros([], self.step.dtype)
-                telemetry[f"feedback_ratio/stage_{t}"] = ratio

@@ -1,7 +1,7 @@
 """What a step has in hand while it is traced: the batch, the model and its loss, the players' moves."""
 
 import contextlib
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 
 import keras
 import tensorflow as tf
@@ -36,6 +36,7 @@ class Round(Moves):
         telemetry: numbers about the sample weights, by name, where the step is watched.
         searched: the step length that a line search took, or `None`.
         gradients: of the re-weighted loss, by player, where another optimizer moves the variables.
+        outcome_of: gives the outcome for new values, where another optimizer makes them and it is read.
         direct: variables that the loss reads itself, by `id`.
         left_out: variables with a regularizer that the loss does not hold.
     """
@@ -58,6 +59,7 @@ class Round(Moves):
         self.telemetry: dict[str, tf.Tensor] = {}
         self.searched: tf.Tensor | None = None
         self.gradients: list[Tensors] | None = None
+        self.outcome_of: Callable[[dict[int, tf.Tensor]], Outcome] | None = None
         self.direct: dict[int, keras.Variable] = {}
         self.left_out: list[keras.Variable] = []
 

@@ -5,6 +5,8 @@ import tensorflow as tf
 
 from bellman_tf.layers.tensors import Tensors
 
+_SMALL = 2**14  # entries; of larger tensors a copy costs more than it saves
+
 
 def own_cost_gradient(variables: tuple) -> list[tf.Tensor | None]:
     """Gradient l_u of each variable's regularizer, `None` where there is none."""
@@ -60,6 +62,7 @@ def all_finite(tensors: Tensors) -> tf.Tensor:
     """Whether no tensor holds a NaN or an infinity, as a scalar.
 
     A sum is finite only if its terms are (or if they overflow it, which counts as bad as well), and costs one pass.
+    Small tensors of one shape are added first: a reduction is a kernel of its own to XLA.
 
     Args:
         tensors: floating-point tensors.
@@ -67,6 +70,12 @@ def all_finite(tensors: Tensors) -> tf.Tensor:
     Returns:
         Boolean scalar.
     """
+    alike: dict[object, Tensors] = {}
+    for place, tensor in enumerate(tensors):
+        shape = tensor.shape
+        small = shape.rank and shape.is_fully_defined() and shape.num_elements() <= _SMALL
+        alike.setdefault((tuple(shape), tensor.dtype) if small else place, []).append(tensor)
+    tensors = [group[0] if len(group) == 1 else tf.add_n(group) for group in alike.values()]
     axes = {rank: tf.range(rank) for rank in {tensor.shape.rank for tensor in tensors} if rank}  # shared by all
     sums = [tf.reduce_sum(tensor, axes[tensor.shape.rank]) if tensor.shape.rank else tensor for tensor in tensors]
     dtype = tf.float64 if any(part.dtype == tf.float64 for part in sums) else tf.float32

@@ -45,6 +45,7 @@ def conclude(step: Round) -> StepResult:
         searched=step.searched,
         gradients=step.gradients,
         velocities=step.velocities,
+        outcome_of=step.outcome_of,
     )
 
 

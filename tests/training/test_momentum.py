@@ -154,6 +154,11 @@ def test_what_cannot_go_with_it_is_refused(case):
         btf.GTDDP(**{"momentum": 0.9, **options})
 
 
+def test_it_cannot_be_changed_later():
+    with pytest.raises(ValueError, match="`momentum` must be given to the constructor"):
+        btf.GTDDP(momentum=0.9).momentum = 0.5
+
+
 def test_nesterov_needs_momentum():
     with pytest.raises(ValueError, match="`nesterov` must be False without momentum"):
         btf.GTDDP(nesterov=True)
