@@ -56,7 +56,7 @@ class Task:
 
     def __post_init__(self) -> None:
         self._initial: dict[int, list] = {}
-        self._batches: dict[int, tf.data.Dataset] = {}
+        self._batches: dict[tuple[int, int], tf.data.Dataset] = {}
 
     def initial_weights(self, seed: int) -> list[np.ndarray]:
         """The network's weights before training."""
@@ -66,16 +66,17 @@ class Task:
         return self._initial[seed]
 
     def batches(self, seed: int) -> tf.data.Dataset:
-        """The batches of a whole run, each epoch in a new order."""
-        if seed not in self._batches:
+        """The batches of a whole run, each epoch in a new order; those of a shorter run begin a longer one's."""
+        if (seed, self.steps) not in self._batches:
+            self._batches = {key: value for key, value in self._batches.items() if key[1] == self.steps}
             rng = np.random.default_rng(seed)
             count, needed = len(self.data.x_train), self.steps * self.batch_size
             order = np.concatenate([rng.permutation(count) for _ in range(-(-needed // count))])[:needed]
             shaped = order.reshape(self.steps, self.batch_size)
-            self._batches[seed] = tf.data.Dataset.from_tensor_slices(
+            self._batches[seed, self.steps] = tf.data.Dataset.from_tensor_slices(
                 (self.data.x_train[shaped], self.data.y_train[shaped])
             )
-        return self._batches[seed]
+        return self._batches[seed, self.steps]
 
 
 @dataclasses.dataclass(frozen=True)
