@@ -36,7 +36,7 @@ def goals(store: Store, task: str, rows: Sequence[Standing], budget: Budget) -> 
         time, fast = "never", False
     else:
         ratio = fastest.ratios["AdamW"]
-        time, fast = f"{ratio:.2f} ({fastest.entry.name})", ratio <= TIME
+        time, fast = f"{ratio:.2f} ({fastest.entry.name})", bool(ratio <= TIME)
     equal, below = equal_time(store, task, rows, budget)
     ratio = first.best.widths[0] / reference.best.widths[0] if reference.best.widths[0] else np.inf
     sign = {(True, False): ">= ", (False, True): "<= ", (True, True): "~ "}.get(
@@ -75,7 +75,7 @@ def equal_time(store: Store, task: str, rows: Sequence[Standing], budget: Budget
     _, row, name, loss = max(margins.values(), key=lambda margin: margin[0])
     low, high = interval(row.best.losses)
     words = f"{row.best.loss:.4g} [{low:.4g}, {high:.4g}] ({row.entry.name}) against {loss:.4g} ({name})"
-    return words, row.best.loss < loss
+    return words, bool(row.best.loss < loss)
 
 
 def _word(verdict: bool | None) -> str:
