@@ -56,6 +56,11 @@ class Best:
         sums = np.cumsum(np.pad(curves, ((0, 0), (window, 0)), mode="edge"), axis=1)
         return (sums[:, window:] - sums[:, :-window]) / window
 
+    @property
+    def train_loss(self) -> float:
+        """End of the curve, mean over the seeds."""
+        return float(self.curve[:, -1].mean())
+
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Bootstrap interval of a mean, 95 %.
@@ -220,7 +225,7 @@ def standings(store: Store, task: str, entries: Iterable[Entry], budget: Budget)
     found = {entry: best_of(store.of(task, entry.name), budget) for entry in entries}
     found = {e: best for e, best in found.items() if best is not None and (task, e.name) in store.milliseconds}
     ms = {entry.name: store.milliseconds[task, entry.name] for entry in found}
-    levels = {e.name: (best, float(best.curve[:, -1].mean())) for e, best in found.items() if e.base is None}
+    levels = {e.name: (best, best.train_loss) for e, best in found.items() if e.base is None}
     rows = []
     for entry, best in found.items():
         ratios = {}
@@ -260,8 +265,8 @@ def table(rows: Sequence[Standing]) -> str:
     """
     reference = best_baseline(rows)
     head = (
-        "method", "ms/step", "best rate", "schedule", "test loss", "accuracy", "rule alone, same time",
-        "time to AdamW's loss", "time to best baseline's", "width",
+        "method", "ms/step", "best rate", "schedule", "test loss", "train loss", "accuracy",
+        "rule alone, same time", "time to AdamW's loss", "time to best baseline's", "width",
     )  # fmt: skip
     cells = [head]
     for row in rows:
@@ -271,7 +276,7 @@ def table(rows: Sequence[Standing]) -> str:
         wide, narrow = row.best.widths
         cells.append((
             name, f"{row.milliseconds:.3g}", f"{row.best.setting.rate:g}", row.best.setting.schedule,
-            f"{row.best.loss:.4g} [{low:.4g}, {high:.4g}]",
+            f"{row.best.loss:.4g} [{low:.4g}, {high:.4g}]", f"{row.best.train_loss:.3g}",
             "" if math.isnan(row.best.accuracy) else f"{100 * row.best.accuracy:.1f}", alone,
             _ratio(row.ratios["AdamW"]) if "AdamW" in row.ratios else "",
             _ratio(row.ratios[reference.entry.name]) if reference is not None else "",

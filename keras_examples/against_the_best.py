@@ -132,7 +132,7 @@ class Kind:
 
 TASKS = {
     "digits": Kind("DIGITS, tanh MLP", 8, 1000, digits),
-    "characters": Kind("characters, transformer", 32, 300, characters),
+    "characters": Kind("characters, transformer", 32, 200, characters),
     "autoencoder": Kind("MNIST, deep autoencoder", 250, 120, autoencoder),
     "residual": Kind("CIFAR-10, residual net", 128, 200, functools.partial(residual, "residual")),
     "residual-bn": Kind("CIFAR-10, residual net with BN", 128, 200, functools.partial(residual, "residual-bn")),
