@@ -62,7 +62,7 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
     options: GameOptions
     curvature: object
     dense: DenseOptions | None = None
-    inner_metric = "rate"
+    inner_metric = "gain"
     momentum = Momentum()
 
     def __init__(self, *args: object, **kwargs: object) -> None:
