@@ -15,10 +15,12 @@ import dataclasses
 import functools
 import math
 import os
+import pathlib
 import time
 from collections.abc import Callable, Sequence
 
 import keras
+import tensorflow as tf
 
 import bellman_tf as btf
 from keras_examples import _command, _data, _goals, _networks
@@ -208,8 +210,12 @@ def report(store: Store, names: Sequence[str], entries: Sequence[Entry], options
         if rows:
             parts.append(f"**{title}**, B = {batch_size}, {budget.steps} steps\n\n{table(rows)}")
             found.append(_goals.goals(store, title, rows, budget))
-            _goals.plot(store, title, rows, budget, options.out / f"{name}.png")
-    return "\n\n".join([_goals.goals_table(found), *parts]) if found else "Nothing is complete yet."
+            _goals.plot(store, title, rows, budget, options.figures / f"against_the_best_{name}.png")
+    if not found:
+        return "Nothing is complete yet."
+    versions = f"Keras {keras.__version__}, TensorFlow {tf.__version__}; seeds 0 to {options.seeds - 1}, "
+    versions += f"{options.rates} rates, finalists: {options.finalists}"
+    return "\n\n".join([versions, _goals.goals_table(found), *parts])
 
 
 def budget_of(name: str, options: argparse.Namespace) -> Budget:
@@ -233,14 +239,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=_command.whole(1), help="begin no run after so many")
     parser.add_argument("--retime", action="store_true", help="measure the step times again and run nothing else")
     parser.add_argument("--report", action="store_true", help="write the report of what is stored and run nothing")
+    parser.add_argument("--figures", type=pathlib.Path, help="directory of the figures; default: that of the results")
     parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"), help="TFDS directory")
     options = parser.parse_args(arguments)
     entries = [entry for entry in ENTRIES if options.methods is None or entry.name in options.methods]
     if options.quick:
         options.tasks, options.seeds, options.rates, options.rounds, options.steps = ["digits"], 1, 1, 1, 20
         entries = [entry for entry in ENTRIES if entry.name in (ADAMW, "GTDDP, AdamW inside", "GTDDP, K-FAC")]
-    start = time.monotonic()
-    until = math.inf if options.minutes is None else start + 60 * options.minutes
+    until = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
     store = Store(options.out / "cells.jsonl")
     for name in [] if options.report else options.tasks:
         budget = budget_of(name, options)
@@ -253,8 +259,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ring.time_steps([entry for entry in entries if store.of(task.name, entry.name)], options.rounds)
         elif not contest(ring, entries, budget, options.rounds, until):
             print(f"{name}: stopped before its end; the same command goes on.", flush=True)
+    options.figures = options.figures or options.out
     text = report(store, options.tasks, entries, options)
-    _command.report(options, text, [], time.monotonic() - start, ["cells.jsonl"])
+    (options.out / "table.md").write_text(text + "\n")
+    print(f"\n{text}\n\ncells.jsonl and table.md are in {options.out}/, figures in {options.figures}/")
 
 
 if __name__ == "__main__":

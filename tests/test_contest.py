@@ -185,6 +185,6 @@ def test_the_contest_goes_on_where_it_stopped(tmp_path, capsys):
     again = json.loads((tmp_path / "cells.jsonl").read_text().splitlines()[len(first) - 1])
     assert again["loss"] == pytest.approx(records[lost]["loss"], rel=1e-4)
     assert "GTDDP, K-FAC" in (tmp_path / "table.md").read_text()
-    assert (tmp_path / "digits.png").exists()
+    assert (tmp_path / "against_the_best_digits.png").exists()
     against_the_best.main([*command, "--report"])
     assert capsys.readouterr().out.count(" steps  rate ") == 0
