@@ -81,9 +81,12 @@ def next_settings(done: dict[Setting, Cell], middle: float, budget: Budget) -> l
         if budget.rates == 1 or extension == EXTENSIONS or low < best < high:
             break
         low, high = (low - 1, high) if best == low else (low, high + 1)
-    constant = first(CONSTANT, (best - 1, best))
-    if missing := [setting for setting in constant if setting not in done]:
-        return missing
+    for lowest in range(best - 1, best - 2 - EXTENSIONS, -1):
+        constant = first(CONSTANT, range(lowest, best + 1))
+        if missing := [setting for setting in constant if setting not in done]:
+            return missing
+        if min(constant, key=lambda setting: done[setting].loss) != constant[0]:
+            break
     return [
         setting
         for finalist in finalists(done, budget)

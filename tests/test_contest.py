@@ -61,6 +61,13 @@ def test_a_best_rate_on_the_rim_extends_the_grid_at_most_twice(best, extra):
     assert len(rates) == min(7, 5 + len(extra) + (best == 3.16))
 
 
+@pytest.mark.parametrize(("best", "lowest"), [(0.1, 0.0316), (0.0316, 0.01), (0.01, 0.00316), (0.001, 0.00316)])
+def test_constant_rates_go_down_while_the_lowest_is_best(best, lowest):
+    constant = distance(best)
+    done, _ = tuned(0.1, lambda s: (constant if s.schedule == CONSTANT else distance(0.1))(s))
+    assert min(s.rate for s in done if s.schedule == CONSTANT) == lowest
+
+
 def test_a_method_that_breaks_everywhere_is_tried_at_smaller_rates():
     done, _ = tuned(0.1, lambda s: math.inf)
     assert min(s.rate for s in done) < 0.0032
