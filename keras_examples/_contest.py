@@ -166,7 +166,7 @@ class Ring:
         entries, times = list(entries), {}
         for _ in range(rounds):
             for entry in entries:
-                run = self.trainer(entry).run(0, 0, steps=self.task.every, rate=entry.middle / 10)
+                run = self.trainer(entry).run(0, 0, steps=self.task.every, rate=entry.middle / 10, test=False)
                 times.setdefault(entry.name, []).append(run.milliseconds)
         for name, own in times.items():
             self.store.add({
@@ -191,10 +191,10 @@ class Ring:
             trainer = self.trainer(entry)
             pieces = setting.steps // self.task.every
             callbacks = [Cosine(setting.rate, pieces)] if setting.schedule == COSINE else []
-            run = trainer.run(0, setting.seed, steps=setting.steps, rate=setting.rate, callbacks=callbacks)
-            loss, curve = trainer.test_loss(), [float(f"{value:.4g}") for value in run.curve]
+            run = trainer.run(0, setting.seed, steps=setting.steps, rate=setting.rate, callbacks=callbacks, test=False)
+            curve, (loss, accuracy) = [float(f"{value:.4g}") for value in run.curve], trainer.test()
             record = {"task": self.task.name, "method": entry.name, **dataclasses.asdict(setting)}
-            self.store.add(record | {"loss": loss, "accuracy": run.accuracy, "curve": curve})
+            self.store.add(record | {"loss": loss, "accuracy": accuracy, "curve": curve})
             print(
                 f"{self.task.name}  {entry.name}  {setting.schedule}  {setting.steps} steps  rate {setting.rate:g}"
                 f"  seed {setting.seed}  {loss:.4g}", flush=True,
