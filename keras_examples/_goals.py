@@ -29,14 +29,14 @@ def goals(store: Store, task: str, rows: Sequence[Standing], budget: Budget) -> 
     if first is None or reference is None:
         return [task, "", "", ""], [None] * 3
     timed = [row for row in ours if row.ratios.get("AdamW") is not None]
-    fastest = min(timed, key=lambda row: row.ratios["AdamW"], default=None)
+    fastest = min(timed, key=lambda row: row.ratios["AdamW"][1], default=None)
     if all("AdamW" not in row.ratios for row in ours):
         time, fast = "AdamW has not been run", None
     elif fastest is None:
         time, fast = "never", False
     else:
-        ratio = fastest.ratios["AdamW"]
-        time, fast = f"{ratio:.2f} ({fastest.entry.name})", bool(ratio <= TIME)
+        steps, ratio = fastest.ratios["AdamW"]
+        time, fast = f"{ratio:.2f} ({fastest.entry.name}, {steps:.2f} of its steps)", bool(ratio <= TIME)
     equal, below = equal_time(store, task, rows, budget)
     ratio = first.best.widths[0] / reference.best.widths[0] if reference.best.widths[0] else np.inf
     sign = {(True, False): ">= ", (False, True): "<= ", (True, True): "~ "}.get(

@@ -171,16 +171,15 @@ def loss_at(done: dict[Setting, Cell], budget: Budget, length: float) -> float |
     return float(np.interp(math.log(length), np.log(steps), losses))
 
 
-def time_to(best: Best, level: float, milliseconds: float) -> float | None:
+def steps_to(best: Best, level: float) -> float | None:
     """When the train loss of a run, mean over the seeds, first reaches a level.
 
     Args:
         best: the method.
         level: loss.
-        milliseconds: per step.
 
     Returns:
-        Seconds; `None` if it does not.
+        Steps; `None` if it does not.
     """
     curve = best.curve.mean(0)
     below = np.flatnonzero(curve <= level)
@@ -188,7 +187,7 @@ def time_to(best: Best, level: float, milliseconds: float) -> float | None:
         return None
     piece, first = best.setting.steps / len(curve), int(below[0])
     back = 0.0 if first == 0 else (level - curve[first]) / (curve[first - 1] - curve[first])
-    return (first + 1 - back) * piece * milliseconds / 1e3
+    return (first + 1 - back) * piece
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,14 +199,14 @@ class Standing:
         best: it at its best.
         milliseconds: per step.
         alone: loss of the same rule without the game at equal time; `None` for a baseline, or where it was not run.
-        ratios: name of a baseline -> time to its final train loss, in its own time to it; `None` if never.
+        ratios: name of a baseline -> steps and time to its final train loss, in its own; `None` if never.
     """
 
     entry: Entry
     best: Best
     milliseconds: float
     alone: float | None
-    ratios: dict[str, float | None]
+    ratios: dict[str, tuple[float, float] | None]
 
 
 def standings(store: Store, task: str, entries: Iterable[Entry], budget: Budget) -> list[Standing]:
@@ -230,8 +229,9 @@ def standings(store: Store, task: str, entries: Iterable[Entry], budget: Budget)
     for entry, best in found.items():
         ratios = {}
         for name, (other, level) in levels.items():
-            own, theirs = time_to(best, level, ms[entry.name]), time_to(other, level, ms[name])
-            ratios[name] = None if own is None else own / theirs
+            own, theirs = steps_to(best, level), steps_to(other, level)
+            share = None if own is None else own / theirs
+            ratios[name] = None if share is None else (share, share * ms[entry.name] / ms[name])
         alone = None
         if entry.base in ms:
             length = budget.steps * ms[entry.name] / ms[entry.base]
@@ -250,8 +250,8 @@ def champion(rows: Iterable[Standing]) -> Standing | None:
     return min((row for row in rows if row.entry.base is not None), key=lambda row: row.best.loss, default=None)
 
 
-def _ratio(value: float | None) -> str:
-    return "never" if value is None else f"{value:.2f}"
+def _ratio(value: tuple[float, float] | None) -> str:
+    return "never" if value is None else "{:.2f}, {:.2f}".format(*value)
 
 
 def table(rows: Sequence[Standing]) -> str:
@@ -266,7 +266,7 @@ def table(rows: Sequence[Standing]) -> str:
     reference = best_baseline(rows)
     head = (
         "method", "ms/step", "best rate", "schedule", "test loss", "train loss", "accuracy",
-        "rule alone, same time", "time to AdamW's loss", "time to best baseline's", "width",
+        "rule alone, same time", "steps, time to AdamW's loss", "to best baseline's", "width",
     )  # fmt: skip
     cells = [head]
     for row in rows:

@@ -123,8 +123,8 @@ def test_time_to_a_loss_is_read_off_the_mean_curve():
     losses = {Setting(COSINE, 40, 0.1, seed): 1.0 for seed in range(3)}
     best = _standings.best_of(cells(losses, curve=(4.0,) * 3 + (2.0,) * 7), BUDGET)  # 4 steps a piece, mean of three
     assert best.curve[0] == pytest.approx([4, 4, 4, 10 / 3, 8 / 3, 2, 2, 2, 2, 2])
-    assert _standings.time_to(best, 3.0, 500.0) == pytest.approx((4 + 0.5) * 4 * 0.5)
-    assert _standings.time_to(best, 1.9, 500.0) is None
+    assert _standings.steps_to(best, 3.0) == pytest.approx((4 + 0.5) * 4)
+    assert _standings.steps_to(best, 1.9) is None
 
 
 def test_an_interval_holds_the_mean_of_three_seeds():
