@@ -1,7 +1,8 @@
 """A contest of optimizers: cells of (task, method, schedule, length, rate, seed) in a store that grows line by line.
 
 A cell is one run. A method is compiled once per task; runs assign weights, state and rate, so that nothing is traced
-again (`_study.Trainer`). The time of a step is measured apart, all methods of a task in one process and in turns.
+again (`_study.Trainer`). The time of a step is measured apart, all methods of a task in one process and in turns, and
+can be measured again without repeating a run.
 """
 
 import dataclasses
@@ -13,13 +14,11 @@ import time
 from collections.abc import Callable, Iterable
 
 import keras
-import numpy as np
-from scipy import stats
 
 from keras_examples._methods import Variant
 from keras_examples._study import Task, Trainer
 
-SCHEDULES = ("constant", "cosine")
+CONSTANT, COSINE = "constant", "cosine"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +29,30 @@ class Entry:
         name: what tables call it.
         make: a new optimizer; the study sets its rate.
         middle: middle of its learning rates.
-        ours: whether it is one of this package; the others are baselines.
+        base: name of the same rule without the game; `None` for a baseline.
     """
 
     name: str
     make: Callable[[], keras.optimizers.Optimizer]
     middle: float
-    ours: bool
+    base: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Setting:
+    """What one run of a method on a task is done with.
+
+    Attributes:
+        schedule: "constant" or "cosine".
+        steps: length.
+        rate: learning rate, the first one of a schedule.
+        seed: of weights and batches.
+    """
+
+    schedule: str
+    steps: int
+    rate: float
+    seed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,28 +82,37 @@ class Cell:
     curve: tuple[float, ...]
 
     @property
-    def key(self) -> tuple:
-        """What the cell is of."""
-        return (self.task, self.method, self.schedule, self.steps, self.rate, self.seed)
+    def setting(self) -> Setting:
+        """What it was run with."""
+        return Setting(self.schedule, self.steps, self.rate, self.seed)
 
 
 class Store:
-    """Cells and step times in a file, one JSON object a line; a line once written is never run again."""
+    """Cells and step times in a file, one JSON object a line; a run once written is never run again.
+
+    Attributes:
+        cells: (task, method) -> setting -> cell.
+        milliseconds: (task, method) -> time of a step, the last one measured.
+    """
 
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
-        self.cells: dict[tuple, Cell] = {}
+        self.cells: dict[tuple[str, str], dict[Setting, Cell]] = {}
         self.milliseconds: dict[tuple[str, str], float] = {}
         if path.exists():
             for line in path.read_text().splitlines():
                 self._keep(json.loads(line))
+
+    def of(self, task: str, method: str) -> dict[Setting, Cell]:
+        """The runs of one method on one task."""
+        return self.cells.get((task, method), {})
 
     def _keep(self, record: dict) -> None:
         if "milliseconds" in record:
             self.milliseconds[record["task"], record["method"]] = record["milliseconds"]
         else:
             cell = Cell(**record | {"curve": tuple(record["curve"])})
-            self.cells[cell.key] = cell
+            self.cells.setdefault((cell.task, cell.method), {})[cell.setting] = cell
 
     def add(self, record: dict) -> None:
         """Keeps a record and writes it down.
@@ -113,134 +138,65 @@ class Cosine(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = self._rate * (1 + math.cos(math.pi * epoch / self._pieces)) / 2
 
 
-def rates_of(middle: float, count: int) -> list[float]:
-    """So many learning rates, half a decade apart, around a middle.
-
-    Args:
-        middle: of the rates.
-        count: how many.
-
-    Returns:
-        The rates, three digits each.
-    """
-    return [float(f"{middle * 10 ** ((k - count // 2) / 2):.2e}") for k in range(count)]
-
-
-def time_steps(task: Task, entries: Iterable[Entry], store: Store, rounds: int) -> None:
-    """Milliseconds per step of every method, in turns in this process; nothing where the store has them all.
-
-    Args:
-        task: network and data.
-        entries: the methods.
-        store: where to write.
-        rounds: turns; each method's median counts.
-    """
-    entries = list(entries)
-    if all((task.name, entry.name) in store.milliseconds for entry in entries):
-        return
-    trainers = [Trainer(task, Variant(entry.name, entry.make)) for entry in entries]
-    times: list[list[float]] = [[] for _ in entries]
-    for _ in range(rounds):
-        for entry, trainer, own in zip(entries, trainers, times, strict=True):
-            own.append(trainer.run(0, 0, steps=task.every, rate=entry.middle / 10).milliseconds)
-    for entry, own in zip(entries, times, strict=True):
-        store.add({"task": task.name, "method": entry.name, "milliseconds": statistics.median(own)})
-
-
-def run_cells(
-    task: Task, entry: Entry, lengths: list[int], rates: list[float], seeds: int, store: Store, until: float
-) -> bool:
-    """Runs what the store does not have yet.
-
-    Args:
-        task: network and data.
-        entry: the method.
-        lengths: steps of a run.
-        rates: learning rates.
-        seeds: runs of each.
-        store: where to read and write.
-        until: moment of `time.monotonic` after which no run is begun.
-
-    Returns:
-        Whether all is done.
-    """
-    wanted = [
-        (schedule, steps, rate, seed)
-        for seed in range(seeds)
-        for steps in lengths
-        for schedule in SCHEDULES
-        for rate in rates
-        if (task.name, entry.name, schedule, steps, rate, seed) not in store.cells
-    ]
-    trainer = None
-    for schedule, steps, rate, seed in wanted:
-        if time.monotonic() > until:
-            return False
-        trainer = Trainer(task, Variant(entry.name, entry.make)) if trainer is None else trainer
-        callbacks = [Cosine(rate, steps // task.every)] if schedule == "cosine" else []
-        run = trainer.run(0, seed, steps=steps, rate=rate, callbacks=callbacks)
-        loss = trainer.test_loss()
-        cell = Cell(task.name, entry.name, schedule, steps, rate, seed, loss, run.accuracy, run.curve)
-        store.add(dataclasses.asdict(cell))
-        print(
-            f"{task.name}  {entry.name}  {schedule}  {steps} steps  rate {rate:g}  seed {seed}  {loss:.4g}", flush=True
-        )
-    return True
-
-
-@dataclasses.dataclass(frozen=True)
-class Best:
-    """A method at its best rate and schedule.
+class Ring:
+    """The methods of one task, each compiled when it is first needed and kept.
 
     Attributes:
-        rate: learning rate.
-        schedule: "constant" or "cosine".
-        losses: test loss of each seed.
-        accuracies: of each seed.
-        width: decades of rates whose mean loss is within twice the best, of its schedule.
+        task: network and data.
+        store: what has been run.
     """
 
-    rate: float
-    schedule: str
-    losses: tuple[float, ...]
-    accuracies: tuple[float, ...]
-    width: float
+    def __init__(self, task: Task, store: Store) -> None:
+        self.task, self.store = task, store
+        self._trainers: dict[str, Trainer] = {}
 
-    @property
-    def loss(self) -> float:
-        """Mean over the seeds."""
-        return float(np.mean(self.losses))
+    def trainer(self, entry: Entry) -> Trainer:
+        """A method compiled on the task."""
+        if entry.name not in self._trainers:
+            self._trainers[entry.name] = Trainer(self.task, Variant(entry.name, entry.make))
+        return self._trainers[entry.name]
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Bootstrap interval of the mean, 95 %; the mean itself twice where there are fewer than three seeds."""
-        if len(self.losses) < 3 or not all(map(math.isfinite, self.losses)) or len(set(self.losses)) == 1:
-            return self.loss, self.loss
-        found = stats.bootstrap((self.losses,), np.mean, n_resamples=999, rng=np.random.default_rng(0))
-        return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    def time_steps(self, entries: Iterable[Entry], rounds: int) -> None:
+        """Measures milliseconds per step of methods, in turns in this process, and writes them down.
 
+        Args:
+            entries: the methods.
+            rounds: turns; each method's median counts.
+        """
+        entries, times = list(entries), {}
+        for _ in range(rounds):
+            for entry in entries:
+                run = self.trainer(entry).run(0, 0, steps=self.task.every, rate=entry.middle / 10, test=False)
+                times.setdefault(entry.name, []).append(run.milliseconds)
+        for name, own in times.items():
+            self.store.add({
+                "task": self.task.name, "method": name, "milliseconds": float(f"{statistics.median(own):.4g}"),
+            })  # fmt: skip
 
-def best_of(store: Store, task: str, method: str, steps: int) -> Best | None:
-    """The rate and schedule with the lowest mean test loss.
+    def run(self, entry: Entry, settings: Iterable[Setting], until: float) -> bool:
+        """Runs settings of a method and writes them down.
 
-    Args:
-        store: the cells.
-        task: name.
-        method: name.
-        steps: length of the runs.
+        Args:
+            entry: the method.
+            settings: that the store does not have.
+            until: moment of `time.monotonic` after which no run is begun.
 
-    Returns:
-        The best; `None` without cells.
-    """
-    grouped: dict[tuple[str, float], list[Cell]] = {}
-    for cell in store.cells.values():
-        if (cell.task, cell.method, cell.steps) == (task, method, steps):
-            grouped.setdefault((cell.schedule, cell.rate), []).append(cell)
-    if not grouped:
-        return None
-    means = {key: float(np.mean([cell.loss for cell in cells])) for key, cells in grouped.items()}
-    schedule, rate = min(means, key=means.get)
-    near = [key for key, mean in means.items() if key[0] == schedule and mean <= 2 * means[schedule, rate]]
-    cells = grouped[schedule, rate]
-    losses, accuracies = tuple(c.loss for c in cells), tuple(c.accuracy for c in cells)
-    return Best(rate, schedule, losses, accuracies, len(near) / 2)
+        Returns:
+            Whether all were run.
+        """
+        for setting in settings:
+            if time.monotonic() > until:
+                return False
+            self.task.steps = max(self.task.steps, setting.steps)
+            trainer = self.trainer(entry)
+            pieces = setting.steps // self.task.every
+            callbacks = [Cosine(setting.rate, pieces)] if setting.schedule == COSINE else []
+            run = trainer.run(0, setting.seed, steps=setting.steps, rate=setting.rate, callbacks=callbacks, test=False)
+            curve, (loss, accuracy) = [float(f"{value:.4g}") for value in run.curve], trainer.test()
+            record = {"task": self.task.name, "method": entry.name, **dataclasses.asdict(setting)}
+            self.store.add(record | {"loss": loss, "accuracy": accuracy, "curve": curve})
+            print(
+                f"{self.task.name}  {entry.name}  {setting.schedule}  {setting.steps} steps  rate {setting.rate:g}"
+                f"  seed {setting.seed}  {loss:.4g}", flush=True,
+            )  # fmt: skip
+        return True

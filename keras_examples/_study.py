@@ -56,7 +56,7 @@ class Task:
 
     def __post_init__(self) -> None:
         self._initial: dict[int, list] = {}
-        self._batches: dict[int, tf.data.Dataset] = {}
+        self._batches: dict[tuple[int, int], tf.data.Dataset] = {}
 
     def initial_weights(self, seed: int) -> list[np.ndarray]:
         """The network's weights before training."""
@@ -66,16 +66,17 @@ class Task:
         return self._initial[seed]
 
     def batches(self, seed: int) -> tf.data.Dataset:
-        """The batches of a whole run, each epoch in a new order."""
-        if seed not in self._batches:
+        """The batches of a whole run, each epoch in a new order; those of a shorter run begin a longer one's."""
+        if (seed, self.steps) not in self._batches:
+            self._batches = {key: value for key, value in self._batches.items() if key[1] == self.steps}
             rng = np.random.default_rng(seed)
             count, needed = len(self.data.x_train), self.steps * self.batch_size
             order = np.concatenate([rng.permutation(count) for _ in range(-(-needed // count))])[:needed]
             shaped = order.reshape(self.steps, self.batch_size)
-            self._batches[seed] = tf.data.Dataset.from_tensor_slices(
+            self._batches[seed, self.steps] = tf.data.Dataset.from_tensor_slices(
                 (self.data.x_train[shaped], self.data.y_train[shaped])
             )
-        return self._batches[seed]
+        return self._batches[seed, self.steps]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Trainer:
         self.optimizer.build(self.model.trainable_variables)
         self._fresh = [variable.numpy() for variable in self.optimizer.variables]
         self._predict = tf.function(functools.partial(self.model, training=False), reduce_retracing=True)
-        self.run(0, 0, steps=task.every)  # traces
+        self.run(0, 0, steps=task.every, test=False)  # traces
 
     def run(
         self,
@@ -167,6 +168,7 @@ class Trainer:
         steps: int | None = None,
         rate: float | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
+        test: bool = True,
     ) -> Run:
         """Trains from the start.
 
@@ -176,6 +178,7 @@ class Trainer:
             steps: to train for; all of the task's by default.
             rate: the learning rate where it has no number.
             callbacks: further ones; an epoch is a piece of the curve.
+            test: whether to measure the accuracy.
 
         Returns:
             The result.
@@ -200,9 +203,7 @@ class Trainer:
             loss = float(np.mean(losses[-(task.tail // task.every) :]))
         else:
             loss = float(np.mean(curve.ends)) if math.isfinite(losses[-1]) else math.inf
-        accuracy = math.nan
-        if task.classes:
-            accuracy = float(np.mean(self._logits(task.data.x_test).argmax(-1) == task.data.y_test))
+        accuracy = self.test()[1] if test and task.classes else math.nan
         return Run(
             task.name, self.method.metric, self.method.form, self.method.name, rate, number, seed,
             tuple(losses), loss, accuracy, curve.rejected, 1e3 * float(np.median(curve.seconds)) / task.every,
@@ -227,14 +228,17 @@ class Trainer:
 
     def _train_loss(self) -> float:
         """Loss on all training images, `inf` if it is not finite."""
-        return self._loss(self.task.data.x_train, self.task.data.y_train)
+        return self._loss(self._logits(self.task.data.x_train), self.task.data.y_train)
 
-    def test_loss(self) -> float:
-        """Loss on all test images of the model as the last run left it, `inf` if it is not finite."""
-        return self._loss(self.task.data.x_test, self.task.data.y_test)
+    def test(self) -> tuple[float, float]:
+        """Loss and accuracy on the test part, as the last run left the model; `inf`, `nan` where there is none."""
+        data = self.task.data
+        logits = self._logits(data.x_test)
+        accuracy = float(np.mean(logits.argmax(-1) == data.y_test)) if self.task.classes else math.nan
+        return self._loss(logits, data.y_test), accuracy
 
-    def _loss(self, x: np.ndarray, y: np.ndarray) -> float:
-        value = float(self.task.loss()(y, self._logits(x)))
+    def _loss(self, logits: np.ndarray, y: np.ndarray) -> float:
+        value = float(self.task.loss()(y, logits))
         return value if math.isfinite(value) else math.inf
 
     def _logits(self, x: np.ndarray) -> np.ndarray:

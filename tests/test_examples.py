@@ -12,7 +12,6 @@ from keras_examples import (
     _networks,
     _report,
     _study,
-    against_the_best,
     alignment,
     cooperative_block,
     digits,
@@ -228,32 +227,6 @@ def test_the_cart_pole_swings_up(tmp_path, capsys):
     swing_up.main(["--quick", "--out", str(tmp_path)])
     assert "Gauss-Newton" in capsys.readouterr().out
     assert {path.name for path in tmp_path.glob("*.png")} == {"swing_up.png", "ddp_convergence.png"}
-
-
-def test_the_contest_goes_on_where_it_stopped(tmp_path, capsys):
-    command = ["--quick", "--out", str(tmp_path)]
-    against_the_best.main(command)
-    first = (tmp_path / "cells.jsonl").read_text().splitlines()
-    cells = [json.loads(line) for line in first]
-    timed = [cell for cell in cells if "milliseconds" in cell]
-    assert {cell["method"] for cell in timed} == {"AdamW", "GTDDP, AdamW inside", "GTDDP, K-FAC"}
-    assert all(cell["milliseconds"] > 0 for cell in timed)
-    runs = [cell for cell in cells if "loss" in cell]
-    assert {cell["schedule"] for cell in runs} == {"constant", "cosine"}
-    assert all(0 < cell["loss"] < 2.3 for cell in runs if cell["method"] == "GTDDP, K-FAC")
-    (tmp_path / "cells.jsonl").write_text("\n".join(first[:-1]) + "\n")  # stopped before its last run
-    capsys.readouterr()
-    against_the_best.main(command)
-    assert capsys.readouterr().out.count(" steps  rate ") == 1
-    again = (tmp_path / "cells.jsonl").read_text().splitlines()
-    assert again[:-1] == first[:-1]
-    assert json.loads(again[-1])["loss"] == pytest.approx(json.loads(first[-1])["loss"], rel=1e-4)
-    assert "| GTDDP, K-FAC |" in (tmp_path / "table.md").read_text()
-
-
-def test_a_baseline_may_spend_the_time_of_its_twin():
-    assert against_the_best.longer(100, 2.0, 3.1) == 160
-    assert against_the_best.longer(100, 4.0, 3.0) == 100
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
     options: GameOptions
     curvature: object
     dense: DenseOptions | None = None
-    inner_metric = "rate"
+    inner_metric = "gain"
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)

@@ -40,8 +40,11 @@ class GTDDP(Rejections, Stepping):
             its last step over that of the gradient. A bad batch changes neither the variables nor its state. Gradients
             of tables arrive dense: Keras's own Adam squares the parts of a row that is used twice one by one, this one
             their sum. `step_control` is refused: its damping would change the metric and not the step.
-        inner_metric: "rate" or "gain", which for SGD and RMSprop divides the metric by 1 - momentum: what a gradient
-            moves in the end instead of in its own step.
+        inner_metric: of SGD and RMSprop with momentum. "gain" is the learning rate divided by 1 - momentum, what a
+            gradient moves in the end; "rate" what it moves in its own step, too little at large rates. Loss at the best
+            of five rates and at ten times SGD's best one, cosine: character transformer, 150 steps, SGD 2.53 and 2.94,
+            "rate" 2.51 and 2.89, "gain" 2.40 and 2.58; DIGITS, 1000 steps, three seeds, 0.083 and 2.32, 0.074 and
+            2.32, 0.081 and 0.22.
         momentum: share of a step that the next one keeps, as in Keras's SGD; the policy knows the displacement that it
             will cause. With the linear roll-out, any curvature but "adam", which has its own, and no `step_control`.
         nesterov: Nesterov's momentum, as in Keras's SGD.
@@ -94,7 +97,7 @@ class GTDDP(Rejections, Stepping):
         *,
         curvature: object = None,
         inner_optimizer: object = None,
-        inner_metric: str = "rate",
+        inner_metric: str = "gain",
         momentum: float = 0.0,
         nesterov: bool = False,
         momentum_in_policy: bool = True,

@@ -84,10 +84,8 @@ def test_its_steps_are_those_of_the_reference(rule, jit):
             layers.Dense(3),
         ]
     )
-    metric = "gain" if "gain" in options else "rate"
-    model.compile(
-        btf.GTDDP(inner_optimizer=kind(rate, **arguments), inner_metric=metric), **cross_entropy(), jit_compile=jit
-    )
+    metric = {} if "gain" in options else {"inner_metric": "rate"}  # "gain" is the default
+    model.compile(btf.GTDDP(inner_optimizer=kind(rate, **arguments), **metric), **cross_entropy(), jit_compile=jit)
     weights = [w + 0.1 for w in model.get_weights()]
     model.set_weights(weights)
     inputs, targets = np.random.default_rng(1).normal(size=(6, 4)), labels(6)
@@ -305,7 +303,7 @@ def test_an_inner_optimizer_of_another_model_is_refused():
 
 
 def test_displacements_without_an_end_have_no_gain():
-    model = compiled(btf.GTDDP(inner_optimizer=optimizers.SGD(0.1, momentum=1.0), inner_metric="gain"))
+    model = compiled(btf.GTDDP(inner_optimizer=optimizers.SGD(0.1, momentum=1.0)))
     with pytest.raises(ValueError, match="`inner_metric` must be 'rate' with momentum=1"):
         train(model, 1)
 

@@ -1,0 +1,197 @@
+"""The contest of optimizers: how methods are tuned, what the store says, and that an interrupted run goes on."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from keras_examples import _contest, _goals, _standings, _tuning, against_the_best
+from keras_examples._contest import CONSTANT, COSINE, Cell, Entry, Setting
+
+BUDGET = _tuning.Budget(steps=40, rates=5, seeds=3, finalists=2)
+CURVE = (2.0, 1.0, 0.5, 0.25)
+
+
+def cells(losses, curve=CURVE):
+    """Cells of one method: setting -> loss."""
+    return {
+        setting: Cell("task", "method", *dataclasses.astuple(setting), loss, math.nan, curve)
+        for setting, loss in losses.items()
+    }
+
+
+def tuned(middle, loss):
+    """What the rule asks for, stage by stage, with the loss of a setting given by a function."""
+    done, stages = {}, []
+    while asked := _tuning.next_settings(done, middle, BUDGET):
+        assert not set(asked) & set(done)
+        stages.append(asked)
+        done |= cells({setting: loss(setting) for setting in asked})
+    return done, stages
+
+
+def distance(best):
+    """A loss that is lowest at one rate, worse with the constant rate and a little so with later seeds."""
+    return lambda s: 1 + abs(math.log10(s.rate / best)) + 0.1 * (s.schedule == CONSTANT) + 0.01 * s.seed
+
+
+def test_rates_are_half_a_decade_apart_around_the_middle():
+    rates = _tuning.rates_of(0.03, 5)
+    assert rates == [0.003, 0.00949, 0.03, 0.0949, 0.3]
+    assert [_tuning.place_of(rate, 0.03) for rate in rates] == [-2, -1, 0, 1, 2]
+
+
+def test_every_method_is_tuned_in_three_stages():
+    _, stages = tuned(0.1, distance(0.1))
+    assert [len(stage) for stage in stages] == [5, 2, 4]
+    assert {(s.schedule, s.seed) for s in stages[0]} == {(COSINE, 0)}
+    assert [(s.schedule, s.rate) for s in stages[1]] == [(CONSTANT, 0.0316), (CONSTANT, 0.1)]
+    assert {s.seed for s in stages[2]} == {1, 2}
+    assert {(s.schedule, s.rate) for s in stages[2]} == {(COSINE, 0.1), (CONSTANT, 0.1)}
+
+
+@pytest.mark.parametrize(("best", "extra"), [(1.0, []), (3.16, [3.16]), (100.0, [3.16, 10.0]), (1e-9, [3.16e-3, 1e-3])])
+def test_a_best_rate_on_the_rim_extends_the_grid_at_most_twice(best, extra):
+    middle = 0.1 if best != 1.0 else 0.316
+    done, _ = tuned(middle, distance(best))
+    rates = {s.rate for s in done if s.schedule == COSINE}
+    assert rates - set(_tuning.rates_of(middle, 5)) >= set(extra)
+    assert len(rates) == min(7, 5 + len(extra) + (best == 3.16))
+
+
+@pytest.mark.parametrize(("best", "lowest"), [(0.1, 0.0316), (0.0316, 0.01), (0.01, 0.00316), (0.001, 0.00316)])
+def test_constant_rates_go_down_while_the_lowest_is_best(best, lowest):
+    constant = distance(best)
+    done, _ = tuned(0.1, lambda s: (constant if s.schedule == CONSTANT else distance(0.1))(s))
+    assert min(s.rate for s in done if s.schedule == CONSTANT) == lowest
+
+
+def test_a_method_that_breaks_everywhere_is_tried_at_smaller_rates():
+    done, _ = tuned(0.1, lambda s: math.inf)
+    assert min(s.rate for s in done) < 0.0032
+
+
+def test_other_lengths_are_run_at_the_finalists_settings():
+    done, _ = tuned(0.1, distance(0.1))
+    asked = _tuning.other_lengths(done, BUDGET, [60, 40])
+    assert {s.steps for s in asked} == {60}
+    assert len(asked) == 2 * 3
+    done |= cells(dict.fromkeys(asked, 0.5))
+    assert not _tuning.other_lengths(done, BUDGET, [60, 40])
+    assert not _tuning.next_settings(done, 0.1, BUDGET)
+
+
+def test_the_best_is_taken_from_settings_with_all_seeds():
+    losses = {Setting(COSINE, 40, 0.1, seed): loss for seed, loss in enumerate((0.3, 0.6, 0.6))}
+    losses |= {Setting(COSINE, 40, 0.316, seed): 0.4 for seed in range(3)}
+    losses |= {Setting(COSINE, 40, 1.0, 0): 0.5, Setting(COSINE, 40, 0.0316, 0): 0.7}
+    best = _standings.best_of(cells(losses), BUDGET)
+    assert (best.setting.rate, best.loss) == (0.316, pytest.approx(0.4))
+    del losses[Setting(COSINE, 40, 0.316, 2)]
+    assert _standings.best_of(cells(losses), BUDGET).setting.rate == 0.1
+    assert _standings.best_of(cells({Setting(COSINE, 40, 0.1, 0): 1.0}), BUDGET) is None
+
+
+def test_width_is_interpolated_on_logarithmic_scales():
+    losses = {
+        Setting(COSINE, 40, rate, 0): loss for rate, loss in ((0.01, 4.0), (0.1, 1.0), (1.0, 4.0), (10.0, math.inf))
+    }
+    losses |= {Setting(COSINE, 40, 0.1, seed): 1.0 for seed in (1, 2)}
+    best = _standings.best_of(cells(losses), dataclasses.replace(BUDGET, finalists=1))
+    assert best.widths[0] == pytest.approx(2 * math.log(2) / math.log(4))
+    assert best.widths[1] == pytest.approx(2 * math.log(1.1) / math.log(4))
+    assert not best.open
+    del losses[Setting(COSINE, 40, 0.01, 0)]
+    assert _standings.best_of(cells(losses), dataclasses.replace(BUDGET, finalists=1)).open
+
+
+def test_loss_at_equal_time_interpolates_between_lengths_and_never_extrapolates():
+    losses = {Setting(COSINE, steps, 0.1, seed): loss for steps, loss in ((40, 1.0), (80, 0.5)) for seed in range(3)}
+    done, budget = cells(losses), dataclasses.replace(BUDGET, finalists=1)
+    assert _standings.loss_at(done, budget, 40) == pytest.approx(1.0)
+    assert _standings.loss_at(done, budget, math.sqrt(40 * 80)) == pytest.approx(0.75)
+    assert _standings.loss_at(done, budget, 20) == pytest.approx(1.0)
+    assert _standings.loss_at(done, budget, 81) is None
+    assert _standings.length_in(100, 2.0, 2.1, 10) == 140
+    assert _standings.length_in(100, 4.0, 2.0, 10) == 50
+    assert _standings.length_in(100, 1.0, 100.0, 10) == 800
+
+
+def test_time_to_a_loss_is_read_off_the_mean_curve():
+    losses = {Setting(COSINE, 40, 0.1, seed): 1.0 for seed in range(3)}
+    best = _standings.best_of(cells(losses, curve=(4.0,) * 3 + (2.0,) * 7), BUDGET)  # 4 steps a piece, mean of three
+    assert best.curve[0] == pytest.approx([4, 4, 4, 10 / 3, 8 / 3, 2, 2, 2, 2, 2])
+    assert _standings.steps_to(best, 3.0) == pytest.approx((4 + 0.5) * 4)
+    assert _standings.steps_to(best, 1.9) is None
+
+
+def test_an_interval_holds_the_mean_of_three_seeds():
+    low, high = _standings.interval([1.0, 2.0, 4.0])
+    assert 1.0 <= low < 7 / 3 < high <= 4.0
+    assert _standings.interval([1.0, 2.0]) == (1.5, 1.5)
+
+
+def contest_of(tmp_path, ours, milliseconds):
+    """A store with AdamW, whose loss is 1 at two lengths, and a method of ours with another loss and time."""
+    store = _contest.Store(tmp_path / "cells.jsonl")
+    for name, loss, lengths in (("AdamW", 1.0, (40, 80)), ("ours", ours, (40,))):
+        for setting in [Setting(COSINE, n, rate, seed) for n in lengths for rate in (0.1, 1.0) for seed in range(3)]:
+            record = {"task": "task", "method": name, **dataclasses.asdict(setting), "accuracy": 0.5}
+            end = loss * setting.rate / 0.1
+            curve = [2.0, 2.0, 2.0, end, end, end, end, end, end, end]
+            store.add(record | {"loss": end, "curve": curve})
+    store.add({"task": "task", "method": "AdamW", "milliseconds": 10.0})
+    store.add({"task": "task", "method": "ours", "milliseconds": milliseconds})
+    return store, [Entry("AdamW", None, 0.1), Entry("ours", None, 0.1, "AdamW")]
+
+
+@pytest.mark.parametrize(
+    ("ours", "milliseconds", "verdicts"),
+    [(0.25, 10.0, [True, True, False]), (0.25, 30.0, [False, None, False]), (1.5, 10.0, [False, False, False])],
+)
+def test_goals_are_read_off_the_store(tmp_path, ours, milliseconds, verdicts):
+    store, entries = contest_of(tmp_path, ours, milliseconds)
+    rows = _standings.standings(store, "task", entries, BUDGET)
+    row, found = _goals.goals(store, "task", rows, BUDGET)
+    assert found == verdicts
+    assert ("**yes**" in row[1]) == verdicts[0]
+    text = _goals.goals_table([(row, found)])
+    assert f"{sum(verdict is True for verdict in found[:1])} of 1; goal 4 of 6" in text
+    assert "AdamW (best baseline)" in _standings.table(rows) or ours < 1
+    _goals.plot(store, "task", rows, BUDGET, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_the_last_step_time_counts_and_runs_are_kept(tmp_path):
+    store, _ = contest_of(tmp_path, 0.5, 10.0)
+    store.add({"task": "task", "method": "ours", "milliseconds": 12.0})
+    again = _contest.Store(tmp_path / "cells.jsonl")
+    assert again.milliseconds["task", "ours"] == 12.0
+    assert again.cells == store.cells
+    assert np.all(np.array([len(cells) for cells in again.cells.values()]) == [12, 6])
+
+
+def test_the_contest_goes_on_where_it_stopped(tmp_path, capsys):
+    command = ["--quick", "--out", str(tmp_path)]
+    against_the_best.main(command)
+    first = (tmp_path / "cells.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in first]
+    timed = [record for record in records if "milliseconds" in record]
+    assert {record["method"] for record in timed} == {"AdamW", "GTDDP, AdamW inside", "GTDDP, K-FAC"}
+    assert all(record["milliseconds"] > 0 for record in timed)
+    runs = [record for record in records if "loss" in record]
+    assert {run["schedule"] for run in runs} == {CONSTANT, COSINE}
+    assert all(0 < run["loss"] < 2.3 for run in runs if run["method"] == "GTDDP, K-FAC")
+    lost = next(k for k, record in enumerate(records) if record.get("method") == "GTDDP, K-FAC")
+    (tmp_path / "cells.jsonl").write_text("".join(f"{line}\n" for k, line in enumerate(first) if k != lost))
+    capsys.readouterr()
+    against_the_best.main(command)
+    assert capsys.readouterr().out.count(" steps  rate ") == 1
+    again = json.loads((tmp_path / "cells.jsonl").read_text().splitlines()[len(first) - 1])
+    assert again["loss"] == pytest.approx(records[lost]["loss"], rel=1e-4)
+    assert "GTDDP, K-FAC" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "against_the_best_digits.png").exists()
+    against_the_best.main([*command, "--report"])
+    assert capsys.readouterr().out.count(" steps  rate ") == 0

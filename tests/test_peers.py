@@ -1,0 +1,63 @@
+"""The problems for peers in other frameworks: what is written, in which order."""
+
+import ast
+import functools
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from benchmarks import peers
+from keras_examples import _networks
+from keras_examples._data import Data
+from keras_examples._study import Task
+
+
+def small(network, shape, classes):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (12, *shape)).astype("float32") / 255
+    y = rng.integers(0, 10, 12).astype("int32") if classes else x
+    loss = functools.partial(
+        keras.losses.SparseCategoricalCrossentropy if classes else keras.losses.BinaryCrossentropy, from_logits=True
+    )
+    return Task("small", network, Data(x, y, x, y), 4, 3, 1, {}, loss=loss, classes=classes)
+
+
+def test_weights_are_written_in_the_order_of_the_layers(tmp_path):
+    network = functools.partial(_networks.residual_stages, (8, 8, 3), (4, 4, 6), False)
+    task = small(network, (8, 8, 3), True)
+    peers.export(task, tmp_path / "task.npz")
+    with np.load(tmp_path / "task.npz") as values:
+        shapes = [values[key].shape for key in sorted(values) if key.startswith("weight_")]
+        assert shapes[0::2] == [
+            (3, 3, 3, 4), (3, 3, 4, 4), (3, 3, 4, 4), (3, 3, 4, 6), (3, 3, 6, 6), (1, 1, 4, 6), (6, 10),
+        ]  # fmt: skip
+        assert values["x"].shape == (3, 4, 8, 8, 3)
+        assert values["y"].shape == (3, 4)
+        x, y = next(iter(task.batches(0)))
+        assert np.array_equal(values["x"][0], np.round(255 * x))
+        assert np.array_equal(values["y"][0], y)
+
+
+def test_the_loss_written_is_that_of_the_weights_written(tmp_path):
+    def network():
+        return keras.Sequential([keras.Input((6,)), keras.layers.Dense(5, activation="tanh"), keras.layers.Dense(6)])
+
+    values = peers.export(small(network, (6,), False), tmp_path / "task.npz")
+    assert "y" not in values
+    x = values["x_test"] / 255
+    w = [values[f"weight_{k:02d}"] for k in range(4)]
+    z = np.tanh(x @ w[0] + w[1]) @ w[2] + w[3]
+    assert values["loss"] == pytest.approx(np.mean(np.logaddexp(0, z) - x * z), rel=1e-5)
+
+
+def test_the_other_script_needs_no_tensorflow():
+    script = pathlib.Path(peers.__file__).with_name("peers_run.py")
+    modules = {
+        name.name.split(".")[0]
+        for node in ast.walk(ast.parse(script.read_text()))
+        if isinstance(node, ast.Import)
+        for name in node.names
+    }
+    assert not modules & {"tensorflow", "keras", "bellman_tf", "benchmarks"}
