@@ -16,6 +16,7 @@ from bellman_tf.optimizers.stepping import Stepping
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import GameOptions
+from bellman_tf.training.step_control import STATE_SIZE
 from bellman_tf.training.step_control import get as step_control_named
 
 
@@ -175,7 +176,7 @@ class GTDDP(Rejections, Stepping):
         )
         if control is not None:
             self.control_state = self.add_variable(
-                (4,), initializer=first_control_state, dtype="float32", name="control"
+                (STATE_SIZE,), initializer=first_control_state, dtype="float32", name="control"
             )
             self.refused_steps = self.add_variable((), dtype="int64", name="refused_steps")
 

@@ -163,8 +163,8 @@ class LinearPolicy:
         )
 
     def held_out_model(self) -> tf.Tensor:
-        """What the plain step does to samples that it was not computed from, `[3]`; see `held_out.held_out_model`."""
-        return held_out.held_out_model(self._terminal, _sum(self._grams), self._columns)
+        """What the cooperative step does to samples that were left out of it, `[3]`; see `held_out.held_out_model`."""
+        return held_out.held_out_model(self._terminal, _sum(self._grams), _sum(self._pulls), self._columns)
 
 
 def _sum(parts: list) -> tf.Tensor | None:

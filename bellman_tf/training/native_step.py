@@ -308,8 +308,7 @@ class NativeStep:
         """What the step does to J; without a prediction where the model is not that of the whole batch."""
         step, policy = self.step, self.policy
         new = step.new_values()
-        after = tf.cast(step.loss_with(new), step.dtype)
-        actual = tf.cast(step.loss, step.dtype) - after
+        actual = tf.cast(step.loss, step.dtype) - step.loss_after(new)
         if step.settings.watched:
             self._tell()
         if not predicts(self.options):
