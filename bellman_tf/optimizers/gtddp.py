@@ -41,7 +41,7 @@ class GTDDP(Rejections, Stepping):
         inner_metric: "rate" or "gain", which for SGD and RMSprop divides the metric by 1 - momentum: what a gradient
             moves in the end instead of in its own step.
         momentum: share of a step that the next one keeps, as in Keras's SGD; the policy knows the displacement that it
-            will cause. With the linear roll-out, any curvature but "adam", which has its own, and no `step_control`.
+            will cause. With the linear roll-out and any curvature but "adam", which has its own.
         nesterov: Nesterov's momentum, as in Keras's SGD.
         momentum_in_policy: whether the policy feeds back on that displacement; else it only adds to the step.
         information: "open" (no value Hessian), "feedback" (every player its own value), "cooperative_open" (joint
@@ -61,9 +61,11 @@ class GTDDP(Rejections, Stepping):
             automatic differentiation of a mean returns it: beta^2 starts at 1/B, c = 1/B) or "sample" (beta^2 = 1 and
             c = 1, the other reading of the papers, which diverges at rates where its baseline trains).
         gram: how Gram matrices are formed, see `bellman_tf.curvature.gram`; "auto" chooses by static shapes.
-        step_control: `None`, "levenberg_marquardt" or a `bellman_tf.LevenbergMarquardt`: damping by the ratio of the
-            actual to the predicted decrease on the batch, and steps that raise it refused; needs
-            `value_hessian="batch"` without groups. The state is in `damping` and `refused_steps`.
+        step_control: `None`, "levenberg_marquardt" or a `bellman_tf.LevenbergMarquardt`: damping to where the step is
+            best for samples that had no part in it, and steps that raise the loss refused. Needs
+            `value_hessian="batch"` without groups, an `information` with a value, a curvature without a mean of
+            gradients (not "adam", but `Adam(beta_1=0.0)`), no `inner_optimizer`, and momentum, if any, in the policy.
+            The state is in `damping` and `refused_steps`.
         weight_decay: decoupled, as in Keras.
         clipnorm: per variable, as in Keras.
         clipvalue: per variable, as in Keras.

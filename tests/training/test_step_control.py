@@ -302,3 +302,38 @@ def test_adams_mean_of_gradients_is_refused():
 def test_momentum_outside_the_policy_is_refused():
     with pytest.raises(ValueError, match="`momentum_in_policy` must be True with step control"):
         btf.GTDDP(momentum=0.9, momentum_in_policy=False, step_control="levenberg_marquardt")
+
+
+def test_a_saved_run_goes_on_exactly(rng, tmp_path):
+    batches = [(rng.normal(size=(8, 3)).astype("float32"), rng.integers(0, 3, 8)) for _ in range(6)]
+    model = chain()
+    control = btf.LevenbergMarquardt(every=2, boldness=1.5)
+    optimizer = btf.GTDDP(0.3, curvature="kfac", momentum=0.5, step_control=control)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    for batch in batches[:3]:
+        model.train_on_batch(*batch)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.step_control == control
+    for each in (model, loaded):
+        for batch in batches[3:]:
+            each.train_on_batch(*batch)
+    for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(model.optimizer.control_state, loaded.optimizer.control_state)
+    assert float(model.optimizer.damping) != 1.0
+
+
+def test_eager_compiled_and_xla_steps_agree(rng):
+    x, y = rng.normal(size=(8, 3)).astype("float32"), rng.integers(0, 3, 8)
+    states = []
+    for options in ({"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}):
+        model = chain()
+        control = btf.LevenbergMarquardt(every=2)
+        optimizer = btf.GTDDP(0.1, curvature="identity", step_control=control)
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), **options)
+        for _ in range(4):
+            model.train_on_batch(x, y)
+        states.append(optimizer.control_state.numpy())
+    assert_close(states[1], states[0], rtol=1e-4)
+    assert_close(states[2], states[0], rtol=1e-4)
