@@ -337,3 +337,16 @@ def test_eager_compiled_and_xla_steps_agree(rng):
         states.append(optimizer.control_state.numpy())
     assert_close(states[1], states[0], rtol=1e-4)
     assert_close(states[2], states[0], rtol=1e-4)
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize("terminal_hessian", ["matched", "full"])
+@pytest.mark.parametrize("information", ["feedback", "cooperative_open", "cooperative"])
+def test_both_roll_outs_leave_the_same_samples_out(rng, information, terminal_hessian):
+    """What samples without a part in the step see depends on Gram matrices alone."""
+    x, y = rng.normal(size=(5, 3)), rng.integers(0, 3, 5)
+    options = {"information": information, "terminal_hessian": terminal_hessian}
+    seen = [
+        observed(compiled(0.4, "l2", rollout=rollout, **options), x, y).held_out for rollout in ("linear", "nonlinear")
+    ]
+    assert_close(seen[0], seen[1], rtol=1e-8)
