@@ -21,7 +21,7 @@ import bellman_tf as btf
 from keras_examples import _command, _networks, _report, _study
 from keras_examples._methods import Variant
 
-RATES = (0.001, 0.01, 0.1, 1.0, 10.0)
+RATES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 METRICS = ("identity", "kfac")
 EVERY = 25
 CONTROLS = {"plain": None, "controlled": "levenberg_marquardt"}
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rates = RATES
     if options.quick:
-        options.seeds, options.steps, rates = 1, min(options.steps, 100), RATES[::2]
+        options.seeds, options.steps, rates = 1, min(options.steps, 100), (RATES[0], 0.1, RATES[-1])
         options.metrics, options.batch_sizes = options.metrics[:1], options.batch_sizes[-1:]
     _command.multiple(parser, "--steps", options.steps, EVERY)
     data = _command.load(parser, options, ("digits", "mnist"), 20000)

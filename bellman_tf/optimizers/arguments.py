@@ -32,6 +32,11 @@ def check_game(options: GameOptions, metric: object, step_control: object) -> No
             "step_control", "be None unless value_hessian='batch', group_size=None and information is not 'open': "
             "only then is there a predicted decrease of the whole batch", step_control,
         )  # fmt: skip
+    if step_control is not None and isinstance(metric, Adam) and metric.beta_1:
+        raise _checks.error(
+            "step_control", "be None with Adam's mean of gradients, of which the quadratic model of the step knows "
+            "nothing", step_control, "Pass curvature=btf.curvature.Adam(beta_1=0.0), or another curvature.",
+        )  # fmt: skip
 
 
 def check_keras(
@@ -195,8 +200,8 @@ def check_momentum(momentum: Momentum, options: GameOptions, metric: object, ste
             "momentum", "be 0 with curvature='adam', which averages gradients itself", momentum.beta,
             "Set `beta_1` of `btf.curvature.Adam`.",
         )  # fmt: skip
-    if step_control is not None:
+    if step_control is not None and not momentum.in_policy:
         raise _checks.error(
-            "momentum", "be 0 with step control, whose quadratic model starts without a velocity", momentum.beta,
-            "Leave `step_control` out.",
+            "momentum_in_policy", "be True with step control, whose model of the step must know the velocity",
+            momentum.in_policy, "Leave `momentum_in_policy` or `step_control` out.",
         )  # fmt: skip

@@ -95,9 +95,9 @@ class DGNOpt(GTDDP):
         return self.alignment == "adaptive"
 
     @property
-    def wants_outcome(self) -> bool:
-        """Whether a step must know what it does to J."""
-        return super().wants_outcome or (self.adaptive and self.reward == "loss")
+    def reads_outcome(self) -> bool:
+        """Whether the bandit reads what every step does to J."""
+        return self.adaptive and self.reward == "loss"
 
     # ---- fictitious players
 

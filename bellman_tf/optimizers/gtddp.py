@@ -17,6 +17,7 @@ from bellman_tf.optimizers.stepping import Stepping
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import GameOptions
+from bellman_tf.training.step_control import STATE_SIZE
 from bellman_tf.training.step_control import get as step_control_named
 
 
@@ -46,7 +47,7 @@ class GTDDP(Rejections, Stepping):
             "rate" 2.51 and 2.89, "gain" 2.40 and 2.58; DIGITS, 1000 steps, three seeds, 0.083 and 2.32, 0.074 and
             2.32, 0.081 and 0.22.
         momentum: share of a step that the next one keeps, as in Keras's SGD; the policy knows the displacement that it
-            will cause. With the linear roll-out, any curvature but "adam", which has its own, and no `step_control`.
+            will cause. With the linear roll-out and any curvature but "adam", which has its own.
         nesterov: Nesterov's momentum, as in Keras's SGD.
         momentum_in_policy: whether the policy feeds back on that displacement; else it only adds to the step.
         information: "open" (no value Hessian), "feedback" (every player its own value), "cooperative_open" (joint
@@ -69,9 +70,11 @@ class GTDDP(Rejections, Stepping):
         gram_memory: bytes that what one Gram matrix is formed of may take, gradients per sample or products of pairs of
             positions; above it the matrix is formed in blocks of samples, with the same result, layers one after the
             other. `game_summary` says from how many samples on. The matrix itself, B x B, is not counted.
-        step_control: `None`, "levenberg_marquardt" or a `bellman_tf.LevenbergMarquardt`: damping by the ratio of the
-            actual to the predicted decrease on the batch, and steps that raise it refused; needs
-            `value_hessian="batch"` without groups. The state is in `damping` and `refused_steps`.
+        step_control: `None`, "levenberg_marquardt" or a `bellman_tf.LevenbergMarquardt`: damping to where the step is
+            best for samples that had no part in it, and steps that raise the loss refused. Needs
+            `value_hessian="batch"` without groups, an `information` with a value, a curvature without a mean of
+            gradients (not "adam", but `Adam(beta_1=0.0)`), no `inner_optimizer`, and momentum, if any, in the policy.
+            The state is in `damping` and `refused_steps`.
         weight_decay: decoupled, as in Keras.
         clipnorm: per variable, as in Keras.
         clipvalue: per variable, as in Keras.
@@ -195,7 +198,7 @@ class GTDDP(Rejections, Stepping):
         )
         if control is not None:
             self.control_state = self.add_variable(
-                (4,), initializer=first_control_state, dtype="float32", name="control"
+                (STATE_SIZE,), initializer=first_control_state, dtype="float32", name="control"
             )
             self.refused_steps = self.add_variable((), dtype="int64", name="refused_steps")
 

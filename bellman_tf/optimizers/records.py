@@ -29,7 +29,7 @@ def first_control_state(shape: tuple, dtype: object = None) -> tf.Tensor:
     """Damping 1, nothing measured.
 
     Args:
-        shape: `[4]`.
+        shape: one axis.
         dtype: of the variable.
 
     Returns:

@@ -85,7 +85,8 @@ class Stepping(Records, Bound):
             control=self.step_control,
             undecayed=frozenset(id(v) for v in undecayed),
             watched=self.watched and self.watchable,
-            wants_outcome=self.wants_outcome or (self.watched and self.watchable),
+            wants_outcome=self.step_control is not None or self._always_measured,
+            always_measured=self._always_measured,
             dense=self.dense,
             momentum=self.momentum,
             handed_over=self.inner is not None,
@@ -136,9 +137,13 @@ class Stepping(Records, Bound):
         return tf.zeros([], tf.int32)
 
     @property
-    def wants_outcome(self) -> bool:
-        """Whether a step must compute the loss that it leads to."""
-        return self.step_control is not None
+    def reads_outcome(self) -> bool:
+        """Whether the optimizer reads what every step does to J, besides step control."""
+        return False
+
+    @property
+    def _always_measured(self) -> bool:
+        return self.reads_outcome or (self.watched and self.watchable)
 
     def warn_open_loop(self, game: Players) -> None:
         """One warning that names the players without feedback.

@@ -18,7 +18,7 @@ class StepContext(NamedTuple):
         learning_rate: as the metrics see it, damped by step control, scalar in the recursion's dtype.
         decay: weight decay times learning rate, or `None`.
         state: of every player's curvature, then of every coupling.
-        control: state of step control, `[4]`, or `None`.
+        control: state of step control, or `None`.
         velocities: of every player's variables; empty without momentum.
     """
 
@@ -35,8 +35,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         predicted: decrease of the quadratic model.
-        actual: decrease of J.
-        held_out: `[3]`, what the plain step does to samples that had no part in it, see `SamplePolicy.held_out_model`.
+        actual: decrease of J; NaN where the loss after the step is not computed.
+        held_out: `[3]`, what the step does to samples that had no part in it, see `SamplePolicy.held_out_model`.
     """
 
     predicted: tf.Tensor

@@ -185,8 +185,8 @@ class LinearPolicy:
         return -tf.reduce_sum(a * d) - tf.reduce_sum(tf.square(matvec(L, d, transpose_a=True))) / 2
 
     def held_out_model(self) -> tf.Tensor:
-        """What the plain step does to samples that it was not computed from, `[3]`; see `held_out.held_out_model`."""
-        return held_out.held_out_model(self._terminal, self._summed, self._columns)
+        """What the cooperative step does to samples that were left out of it, `[3]`; see `held_out.held_out_model`."""
+        return held_out.held_out_model(self._terminal, self._summed, _sum(self._pulls), self._columns)
 
 
 def _sum(parts: list) -> tf.Tensor | None:

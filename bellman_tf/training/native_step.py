@@ -311,10 +311,10 @@ class NativeStep:
     def _outcome(self, gradients: list[Tensors], new: dict[int, tf.Tensor]) -> Outcome:
         """What new values do to J; without a prediction where the model is not that of the whole batch."""
         step, policy = self.step, self.policy
-        actual = tf.cast(step.loss, step.dtype) - tf.cast(step.loss_with(new), step.dtype)
+        actual = tf.cast(step.loss, step.dtype) - step.loss_after(new)
         if not predicts(self.options):
             return Outcome(tf.constant(float("nan"), actual.dtype), actual, tf.zeros([3], actual.dtype))
-        if step.settings.handed_over or step.settings.momentum.beta:
+        if step.settings.handed_over or (step.settings.momentum.beta and step.settings.control is None):
             decrease = decrease_of(step, policy, self.captures, gradients, new)
             return Outcome(decrease, actual, tf.zeros([3], actual.dtype))
         own, loose = [], []

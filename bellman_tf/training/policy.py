@@ -90,9 +90,11 @@ class SamplePolicy:
         return tf.reduce_sum(parts) + (0 if own is None else own / 2)
 
     def held_out_model(self) -> tf.Tensor:
-        """What the plain step does to samples that it was not computed from, `[3]`; see `held_out.held_out_model`."""
-        terminal, _, grams, _ = self._solved
-        return held_out.held_out_model(terminal, tf.reduce_sum(grams, axis=0), self._columns)
+        """What the cooperative step does to samples that were left out of it, `[3]`; see `held_out.held_out_model`."""
+        terminal, _, grams, linear = self._solved
+        axes = [0] if self.joint else [0, 1]
+        pull = None if linear is None else tf.reduce_sum(linear, axis=axes)
+        return held_out.held_out_model(terminal, tf.reduce_sum(grams, axis=axes), pull, self._columns)
 
     def weights(self, stage: int, agent: int, deviation: tf.Tensor | None) -> tf.Tensor:
         """Weights of one player, `[B, m]`.

@@ -20,6 +20,7 @@ from bellman_tf.training.context import Outcome, StepContext, recursion_dtype
 from bellman_tf.training.moves import Moves
 from bellman_tf.training.passes import Forward, capture_forward, first_tensor
 from bellman_tf.training.settings import StepSettings
+from bellman_tf.training.step_control import measures
 
 
 class Round(Moves):
@@ -108,6 +109,24 @@ class Round(Moves):
         for variable, value in raw:
             variable.assign(value)
         return loss
+
+    def loss_after(self, new: dict[int, tf.Tensor]) -> tf.Tensor:
+        """J of the same batch under new values, in `dtype`; NaN in a step where nothing reads it.
+
+        Args:
+            new: values by `id` of the variable.
+
+        Returns:
+            Scalar.
+        """
+        control = self.settings.control
+        if self.settings.always_measured or control is None or control.every == 1:
+            return tf.cast(self.loss_with(new), self.dtype)
+        return tf.cond(
+            measures(control, self.context.iteration),
+            lambda: tf.cast(self.loss_with(new), self.dtype),
+            lambda: tf.constant(float("nan"), self.dtype),
+        )
 
     def compute_loss(self) -> None:
         """J of `y_pred`, kept in `loss`."""

@@ -151,6 +151,7 @@ class StepSettings:
         undecayed: `id` of the variables that weight decay leaves alone.
         watched: whether a monitor reads numbers about the sample weights.
         wants_outcome: whether step control, a monitor or a bandit reads what the step does to J.
+        always_measured: whether a monitor or a bandit reads the loss after every step.
         dense: options of vanilla DDP, `None` for every other step.
         momentum: of the variables' steps.
         handed_over: whether another optimizer moves the variables, and the step ends in its gradients.
@@ -164,6 +165,7 @@ class StepSettings:
     undecayed: frozenset[int] = frozenset()
     watched: bool = False
     wants_outcome: bool = False
+    always_measured: bool = False
     dense: DenseOptions | None = None
     momentum: Momentum = Momentum()
     handed_over: bool = False

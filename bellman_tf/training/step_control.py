@@ -1,7 +1,8 @@
-"""Step control from the loss of the new network on the same batch, known before anything is assigned.
+"""Step control: the damping goes to where the step is best for samples that had no part in it.
 
-With `rollout="linear"` that loss costs one more forward pass; the nonlinear roll-out's second pass ends in it anyway.
-The predicted decrease is that of the recursion's quadratic model.
+The Gram matrix knows what the step does to a sample that was left out of its computation, as far as the quadratic model
+goes (`held_out.py`). What the model misses shows in the loss of the new network on the same batch, known before
+anything is assigned; with `rollout="linear"` it costs one more forward pass, taken at every k-th step.
 """
 
 import dataclasses
@@ -11,48 +12,58 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf.training.context import Outcome
+
+STATE_SIZE = 8
+_ROUNDINGS = 100  # of J, below which a decrease is not measured
 
 
 @keras.saving.register_keras_serializable("bellman_tf")
 @dataclasses.dataclass(frozen=True)
 class LevenbergMarquardt:
-    """Damping by what the step does to its own batch, and by what it should do to others.
+    """Damping by what the step does to samples that it was not computed from, and by what its model misses.
 
-    The damping multiplies every metric M, so the learning rate that a metric sees is the optimizer's divided by it. Two
-    things move it:
+    The damping multiplies every metric M, so the learning rate that a metric sees is the optimizer's divided by it. A
+    step of tau times the size lowers J on samples without a part in it by
 
-    - *The own batch.* After a ratio of actual to predicted decrease below `low` it is multiplied by `raise_factor`. A
-      step that raises J by more than `bound` times the predicted decrease, or to a number that is not finite, is
-      refused: nothing is assigned and the damping is multiplied by `refuse_factor`.
-    - *Other samples.* On a small batch the ratio stays near one at learning rates that ruin the loss of all other
-      samples. The Gram matrix knows what the step does to a sample that had no part in it (its entries off the
-      diagonal): J falls by `slope tau - curvature tau^2 / 2` for a step of tau times the size. The damping goes to
-      where tau = `boldness` is best for the running means of slope and curvature, by at most `lower_factor` a step
-      downwards; a step further than `refuse_factor` beyond that is refused.
+        slope tau - (curvature / 2 + missed) tau^2
+
+    Slope and curvature come from the Gram matrix, with every sample left out of the step in turn, and cost no pass of
+    the network. `missed` is how much less than predicted J falls on the batch itself, measured at every `every`-th
+    step. All three are running means. The damping goes to where tau = `boldness` is best, by at most `lower_factor` a
+    step downwards.
+
+    A step is refused (nothing is assigned, the damping is multiplied by `refuse_factor`) if it is `refuse_factor` times
+    too long by this model; if its loss is measured and not finite; or if J is measured to fall by less than `low` times
+    the predicted decrease and to end above the running mean of the losses before the steps.
+
+    No length of training is assumed. What is best for the next step is less than what is best for a long run where the
+    noise of the batch hides a slow descent: there `boldness` above 1 helps (and costs where steps are long already). A
+    learning rate schedule does not, because the damping works against it.
 
     Attributes:
-        low: ratio below which the model is not trusted.
-        raise_factor: at least 1.
+        every: steps between forward passes that measure the loss after the step; 1 measures all.
+        low: ratio of actual to predicted decrease below which a step may be refused; below 1.
         lower_factor: at least 1.
         refuse_factor: at least 1.
-        bound: at least 0; 0 refuses every step that raises J on its batch.
-        memory: of the running means of slope and curvature, in [0, 1).
+        memory: of the running means of slope, curvature and loss, in [0, 1).
+        missed_memory: of the running mean of what the model misses, per measurement, in [0, 1).
         trust: least slope on other samples, as a share of the batch's own: noise cannot raise the damping forever.
-        boldness: above 1 takes longer steps than the model of the plain step allows, which the recursion's own
-            curvature may bear: 2 or 3 trained faster at B = 64 on DIGITS, and broke at B = 8.
+        boldness: above 1 takes longer steps than are best for the next step alone.
         least: smallest damping.
         most: largest damping.
 
-    Source: Levenberg 1944, Marquardt 1963; algorithm.md, Section 7. The second rule is that of Schaul, Zhang & LeCun
-        2013 with slope and curvature read off the Gram matrix.
+    Source: Levenberg 1944, Marquardt 1963 for the damping; slope over curvature as the rate is Schaul, Zhang & LeCun
+        2013; a sample left out of a linear solve in closed form is Allen's PRESS, 1974; refusing only what rises above
+        a mean of losses is Zhang & Hager 2004.
     """
 
+    every: int = 1
     low: float = 0.25
-    raise_factor: float = 1.5
     lower_factor: float = 1.5
     refuse_factor: float = 4.0
-    bound: float = 1.0
     memory: float = 0.97
+    missed_memory: float = 0.9
     trust: float = 0.1
     boldness: float = 1.0
     least: float = 1e-6
@@ -64,10 +75,11 @@ class LevenbergMarquardt:
         Raises:
             ValueError: for one outside its range.
         """
-        for name in ("raise_factor", "lower_factor", "refuse_factor"):
+        _checks.check_integer("every", self.every, least=1)
+        for name in ("lower_factor", "refuse_factor"):
             _checks.check_real(name, getattr(self, name), least=1)
-        _checks.check_real("bound", self.bound, least=0)
-        _checks.check_real("memory", self.memory, least=0, below=1)
+        for name in ("memory", "missed_memory"):
+            _checks.check_real(name, getattr(self, name), least=0, below=1)
         _checks.check_real("low", self.low, below=1)
         _checks.check_real("trust", self.trust, least=0)
         _checks.check_real("boldness", self.boldness, above=0)
@@ -111,41 +123,78 @@ class Verdict(NamedTuple):
 
     Attributes:
         taken: boolean scalar.
-        state: `[4]`, for the next step.
+        state: `[STATE_SIZE]`, for the next step.
     """
 
     taken: tf.Tensor
     state: tf.Tensor
 
 
+def measures(control: LevenbergMarquardt, iteration: tf.Tensor) -> tf.Tensor:
+    """Whether the loss after a step is measured.
+
+    Args:
+        control: the rule.
+        iteration: steps taken so far; a refused step does not count, so the one after it is measured too.
+
+    Returns:
+        Boolean scalar.
+    """
+    return tf.equal(iteration % control.every, 0)
+
+
 def judge(
-    control: LevenbergMarquardt, state: tf.Tensor, predicted: tf.Tensor, actual: tf.Tensor, held_out: tuple
+    control: LevenbergMarquardt, state: tf.Tensor, outcome: Outcome, loss: tf.Tensor, measured: tf.Tensor
 ) -> Verdict:
     """Judges one step.
 
     Args:
         control: the rule.
-        state: `[4]`, the damping of this step and the running means of `held_out`, all for damping 1.
-        predicted: decrease of the quadratic model, scalar.
-        actual: J before less J after, scalar; NaN or infinite when J after is.
-        held_out: `[3]`, slope on other samples, slope on the batch itself, curvature on other samples.
+        state: `[STATE_SIZE]`: the damping of this step; running means, for this damping, of the slope on other samples,
+            the slope on the batch itself, the curvature and the miss; that of the losses; how many steps and
+            measurements they hold.
+        outcome: what the step does to J; `actual` is read where `measured`.
+        loss: J before the step, scalar.
+        measured: whether the loss after the step is to be read, boolean scalar.
 
     Returns:
-        The verdict. A predicted decrease of zero (a stationary point) leaves the damping as it is.
+        The verdict. A predicted decrease of zero (a stationary point, or a first step whose metric is not known yet)
+        leaves the state as it is, unless the step is refused. Differences in the rounding of J measure nothing.
     """
-    damping, means = state[0], state[1:]
+    kind = state.dtype
+    damping, means, missed, level = state[0], state[1:4], state[4], state[5]
+    steps, measurements = state[6], state[7]
+    predicted, actual, loss = (tf.cast(x, kind) for x in (outcome.predicted, outcome.actual, loss))
     still = tf.equal(predicted, 0)
-    ratio = tf.where(still, tf.ones_like(actual), actual / tf.where(still, tf.ones_like(predicted), predicted))
-    # Slopes fall with the damping, curvature with its square: kept for damping 1.
-    now = tf.cast(held_out, state.dtype) * tf.stack([damping, damping, damping**2])
-    now = tf.where(tf.reduce_all(tf.math.is_finite(now)), now, means)  # what overflows is forgotten
-    means = control.memory * means + (1 - control.memory) * now
+    rounding = _ROUNDINGS * tf.experimental.numpy.finfo(kind.as_numpy_dtype).eps * tf.abs(loss)
+    finite = tf.math.is_finite(actual)
+    measured &= ~finite | (tf.maximum(tf.abs(predicted), tf.abs(actual)) > rounding)
+
+    now = tf.cast(outcome.held_out, kind)
+    known = tf.reduce_all(tf.math.is_finite(now))  # what overflows is forgotten
+    means = tf.where(known, _mean(means, now, steps, control.memory), means)
+    most = tf.abs(now[1])  # a loss that is not finite counts as if all of the slope were missed
+    miss = tf.where(finite, tf.clip_by_value(predicted - actual, -most, most), most)
+    read = measured & known
+    missed = tf.where(read, _mean(missed, miss, measurements, control.missed_memory), missed)
+    level = _mean(level, loss, steps, control.memory)
+
     slope = tf.maximum(means[0], control.trust * means[1])
-    known = (slope > 0) & (means[2] > 0)
-    best = tf.where(known, means[2] / tf.where(known, slope, 1.0) / control.boldness, damping)
-    taken = tf.math.is_finite(actual) & (still | (ratio >= -control.bound)) & (best <= control.refuse_factor * damping)
-    moved = tf.maximum(best, damping / control.lower_factor)
-    moved = tf.where(ratio < control.low, tf.maximum(moved, damping * control.raise_factor), moved)
-    moved = tf.where(taken, moved, tf.maximum(moved, damping * control.refuse_factor))
-    moved = tf.clip_by_value(tf.where(still, damping, moved), control.least, control.most)
-    return Verdict(taken, tf.concat([moved[None], means], axis=0))
+    bends = means[2] + 2 * tf.maximum(missed, 0.0)
+    usable = (slope > 0) & (bends > 0)
+    factor = tf.where(usable, bends / tf.where(usable, slope, 1.0) / control.boldness, 1.0)
+    good = finite & ((actual >= control.low * predicted) | (loss - actual <= level))
+    fails = measured & ~good
+    taken = ~fails & (still | (factor <= control.refuse_factor))
+    factor = tf.clip_by_value(factor, 1 / control.lower_factor, control.refuse_factor)
+    new = tf.clip_by_value(damping * tf.where(taken, factor, control.refuse_factor), control.least, control.most)
+    change = damping / new  # slopes grow with the rate, curvature and miss with its square
+    scaled = [*tf.unstack(means * tf.stack([change, change, change**2]), num=3), missed * change**2, level]
+    counts = [steps + tf.cast(known, kind), measurements + tf.cast(read, kind)]
+    return Verdict(taken, tf.where(still & taken, state, tf.stack([new, *scaled, *counts])))
+
+
+def _mean(old: tf.Tensor, now: tf.Tensor, count: tf.Tensor, memory: float) -> tf.Tensor:
+    """A running mean that starts as the plain one."""
+    kept = tf.minimum(memory, count / (count + 1))
+    return kept * old + (1 - kept) * now

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from bellman_tf.training.context import StepResult
 from bellman_tf.training.round import Round
-from bellman_tf.training.step_control import judge
+from bellman_tf.training.step_control import judge, measures
 from bellman_tf.training.update import all_finite
 
 
@@ -25,7 +25,8 @@ def conclude(step: Round) -> StepResult:
     if step.settings.control is None:
         accepted = taken = accepted & values
     else:
-        verdict = judge(step.settings.control, control, *step.outcome)
+        measured = measures(step.settings.control, step.context.iteration)
+        verdict = judge(step.settings.control, control, step.outcome, step.loss, measured)
         accepted &= tf.math.is_finite(step.outcome.predicted)
         taken = accepted & values & verdict.taken
         control = tf.where(accepted, verdict.state, control)

@@ -1,4 +1,4 @@
-"""What the plain step does to samples without a part in it, against steps from which each sample was left out."""
+"""What a step does to samples without a part in it, against steps from which each sample was left out."""
 
 import numpy as np
 import pytest
@@ -9,25 +9,51 @@ from bellman_tf.training.held_out import held_out_model
 from tests.helpers import assert_close
 
 
-@pytest.mark.parametrize(("samples", "columns"), [(5, 1), (4, 2), (2, 3)])
-def test_each_sample_is_left_out_of_the_step_that_moves_it(samples, columns, rng):
-    n, parameters = samples * columns, 7
-    q = rng.normal(size=(parameters, samples, columns))  # cotangent columns of every sample in the parameters
-    root = rng.normal(size=(parameters, parameters))
-    inverse = root @ root.T
-    a, L = rng.normal(size=(samples, columns)), rng.normal(size=(n, n))
+def problem(samples, columns, rank, rng):
+    """Columns of every sample, an inverse metric, a terminal value that is block-diagonal over samples, and l_u."""
+    q = rng.normal(size=(7, samples, columns))
+    root = rng.normal(size=(7, 7))
+    a = rng.normal(size=(samples, columns))
+    L = np.zeros((samples, columns, samples, rank))
+    for i in range(samples):
+        L[i, :, i] = rng.normal(size=(columns, rank))
+    return q, root @ root.T, a, L.reshape(samples * columns, samples * rank), rng.normal(size=7)
+
+
+def step(q, inverse, a, S, own):
+    """-du of the cooperative step of some samples."""
+    Q = q.reshape(len(own), -1)
+    w = np.linalg.solve(np.eye(len(S)) + S @ Q.T @ inverse @ Q, a.ravel() - S @ Q.T @ inverse @ own)
+    return inverse @ (own + Q @ w)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize(("samples", "columns", "rank"), [(5, 1, 1), (4, 2, 1), (3, 3, 2), (1, 1, 1), (1, 2, 1)])
+def test_each_sample_is_left_out_of_the_step_that_moves_it(samples, columns, rank, linear, rng):
+    q, inverse, a, L, own = problem(samples, columns, rank, rng)
+    own = own if linear else 0 * own
+    S = (L @ L.T).reshape(samples, columns, samples, columns)
     moved, apart = np.empty((samples, columns)), np.empty((samples, columns))
     for i in range(samples):
         others = [j for j in range(samples) if j != i]
-        step = inverse @ np.einsum("pjm,jm->p", q, a)
-        without = inverse @ np.einsum("pjm,jm->p", q[:, others], a[others]) * samples / (samples - 1)
-        moved[i], apart[i] = q[:, i].T @ step, q[:, i].T @ without
+        n = (samples - 1) * columns
+        without = S[others][:, :, others].reshape(n, n)
+        apart[i] = q[:, i].T @ step(q[:, others], inverse, a[others], without, own)
+        moved[i] = q[:, i].T @ step(q, inverse, a, L @ L.T, own)
     expected = [np.sum(a * apart), np.sum(a * moved), np.sum((L.T @ apart.ravel()) ** 2)]
-    flat = q.reshape(parameters, n)
+    flat = q.reshape(7, -1)
+    gram, pull = flat.T @ inverse @ flat, flat.T @ inverse @ own
     terminal = SampleValue(tf.constant(a.ravel()), tf.constant(L))
-    assert_close(held_out_model(terminal, tf.constant(flat.T @ inverse @ flat), columns), expected, rtol=1e-10)
+    found = held_out_model(terminal, tf.constant(gram), tf.constant(pull) if linear else None, columns)
+    assert_close(found, expected, rtol=1e-8, atol=1e-9)
 
 
-def test_of_one_sample_nothing_is_left():
-    terminal = SampleValue(tf.constant([2.0]), tf.constant([[3.0]]))
-    assert held_out_model(terminal, tf.constant([[5.0]]), 1).numpy().tolist() == [0.0, 20.0, 0.0]
+def test_a_sample_without_curvature_divides_nothing_by_zero():
+    terminal = SampleValue(tf.constant([0.5, 0.5]), tf.zeros([2, 2]))
+    found = held_out_model(terminal, tf.constant([[2.0, 1.0], [1.0, 2.0]]), None, 1)
+    assert found.numpy().tolist() == [0.5, 1.5, 0.0]
+
+
+def test_a_leverage_of_one_stays_finite():
+    terminal = SampleValue(tf.constant([0.5, 0.5]), 1e6 * tf.eye(2))
+    assert np.isfinite(held_out_model(terminal, 1e6 * tf.eye(2), None, 1)).all()

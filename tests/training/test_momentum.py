@@ -141,7 +141,6 @@ def test_decay_and_constraints_go_with_it():
 REFUSED = {
     "nonlinear": ({"rollout": "nonlinear"}, "`momentum` must be 0 with rollout='nonlinear'"),
     "adam": ({"curvature": "adam"}, "`momentum` must be 0 with curvature='adam'"),
-    "step control": ({"step_control": "levenberg_marquardt"}, "`momentum` must be 0 with step control"),
     "inside": ({"inner_optimizer": "sgd"}, "`momentum` must be left out with an inner optimizer"),
     "large": ({"momentum": 1.0}, "`momentum` must be a finite number >= 0 and < 1"),
 }
