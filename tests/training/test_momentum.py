@@ -96,7 +96,7 @@ def test_open_loop_it_is_the_momentum_of_keras(nesterov):
 def test_outside_the_policy_it_is_sgd_with_momentum_inside(nesterov):
     inner = keras.optimizers.SGD(0.1, momentum=0.9, nesterov=nesterov)
     options = {"momentum": 0.9, "nesterov": nesterov}
-    inside = compiled(btf.GTDDP(inner_optimizer=inner))
+    inside = compiled(btf.GTDDP(inner_optimizer=inner, inner_metric="rate"))
     outside = compiled(btf.GTDDP(0.1, curvature="identity", **options, momentum_in_policy=False))
     known = compiled(btf.GTDDP(0.1, curvature="identity", **options))
     for model in (inside, outside, known):
