@@ -53,7 +53,7 @@ METHODS = {
     "adam, exact": lambda: btf.GTDDP(0.001, curvature="adam", gram="exact"),
     "adam, exact, no bound": lambda: btf.GTDDP(0.001, curvature="adam", gram="exact", gram_memory=UNBOUNDED),
 }
-USUAL = ("SGD", "GTDDP uncoupled", "GTDDP", "GTDDP kfac")
+USUAL = ("SGD", "GTDDP", "GTDDP kfac")
 COUPLED = ("GTDDP groups of 64", "weights")
 BOUND = ("adam, open", "adam", "adam, no bound")
 MNIST = ("mlp", 784, 128, 2)
@@ -71,7 +71,7 @@ AXES: dict[str, dict[int | str, tuple]] = {
     },
 }
 METHODS_OF = {
-    "batch size": (*USUAL, "K-FAC", *COUPLED, "GTDDP exact Hessian", "dense DDP"),
+    "batch size": (*USUAL, "K-FAC", "GTDDP uncoupled", *COUPLED, "GTDDP exact Hessian", "dense DDP"),
     "residual CNN": (*USUAL, "weights"),
     "bound": (*BOUND, "adam, exact", "adam, exact, no bound"),
 }
