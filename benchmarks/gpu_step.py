@@ -31,6 +31,7 @@ from tensorflow.compiler.mlir.stablehlo import stablehlo
 
 import bellman_tf as btf
 from benchmarks import step_time
+from benchmarks.networks import PROBLEMS
 
 NETWORKS = ("cnn", "resnet18", "vit")
 # Row here: row of `step_time.optimizers`.
@@ -114,9 +115,9 @@ def step_of(network: str, row: str, batch: int, kfac_every: int) -> Step:
         The step, not run yet.
     """
     keras.utils.set_random_seed(0)
-    model, shape, own = getattr(step_time, network)()
+    problem = PROBLEMS[network]
     optimizer = step_time.optimizers(kfac_every)[ROWS[row]] or keras.optimizers.SGD(0.01)
-    return compiled(model, optimizer, shape, batch or BATCH.get(network, own))
+    return compiled(problem.network(), optimizer, problem.shape, batch or BATCH.get(network, problem.batch))
 
 
 def replaced_arguments(hlo: str) -> dict[int, int]:

@@ -3,8 +3,8 @@
     python -m benchmarks.gram_error [--steps 0,200] [--batch 64] [--out benchmarks/gram_error.json]
 
 A residual CNN (with and without BatchNormalization) is trained on DIGITS, enlarged to 24 x 24 so that convolutions have
-many positions; then, on one batch, each convolution's Gram matrix is formed exactly, by "sketch" (the centre tap) and
-by "reduced". A tanh MLP of 64-512-512-10 is trained on DIGITS with Adam and RMSprop; then each layer's Gram matrix is
+many positions; then, on one batch, each convolution's Gram matrix is formed exactly and by "sketch" (the centre tap).
+A tanh MLP of 64-512-512-10 is trained on DIGITS with Adam and RMSprop; then each layer's Gram matrix is
 formed exactly and with the metric of rank one. A vision transformer of 64 tokens is trained on the same images; then
 each Gram matrix of a layer with positions is formed exactly and from a quarter and a half of its input features.
 Reported per layer: relative Frobenius error of G, of its diagonal, and the relative error of the sample weights
@@ -32,11 +32,11 @@ from bellman_tf.curvature.gram import GramLimits, gram
 from bellman_tf.layers.capture import Capture
 from bellman_tf.training.native_step import NativeStep
 from bellman_tf.training.round import Round
-from benchmarks.step_time import attention_block
+from benchmarks.networks import attention_block
 
 RANK_ONE = GramLimits(rank_one_above=1)
 FORMS = {
-    "convolution": (("sketch", "sketch", GramLimits()), ("reduced", "reduced", GramLimits())),
+    "convolution": (("sketch", "sketch", GramLimits()),),
     "wide": (("rank one", "auto", RANK_ONE),),
     "positions": (("1 of 4", "features", GramLimits()), ("1 of 2", "features", GramLimits(feature_share=2))),
 }

@@ -16,12 +16,12 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 import bellman_tf
 from benchmarks import step_time
+from benchmarks.networks import PROBLEMS
 
 PACKAGE = str(pathlib.Path(bellman_tf.__file__).parent) + os.sep
 INTERNAL = ("", "Run", "Process", "Record", "StartRegion", "StopRegion")  # of the profiler and the executor
@@ -56,15 +56,13 @@ def operation_times(directory: str) -> collections.Counter:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", choices=step_time.MODELS)
+    parser.add_argument("network", choices=PROBLEMS)
     parser.add_argument("row", choices=list(step_time.optimizers(10)))
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--most", type=int, default=25, help="lines to print")
     options = parser.parse_args()
     model = step_time.Row(options.network, options.row, False, 1, 10).model
-    _, shape, batch = getattr(step_time, options.network)()
-    rng = np.random.default_rng(0)
-    data = (tf.constant(rng.normal(size=(batch, *shape)), tf.float32), tf.constant(rng.integers(0, 10, size=batch)))
+    data = PROBLEMS[options.network].data()
     step = tf.function(model.train_step, autograph=False)
     made_by = makers(step.get_concrete_function(data).graph)
     for _ in range(3):

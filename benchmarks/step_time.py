@@ -28,12 +28,16 @@ import numpy as np
 import tensorflow as tf
 
 import bellman_tf as btf
+from benchmarks.networks import PROBLEMS
 
-MODELS = ("mlp", "cnn", "resnet18", "vit", "frozen", "branches")
-# Ratios to Keras's SGD through `fit`, jit off, that issue 9 asks for on cnn and resnet18.
-TARGETS = {"open": 1.05, "linear identity": 1.3, "linear kfac": 1.6}
-# What a row is compared with besides SGD, and what the ratio may be.
-AGAINST = {
+# What a row is compared with besides SGD, and what the ratio may be: a number, or one per network.
+PER_NETWORK = {
+    "mlp": 1.4, "cnn": 1.15, "resnet18": 1.2, "cifar": 1.25, "vit": 1.3, "text": 1.3, "autoencoder": 1.4, "frozen": 1.1,
+}  # fmt: skip
+AGAINST: dict[str, tuple[str, object]] = {
+    "linear identity": ("keras sgd", PER_NETWORK),
+    "linear adam": ("keras adam", PER_NETWORK),
+    "linear kfac": ("open kfac", PER_NETWORK),
     "players=2": ("linear identity", 1.0),
     "adaptive alignment": ("nonlinear identity", 1.1),
     "step control": ("linear identity", ""),
@@ -42,78 +46,6 @@ AGAINST = {
     "coop published": ("linear kfac", ""),
     "coop rescale": ("linear kfac", ""),
 }
-
-
-def mlp() -> tuple[keras.Model, tuple, int]:
-    """64-32-32-32-10, B = 8: op dispatch, not arithmetic."""
-    layers = [keras.layers.Dense(32, activation="tanh") for _ in range(3)]
-    return keras.Sequential([keras.Input((64,)), *layers, keras.layers.Dense(10)]), (64,), 8
-
-
-def cnn() -> tuple[keras.Model, tuple, int]:
-    """Residual CNN on 28 x 28 x 16, B = 128."""
-    inputs = keras.Input((28, 28, 1))
-    x = keras.layers.Conv2D(16, 3, padding="same", activation="relu")(inputs)
-    for _ in range(2):
-        y = keras.layers.Conv2D(16, 3, padding="same", activation="relu")(x)
-        y = keras.layers.Conv2D(16, 3, padding="same")(y)
-        x = keras.layers.ReLU()(keras.layers.Add()([x, y]))
-    outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))
-    return keras.Model(inputs, outputs), (28, 28, 1), 128
-
-
-def resnet18() -> tuple[keras.Model, tuple, int]:
-    """ResNet-18 for 32 x 32 images, B = 32."""
-    inputs = keras.Input((32, 32, 3))
-
-    def unit(x: object, filters: int, size: int, stride: int) -> object:
-        x = keras.layers.Conv2D(filters, size, stride, padding="same", use_bias=False)(x)
-        return keras.layers.BatchNormalization()(x)
-
-    x = keras.layers.ReLU()(unit(inputs, 64, 3, 1))
-    for filters, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
-        y = keras.layers.ReLU()(unit(x, filters, 3, stride))
-        y = unit(y, filters, 3, 1)
-        shortcut = x if stride == 1 and x.shape[-1] == filters else unit(x, filters, 1, stride)
-        x = keras.layers.ReLU()(keras.layers.Add()([shortcut, y]))
-    outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))
-    return keras.Model(inputs, outputs), (32, 32, 3), 32
-
-
-def attention_block(x: object) -> object:
-    """Attention of four heads, then a dense layer of twice the width 64, each behind a normalisation and a shortcut."""
-    h = keras.layers.LayerNormalization()(x)
-    x = keras.layers.Add()([x, keras.layers.MultiHeadAttention(4, 16)(h, h)])
-    h = keras.layers.LayerNormalization()(x)
-    return keras.layers.Add()([x, keras.layers.Dense(64)(keras.layers.Dense(128, activation="gelu")(h))])
-
-
-def vit() -> tuple[keras.Model, tuple, int]:
-    """Vision transformer of 64 tokens, width 64, 3 blocks, B = 64."""
-    inputs = keras.Input((32, 32, 3))
-    x = keras.layers.Reshape((64, 64))(keras.layers.Conv2D(64, 4, strides=4)(inputs))
-    for _ in range(3):
-        x = attention_block(x)
-    outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling1D()(x))
-    return keras.Model(inputs, outputs), (32, 32, 3), 64
-
-
-def frozen() -> tuple[keras.Model, tuple, int]:
-    """A frozen MobileNetV2 for 96 x 96 images with a head, B = 16."""
-    base = keras.applications.MobileNetV2(weights=None, input_shape=(96, 96, 3), include_top=False, pooling="avg")
-    base.trainable = False
-    inputs = keras.Input((96, 96, 3))
-    return keras.Model(inputs, keras.layers.Dense(10)(base(inputs, training=False))), (96, 96, 3), 16
-
-
-def branches() -> tuple[keras.Model, tuple, int]:
-    """Residual MLP with trainable shortcuts beside two layers, B = 64: two players a stage, movable shortcuts."""
-    inputs = keras.Input((64,))
-    x = keras.layers.Dense(64, activation="tanh")(inputs)
-    for _ in range(2):
-        y = keras.layers.Dense(64, activation="tanh")(x)
-        x = keras.layers.Add()([keras.layers.Dense(64)(y), keras.layers.Dense(64)(x)])
-    return keras.Model(inputs, keras.layers.Dense(10)(x)), (64,), 64
 
 
 def optimizers(kfac_every: int) -> dict:
@@ -153,17 +85,14 @@ class Row:
 
     def __init__(self, model_name: str, row: str, jit: bool, steps: int, kfac_every: int) -> None:
         keras.utils.set_random_seed(0)
-        model, shape, batch = globals()[model_name]()
+        problem = PROBLEMS[model_name]
+        model, data = problem.network(), problem.data()
         optimizer = optimizers(kfac_every)[row]
         self.model = model if row.startswith("keras") else btf.as_game(model)
         optimizer = keras.optimizers.SGD(0.01) if optimizer is None else optimizer
         if row == "monitored":
             optimizer.watched = True
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        self.model.compile(optimizer=optimizer, loss=loss, jit_compile=jit)
-        rng = np.random.default_rng(0)
-        x = tf.constant(rng.normal(size=(batch, *shape)), tf.float32)
-        y = tf.constant(rng.integers(0, 10, size=batch))
+        self.model.compile(optimizer=optimizer, loss=problem.loss(), jit_compile=jit)
         self.steps = steps
         step = tf.function(self.model.train_step, jit_compile=jit, autograph=False)  # as Keras does
         start = time.perf_counter()
@@ -173,7 +102,7 @@ class Row:
         def block() -> tf.Tensor:
             total = tf.zeros([])
             for _ in tf.range(steps):
-                total = step((x, y))["loss"]
+                total = step(data)["loss"]
             return total
 
         block.get_concrete_function()
@@ -181,7 +110,7 @@ class Row:
         self._block = block
         float(block())
         self.model.make_train_function()
-        self._data = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
+        self._data = iter(tf.data.Dataset.from_tensors(data).repeat())
         self.model.train_function(self._data)
 
     def graph(self) -> float:
@@ -201,7 +130,7 @@ class Row:
 
 def measure(model_name: str, rows: list[str], jit: bool, rounds: int, kfac_every: int) -> dict:
     """Times all rows of one model in turns; prints and returns medians, ratios and spread."""
-    steps = {"mlp": 200, "cnn": 4, "resnet18": 1, "vit": 2, "frozen": 2, "branches": 50}[model_name]
+    steps = PROBLEMS[model_name].steps
     built = {}
     Row(model_name, "keras sgd", jit, 1, kfac_every)  # the first trace of a process takes longer than any other
     for name in rows:
@@ -255,7 +184,7 @@ def peak_resident() -> float:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", default=",".join(PROBLEMS))
     parser.add_argument("--rows", default="", help="comma-separated; default all")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--jit", choices=("off", "on", "both"), default="both")
@@ -281,7 +210,7 @@ def main() -> None:
         "keras": keras.__version__,
         "rounds": options.rounds,
         "kfac_every": options.kfac_every,
-        "targets": TARGETS,
+        "targets": PER_NETWORK,
         "results": {},
     }
     for model_name in options.models.split(","):
@@ -292,17 +221,17 @@ def main() -> None:
                     result[name]["peak_mb"] = round(peak_memory(model_name, name, options.kfac_every), 1)
             key = f"{model_name} jit {'on' if jit else 'off'}"
             report["results"][key] = result
-            head = f"{'row':22}{'fit ms':>10}{'ratio':>7}{'graph ms':>10}{'ratio':>7}{'target':>8}{'trace':>7}{'MB':>8}"
+            head = f"{'row':22}{'fit ms':>10}{'ratio':>7}{'graph ms':>10}{'ratio':>7}{'trace':>7}{'MB':>8}"
             print(f"\n{key}\n{head}")
             for name, entry in result.items():
-                target = TARGETS.get(name, "") if model_name in {"cnn", "resnet18"} else ""
                 print(
                     f"{name:22}{entry['fit_ms']:10.3f}{entry['fit_ratio']:7.2f}{entry['graph_ms']:10.3f}"
-                    f"{entry['graph_ratio']:7.2f}{target!s:>8}{entry['trace_ratio']:7.2f}{entry.get('peak_mb', ''):>8}",
+                    f"{entry['graph_ratio']:7.2f}{entry['trace_ratio']:7.2f}{entry.get('peak_mb', ''):>8}",
                     flush=True,
                 )
                 if "fit_against" in entry:
                     other, most = AGAINST[name]
+                    most = most.get(model_name, "") if isinstance(most, dict) else most
                     ratios = f"fit {entry['fit_against']:.2f}, graph {entry['graph_against']:.2f}"
                     print(f"{'':22}against {other}: {ratios}; target {most}", flush=True)
             if options.out:

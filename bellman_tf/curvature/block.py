@@ -159,7 +159,7 @@ class Metric:
         raise NotImplementedError
 
     def tap_pair(self, capture: Capture, tap: int) -> Pair:
-        """The same of one tap of a convolution's kernel, tensors `[B, m, c_in, c_out]`."""
+        """The same of one tap of a convolution's kernel, tensors `[B, m, c_in, c_out]`; fewer rows of a thinned one."""
         q = capture.tap_gradients(tap)
         return Pair([q], [self.solve_tap(q, tap)])
 

@@ -5,7 +5,7 @@ of the graph, matrices of one size as one stack: a branch per player took longer
 the step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,8 +40,17 @@ class CachedBlock(Block):
         """The running statistics of this step, the first entries of the new state."""
         raise NotImplementedError
 
-    def matrices(self, statistics: Tensors) -> list[tuple[tf.Tensor, ...]]:
-        """The arguments of `factorise`, one tuple per matrix `[n, n]` or stack of matrices `[k, n, n]`."""
+    @classmethod
+    def matrices(cls, blocks: "Sequence[CachedBlock]", statistics: Sequence[Tensors]) -> list[list[tuple]]:
+        """The arguments of `factorise`, of many blocks of this class at once.
+
+        Args:
+            blocks: of this class.
+            statistics: what `observe` gave, one list per block.
+
+        Returns:
+            Per block one tuple per matrix `[n, n]` or stack of matrices `[k, n, n]`.
+        """
         raise NotImplementedError
 
     def cache(self, factors: list[Tensors], capture: Capture, kept: Tensors) -> Tensors:
@@ -108,17 +117,26 @@ def update_all(players: list[Seen], step: StepScalars) -> list[tuple[Tensors, Me
 
 def _refresh(players: list[Seen], statistics: dict[int, Tensors]) -> list[Tensors]:
     """What every block caches, matrices of one size and kind factorised as one stack."""
-    wanted = [(k, arguments) for k in statistics for arguments in players[k].block.matrices(statistics[k])]
-    kinds: dict[tuple, dict[int, list[int]]] = {}
-    for place, (k, arguments) in enumerate(wanted):
-        sizes = kinds.setdefault((players[k].block.factorise, arguments[0].dtype), {})
-        sizes.setdefault(arguments[0].shape[-1], []).append(place)
+    wanted: list[tuple[int, tuple]] = []
+    for kind in dict.fromkeys(type(players[k].block) for k in statistics):
+        same = [k for k in statistics if type(players[k].block) is kind]
+        made = kind.matrices([players[k].block for k in same], [statistics[k] for k in same])
+        wanted += [(k, arguments) for k, own in zip(same, made, strict=True) for arguments in own]
+    kinds: dict[tuple, dict[tuple, list[int]]] = {}
+    for place, (k, (first, *_)) in enumerate(wanted):
+        shapes = kinds.setdefault((players[k].block.factorise, first.dtype), {})
+        shapes.setdefault((first.shape[-1], len(first.shape)), []).append(place)
     factors: dict[int, Tensors] = {}
-    for (factorise, _), sizes in kinds.items():
-        stacks = [_stack([wanted[place][1] for place in places]) for places in sizes.values()]
-        for places, made in zip(sizes.values(), factorise(stacks), strict=True):
-            parts_of = _unstack(made, [wanted[place][1][0] for place in places])
-            factors.update(zip(places, parts_of, strict=True))
+    for (factorise, _), shapes in kinds.items():
+        columns = [list(zip(*(wanted[place][1] for place in places), strict=True)) for places in shapes.values()]
+        stacks = [
+            tuple(tf.stack(column) if rank == 2 else tf.concat(column, 0) for column in parts)
+            for parts, (_, rank) in zip(columns, shapes, strict=True)
+        ]
+        for made, places, (_, rank) in zip(factorise(stacks), shapes.values(), shapes, strict=True):
+            counts = None if rank == 2 else [wanted[place][1][0].shape[0] for place in places]
+            parts = [tf.unstack(part, len(places)) if counts is None else tf.split(part, counts) for part in made]
+            factors.update(zip(places, map(list, zip(*parts, strict=True)), strict=True))
     made_of: dict[int, list[Tensors]] = {k: [] for k in statistics}
     for place, (k, _) in enumerate(wanted):
         made_of[k].append(factors[place])
@@ -126,24 +144,6 @@ def _refresh(players: list[Seen], statistics: dict[int, Tensors]) -> list[Tensor
         players[k].block.cache(made_of[k], players[k].capture, players[k].state[len(known) :])
         for k, known in statistics.items()
     ]
-
-
-def _stack(wanted: list[tuple[tf.Tensor, ...]]) -> tuple[tf.Tensor, ...]:
-    """The arguments of matrices and of stacks of matrices, of one size, as those of one stack."""
-    alone = [len(arguments[0].shape) == 2 for arguments in wanted]
-    columns = zip(*wanted, strict=True)
-    return tuple(
-        tf.concat([part[None] if single else part for part, single in zip(parts, alone, strict=True)], axis=0)
-        for parts in columns
-    )
-
-
-def _unstack(made: Tensors, matrices: list[tf.Tensor]) -> list[Tensors]:
-    """What was made of a stack, for every matrix and stack of matrices in it."""
-    alone = [len(matrix.shape) == 2 for matrix in matrices]
-    counts = [1 if single else matrix.shape[0] for single, matrix in zip(alone, matrices, strict=True)]
-    rows = zip(*(tf.split(part, counts) for part in made), strict=True)
-    return [[part[0] for part in parts] if single else list(parts) for single, parts in zip(alone, rows, strict=True)]
 
 
 def damped_inverses(stacks: list[tuple[tf.Tensor, ...]]) -> list[Tensors]:

@@ -7,6 +7,8 @@ import functools
 
 import tensorflow as tf
 
+from bellman_tf.linalg.products import trace
+
 # Roundings in an entry of a moment: a product over samples is summed in blocks, their sums one behind the other.
 _FORMATION = 64
 
@@ -29,7 +31,7 @@ def factor_damping(matrices: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:
         The damping, raised to the floor where it is below; positive where `A = 0` too.
     """
     size, (eps, least) = matrices.shape[-1], _precision(matrices.dtype)
-    floor = (size + _FORMATION) * eps * tf.linalg.trace(matrices)
+    floor = (size + _FORMATION) * eps * trace(matrices)
     return tf.maximum(tf.maximum(tf.cast(damping, matrices.dtype), floor), least)
 
 

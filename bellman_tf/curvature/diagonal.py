@@ -120,7 +120,8 @@ class DiagonalMetric(Metric):
 
     def tap_pair(self, capture: Convolution, tap: int) -> Pair:
         """The gradients of one tap times the root of the diagonal on both sides."""
-        q = [tf.sqrt(self._layout.kernel_taps(self.inverse[0])[tap]) * capture.tap_gradients(tap)]
+        q = capture.tap_gradients(tap)
+        q = [tf.sqrt(self._layout.kernel_taps(self.inverse[0])[tap][: q.shape[-2]]) * q]
         return Pair(q, q)
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:

@@ -3,6 +3,8 @@
 M = U (s + lambda) U' / learning_rate,      U = U_A (x) U_B
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric, MetricKind, Pair, StateSpec, StepScalars, running_mean
@@ -139,7 +141,8 @@ class EigenMetric(Eigenbasis, Metric):
 
     def tap_pair(self, capture: Convolution, tap: int) -> Pair:
         """`U_A' q U_B / sqrt(s + damping)` on both sides."""
-        r = [tf.sqrt(self._tap_inverse(tap)) * capture.tap_gradients(tap, self._U_A, self._U_B)]
+        _, turned = capture.turned_tap_gradients(tap, self._U_A, self._U_B)
+        r = [tf.sqrt(self._tap_inverse(tap)) * turned]
         return Pair(r, r)
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
@@ -169,9 +172,10 @@ class EKFACBlock(KFACBlock):
             StateSpec("scalings", (self.layout.matrix.all_rows, width)),
         ]
 
-    def matrices(self, statistics: Tensors) -> list[tuple[tf.Tensor, ...]]:
+    @classmethod
+    def matrices(cls, blocks: Sequence["EKFACBlock"], statistics: Sequence[Tensors]) -> list[list[tuple]]:
         """The factors."""
-        return [(factor,) for factor in statistics]
+        return [[(factor,) for factor in factors] for factors in statistics]
 
     def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
         """Eigenbases of A and B, and the scalings so far as the new bases see them."""

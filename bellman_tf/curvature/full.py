@@ -1,6 +1,7 @@
 """The whole empirical Fisher matrix of a small player."""
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -88,9 +89,13 @@ class FullBlock(CachedBlock):
         moment = tf.matmul(q, q, transpose_a=True) / tf.cast(capture.batch_size, q.dtype)
         return [running_mean(state[0], moment, step.mean_rate(self.config.decay))]
 
-    def matrices(self, statistics: Tensors) -> list[tuple[tf.Tensor, ...]]:
-        """The running matrix and its damping."""
-        return [(statistics[0], tf.constant(self.config.damping, statistics[0].dtype))]
+    @classmethod
+    def matrices(cls, blocks: Sequence["FullBlock"], statistics: Sequence[Tensors]) -> list[list[tuple]]:
+        """The running matrices and their dampings."""
+        return [
+            [(fisher, tf.constant(block.config.damping, fisher.dtype))]
+            for block, (fisher,) in zip(blocks, statistics, strict=True)
+        ]
 
     def cache(self, factors: list[Tensors], capture: Capture, kept: Tensors) -> Tensors:
         """The inverse."""

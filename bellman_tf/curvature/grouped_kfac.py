@@ -6,6 +6,8 @@ them; the latter are left out, and each block is taken as K-FAC takes that of a 
     M = blockdiag_g (A_g + pi_g sqrt(lambda) I) (x) (B_g + sqrt(lambda) / pi_g I) / learning_rate
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
@@ -118,9 +120,13 @@ class GroupedKFACBlock(CachedBlock):
 
         return every(self.config.update_every, step.iteration, moments, state[:2])
 
-    def matrices(self, statistics: Tensors) -> list[tuple[tf.Tensor, ...]]:
+    @classmethod
+    def matrices(cls, blocks: Sequence["GroupedKFACBlock"], statistics: Sequence[Tensors]) -> list[list[tuple]]:
         """The factors of all groups and their dampings."""
-        return list(zip(statistics, split_damping(*statistics, self.config.damping), strict=True))
+        return [
+            list(zip(factors, split_damping(*factors, block.config.damping), strict=True))
+            for block, factors in zip(blocks, statistics, strict=True)
+        ]
 
     def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
         """Damped inverses of A, B and of the bias rows' moments."""

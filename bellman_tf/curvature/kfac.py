@@ -11,6 +11,8 @@ A convolution's matrix has the rows (tap, channel). Its input factor is the full
 alone with the number of positions as its moment.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
@@ -26,11 +28,11 @@ from bellman_tf.curvature.block import (
 )
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
-from bellman_tf.layers.capture import Capture, MatrixCapture
+from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.layers.convolution import Convolution
-from bellman_tf.layers.tensors import Tensors
-from bellman_tf.linalg import split_damping
-from bellman_tf.linalg.products import matmul
+from bellman_tf.layers.tensors import Tensors, as_number
+from bellman_tf.linalg.kronecker import split_by_means
+from bellman_tf.linalg.products import matmul, trace
 
 
 def kronecker_kind(rows: KroneckerRows) -> MetricKind:
@@ -81,7 +83,8 @@ class KroneckerMetric(Metric, TwoSided):
 
     def tap_pair(self, capture: Convolution, tap: int) -> Pair:
         """`q` and `A^{-1} q B^{-1}`."""
-        return Pair([capture.tap_gradients(tap)], [capture.tap_gradients(tap, self._A_inv, self._right)])
+        q, solved = capture.turned_tap_gradients(tap, self._A_inv, self._right)
+        return Pair([q], [solved])
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""
@@ -136,18 +139,22 @@ class KFACBlock(CachedBlock):
 
         return every(config.update_every, step.iteration, moments, state[:2])
 
-    def _positions(self, capture: Capture, dtype: tf.DType) -> tf.Tensor:
-        count = capture.positions
-        return tf.cast(tf.shape(capture.cotangents[0])[1] if count is None else count, dtype)
-
-    def matrices(self, statistics: Tensors) -> list[tuple[tf.Tensor, ...]]:
-        """The factors and their dampings."""
-        return list(zip(statistics, split_damping(*statistics, self.config.damping), strict=True))
+    @classmethod
+    def matrices(cls, blocks: Sequence["KFACBlock"], statistics: Sequence[Tensors]) -> list[list[tuple]]:
+        """The factors and their dampings, those of all players from one set of operations."""
+        dampings = tf.constant([block.config.damping for block in blocks], statistics[0][0].dtype)
+        sides = list(zip(*statistics, strict=True))
+        means = [tf.stack([trace(M) for M in side]) / [float(M.shape[-1]) for M in side] for side in sides]
+        split = [tf.unstack(part, len(blocks)) for part in split_by_means(*means, dampings)]
+        pairs = [zip(side, own, strict=True) for side, own in zip(sides, split, strict=True)]
+        return [list(both) for both in zip(*pairs, strict=True)]
 
     def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
         """Damped inverses of A, B and of the bias row's moment."""
         (A_inv, damping_A), (B_inv, _) = factors
-        bias = self._positions(capture, A_inv.dtype) if self.rows.bias_apart else 1.0
+        count = capture.positions
+        count = tf.shape(capture.cotangents[0])[1] if count is None else count
+        bias = as_number(count, A_inv.dtype) if self.rows.bias_apart else 1.0
         return [A_inv, B_inv, 1 / (bias + damping_A)]
 
     def finish(

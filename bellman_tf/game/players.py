@@ -5,8 +5,8 @@ import math
 
 import keras
 
-from bellman_tf.curvature.block import MetricKind
-from bellman_tf.curvature.gram.plan import Plan, plan
+from bellman_tf.curvature.block import MetricKind, state_dtype
+from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, Plan, plan
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.game.graph import Call, Graph, Slot
 from bellman_tf.layers.calls import joined_extent
@@ -67,13 +67,20 @@ class Player:
         """Multiplications per sample of that form, `None` if a size is not static."""
         return self.gram_plan().cost
 
-    def gram_plan(self, kind: MetricKind = IDENTITY, form: str = "auto", group_size: int | None = None) -> Plan:
+    def gram_plan(
+        self,
+        kind: MetricKind = IDENTITY,
+        form: str = "auto",
+        group_size: int | None = None,
+        limits: GramLimits = LIMITS,
+    ) -> Plan:
         """How the player's Gram matrix is formed, for one cotangent per sample.
 
         Args:
             kind: of the player's metric.
             form: the `gram` option.
             group_size: samples per group; `None` is the whole batch.
+            limits: sizes from which on a form is approximated, or its matrix formed in blocks.
 
         Returns:
             What the step does.
@@ -81,7 +88,8 @@ class Player:
         if not self.covered:
             return Plan("none", 0, "none")
         extent = joined_extent([self.coverage.extent((None, *shape)) for shape in self.shapes])
-        return plan(extent, kind, form, group_size)
+        itemsize = 8 if state_dtype(self.variables) == "float64" else 4
+        return plan(extent, kind, form, group_size, limits, itemsize)
 
     @property
     def parameters(self) -> int:

@@ -37,6 +37,14 @@ class Summed(Capture):
         """The same calls with the first column of each sample multiplied by `alpha` `[B]`."""
         return Summed([call.scaled(alpha) for call in self.calls])
 
+    def tensors(self) -> Tensors:
+        """Those of all calls."""
+        return [tensor for call in self.calls for tensor in call.tensors()]
+
+    def made_of(self, tensors: Tensors) -> "Summed":
+        """The same calls on other samples."""
+        return Summed(_each_made_of(self.calls, tensors))
+
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
         return _added([call.gradient(weights) for call in self.calls])
@@ -113,6 +121,18 @@ class RepeatedConvolution(MatrixCapture):
         """The same calls with the first column of each sample multiplied by `alpha` `[B]`."""
         return RepeatedConvolution([call.scaled(alpha) for call in self.calls])
 
+    def thinned(self, channels: int) -> "RepeatedConvolution":
+        """As `Convolution.thinned`."""
+        return RepeatedConvolution([call.thinned(channels) for call in self.calls])
+
+    def tensors(self) -> Tensors:
+        """Those of all calls."""
+        return [tensor for call in self.calls for tensor in call.tensors()]
+
+    def made_of(self, tensors: Tensors) -> "RepeatedConvolution":
+        """The same calls on other samples."""
+        return RepeatedConvolution(_each_made_of(self.calls, tensors))
+
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
         return _added([call.gradient(weights) for call in self.calls])
@@ -126,17 +146,18 @@ class RepeatedConvolution(MatrixCapture):
         inputs, columns = zip(*(call.sides(number) for call in self.calls), strict=True)
         return tf.concat(inputs, axis=1), [tf.concat(column, axis=1) for column in zip(*columns, strict=True)]
 
-    def tap_gradients(self, number: int, left: tf.Tensor | None = None, right: tf.Tensor | None = None) -> tf.Tensor:
+    def tap_gradients(self, number: int) -> tf.Tensor:
         """As `Convolution.tap_gradients`."""
-        return self._add(lambda call: call.tap_gradients(number, left, right))
+        return self._add(lambda call: call.tap_gradients(number))
+
+    def turned_tap_gradients(self, number: int, left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `Convolution.turned_tap_gradients`."""
+        q, turned = _added([call.turned_tap_gradients(number, left, right) for call in self.calls])
+        return q, turned
 
     def tap_moments(self, left: tf.Tensor, right: tf.Tensor) -> Tensors:
         """As `Convolution.tap_moments`."""
         return _added([call.tap_moments(left, right) for call in self.calls])
-
-    def pooled_gradients(self, size: int) -> tf.Tensor:
-        """As `Convolution.pooled_gradients`."""
-        return self._add(lambda call: call.pooled_gradients(size))
 
     def bias_per_sample(self) -> tf.Tensor:
         """`sum_l c_ijl`, `[B, m, c_out]`."""
@@ -202,6 +223,12 @@ def joined_extent(extents: Sequence[Extent]) -> Extent:
 def _side_by_side(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Tensors `[B, d]` or `[B, L, d]` as one `[B, sum of L, d]`."""
     return tf.concat([t[:, None] if len(t.shape) == 2 else t for t in tensors], axis=1)
+
+
+def _each_made_of(calls: Sequence[Capture], tensors: Tensors) -> list[Capture]:
+    """Every call on its share of the tensors."""
+    counts, remaining = [len(call.tensors()) for call in calls], iter(tensors)
+    return [call.made_of([next(remaining) for _ in range(n)]) for call, n in zip(calls, counts, strict=True)]
 
 
 def _added(results: Sequence[Tensors]) -> Tensors:

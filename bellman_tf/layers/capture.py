@@ -55,6 +55,23 @@ def weigh_smaller(
     return inputs, weigh(cotangents, weights)
 
 
+def weighted_sum(samples: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Sums numbers per sample and column.
+
+    Args:
+        samples: `[B, m, *shape]`, `shape` static.
+        weights: `[B, m]`.
+
+    Returns:
+        `sum_ij w_ij q_ij`, `shape`.
+    """
+    shape = samples.shape[2:]
+    weights = tf.cast(weights, samples.dtype)
+    weights = weights if samples.shape[1] == 1 else tf.reshape(weights, [-1, 1])
+    rows = tf.reshape(samples, [-1, shape.num_elements()])
+    return tf.reshape(tf.matmul(weights, rows, transpose_a=True), shape)
+
+
 class Capture:
     """Base of the captures; subclasses hold the tensors of one player at one step.
 
@@ -95,6 +112,21 @@ class Capture:
         size = tf.cast(self.batch_size, dtype)
         first = tf.fill([self.batch_size, 1], 1.0 / size)
         return tf.pad(first, [[0, 0], [0, self.columns - 1]])
+
+    def tensors(self) -> Tensors:
+        """What the capture is made of, tensors `[B, ...]`: the samples of `made_of`."""
+        raise NotImplementedError
+
+    def made_of(self, tensors: Tensors) -> "Capture":
+        """The capture of the same layer on other samples.
+
+        Args:
+            tensors: in the order of `tensors`.
+
+        Returns:
+            A capture of the same type.
+        """
+        raise NotImplementedError
 
     def scaled(self, alpha: tf.Tensor) -> "Capture":
         """The same capture with the first column of each sample multiplied by `alpha` `[B]`."""
@@ -179,8 +211,8 @@ class MatrixCapture(Capture):
 
     def bias_gradient(self, weights: tf.Tensor) -> tf.Tensor:
         """`sum_ijl w_ij c_ijl` for `weights` `[B, m]`, in the shape of the bias."""
-        sums = self.bias_per_sample()
-        return tf.reshape(tf.tensordot(tf.cast(weights, sums.dtype), sums, [[0, 1], [0, 1]]), self.layout.bias_shape)
+        total = weighted_sum(self.bias_per_sample(), weights)
+        return total if total.shape == self.layout.bias_shape else tf.reshape(total, self.layout.bias_shape)
 
     def cotangent_moment(self) -> tf.Tensor:
         """`B = (1/(B L)) sum_i sum_l c_il c_il'`, `[e, e]`, from column 0."""
@@ -196,15 +228,24 @@ def _rows(tensor: tf.Tensor) -> tf.Tensor:
 class PerSampleCapture(Capture):
     """A player whose per-sample gradients are small enough to form: everything follows from them."""
 
-    def __init__(self, cotangents: Sequence[tf.Tensor], form: Callable[[tf.Tensor], Tensors]) -> None:
+    def __init__(
+        self,
+        cotangents: Sequence[tf.Tensor],
+        operands: Sequence[tf.Tensor],
+        form: Callable[..., Tensors],
+        total: Callable[..., Tensors] | None = None,
+    ) -> None:
         """Stores how one column's cotangent becomes per-sample gradients.
 
         Args:
             cotangents: m tensors `[B, ...]`.
-            form: maps one cotangent to `q_i`, `[B, *shape]` for each variable.
+            operands: what else of the samples is needed, tensors `[B, ...]`.
+            form: maps one cotangent and the operands to `q_i`, `[B, *shape]` for each variable.
+            total: gives their sums over the samples from the same arguments, where gradients per sample may be too many
+                to form; by default they are formed.
         """
         super().__init__(cotangents)
-        self._form = form
+        self._operands, self._form, self._total = list(operands), form, total
         self._formed: Tensors | None = None
 
     @property
@@ -214,18 +255,28 @@ class PerSampleCapture(Capture):
 
     def scaled(self, alpha: tf.Tensor) -> "Capture":
         """The same capture with the first column of each sample multiplied by `alpha` `[B]`."""
-        return PerSampleCapture([weigh(self.cotangents[:1], alpha[:, None])], self._form)
+        return PerSampleCapture([weigh(self.cotangents[:1], alpha[:, None])], self._operands, self._form, self._total)
+
+    def tensors(self) -> Tensors:
+        """Cotangents, then operands."""
+        return [*self.cotangents, *self._operands]
+
+    def made_of(self, tensors: Tensors) -> "PerSampleCapture":
+        """The same form on other samples."""
+        return PerSampleCapture(tensors[: self.columns], tensors[self.columns :], self._form, self._total)
 
     def per_sample(self) -> Tensors:
         """`q_ij`, `[B, m, *shape]` for each variable, formed once."""
         if self._formed is None:
-            columns = [self._form(c) for c in self.cotangents]
+            columns = [self._form(c, *self._operands) for c in self.cotangents]
             self._formed = [tf.stack(parts, axis=1) for parts in zip(*columns, strict=True)]
         return self._formed
 
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
-        return [tf.tensordot(tf.cast(weights, q.dtype), q, [[0, 1], [0, 1]]) for q in self.per_sample()]
+        if self._total is not None:
+            return self._total(weigh(self.cotangents, weights), *self._operands)
+        return [weighted_sum(q, weights) for q in self.per_sample()]
 
     def inner(self, direction: Tensors) -> tf.Tensor:
         """`<q_ij, K>`, `[B, m]`."""

@@ -18,7 +18,7 @@ from bellman_tf import _checks
 from bellman_tf.layers.capture import MatrixCapture, weigh, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
-from bellman_tf.layers.taps import Taps, autocorrelation, channels_last, pool, ravel, sizes_of, static_product
+from bellman_tf.layers.taps import Taps, autocorrelation, channels_last, ravel, sizes_of, static_product
 from bellman_tf.layers.tensors import Tensors, after, as_number, leading, to_work, with_ones
 from bellman_tf.linalg.products import matmul
 
@@ -35,10 +35,7 @@ class Convolution(MatrixCapture):
         output_sizes: positions per axis.
         pixels: the input, channels last.
         outputs: the cotangents, channels last.
-        averages_pixels: whether `pooled_gradients` averages pixels and sums cotangents, or the other way round.
     """
-
-    averages_pixels = True  # each output meets one pixel per tap
 
     def __init__(
         self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], layout: MatrixLayout
@@ -83,6 +80,20 @@ class Convolution(MatrixCapture):
         """The same cotangents with the layer's new input."""
         return type(self)(self.layer, inputs, self._native, self.layout)
 
+    def thinned(self, channels: int) -> "Convolution":
+        """The same cotangents with the first input channels only; layout and `extent` stay the whole layer's."""
+        kept = slice(channels)
+        inputs = self._inputs[..., kept] if self.layer.data_format == "channels_last" else self._inputs[:, kept]
+        return self.with_inputs(inputs)
+
+    def tensors(self) -> Tensors:
+        """Inputs and cotangents, in the layer's data format."""
+        return [self._inputs, *self._native]
+
+    def made_of(self, tensors: Tensors) -> "Convolution":
+        """The same convolution on other samples."""
+        return type(self)(self.layer, tensors[0], tensors[1:], self.layout)
+
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij`: one backward-filter convolution with weighted cotangents."""
         x, c = weigh_smaller(self._inputs, self._native, weights)
@@ -123,39 +134,41 @@ class Convolution(MatrixCapture):
             for number in range(len(turned.offsets))
         ]
 
-    def pooled_gradients(self, size: int) -> tf.Tensor:
-        """`[B, m, c_in, c_out]` of any tap over at most `size` cells per axis, see `averages_pixels`."""
-        cells = [min(size, *sizes) for sizes in zip(self.pixels.shape[1:-1], self.output_sizes, strict=True)]
-        x = pool(self.pixels, cells, average=self.averages_pixels)
-        c = [pool(c, cells, average=not self.averages_pixels) for c in self.outputs]
-        return tf.stack([tf.matmul(x, part, transpose_a=True) for part in c], axis=1)
-
-    def tap_gradients(self, number: int, left: tf.Tensor | None = None, right: tf.Tensor | None = None) -> tf.Tensor:
-        """Per-sample gradients of one tap, `left' q_ij[delta] right`.
+    def tap_gradients(self, number: int) -> tf.Tensor:
+        """Per-sample gradients of one tap, `q_ij[delta]`.
 
         Args:
             number: of the tap.
-            left: `[c_in, c_in]`, with `right`; only without channel groups.
-            right: `[c_out, c_out]`.
 
         Returns:
             `[B, m, c_in / groups, c_out]`.
-
-        Raises:
-            ValueError: if `left` is given and there are channel groups.
         """
         x, columns = self.sides(number)
+        return self._grouped_gradients(x) if self.groups > 1 else _products(x, columns)
+
+    def turned_tap_gradients(self, number: int, left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Per-sample gradients of one tap, and the same as `left' q_ij[delta] right`.
+
+        Args:
+            number: of the tap.
+            left: `[c_in, c_in]`.
+            right: `[c_out, c_out]`.
+
+        Returns:
+            Two tensors `[B, m, c_in, c_out]`.
+
+        Raises:
+            ValueError: if there are channel groups.
+        """
         if self.groups > 1:
-            if left is not None:
-                raise _checks.error("left", "be None with channel groups", left.shape)
-            return self._grouped_gradients(x)
+            raise _checks.error("groups", "be 1 where gradients are turned", self.groups)
+        x, columns = self.sides(number)
+        q = _products(x, columns)
         # q = x' c: few positions are cheaper to turn than the gradients that they make.
         rows, width = self.pixels.shape[-1], self.layout.width
-        few = self.positions is not None and self.positions * (rows**2 + width**2) < rows * width * (rows + width)
-        if left is not None and few:
-            x, columns = matmul(x, left), [matmul(c, right) for c in columns]
-        q = tf.stack([tf.matmul(x, c, transpose_a=True) for c in columns], axis=1)
-        return q if left is None or few else matmul(matmul(left, q, transpose_a=True), right)
+        if self.positions is not None and self.positions * (rows**2 + width**2) < rows * width * (rows + width):
+            return q, _products(matmul(x, left), [matmul(c, right) for c in columns])
+        return q, matmul(matmul(left, q, transpose_a=True), right)
 
     def _grouped_gradients(self, x: tf.Tensor) -> tf.Tensor:
         batch, count = tf.shape(x)[0], tf.shape(x)[1]
@@ -214,6 +227,11 @@ class Convolution(MatrixCapture):
         x = tf.reshape(tf.transpose(x, [2, 0, 1, 3]), [self.groups, -1, self.layout.rows])
         x = with_ones(x) if self.bias else x
         return tf.matmul(x, x, transpose_a=True) / tf.cast(self.batch_size, x.dtype)
+
+
+def _products(x: tf.Tensor, columns: Sequence[tf.Tensor]) -> tf.Tensor:
+    """`x_i' c_ij`, `[B, m, d, e]`, of `x` `[B, L, d]` and m tensors `[B, L, e]`."""
+    return tf.stack([tf.matmul(x, c, transpose_a=True) for c in columns], axis=1)
 
 
 def convolution_layout(layer: keras.Layer, bias: bool) -> MatrixLayout:

@@ -44,6 +44,17 @@ class LinearMap(MatrixCapture):
         other.inputs = _without_one_position(self._layout(to_work(inputs)))
         return other
 
+    def tensors(self) -> Tensors:
+        """Inputs and cotangents."""
+        return [self.inputs, *self.cotangents]
+
+    def made_of(self, tensors: Tensors) -> "LinearMap":
+        """The same map on other samples."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.inputs, *other.cotangents = tensors
+        return other
+
     def _layout(self, inputs: tf.Tensor) -> tf.Tensor:
         return inputs if len(inputs.shape) == 2 else _merge_positions(inputs)
 

@@ -150,13 +150,19 @@ def capture_einsum(
     if layout is not None:
         return _EinsumMap(plan, x, cotangents, layout)
 
-    def form(c: tf.Tensor) -> Tensors:
+    def form(c: tf.Tensor, x: tf.Tensor) -> Tensors:
         parts = [tf.einsum(plan.gradient_equation, x, c)]
         if bias and layer.bias is not None:
             parts.append(_sum_to(c, tuple(layer.bias.shape)))
         return parts
 
-    return PerSampleCapture(cotangents, form)
+    def total(c: tf.Tensor, x: tf.Tensor) -> Tensors:
+        parts = [tf.einsum(f"{plan.source},{plan.output}->{plan.kernel}", x, c)]
+        if bias and layer.bias is not None:
+            parts.append(tf.reduce_sum(_sum_to(c, tuple(layer.bias.shape)), axis=0))
+        return parts
+
+    return PerSampleCapture(cotangents, [x], form, total)
 
 
 def _sum_to(cotangent: tf.Tensor, shape: tuple) -> tf.Tensor:

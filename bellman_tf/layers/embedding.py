@@ -27,6 +27,17 @@ class Lookup(Capture):
         self.vocabulary = vocabulary
         self.positions = tokens.shape[1]
 
+    def tensors(self) -> Tensors:
+        """Tokens and cotangents."""
+        return [self.tokens, *self.cotangents]
+
+    def made_of(self, tensors: Tensors) -> "Lookup":
+        """The same table read by other samples."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.tokens, *other.cotangents = tensors
+        return other
+
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij`, one `[V, e]` table."""
         c = weigh(self.cotangents, weights)

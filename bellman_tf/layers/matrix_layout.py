@@ -20,6 +20,7 @@ class Extent:
         width: columns of the matrix form, or of a table.
         groups: blocks of the matrix form that do not mix (channel groups of a convolution).
         taps: kernel taps of a convolution; 0 for other layers.
+        channels: input channels that a tap sees, of one group; 0 for other layers.
         vocabulary: rows of a table; 0 for other layers.
     """
 
@@ -30,6 +31,7 @@ class Extent:
     width: int = 0
     groups: int = 1
     taps: int = 0
+    channels: int = 0
     vocabulary: int = 0
 
 
@@ -74,7 +76,8 @@ class MatrixLayout:
         """
         bias = 0 if self.bias_shape is None else math.prod(self.bias_shape)
         numbers = math.prod(self.kernel_shape) + bias
-        return Extent(numbers, columns, positions, self.all_rows, self.width, self.groups, taps)
+        channels = self.rows // taps if taps else 0
+        return Extent(numbers, columns, positions, self.all_rows, self.width, self.groups, taps, channels)
 
     def kernel_matrix(self, kernel: tf.Tensor) -> tf.Tensor:
         """The kernel variable (leading axes allowed) as a matrix `[..., rows, e]`."""

@@ -103,23 +103,21 @@ def capture_scale_shift(
         mean, variance = tf.nn.moments(source, [0, *summed])
         slope = tf.math.rsqrt(variance + layer.epsilon)
     elif layer.scale:
-        normalised = normalised_input(layer, x, mask, source)
+        x = normalised_input(layer, x, mask, source)
 
-    def form(c: tf.Tensor) -> Tensors:
+    def form(c: tf.Tensor, *seen: tf.Tensor) -> Tensors:
         parts, shift = [], tf.reduce_sum(c, axis=summed)
         if layer.scale:  # by the batch's moments without the normalised input: one mean and one slope per feature
-            of_scale = (
-                (tf.reduce_sum(c * x, axis=summed) - mean * shift) * slope
-                if by_batch
-                else tf.reduce_sum(c * normalised, axis=summed)
-            )
+            of_scale = tf.reduce_sum(c * seen[0], axis=summed)
+            if by_batch:
+                of_scale = (of_scale - mean * shift) * slope
             # Keras reshapes, and does not transpose, a scale whose axes are listed out of order.
             parts.append(tf.reshape(of_scale, [-1, *layer.gamma.shape]))
         if bias and layer.center:
             parts.append(tf.reshape(shift, [-1, *layer.beta.shape]))
         return parts
 
-    return PerSampleCapture([to_work(c) for c in cotangents], form)
+    return PerSampleCapture([to_work(c) for c in cotangents], [x] if layer.scale else [], form)
 
 
 def cover_scale_shift(layer: keras.Layer, bias: bool) -> Coverage | str:

@@ -15,10 +15,10 @@ def capture_prelu(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf
     negative = tf.minimum(after(to_work(inputs), cotangents[0]), 0)
     shared = [k + 1 for k, size in enumerate(layer.alpha.shape) if size == 1]
 
-    def form(c: tf.Tensor) -> Tensors:
+    def form(c: tf.Tensor, negative: tf.Tensor) -> Tensors:
         return [tf.reshape(tf.reduce_sum(c * negative, axis=shared, keepdims=True), [-1, *layer.alpha.shape])]
 
-    return PerSampleCapture([to_work(c) for c in cotangents], form)
+    return PerSampleCapture([to_work(c) for c in cotangents], [negative], form)
 
 
 def cover_prelu(layer: keras.Layer, bias: bool) -> Coverage | str:

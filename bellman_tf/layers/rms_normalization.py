@@ -20,10 +20,10 @@ def capture_rms_normalization(
     normalised = x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), axes, keepdims=True) + layer.epsilon)
     summed = list(range(1, rank - kept))
 
-    def form(c: tf.Tensor) -> Tensors:
+    def form(c: tf.Tensor, normalised: tf.Tensor) -> Tensors:
         return [tf.reduce_sum(c * normalised, axis=summed)]
 
-    return PerSampleCapture([to_work(c) for c in cotangents], form)
+    return PerSampleCapture([to_work(c) for c in cotangents], [normalised], form)
 
 
 def cover_rms_normalization(layer: keras.Layer, bias: bool) -> Coverage | str:

@@ -39,21 +39,24 @@ class Taps:
         self.offsets = list(itertools.product(*(range(k) for k in kernel_size)))
         self.channels = inputs.shape[-1]
         self._output, self._strides, self._dilation = list(output_sizes), list(strides), list(dilation)
-        self.pads = []
+        self.pads, ends = [], []
         for axis, (out, k, s, d) in enumerate(zip(output_sizes, kernel_size, strides, dilation, strict=True)):
             size = inputs.shape[axis + 1]
             size = tf.shape(inputs)[axis + 1] if size is None else size
             reach = (k - 1) * d
             if padding == "causal":
-                self.pads.append([reach, 0])
+                low, high = reach, 0
             elif padding == "same":
                 total = (out - 1) * s + reach + 1 - size
                 total = tf.maximum(total, 0) if tf.is_tensor(total) else max(total, 0)
-                self.pads.append([total // 2, total - total // 2])
+                low, high = total // 2, total - total // 2
             else:
-                self.pads.append([0, 0])
-        padded = any(tf.is_tensor(low) or tf.is_tensor(high) or low or high for low, high in self.pads)
-        self._padded = tf.pad(inputs, [[0, 0], *self.pads, [0, 0]]) if padded else inputs
+                low, high = 0, 0
+            self.pads.append([low, high])
+            ends.append(high + -(low + size + high) % s if s > 1 else high)  # whole strides
+        whole = [[low, end] for (low, _), end in zip(self.pads, ends, strict=True)]
+        padded = any(tf.is_tensor(low) or tf.is_tensor(end) or low or end for low, end in whole)
+        self._padded = tf.pad(inputs, [[0, 0], *whole, [0, 0]]) if padded else inputs
         self._inputs = inputs
         self._batch = tf.shape(inputs)[0] if inputs.shape[0] is None else inputs.shape[0]
 
@@ -67,23 +70,43 @@ class Taps:
             `[B, L, c_in]`.
         """
         start = [k * d for k, d in zip(self.offsets[number], self._dilation, strict=True)]
-        reach = [(out - 1) * s + 1 for out, s in zip(self._output, self._strides, strict=True)]
-        source, inner = self._padded, self._without_padding(start, reach)
-        if inner is not None:
-            source, start = self._inputs, inner
-        seen = source
-        if inner is None or reach != list(source.shape[1:-1]):
-            seen = tf.slice(source, [0, *start, 0], [self._batch, *reach, self.channels])
-        if any(s > 1 for s in self._strides):
-            seen = seen[(slice(None), *(slice(None, None, s) for s in self._strides))]
-        return tf.reshape(seen, [self._batch, static_product(self._output), self.channels])
+        inner = self._without_padding(start)
+        source, start = (self._padded, start) if inner is None else (self._inputs, inner)
+        if max(self._strides) > 1:
+            source, start, sizes = self._in_strides(source, start)
+        else:
+            start, sizes = [*start, 0], [*self._output, self.channels]
+        if sizes != list(source.shape[1:]):
+            source = tf.slice(source, [0, *start], [self._batch, *sizes])
+        return tf.reshape(source, [self._batch, static_product(self._output), self.channels])
 
-    def _without_padding(self, start: list[int], reach: list) -> list[int] | None:
-        """Where a slice of the padded input starts in the input itself; `None` if it leaves it, or may."""
+    def _in_strides(self, source: tf.Tensor, start: list[int]) -> tuple[tf.Tensor, list[int], list]:
+        """Every axis cut into whole strides, so that one pixel of each is a slice; TensorFlow's strided one is slow.
+
+        Args:
+            source: `[B, *spatial, c]`, whole strides long.
+            start: first pixel per axis.
+
+        Returns:
+            `[B, n_1, s_1, ..., n_k, s_k c]`, and where the pixels start and how many there are behind the batch axis.
+        """
+        shape: list = []
+        first: list[int] = []
+        sizes: list = []
+        for size, begin, s, out in zip(sizes_of(source), start, self._strides, self._output, strict=True):
+            shape += [size // s, s]
+            first += [begin // s, begin % s]
+            sizes += [out, 1]
+        shape[-1], first[-1], sizes[-1] = (n * self.channels for n in (shape[-1], first[-1], 1))
+        return tf.reshape(source, [self._batch, *shape]), first, sizes
+
+    def _without_padding(self, start: list[int]) -> list[int] | None:
+        """Where a tap's pixels start in the input itself; `None` if it leaves it, or may, or does not fit strides."""
         first = []
-        for begin, length, (low, _), size in zip(start, reach, self.pads, self._inputs.shape[1:-1], strict=True):
-            static = isinstance(low, int) and isinstance(length, int) and size is not None
-            if not static or begin < low or begin - low + length > size:
+        sizes = self._inputs.shape[1:-1]
+        for begin, out, s, (low, _), size in zip(start, self._output, self._strides, self.pads, sizes, strict=True):
+            static = isinstance(low, int) and isinstance(out, int) and size is not None
+            if not static or size % s or begin < low or begin - low + (out - 1) * s + 1 > size:
                 return None
             first.append(begin - low)
         return first
@@ -111,27 +134,6 @@ def static_product(sizes: Sequence) -> int:
     if all(isinstance(size, int) for size in sizes):
         return math.prod(sizes)
     return -1
-
-
-def pool(tensor: tf.Tensor, cells: list[int], *, average: bool) -> tf.Tensor:
-    """Sums or averages over a grid of nearly equal cells.
-
-    Args:
-        tensor: `[B, *spatial, c]`, spatial sizes static.
-        cells: per axis.
-        average: whether to divide by the positions of a cell.
-
-    Returns:
-        `[B, product of cells, c]`.
-    """
-    for axis, count in enumerate(cells):
-        size = tensor.shape[axis + 1]
-        member = [[float(k * count // size == cell) for k in range(size)] for cell in range(count)]
-        weights = [[entry / sum(row) if average else entry for entry in row] for row in member]
-        moved = tf.tensordot(tensor, tf.constant(weights, tensor.dtype), [[axis + 1], [1]])
-        order = list(range(len(moved.shape) - 1))
-        tensor = tf.transpose(moved, [*order[: axis + 1], len(order), *order[axis + 1 :]])
-    return tf.reshape(tensor, [-1, math.prod(cells), tensor.shape[-1]])
 
 
 def ravel(index: Sequence[int], sizes: Sequence[int]) -> int:

@@ -30,8 +30,6 @@ class TransposedConvolution(Convolution):
         taps: `Taps` of the first column's cotangent.
     """
 
-    averages_pixels = False  # each pixel meets one output per tap
-
     def __init__(
         self, layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], layout: MatrixLayout
     ) -> None:

@@ -1,5 +1,6 @@
 """What arguments must be: float dtypes, fitting last axes, complete games. What tracing does not know is not judged."""
 
+import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
@@ -100,7 +101,7 @@ def damping_like(damping, reference):
 
 
 def identity_like(A):
-    """The identity of a square matrix's size and dtype, a constant of the graph where the size is static.
+    """The identity of a square matrix's size and dtype, one constant of the graph where it is small.
 
     Args:
         A: `[..., n, n]`.
@@ -108,7 +109,10 @@ def identity_like(A):
     Returns:
         `[n, n]`.
     """
-    return tf.eye(tf.shape(A)[-1] if A.shape[-1] is None else A.shape[-1], dtype=A.dtype)
+    size = A.shape[-1]
+    if size is not None and size <= 64:
+        return tf.constant(np.eye(size), A.dtype)
+    return tf.eye(tf.shape(A)[-1] if size is None else size, dtype=A.dtype)
 
 
 def lower_blocks(name, blocks):

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.linalg import _shapes
-from bellman_tf.linalg.products import matmul
+from bellman_tf.linalg.products import matmul, trace
 from bellman_tf.linalg.solve import factor_spd, solve_spd
 
 _transpose = tf.linalg.matrix_transpose
@@ -226,10 +226,23 @@ def split_damping(A, B, damping):
     A, B = _shapes.as_matrices(A=A, B=B)
     _shapes.check_square("A", A)
     _shapes.check_square("B", B)
-    root = tf.sqrt(_shapes.damping_like(damping, A))
-    mean_A, mean_B = (tf.reduce_mean(tf.linalg.diag_part(M), axis=-1) for M in (A, B))
+    means = [trace(M) / tf.cast(tf.shape(M)[-1], M.dtype) for M in (A, B)]
+    return split_by_means(*means, _shapes.damping_like(damping, A))
+
+
+def split_by_means(mean_A, mean_B, damping):
+    """`split_damping` of factors of which the mean eigenvalues are known.
+
+    Args:
+        mean_A: `[...]`.
+        mean_B: `[...]`.
+        damping: `[...]`, not negative.
+
+    Returns:
+        `damping_A` and `damping_B`, `[...]`.
+    """
+    root, one = tf.sqrt(damping), tf.ones((), mean_A.dtype)
     known = (mean_A > 0.0) & (mean_B > 0.0)
-    one = tf.ones((), A.dtype)
     pi = tf.sqrt(tf.where(known, mean_A, one)) / tf.sqrt(tf.where(known, mean_B, one))
     return pi * root, root / pi
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from bellman_tf.linalg import _shapes
+from bellman_tf.linalg.products import trace
 from bellman_tf.linalg.symmetric import symmetrize
 
 
@@ -87,10 +88,10 @@ def factor_gram(A, scale=None):
     _shapes.check_square("A", A)
     if A.shape[-1] == 1 and scale is None:
         return Factor(tf.sqrt(1.0 + A))
-    scale = tf.linalg.trace(A) if scale is None else tf.cast(scale, A.dtype)
-    size = A.shape[-1] if A.shape[-1] is not None else tf.shape(A)[-1]
-    eps = tf.experimental.numpy.finfo(A.dtype.as_numpy_dtype).eps
-    shift = 4.0 * tf.cast(size, A.dtype) * eps * scale  # [...]
+    scale = trace(A) if scale is None else tf.cast(scale, A.dtype)
+    size = A.shape[-1] if A.shape[-1] is not None else tf.cast(tf.shape(A)[-1], A.dtype)
+    eps = float(tf.experimental.numpy.finfo(A.dtype.as_numpy_dtype).eps)
+    shift = 4.0 * size * eps * scale  # [...]
     shift = tf.where(shift > 0.1, shift, tf.zeros_like(shift))
     return Factor(_cholesky(A + (1.0 + shift)[..., tf.newaxis, tf.newaxis] * _shapes.identity_like(A)))
 

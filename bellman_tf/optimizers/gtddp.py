@@ -9,6 +9,7 @@ import dataclasses
 import keras
 
 from bellman_tf.curvature import config as curvature_config
+from bellman_tf.curvature.gram.plan import LIMITS
 from bellman_tf.optimizers.arguments import check_game, check_inner, check_keras, check_momentum, inner_named
 from bellman_tf.optimizers.records import first_control_state
 from bellman_tf.optimizers.rejections import Rejections
@@ -62,6 +63,9 @@ class GTDDP(Rejections, Stepping):
             automatic differentiation of a mean returns it: beta^2 starts at 1/B, c = 1/B) or "sample" (beta^2 = 1 and
             c = 1, the other reading of the papers, which diverges at rates where its baseline trains).
         gram: how Gram matrices are formed, see `bellman_tf.curvature.gram`; "auto" chooses by static shapes.
+        gram_memory: bytes that what one Gram matrix is formed of may take, gradients per sample or products of pairs of
+            positions; above it the matrix is formed in blocks of samples, with the same result, layers one after the
+            other. `game_summary` says from how many samples on. The matrix itself, B x B, is not counted.
         step_control: `None`, "levenberg_marquardt" or a `bellman_tf.LevenbergMarquardt`: damping by the ratio of the
             actual to the predicted decrease on the batch, and steps that raise it refused; needs
             `value_hessian="batch"` without groups. The state is in `damping` and `refused_steps`.
@@ -102,6 +106,7 @@ class GTDDP(Rejections, Stepping):
         rollout: str | None = None,
         outer_scale: str = "mean",
         gram: str = "auto",
+        gram_memory: int = LIMITS.memory,
         step_control: object = None,
         weight_decay: float | None = None,
         clipnorm: float | None = None,
@@ -118,7 +123,15 @@ class GTDDP(Rejections, Stepping):
         if rollout is None:
             rollout = "nonlinear" if value_hessian == "outer_product" or bilinear else "linear"
         options = GameOptions(
-            information, value_hessian, terminal_hessian, group_size, bilinear, gram, rollout, outer_scale
+            information,
+            value_hessian,
+            terminal_hessian,
+            group_size,
+            bilinear,
+            gram,
+            rollout,
+            outer_scale,
+            gram_memory,
         )
         inner, control = inner_named(inner_optimizer), step_control_named(step_control)
         check_inner(
@@ -227,6 +240,7 @@ class GTDDP(Rejections, Stepping):
             rollout=options.rollout,
             outer_scale=options.outer_scale,
             gram=options.gram,
+            gram_memory=options.gram_memory,
             step_control=keras.saving.serialize_keras_object(self.step_control),
         )
         if self.inner is not None:

@@ -65,6 +65,6 @@ def gram_forms(options: GameOptions, game: Players, blocks: list[Block]) -> list
     couplings, _ = couplings_of(game, blocks)
     joint = {k for coupling in couplings if coupling.joint and coupling.joint_gram for k in coupling.players}
     return [
-        "joint" if k in joint else player.gram_plan(block.kind, options.gram, group_size).words
+        "joint" if k in joint else player.gram_plan(block.kind, options.gram, group_size, options.gram_limits).words
         for k, (player, block) in enumerate(zip(game.players, blocks, strict=True))
     ]

@@ -146,7 +146,8 @@ class GameStep:
 
     def _own_gram(self, player: Player, group_size: int | None) -> tf.Tensor:
         capture, metric = self._capture(player), self.batch.metrics[player.index]
-        return tf.cast(gram(capture, metric, group_size, self.options.gram), self.batch.dtype)
+        found = gram(capture, metric, group_size, self.options.gram, self.options.gram_limits)
+        return tf.cast(found, self.batch.dtype)
 
     def _own_pull(self, player: Player) -> tf.Tensor | None:
         """`<q_ij, M^{-1} l_u>`, `[B, m]`, or `None` without own cost; adds `l_u' M^{-1} l_u` to the prediction."""

@@ -45,9 +45,11 @@ class LinearPolicy:
         self._diagonal = columns == 1
         self._players: list[Player] = []
         self._grams: list[tf.Tensor] = []
+        self._summed: tf.Tensor | None = None
         self._pulls: list[tf.Tensor | None] = []
+        self._shared: tf.Tensor | None = None
 
-    def add(self, player: Player, gram: tf.Tensor, pull: tf.Tensor | None, ahead: tf.Tensor | None = None) -> None:
+    def add(self, player: Player, gram: tf.Tensor, pull: tf.Tensor | None, ahead: tf.Tensor | None = None) -> tf.Tensor:
         """Adds a player.
 
         Args:
@@ -56,15 +58,21 @@ class LinearPolicy:
             pull: `<q_ij, M^{-1} l_u>`, `[B, m]`, or `None` without own cost.
             ahead: `<q_ij, D>`, `[B, m]`, of a displacement D that is known before the step, or `None`: l_u - M D takes
                 the place of l_u.
+
+        Returns:
+            The sum of the Gram matrices so far: where the next one waits for it, TensorFlow keeps none of them.
         """
         if self._direct != 1:
             gram, pull = self._direct * gram, None if pull is None else self._direct * pull
         if ahead is not None:
             pull = -ahead if pull is None else pull - ahead
         self._players.append(player)
-        self._grams.append(tf.squeeze(gram, 0) if self.group_size is None else gram)
+        gram = tf.squeeze(gram, 0) if self.group_size is None else gram
+        self._grams.append(gram)
+        self._summed = gram if self._summed is None else self._summed + gram
         grouped = None if pull is None else to_groups(tf.cast(pull, gram.dtype), self.group_size)
         self._pulls.append(grouped if grouped is None or self.group_size is not None else grouped[0])
+        return self._summed
 
     def solve(self, game: Players) -> None:
         """Weights of all players that were added.
@@ -74,10 +82,10 @@ class LinearPolicy:
         """
         self._game = game
         if self.information.joint and self.information.feedback:
-            gram, pull = _sum(self._grams), _sum(self._pulls)
+            gram, pull = self._summed, _sum(self._pulls)
             w = rollout.cooperative_weights(self._terminal, gram, pull, diagonal=self._diagonal)
             self._weights = {player.index: w for player in self._players}
-            self.mean_weights = self._columns_of(w)
+            self.mean_weights = self._shared = self._columns_of(w)
             self._solved = gram[None], w[None], None if pull is None else pull[None]
             return
         stages = self._stages
@@ -96,7 +104,7 @@ class LinearPolicy:
         known = {player.index for player in self._players}
         stages = [[player.index for player in stage if player.index in known] for stage in self._game.stages]
         placed = {k for stage in stages for k in stage}
-        loose = [player.index for player in self._players if player.index not in placed]
+        loose = sorted(known - placed)
         return [stage for stage in [*stages, loose] if stage]
 
     @functools.cached_property
@@ -128,7 +136,7 @@ class LinearPolicy:
         Returns:
             `[B, m]`; their mean-gradient value is 1/B.
         """
-        return self._columns_of(self._weights[player.index])
+        return self._columns_of(self._weights[player.index]) if self._shared is None else self._shared
 
     def plain(self) -> list[tf.Tensor]:
         """Weights of every stage without feedback, a_t; of a stage's first player where each has its own.
@@ -178,7 +186,7 @@ class LinearPolicy:
 
     def held_out_model(self) -> tf.Tensor:
         """What the plain step does to samples that it was not computed from, `[3]`; see `held_out.held_out_model`."""
-        return held_out.held_out_model(self._terminal, _sum(self._grams), self._columns)
+        return held_out.held_out_model(self._terminal, self._summed, self._columns)
 
 
 def _sum(parts: list) -> tf.Tensor | None:

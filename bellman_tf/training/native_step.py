@@ -185,14 +185,11 @@ class NativeStep:
         direct = step.settings.momentum.direct if step.settings.momentum.known else 1.0
         self.policy = LinearPolicy(value, self.information, group_size, columns, step.batch_size, direct)
         leading = [player for player in self.covered if self._leads(player)]
-        grams: dict[int, tf.Tensor] = {}
         done: list[tf.Tensor] = []
         for player in reversed(leading):  # the order in which the backward pass gives their cotangents
             with tf.control_dependencies(done):  # gradients per sample of one layer at a time
-                grams[player.index] = self._gram(player, group_size)
-            done = [grams[player.index]]
-        for player in leading:
-            self.policy.add(player, grams[player.index], self._pull(player), self._ahead(player))
+                found = self._gram(player, group_size)
+            done = [self.policy.add(player, found, self._pull(player), self._ahead(player))]
         self.policy.solve(self.game)
 
     def _leads(self, player: Player) -> bool:
@@ -207,7 +204,8 @@ class NativeStep:
     def _gram(self, player: Player, group_size: int | None) -> tf.Tensor:
         def own(member: Player) -> tf.Tensor:
             capture, metric = self.captures[member.index], self.metrics[member.index]
-            return tf.cast(gram(capture, metric, group_size, self.options.gram), self.step.dtype)
+            found = gram(capture, metric, group_size, self.options.gram, self.options.gram_limits)
+            return tf.cast(found, self.step.dtype)
 
         together = self.step.together.get(player.index)
         if together is None:

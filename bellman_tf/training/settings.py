@@ -5,7 +5,8 @@ import dataclasses
 from bellman_tf import _checks
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.coupling.base import Coupling
-from bellman_tf.curvature.gram import FORMS
+from bellman_tf.curvature.gram import FORMS, GramLimits
+from bellman_tf.curvature.gram.plan import LIMITS
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.step_control import LevenbergMarquardt
@@ -31,6 +32,7 @@ class GameOptions:
             outer product of its gradient: beta^2 starts at 1/B and c = 1/B) or "sample" (beta^2 and c start at 1).
         rollout: "linear" (one pass of the model as it runs, then the gradient of a re-weighted loss) or "nonlinear"
             (the papers' second forward pass, on a traced copy of the model).
+        gram_memory: bytes from which on a Gram matrix is formed in blocks of samples.
     """
 
     information: str
@@ -41,6 +43,7 @@ class GameOptions:
     gram: str
     rollout: str = "linear"
     outer_scale: str = "mean"
+    gram_memory: int = LIMITS.memory
 
     def __post_init__(self) -> None:
         """Checks every option and their combinations.
@@ -59,6 +62,7 @@ class GameOptions:
             _checks.check_integer("group_size", self.group_size, least=1)
         _checks.check_flag("bilinear", self.bilinear)
         _checks.check_choice("gram", self.gram, FORMS)
+        _checks.check_integer("gram_memory", self.gram_memory, least=1)
         _checks.check_choice("rollout", self.rollout, ROLLOUTS)
         _checks.check_choice("outer_scale", self.outer_scale, OUTER_SCALES)
         if self.rollout == "linear" and (self.value_hessian == "outer_product" or self.bilinear):
@@ -77,6 +81,11 @@ class GameOptions:
                 "terminal_hessian", "be 'matched' or 'outer_product' with value_hessian='outer_product'",
                 self.terminal_hessian, "A terminal Hessian of higher rank needs value_hessian='batch'.",
             )  # fmt: skip
+
+    @property
+    def gram_limits(self) -> GramLimits:
+        """Sizes from which on a Gram matrix is approximated, or formed in blocks."""
+        return GramLimits(memory=self.gram_memory)
 
     @property
     def columns(self) -> int | None:

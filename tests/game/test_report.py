@@ -1,5 +1,7 @@
 """The text of `game_summary`."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -73,12 +75,23 @@ def test_the_gram_form_follows_the_static_shapes():
     assert "3 stages, 3 players" in lines[0]
 
 
+# The products of pairs of two positions take 2 x 2 x 3 numbers of four bytes a pair of samples.
+LOOKUP = f"lookup, blocks above {math.isqrt(2**26 // 12)} samples"
+
+
 @pytest.mark.parametrize(
     ("options", "forms"),
     [
-        ({"curvature": "kfac"}, ["lookup", "per sample", "factored"]),
-        ({"curvature": "rmsprop", "gram": "sketch"}, ["lookup", "sketch, 1 of 3 taps", "per sample"]),
+        ({"curvature": "kfac"}, [LOOKUP, "per sample", "factored"]),
+        ({"curvature": "rmsprop", "gram": "sketch"}, [LOOKUP, "sketch, 1 of 3 taps", "per sample"]),
         ({"curvature": "rmsprop", "value_hessian": "block_diagonal"}, ["lookup", "per sample", "squares"]),
+        (
+            {"curvature": "rmsprop", "gram_memory": 4 * 300},
+            [
+                f"{form}, blocks above {most} samples"
+                for form, most in (("lookup", 5), ("per sample", 5), ("per sample", 7))
+            ],
+        ),
         ({"curvature": "full"}, ["per sample"] * 3),
     ],
 )

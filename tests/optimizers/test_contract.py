@@ -17,7 +17,7 @@ ROWS = {
     "GTDDP ekfac": lambda: btf.GTDDP(0.05, curvature="ekfac"),
     "GTDDP adam": lambda: btf.GTDDP(0.01, curvature="adam", terminal_hessian=2),
     "GTDDP rmsprop": lambda: btf.GTDDP(0.01, curvature="rmsprop", value_hessian="block_diagonal"),
-    "GTDDP full": lambda: btf.GTDDP(0.3, curvature="full", group_size=3),
+    "GTDDP full": lambda: btf.GTDDP(0.3, curvature="full", group_size=3, gram_memory=2**10),
     "GTDDP as published": lambda: btf.GTDDP.as_published(0.03),
     "GTDDP nonlinear": lambda: btf.GTDDP(0.03, rollout="nonlinear"),
     "GTDDP with AdamW inside": lambda: btf.GTDDP(inner_optimizer=keras.optimizers.AdamW(0.03)),

@@ -38,6 +38,8 @@ BAD_OPTIONS = [
     ({"value_hessian": "outer_product", "terminal_hessian": "full"}, "`terminal_hessian` must be 'matched' or"),
     ({"bilinear": 1}, "`bilinear` must be True or False"),
     ({"gram": "small"}, "`gram` must be one of"),
+    ({"gram_memory": 0}, "`gram_memory` must be an integer >= 1"),
+    ({"gram_memory": 1e9}, "`gram_memory` must be an integer >= 1"),
     ({"weight_decay": -0.1}, "`weight_decay` must be a finite number >= 0"),
     ({"clipnorm": "1"}, "`clipnorm` must be a finite number"),
     ({"global_clipnorm": 1.0, "rollout": "nonlinear"}, "`global_clipnorm` must be None with rollout='nonlinear'"),

@@ -14,15 +14,3 @@ def gram(q, M, group_size=None):
         Q = Q.reshape(size * q.shape[1], -1)
         blocks.append(Q @ np.linalg.solve(M, Q.T))
     return np.stack(blocks)
-
-
-def cell_means(x, cells):
-    """Means of one axis (the second) over cells `{k : floor(k cells / size) = cell}`."""
-    size = x.shape[1]
-    return np.stack([x[:, [k for k in range(size) if k * cells // size == n]].mean(axis=1) for n in range(cells)], 1)
-
-
-def cell_sums(x, cells):
-    """Sums of one axis (the second) over the same cells."""
-    size = x.shape[1]
-    return np.stack([x[:, [k for k in range(size) if k * cells // size == n]].sum(axis=1) for n in range(cells)], 1)

@@ -3,27 +3,28 @@
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric
+from bellman_tf.curvature.gram.blocks import gradient_products
 from bellman_tf.curvature.gram.factored import factored, squares
 from bellman_tf.curvature.gram.features import features
+from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.lookup import lookup
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, plan
 from bellman_tf.curvature.gram.positions import positions
-from bellman_tf.curvature.gram.products import inner_products
-from bellman_tf.curvature.gram.reduced import reduced
 from bellman_tf.curvature.gram.sketch import sketch
 from bellman_tf.layers.capture import Capture, MatrixCapture
 
 
-def per_sample(capture: Capture, metric: Metric, group_size: int | None, limits: GramLimits) -> tf.Tensor:
+def per_sample(capture: Capture, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:
     """Inner products of per-sample gradients, `[G, b m, b m]`."""
-    first, second, scale = metric.sample_pair(capture)
-    return scale * inner_products(first, second, group_size)
+    return gradient_products(capture, metric.sample_pair, load, group_size, limits.memory)
 
 
-def rank_one(capture: MatrixCapture, metric: Metric, group_size: int | None, limits: GramLimits) -> tf.Tensor:
+def rank_one(
+    capture: MatrixCapture, metric: Metric, group_size: int | None, limits: GramLimits, load: Load
+) -> tf.Tensor:
     """`factored` or `positions` with the nearest two-sided metric, `[G, b m, b m]`."""
     run = factored if capture.positions == 1 else positions
-    return run(capture, metric.rank_one(), group_size, limits)
+    return run(capture, metric.rank_one(), group_size, limits, load)
 
 
 RUN = {
@@ -35,7 +36,6 @@ RUN = {
     "rank_one": rank_one,
     "sketch": sketch,
     "features": features,
-    "reduced": reduced,
 }
 
 
@@ -53,10 +53,11 @@ def gram(
         metric: its metric, learning rate included.
         group_size: samples per group b; `None` is the whole batch.
         form: one of `plan.FORMS`.
-        limits: sizes from which on "auto" approximates.
+        limits: sizes from which on "auto" approximates, and bytes from which on the matrix is formed in blocks.
 
     Returns:
         `[G, b m, b m]`, zero where the last group is padded.
     """
-    chosen = plan(capture.extent, metric.kind, form, group_size, limits).form
-    return RUN[chosen](capture, metric, group_size, limits)
+    itemsize = capture.cotangents[0].dtype.size
+    chosen = plan(capture.extent, metric.kind, form, group_size, limits, itemsize)
+    return RUN[chosen.form](capture, metric, group_size, limits, chosen.load)

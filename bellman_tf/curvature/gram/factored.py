@@ -3,12 +3,15 @@
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric, TwoSided
+from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import inner_products, stacked
 from bellman_tf.layers.capture import MatrixCapture
 
 
-def factored(capture: MatrixCapture, metric: TwoSided, group_size: int | None, limits: GramLimits) -> tf.Tensor:
+def factored(
+    capture: MatrixCapture, metric: TwoSided, group_size: int | None, limits: GramLimits, load: Load
+) -> tf.Tensor:
     """`(x A^{-1} x') * (c B^{-1} c')`, `[G, b m, b m]`, for a metric with two sides."""
     m = capture.columns
     x, solved_x, bias = metric.input_pair(capture)
@@ -30,7 +33,9 @@ def factored(capture: MatrixCapture, metric: TwoSided, group_size: int | None, l
     return inputs * inner_products([c], [metric.scale * metric.cotangent_solve(c)], group_size)
 
 
-def squares(capture: MatrixCapture, metric: Metric, group_size: int | None, limits: GramLimits) -> tf.Tensor:
+def squares(
+    capture: MatrixCapture, metric: Metric, group_size: int | None, limits: GramLimits, load: Load
+) -> tf.Tensor:
     """The diagonal `q_i' M^{-1} q_i`, `[B, 1, 1]`, for a metric that is diagonal in some basis."""
     x, c, inverse = metric.turned(capture)
     return tf.reduce_sum(tf.matmul(tf.square(x), inverse) * tf.square(c), axis=1)[:, None, None]

@@ -8,27 +8,30 @@ every step, as XLA wants it.
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric
+from bellman_tf.curvature.gram.blocks import gradient_products
+from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits, kept_features
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.layers.dense import LinearMap
 
 
-def features(capture: LinearMap, metric: Metric, group_size: int | None, limits: GramLimits) -> tf.Tensor:
+def features(capture: LinearMap, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:
     """The kernel's part from its first input features, the bias's part exact.
 
     Args:
         capture: the player's capture.
         metric: one that does not mix the rows of the matrix form.
         group_size: samples per group.
-        limits: which share of the features to keep.
+        limits: which share of the features to keep, and how much memory their gradients may take.
+        load: numbers that the gradients take.
 
     Returns:
         `[G, b m, b m]`; positive semidefinite, exact where all features are kept.
     """
     rows = capture.layout.rows
     kept = kept_features(rows, limits)
-    first, second, scale = metric.feature_pair(capture, kept)
-    kernel = (rows / kept * scale) * inner_products(first, second, group_size)
+    kernel = gradient_products(capture, lambda part: metric.feature_pair(part, kept), load, group_size, limits.memory)
+    kernel *= rows / kept
     if not capture.bias:
         return kernel
     first, second, scale = metric.bias_pair(capture)

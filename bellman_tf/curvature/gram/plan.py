@@ -7,8 +7,8 @@
     lookup       pairs of positions of a table that hold the same token             exact, b L^2 e
     rank_one     `factored` or `positions` with a diagonal metric of rank one       approximate, b L^2 (d + e)
     sketch       a convolution's centre tap times the number of taps                approximate, L c c' + b c c'
+                 (of 64 input channels and more a quarter, where the metric does not mix them)
     features     a position layer's first input features, times all of them   approximate, (L d e + b d e) / 4
-    reduced      pixels and cotangents of a convolution pooled to few positions     approximate, cheapest
 
 Source: algorithm.md, Section 7, claims OURS-9; the centre tap and the metric of rank one are measured in
 `benchmarks/gram_error.py`.
@@ -21,9 +21,10 @@ import dataclasses
 from typing import NamedTuple
 
 from bellman_tf.curvature.block import MetricKind
+from bellman_tf.curvature.gram.load import Load
 from bellman_tf.layers.matrix_layout import Extent
 
-FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "features", "reduced")
+FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "features")
 # Samples in a batch, as far as the choice of a form goes.
 USUAL_BATCH = 64
 
@@ -38,14 +39,17 @@ class GramLimits:
         rank_one_above: "auto" takes the diagonal metric of a player with more parameters than this as one of rank one.
             Measured on one core with B = 64: a Dense layer of 2^14 weights 16 ms exactly and 0.6 ms with rank one (the
             products of its plain gradient step 0.6 ms), of 2^16 weights 50 and 0.8 ms.
-        feature_share: "features" keeps one input feature of so many.
-        reduced_size: positions per axis that "reduced" keeps at most.
+        feature_share: "features" keeps one input feature of so many, and "sketch" one input channel of as many.
+        thin_from: input channels from which on "sketch" keeps some.
+        memory: bytes that what a Gram matrix is formed of may take (gradients per sample, products of pairs of
+            positions), besides the matrix itself: above it is formed in blocks of samples.
     """
 
     sketch_above: int = 2**18
     rank_one_above: int = 2**14
     feature_share: int = 4
-    reduced_size: int = 4
+    thin_from: int = 64
+    memory: int = 2**28
 
 
 LIMITS = GramLimits()
@@ -58,15 +62,22 @@ class Plan(NamedTuple):
         form: its name.
         cost: multiplications per sample; `None` where a size is not static.
         words: the form in words, for `game_summary`.
+        load: numbers that are held while the matrix is formed.
     """
 
     form: str
     cost: int | None
     words: str
+    load: Load = Load()
 
 
 def plan(
-    extent: Extent, kind: MetricKind, form: str = "auto", group_size: int | None = None, limits: GramLimits = LIMITS
+    extent: Extent,
+    kind: MetricKind,
+    form: str = "auto",
+    group_size: int | None = None,
+    limits: GramLimits = LIMITS,
+    itemsize: int = 4,
 ) -> Plan:
     """Chooses the form of a player's Gram matrix.
 
@@ -76,9 +87,10 @@ def plan(
         form: the `gram` option, one of `FORMS`. A form that does not exist for the player gives the cheapest exact one.
         group_size: samples per group; `None` is the whole batch.
         limits: sizes from which on "auto" approximates.
+        itemsize: bytes of one number of the captures.
 
     Returns:
-        The form and its cost.
+        The form, its cost and its memory.
     """
     b = _samples(group_size)
     exact, near = _exact(extent, kind, b), _approximate(extent, kind, b, limits)
@@ -97,9 +109,42 @@ def plan(
         }
         cheaper = {name: near[name] for name, big in known.items() if big and name in near}
         chosen = min({**cheaper, chosen: exact[chosen]}.items(), key=lambda pair: pair[1])[0] if cheaper else chosen
-    words = {"sketch": f"sketch, 1 of {extent.taps} taps", "features": f"1 of {limits.feature_share} features"}
-    words = words.get(chosen, chosen.replace("_", " "))
-    return Plan(chosen, {**near, **exact}[chosen], words)
+    thin = kept_channels(extent, kind, limits) < extent.channels
+    share = f"1 of {limits.feature_share}"
+    sketched = f"sketch, 1 of {extent.taps} taps" + (f" and {share} channels" if thin else "")
+    words = {"sketch": sketched, "features": f"{share} features"}.get(chosen, chosen.replace("_", " "))
+    load = _load(chosen, extent, kind, group_size, limits)
+    most = load.most(limits.memory // itemsize, group_size, extent.columns)
+    words = words if most is None else f"{words}, blocks above {most} samples"
+    return Plan(chosen, {**near, **exact}[chosen], words, load)
+
+
+def _load(form: str, extent: Extent, kind: MetricKind, group_size: int | None, limits: GramLimits) -> Load:
+    """Numbers held while a form's Gram matrix is formed.
+
+    Gradients are there twice, as they are and under the metric; of pairs of positions there are the products of inputs,
+    those of cotangents, and those of both.
+
+    Args:
+        form: its name.
+        extent: static sizes of the player.
+        kind: of its metric.
+        group_size: samples per group.
+        limits: which share of the features is kept.
+
+    Returns:
+        The load.
+    """
+    m, L, d, e = extent.columns, extent.positions, extent.rows, extent.width
+    if form == "per_sample":
+        return Load(sample=2 * m * extent.parameters)
+    if form == "features":
+        return Load(sample=2 * m * kept_features(d, limits) * e)
+    if form == "sketch" and not pairs_are_cheaper(extent, kind, group_size, limits):
+        return Load(sample=2 * m * kept_channels(extent, kind, limits) * e)
+    if form in {"factored", "squares"} or (form == "rank_one" and L == 1):
+        return Load()
+    return Load(pair=L * L * (1 + 2 * m * m))
 
 
 def _exact(extent: Extent, kind: MetricKind, b: int) -> dict[str, int | None]:
@@ -132,20 +177,36 @@ def kept_features(rows: int, limits: GramLimits) -> int:
     return -(-rows // limits.feature_share)
 
 
-def pairs_are_cheaper(extent: Extent, kind: MetricKind, group_size: int | None) -> bool:
+def kept_channels(extent: Extent, kind: MetricKind, limits: GramLimits) -> int:
+    """Input channels of a tap that "sketch" keeps.
+
+    Args:
+        extent: static sizes of a convolution.
+        kind: of its metric.
+        limits: which share, and from how many channels on.
+
+    Returns:
+        How many; all where there are few, or where the metric or channel groups mix them with others.
+    """
+    few = extent.channels < limits.thin_from or not kind.rowwise or extent.groups > 1
+    return extent.channels if few else -(-extent.channels // limits.feature_share)
+
+
+def pairs_are_cheaper(extent: Extent, kind: MetricKind, group_size: int | None, limits: GramLimits = LIMITS) -> bool:
     """Whether one tap's inner products are cheaper from pairs of positions than from gradients per sample.
 
     Args:
         extent: static sizes of a convolution.
         kind: of its metric.
         group_size: samples per group; `None` is the whole batch.
+        limits: which share of many channels is kept.
 
     Returns:
         Whether they are; `False` where a size is not static.
     """
     if extent.positions is None:
         return False
-    costs = _of_one_tap(extent, kind, _samples(group_size))
+    costs = _of_one_tap(extent, kind, _samples(group_size), limits)
     return min(costs, key=costs.get) == "pairs"
 
 
@@ -153,9 +214,9 @@ def _samples(group_size: int | None) -> int:
     return USUAL_BATCH if group_size is None else min(group_size, USUAL_BATCH)
 
 
-def _of_one_tap(extent: Extent, kind: MetricKind, b: int) -> dict[str, int]:
+def _of_one_tap(extent: Extent, kind: MetricKind, b: int, limits: GramLimits) -> dict[str, int]:
     """Multiplications per sample of one tap's inner products, from gradients or from pairs of positions."""
-    m, L, d, e = extent.columns, extent.positions, extent.rows // extent.taps, extent.width
+    m, L, d, e = extent.columns, extent.positions, kept_channels(extent, kind, limits), extent.width
     costs = {"gradients": m * L * d * e // extent.groups + m * m * b * d * e}
     if kind.sided and extent.groups == 1:
         costs["pairs"] = L * L * b * (d + m * m * e)
@@ -167,10 +228,7 @@ def _approximate(extent: Extent, kind: MetricKind, b: int, limits: GramLimits) -
     m, L, d, e = extent.columns, extent.positions, extent.rows, extent.width
     costs: dict[str, int | None] = {}
     if extent.taps and kind.tapwise:
-        tap = d // extent.taps * e
-        costs["sketch"] = None if L is None else min(_of_one_tap(extent, kind, b).values())
-        if L is not None and extent.groups == 1:
-            costs["reduced"] = m * limits.reduced_size**2 * tap + m * m * b * tap
+        costs["sketch"] = None if L is None else min(_of_one_tap(extent, kind, b, limits).values())
     elif extent.rows and not extent.taps and L is not None:
         if kind.diagonal:
             costs["rank_one"] = L * L * b * (d + m * m * e)

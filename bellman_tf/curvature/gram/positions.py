@@ -3,20 +3,30 @@
 import tensorflow as tf
 
 from bellman_tf.curvature.block import TwoSided
+from bellman_tf.curvature.gram.blocks import in_blocks
+from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import grouped, stacked, sum_pairs
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.layers.tensors import Tensors
 
 
-def positions(capture: MatrixCapture, metric: TwoSided, group_size: int | None, limits: GramLimits) -> tf.Tensor:
+def positions(
+    capture: MatrixCapture, metric: TwoSided, group_size: int | None, limits: GramLimits, load: Load
+) -> tf.Tensor:
     """Sum over pairs of positions of input products times cotangent products."""
     x = capture.augmented()
-    return of_sides(x, metric.input_solve(x), capture.cotangents, metric, group_size)
+    return of_sides(x, metric.input_solve(x), capture.cotangents, metric, group_size, limits, load)
 
 
 def of_sides(
-    x: tf.Tensor, solved: tf.Tensor, cotangents: Tensors, metric: TwoSided, group_size: int | None
+    x: tf.Tensor,
+    solved: tf.Tensor,
+    cotangents: Tensors,
+    metric: TwoSided,
+    group_size: int | None,
+    limits: GramLimits,
+    load: Load,
 ) -> tf.Tensor:
     """The sum over pairs of positions, from inputs and cotangents.
 
@@ -26,11 +36,17 @@ def of_sides(
         cotangents: m tensors `[B, L, e]`.
         metric: acts on the cotangents.
         group_size: samples per group.
+        limits: how much memory the products may take.
+        load: numbers that they take.
 
     Returns:
         `[G, b m, b m]`.
     """
-    first, second = (grouped(part, group_size) for part in (x, solved))
     c = stacked(cotangents)
-    inputs = tf.matmul(first, second, transpose_b=True)
-    return metric.scale * sum_pairs(inputs, c, metric.cotangent_solve(c), group_size)
+
+    def combine(first: Tensors, second: Tensors, size: int | None) -> tf.Tensor:
+        inputs = tf.matmul(grouped(first[0], size), grouped(second[1], size), transpose_b=True)
+        return sum_pairs(inputs, first[2], second[3], size)
+
+    tensors = [x, solved, c, metric.cotangent_solve(c)]
+    return metric.scale * in_blocks(tensors, list, combine, load, group_size, len(cotangents), limits.memory)

@@ -9,11 +9,16 @@ from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.products import row_products
 
 
+def sizes_of(tensor: tf.Tensor) -> list:
+    """Sizes of all axes, static where known."""
+    return [tf.shape(tensor)[k] if size is None else size for k, size in enumerate(tensor.shape)]
+
+
 def split(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
     """`[B, ...]` to `[G, b, ...]`, zero-padded."""
     if group_size is None:
         return tensor[None]
-    sizes = [tf.shape(tensor)[k] if size is None else size for k, size in enumerate(tensor.shape)]
+    sizes = sizes_of(tensor)
     size = size_of_groups(sizes[0], group_size)
     groups = -(-sizes[0] // size)
     if group_size > 1:
@@ -24,7 +29,7 @@ def split(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
 def grouped(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
     """`[B, m, ...]` to `[G, b m, P]`, zero-padded."""
     parts = split(tensor, group_size)
-    sizes = [tf.shape(parts)[k] if size is None else size for k, size in enumerate(parts.shape)]
+    sizes = sizes_of(parts)
     return tf.reshape(parts, [sizes[0], sizes[1] * sizes[2], math.prod(sizes[3:])])
 
 
@@ -32,7 +37,7 @@ def inner_products(parts: Tensors, solved: Tensors, group_size: int | None) -> t
     """`sum over variables of Q (M^{-1} Q)'` inside groups."""
     pairs = list(zip(parts, solved, strict=True))
     if group_size is None:  # a plain product: the batched one costs more than a small matrix
-        return tf.expand_dims(total([row_products(_rows(q), _rows(s)) for q, s in pairs]), 0)
+        return tf.expand_dims(total([row_products(*_row_pair(q, s)) for q, s in pairs]), 0)
     if group_size == 1 and all(q.shape[1] == 1 for q in parts):
         sums = [tf.reduce_sum(q * s, axis=list(range(1, len(q.shape)))) for q, s in pairs]
         return tf.reshape(total(sums), [-1, 1, 1])
@@ -42,6 +47,12 @@ def inner_products(parts: Tensors, solved: Tensors, group_size: int | None) -> t
 def total(parts: Tensors) -> tf.Tensor:
     """The sum of one tensor or several."""
     return parts[0] if len(parts) == 1 else tf.add_n(parts)
+
+
+def _row_pair(q: tf.Tensor, s: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Both as rows, of one tensor one."""
+    rows = _rows(q)
+    return rows, rows if q is s else _rows(s)
 
 
 def _rows(tensor: tf.Tensor) -> tf.Tensor:

@@ -1,14 +1,17 @@
-"""Convolutions from the centre tap of their kernel.
+"""Convolutions from the centre tap of their kernel, and from some of its input channels where there are many.
 
 Neighbouring taps see nearly the same pixels, so that the products of the samples' gradients of one tap stand for those
 of the others: the centre tap's Gram matrix times the number of taps, with the metric's own entries for that tap. The
-slice is the same at every step: drawn anew it would be another program to XLA each time.
+channels of a tap see the same cotangents, so that where a metric does not mix them those of the first stand for the
+others. The slice is the same at every step: drawn anew it would be another program to XLA each time.
 """
 
 import tensorflow as tf
 
 from bellman_tf.curvature.block import Metric
-from bellman_tf.curvature.gram.plan import GramLimits, pairs_are_cheaper
+from bellman_tf.curvature.gram.blocks import gradient_products
+from bellman_tf.curvature.gram.load import Load
+from bellman_tf.curvature.gram.plan import GramLimits, kept_channels, pairs_are_cheaper
 from bellman_tf.curvature.gram.positions import of_sides
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.layers.convolution import Convolution
@@ -23,7 +26,7 @@ def bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
     return [q], [metric.solve_bias(q)]
 
 
-def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits: GramLimits) -> tf.Tensor:
+def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:
     """The kernel's part from the centre tap, the bias's part exact; `[G, b m, b m]`.
 
     The tap's inner products are those of its gradients `x' c` per sample, or sums over pairs of positions where a
@@ -33,16 +36,23 @@ def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits:
         capture: the player's capture.
         metric: a metric that does not mix taps.
         group_size: samples per group.
-        limits: not read.
+        limits: which share of many channels to keep, and how much memory the tap's gradients, or the products of
+            positions, may take.
+        load: numbers that they take.
 
     Returns:
         `[G, b m, b m]`.
     """
-    if pairs_are_cheaper(capture.extent, metric.kind, group_size):
-        x, cotangents = capture.sides(capture.centre)
-        kernel = capture.extent.taps * of_sides(x, metric.tap_input_solve(x), cotangents, metric, group_size)
+    extent = capture.extent
+    kept = kept_channels(extent, metric.kind, limits)
+    seen = capture if kept == extent.channels else capture.thinned(kept)
+    if pairs_are_cheaper(extent, metric.kind, group_size, limits):
+        x, cotangents = seen.sides(seen.centre)
+        kernel = of_sides(x, metric.tap_input_solve(x), cotangents, metric, group_size, limits, load)
     else:
-        first, second, scale = metric.tap_pair(capture, capture.centre)
-        kernel = (capture.extent.taps * scale) * inner_products(first, second, group_size)
+        kernel = gradient_products(
+            seen, lambda part: metric.tap_pair(part, part.centre), load, group_size, limits.memory
+        )
+    kernel *= extent.taps * extent.channels / kept
     parts, solved = bias_part(capture, metric)
     return kernel + inner_products(parts, solved, group_size) if parts else kernel

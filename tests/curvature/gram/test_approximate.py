@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bellman_tf.curvature.block import MetricKind
 from bellman_tf.curvature.diagonal import DIAGONAL
 from bellman_tf.curvature.gram import gram
-from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, pairs_are_cheaper
+from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, kept_channels, pairs_are_cheaper
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.layers.registry import coverage
-from tests.curvature.gram.players import BATCH, Player
+from tests.curvature.gram.players import Player
 from tests.helpers import assert_close
 from tests.layers.cases import automatic, flat
 from verification.references import gram as reference
@@ -41,6 +42,40 @@ def test_the_sketch_is_the_centre_tap_times_the_number_of_taps(name, config, col
         assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize(("name", "config", "kept", "channels"), [
+    ("conv 2d", "identity", 1, 2), ("conv 2d stride 2", "rmsprop", 1, 2), ("conv 1d causal", "rmsprop", 1, 2),
+    ("conv 3d", "identity", 1, 2), ("transposed 2d", "identity", 1, 2), ("transposed 2d stride 2", "rmsprop", 1, 2),
+    ("conv 2d one by one", "identity", 2, 3), ("conv 2d", "kfac", 2, 2), ("conv 2d even", "ekfac", 2, 2),
+    ("conv 2d groups", "identity", 2, 2),
+])  # fmt: skip
+def test_of_many_channels_the_first_stand_for_all_where_none_mix(name, config, kept, channels, pairs, rng, monkeypatch):
+    player = Player(config, name, rng, 2)
+    if pairs and not (player.metric.kind.sided and player.capture.groups == 1):
+        return
+    monkeypatch.setattr("bellman_tf.curvature.gram.sketch.pairs_are_cheaper", lambda *_: pairs)
+    limits = GramLimits(thin_from=2, feature_share=2)
+    assert player.plan("sketch", limits=limits).words.endswith("channels") == (kept < channels)
+    kernel, *bias = automatic(player.sample)
+    size = player.sample.layer.kernel_size
+    keep = np.zeros((*size, 1, 1))
+    keep[tuple((k - 1) // 2 for k in size)] = np.sqrt(np.prod(size) * channels / kept)
+    some = np.arange(channels) < kept
+    parts = flat([kernel * keep * (some if "transposed" in name else some[:, None]), *bias], 2)
+    actual = gram(player.capture, player.metric, 2, "sketch", limits)
+    assert_close(actual, reference.gram(parts, player.dense, 2), rtol=1e-10)
+    eigenvalues = np.linalg.eigvalsh(actual)
+    assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
+    assert player.plan("sketch", limits=GramLimits(thin_from=channels + 1)).words.endswith("taps")
+
+
+def test_fewer_channels_than_stated_are_all_kept():
+    extents = {count: Extent(9 * count, width=8, taps=9, channels=count) for count in (63, 64, 66)}
+    kept = {count: kept_channels(extent, IDENTITY, LIMITS) for count, extent in extents.items()}
+    assert kept == {63: 63, 64: 16, 66: 17}
+    assert kept_channels(extents[64], MetricKind(tapwise=True), LIMITS) == 64
+
+
 @pytest.mark.parametrize("columns", [1, 2])
 @pytest.mark.parametrize("group_size", [None, 3])
 @pytest.mark.parametrize(("name", "config"), [
@@ -60,8 +95,9 @@ def test_pairs_of_positions_are_for_few_positions_and_many_channels():
     layers = {16: 512, 64: 256, 1024: 64}
     chosen = {}
     for positions, channels in layers.items():
-        extent = Extent(9 * channels**2, 1, positions, 9 * channels, channels, taps=9)
-        chosen[positions] = pairs_are_cheaper(extent, IDENTITY, None)
+        extent = Extent(9 * channels**2, 1, positions, 9 * channels, channels, taps=9, channels=channels)
+        chosen[positions] = pairs_are_cheaper(extent, MetricKind(tapwise=True, sided=True), None)
+        assert not pairs_are_cheaper(extent, IDENTITY, None)  # a quarter of the channels
         assert not pairs_are_cheaper(extent, DIAGONAL, None)
     assert chosen == {16: True, 64: False, 1024: False}
 
@@ -118,8 +154,9 @@ def test_turned_gradients_of_a_tap(positions, rng):
     layer.build(x.shape)
     capture = coverage(layer).capture(layer, x, [c, 2 * c])
     left, right = (rng.normal(size=(size, size)) for size in (3, 4))
-    expected = left.T @ capture.tap_gradients(1).numpy() @ right
-    assert_close(capture.tap_gradients(1, tf.constant(left), tf.constant(right)), expected, rtol=1e-12)
+    q, turned = capture.turned_tap_gradients(1, tf.constant(left), tf.constant(right))
+    assert_close(q, capture.tap_gradients(1), rtol=1e-12)
+    assert_close(turned, left.T @ q.numpy() @ right, rtol=1e-12)
 
 
 def test_large_convolutions_are_sketched(rng):
@@ -130,61 +167,3 @@ def test_large_convolutions_are_sketched(rng):
     assert player.plan("auto", limits=small).words == "sketch, 1 of 9 taps"
     assert player.plan("auto", limits=GramLimits(sketch_above=30 * 19 * 3)).form == "per_sample"
     assert player.plan("exact", limits=small).form == "per_sample"
-
-
-REDUCED = [
-    ("conv 2d", "identity"),
-    ("conv 2d stride 2", "kfac"),
-    ("conv 2d even", "ekfac"),
-    ("conv 1d causal", "rmsprop"),
-    ("conv 2d stride 3 valid", "kfac"),
-    ("conv 3d", "identity"),
-]
-
-
-@pytest.mark.parametrize(("name", "config"), REDUCED)
-def test_the_reduced_form_pools_cells_and_is_positive_semi_definite(name, config, rng):
-    limits = GramLimits(reduced_size=2)
-    player = Player(config, name, rng, columns=2)
-    capture = player.capture
-    assert player.plan("reduced").form == "reduced"
-    pixels = capture.pixels.numpy()
-    sizes = capture.output_sizes
-    stacked = np.stack([c.numpy().reshape(BATCH, *sizes, -1) for c in capture.cotangents], axis=1)
-    x, c = pixels, stacked.reshape(2 * BATCH, *sizes, -1)
-    for axis in range(1, len(sizes) + 1):
-        x, c = np.moveaxis(x, axis, 1), np.moveaxis(c, axis, 1)
-        cells = min(2, x.shape[1], c.shape[1])
-        x = np.moveaxis(reference.cell_means(x, cells), 1, axis)
-        c = np.moveaxis(reference.cell_sums(c, cells), 1, axis)
-    tap = np.einsum("bli,bmlo->bmio", x.reshape(BATCH, -1, x.shape[-1]), c.reshape(BATCH, 2, -1, c.shape[-1]))
-    taps = len(capture.taps.offsets)
-    parts = [np.repeat(tap[:, :, None], taps, axis=2)]
-    if capture.bias:
-        parts.append(stacked.reshape(BATCH, 2, -1, stacked.shape[-1]).sum(axis=2))
-    for group_size in (None, 2):
-        actual = gram(capture, player.metric, group_size, "reduced", limits)
-        assert_close(actual, reference.gram(flat(parts, 2), player.dense, group_size), rtol=1e-9)
-        eigenvalues = np.linalg.eigvalsh(actual)
-        assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
-
-
-@pytest.mark.parametrize("config", ["identity", "kfac"])
-def test_the_reduced_form_of_a_transposed_convolution_is_exact_for_cotangents_constant_in_space(config, rng):
-    """Its pixels are summed and its cotangents averaged."""
-    player = Player(config, "transposed 2d stride 2 valid", rng, columns=2)
-    constant = [tf.ones_like(c) * c[:, :1, :1] for c in player.sample.cotangents]
-    player.sample = player.sample._replace(cotangents=constant)
-    player.capture = player.sample.capture
-    assert player.plan("reduced").form == "reduced"
-    assert_close(gram(player.capture, player.metric, None, "reduced"), player.expected(None), rtol=1e-10)
-
-
-@pytest.mark.parametrize("config", ["identity", "kfac", "ekfac"])
-def test_the_reduced_form_is_exact_for_inputs_constant_in_space(config, rng):
-    """Where no tap leaves the image: "valid" padding, here with strides that skip pixels."""
-    player = Player(config, "conv 2d stride 3 valid", rng, columns=2)
-    constant = tf.ones_like(player.sample.inputs) * player.sample.inputs[:, :1, :1]
-    player.sample = player.sample._replace(inputs=constant)
-    player.capture = player.sample.capture
-    assert_close(gram(player.capture, player.metric, None, "reduced"), player.expected(None), rtol=1e-10)

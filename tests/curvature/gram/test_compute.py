@@ -15,7 +15,7 @@ from tests.curvature.players import initial_state, step
 from tests.helpers import assert_close
 from tests.layers.cases import CASES, draw
 
-FORMS_OPTION = ("auto", "exact", "per_sample", "positions", "sketch", "features", "reduced")
+FORMS_OPTION = ("auto", "exact", "per_sample", "positions", "sketch", "features")
 FORMS = [
     ("dense", "identity", "auto", "factored"),
     ("dense", "kfac", "auto", "factored"),
@@ -50,7 +50,7 @@ FORMS = [
     ("transposed 2d stride 2 valid", "kfac patches", "positions", "positions"),
     ("transposed 2d even", "identity", "positions", "positions"),
     ("depthwise 2d", "kfac", "auto", "per_sample"),
-    ("separable 1d", "identity", "reduced", "per_sample"),
+    ("separable 1d", "identity", "sketch", "per_sample"),
     ("embedding", "identity", "auto", "per_sample"),
     ("embedding", "full", "auto", "per_sample"),
     ("embedding of a large table", "identity", "auto", "lookup"),
@@ -123,7 +123,7 @@ MODES = [
     ("dense", "ekfac", "auto", 2),
     ("dense rank 3", "kfac", "positions", None),
     ("conv 2d stride 2", "kfac", "sketch", 2),
-    ("conv 1d", "identity", "reduced", None),
+    ("conv 1d", "identity", "sketch", None),
     ("embedding of a large table", "kfac", "auto", 2),
     ("group norm", "full", "auto", 1),
 ]

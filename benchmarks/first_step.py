@@ -1,0 +1,84 @@
+"""Seconds until the first training step of a deep network is done: looking at it, tracing, TensorFlow's own work.
+
+    python -m benchmarks.first_step [--networks mobilenet,resnet18] [--rows ...] [--rounds 3] [--out FILE]
+
+Every row compiles a new model and runs `fit` on one batch, rounds in turns; a first model of another kind is trained
+before, so that the process's own first trace is not counted. Seconds are processor time of the process, so that other
+work on the machine does not enter.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import tensorflow as tf
+
+import bellman_tf as btf
+from benchmarks import step_time
+from benchmarks.networks import PROBLEMS, Problem
+
+
+def mobilenet() -> keras.Model:
+    """MobileNetV3Small for 64 x 64 images."""
+    return keras.applications.MobileNetV3Small(
+        weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None
+    )
+
+
+NETWORKS = PROBLEMS | {"mobilenet": Problem(mobilenet, (64, 64, 3), 16, 1)}
+
+
+def first_step(network: str, row: str) -> float:
+    """Processor seconds from `compile` to the end of the first step.
+
+    Args:
+        network: of `NETWORKS`.
+        row: of `step_time.optimizers`.
+
+    Returns:
+        Seconds.
+    """
+    keras.utils.set_random_seed(0)
+    problem = NETWORKS[network]
+    model, data = problem.network(), problem.data()
+    model = model if row.startswith("keras") else btf.as_game(model)
+    optimizer = step_time.optimizers(10)[row] or keras.optimizers.SGD(0.01)
+    batches = tf.data.Dataset.from_tensors(data)
+    start = time.process_time()
+    model.compile(optimizer=optimizer, loss=problem.loss(), jit_compile=False)
+    model.fit(batches, verbose=0)
+    return time.process_time() - start
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default="mobilenet,resnet18,vit")
+    parser.add_argument("--rows", default="keras sgd,open,linear identity,linear adam,linear kfac")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", default="")
+    options = parser.parse_args()
+    rows, results = options.rows.split(","), {}
+    first_step("mlp", "keras sgd")
+    for network in options.networks.split(","):
+        seconds = {row: [] for row in rows}
+        for _ in range(options.rounds):
+            for row in rows:
+                seconds[row].append(first_step(network, row))
+        medians = {row: statistics.median(own) for row, own in seconds.items()}
+        results[network] = medians
+        for row, median in medians.items():
+            print(f"{network:12}{row:18}{median:8.2f} s{median / medians[rows[0]]:8.2f}", flush=True)
+    if options.out:
+        versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "rounds": options.rounds}
+        with open(options.out, "w") as file:
+            json.dump(versions | {"seconds": results}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
