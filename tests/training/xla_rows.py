@@ -93,6 +93,17 @@ def of_agents(network: Callable, **options: object) -> Row:
     return network, lambda: btf.DGNOpt(0.03, **options)
 
 
+def watched(row: Row) -> Row:
+    """As under a `GameMonitor`."""
+
+    def make() -> keras.optimizers.Optimizer:
+        optimizer = row[1]()
+        optimizer.watched = True
+        return optimizer
+
+    return row[0], make
+
+
 def several() -> keras.optimizers.Optimizer:
     from keras.src.optimizers.multi_optimizer import OptimizerMap
 
@@ -172,6 +183,7 @@ ROWS: dict[str, Row] = {
     ),
     "groups inside": inside(lambda: optimizers.Adam(1e-2), information="feedback", group_size=3),
 }
+ROWS |= {f"{name} watched": watched(ROWS[name]) for name in ("feedback", "momentum", "adamw inside")}
 if hasattr(optimizers, "Muon"):
     ROWS["muon inside"] = inside(lambda: optimizers.Muon(1e-2))
 if hasattr(optimizers, "ScheduleFreeAdamW"):
