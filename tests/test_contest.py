@@ -194,4 +194,8 @@ def test_the_contest_goes_on_where_it_stopped(tmp_path, capsys):
     assert "GTDDP, K-FAC" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "against_the_best_digits.png").exists()
     against_the_best.main([*command, "--report"])
+    before = len((tmp_path / "cells.jsonl").read_text().splitlines())
+    against_the_best.main([*command, "--retime"])
     assert capsys.readouterr().out.count(" steps  rate ") == 0
+    added = (tmp_path / "cells.jsonl").read_text().splitlines()[before:]
+    assert ["milliseconds" in json.loads(line) for line in added] == [True] * 3
