@@ -139,6 +139,7 @@ ROWS: dict[str, Row] = {
     "gram positions": game(sequence, curvature="identity", gram="positions"),
     "gram sketch": game(conv, curvature=KFAC(invert_every=3), gram="sketch"),
     "gram sketch adam": game(conv, 0.003, curvature="adam", gram="sketch"),
+    "gram hashed": game(sequence, 0.003, curvature="rmsprop", gram="hashed"),
     "gram features": game(sequence, 0.003, curvature="adam", gram="features"),
     "gram reduced": game(conv, curvature="identity", gram="reduced"),
     "lookup": game(sequence, curvature="identity"),

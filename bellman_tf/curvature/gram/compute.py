@@ -6,6 +6,7 @@ from bellman_tf.curvature.block import Metric
 from bellman_tf.curvature.gram.blocks import gradient_products
 from bellman_tf.curvature.gram.factored import factored, squares
 from bellman_tf.curvature.gram.features import features
+from bellman_tf.curvature.gram.hashed import hashed
 from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.lookup import lookup
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, plan
@@ -36,6 +37,7 @@ RUN = {
     "rank_one": rank_one,
     "sketch": sketch,
     "features": features,
+    "hashed": hashed,
 }
 
 

@@ -8,6 +8,7 @@
     rank_one     `factored` or `positions` with a diagonal metric of rank one       approximate, b L^2 (d + e)
     sketch       a convolution's centre tap times the number of taps                approximate, L c c' + b c c'
                  (of 64 input channels and more a quarter, where the metric does not mix them)
+    hashed       a table's rows summed in few buckets, with signs                   approximate, L e + b h e
     features     a position layer's first input features, times all of them   approximate, (L d e + b d e) / 4
 
 Source: algorithm.md, Section 7, claims OURS-9; the centre tap and the metric of rank one are measured in
@@ -24,7 +25,7 @@ from bellman_tf.curvature.block import MetricKind
 from bellman_tf.curvature.gram.load import Load
 from bellman_tf.layers.matrix_layout import Extent
 
-FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "features")
+FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "features", "hashed")
 # Samples in a batch, as far as the choice of a form goes.
 USUAL_BATCH = 64
 
@@ -40,6 +41,8 @@ class GramLimits:
             Measured on one core with B = 64: a Dense layer of 2^14 weights 16 ms exactly and 0.6 ms with rank one (the
             products of its plain gradient step 0.6 ms), of 2^16 weights 50 and 0.8 ms.
         feature_share: "features" keeps one input feature of so many, and "sketch" one input channel of as many.
+        buckets: "hashed" sums the rows of a table in so many; "auto" takes it for larger tables whose exact form costs
+            more multiplications a sample than `sketch_above`.
         thin_from: input channels from which on "sketch" keeps some.
         memory: bytes that what a Gram matrix is formed of may take (gradients per sample, products of pairs of
             positions), besides the matrix itself: above it is formed in blocks of samples.
@@ -48,6 +51,7 @@ class GramLimits:
     sketch_above: int = 2**18
     rank_one_above: int = 2**14
     feature_share: int = 4
+    buckets: int = 256
     thin_from: int = 64
     memory: int = 2**28
 
@@ -102,6 +106,9 @@ def plan(
         chosen = "positions" if "positions" in exact else "per_sample"
     elif form == "auto" and extent.taps > 1 and "sketch" in near and work is not None and work > limits.sketch_above:
         chosen = "sketch"
+    elif form == "auto" and "hashed" in near:
+        dear = exact[chosen] is None or exact[chosen] > max(limits.sketch_above, near["hashed"])
+        chosen = "hashed" if dear and extent.vocabulary > limits.buckets else chosen
     elif form == "auto" and chosen == "per_sample":
         known = {
             "rank_one": extent.parameters > limits.rank_one_above,
@@ -112,7 +119,8 @@ def plan(
     thin = kept_channels(extent, kind, limits) < extent.channels
     share = f"1 of {limits.feature_share}"
     sketched = f"sketch, 1 of {extent.taps} taps" + (f" and {share} channels" if thin else "")
-    words = {"sketch": sketched, "features": f"{share} features"}.get(chosen, chosen.replace("_", " "))
+    words = {"sketch": sketched, "features": f"{share} features", "hashed": f"hashed, {limits.buckets} buckets"}
+    words = words.get(chosen, chosen.replace("_", " "))
     load = _load(chosen, extent, kind, group_size, limits)
     most = load.most(limits.memory // itemsize, group_size, extent.columns)
     words = words if most is None else f"{words}, blocks above {most} samples"
@@ -138,6 +146,8 @@ def _load(form: str, extent: Extent, kind: MetricKind, group_size: int | None, l
     m, L, d, e = extent.columns, extent.positions, extent.rows, extent.width
     if form == "per_sample":
         return Load(sample=2 * m * extent.parameters)
+    if form == "hashed":
+        return Load(sample=2 * m * limits.buckets * e)
     if form == "features":
         return Load(sample=2 * m * kept_features(d, limits) * e)
     if form == "sketch" and not pairs_are_cheaper(extent, kind, group_size, limits):
@@ -229,6 +239,8 @@ def _approximate(extent: Extent, kind: MetricKind, b: int, limits: GramLimits) -
     costs: dict[str, int | None] = {}
     if extent.taps and kind.tapwise:
         costs["sketch"] = None if L is None else min(_of_one_tap(extent, kind, b, limits).values())
+    elif extent.vocabulary and kind.rowwise:
+        costs["hashed"] = (m * (L or 0) + m * m * b * limits.buckets) * e
     elif extent.rows and not extent.taps and L is not None:
         if kind.diagonal:
             costs["rank_one"] = L * L * b * (d + m * m * e)

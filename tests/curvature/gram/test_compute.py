@@ -15,7 +15,7 @@ from tests.curvature.players import initial_state, step
 from tests.helpers import assert_close
 from tests.layers.cases import CASES, draw
 
-FORMS_OPTION = ("auto", "exact", "per_sample", "positions", "sketch", "features")
+FORMS_OPTION = ("auto", "exact", "per_sample", "positions", "sketch", "features", "hashed")
 FORMS = [
     ("dense", "identity", "auto", "factored"),
     ("dense", "kfac", "auto", "factored"),
