@@ -3,8 +3,8 @@
     python -m benchmarks.gram_error [--steps 0,200] [--batch 64] [--out benchmarks/gram_error.json]
 
 A residual CNN (with and without BatchNormalization) is trained on DIGITS, enlarged to 24 x 24 so that convolutions have
-many positions; then, on one batch, each convolution's Gram matrix is formed exactly and by "sketch" (the centre tap).
-A tanh MLP of 64-512-512-10 is trained on DIGITS with Adam and RMSprop; then each layer's Gram matrix is
+many positions; then, on one batch, each convolution's Gram matrix is formed exactly and by "sketch" (the centre tap;
+where it has 64 input channels also from a quarter of them). A tanh MLP of 64-512-512-10 is trained on DIGITS with Adam and RMSprop; then each layer's Gram matrix is
 formed exactly and with the metric of rank one. A vision transformer of 64 tokens is trained on the same images; then
 each Gram matrix of a layer with positions is formed exactly and from a quarter and a half of its input features.
 Reported per layer: relative Frobenius error of G, of its diagonal, and the relative error of the sample weights
@@ -37,20 +37,21 @@ from benchmarks.networks import attention_block
 RANK_ONE = GramLimits(rank_one_above=1)
 FORMS = {
     "convolution": (("sketch", "sketch", GramLimits()),),
+    "many channels": (("all channels", "sketch", GramLimits(thin_from=65)), ("1 of 4", "sketch", GramLimits())),
     "wide": (("rank one", "auto", RANK_ONE),),
     "positions": (("1 of 4", "features", GramLimits()), ("1 of 2", "features", GramLimits(feature_share=2))),
 }
 
 
-def network(normalised: bool) -> keras.Model:
-    """Two residual blocks of 16 channels on 24 x 24."""
+def network(normalised: bool, width: int = 16, stride: int = 1) -> keras.Model:
+    """Two residual blocks of convolutions on 24 x 24, or on 12 x 12 behind a first one with stride."""
 
-    def unit(x: object) -> object:
-        x = keras.layers.Conv2D(16, 3, padding="same", use_bias=not normalised)(x)
+    def unit(x: object, stride: int = 1) -> object:
+        x = keras.layers.Conv2D(width, 3, stride, padding="same", use_bias=not normalised)(x)
         return keras.layers.BatchNormalization()(x) if normalised else x
 
     inputs = keras.Input((24, 24, 1))
-    x = keras.layers.ReLU()(unit(inputs))
+    x = keras.layers.ReLU()(unit(inputs, stride))
     for _ in range(2):
         y = unit(keras.layers.ReLU()(unit(x)))
         x = keras.layers.ReLU()(keras.layers.Add()([x, y]))
@@ -93,7 +94,8 @@ def kind_of(capture: Capture) -> str:
     """Which approximate forms a layer has."""
     extent = capture.extent
     if extent.taps or not extent.rows:
-        return "convolution" if extent.taps else ""
+        many = "many channels" if extent.channels >= GramLimits().thin_from else "convolution"
+        return many if extent.taps else ""
     return "wide" if extent.positions == 1 else "positions"
 
 
@@ -150,6 +152,9 @@ def _milliseconds(function: object) -> float:
 CASES = {
     "without BatchNormalization": (lambda: network(False), "rmsprop", "convolution"),
     "with BatchNormalization": (lambda: network(True), "rmsprop", "convolution"),
+    "64 channels, identity": (lambda: network(False, 64, 2), "identity", "many channels"),
+    "64 channels, BatchNormalization": (lambda: network(True, 64, 2), "identity", "many channels"),
+    "64 channels, BatchNormalization, adam": (lambda: network(True, 64, 2), "adam", "many channels"),
     "wide, rmsprop": (wide, "rmsprop", "wide"),
     "wide, adam": (wide, "adam", "wide"),
     "transformer, identity": (transformer, "identity", "positions"),
@@ -164,6 +169,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seeds", default="0", help="of the initial weights")
     parser.add_argument("--learning-rate", type=float, default=0.01)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--out", default="")
     options = parser.parse_args()
     x, y = data()
@@ -174,7 +180,8 @@ def main() -> None:
         "rate": options.learning_rate,
         "results": {},
     }
-    for title, (make, curvature, kind) in CASES.items():
+    for title in options.cases:
+        make, curvature, kind = CASES[title]
         for seed in map(int, options.seeds.split(",")):
             keras.utils.set_random_seed(seed)
             model = make()
