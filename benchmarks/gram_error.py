@@ -3,10 +3,11 @@
     python -m benchmarks.gram_error [--steps 0,200] [--batch 64] [--out benchmarks/gram_error.json]
 
 A residual CNN (with and without BatchNormalization) is trained on DIGITS, enlarged to 24 x 24 so that convolutions have
-many positions; then, on one batch, each convolution's Gram matrix is formed exactly and by "sketch" (the centre tap;
-where it has 64 input channels also from a quarter of them). A tanh MLP of 64-512-512-10 is trained on DIGITS with Adam and RMSprop; then each layer's Gram matrix is
-formed exactly and with the metric of rank one. A vision transformer of 64 tokens is trained on the same images; then
-each Gram matrix of a layer with positions is formed exactly and from a quarter and a half of its input features.
+many positions; then, on one batch, each convolution's Gram matrix is formed exactly and by "sketch": the centre tap,
+and on nets of 64 channels a quarter of its input channels too. A tanh MLP of 64-512-512-10 is trained on DIGITS with
+Adam and RMSprop; then each layer's Gram matrix is formed exactly and with the metric of rank one. A vision transformer
+of 64 tokens is trained on the same images; then each Gram matrix of a layer with positions is formed exactly and from a
+quarter and a half of its input features.
 Reported per layer: relative Frobenius error of G, of its diagonal, and the relative error of the sample weights
 `w = R a` that one stage with this G gives; then milliseconds. Last the same of Gamma, the sum over all layers, which is
 all that the cooperative step sees.
