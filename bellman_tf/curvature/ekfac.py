@@ -227,7 +227,7 @@ class EKFACBlock(KFACBlock):
     def _convolution_moments(self, capture: Convolution, metric: Eigenbasis, c: tf.Tensor) -> tf.Tensor:
         """`sum_il (rotated patch)^2 (rotated cotangent)^2'` with positions taken as uncorrelated."""
         if self.form == "sua":
-            parts = capture.tap_moments(*metric.basis)
+            parts = [capture.tap_moments(*metric.basis)]
         else:
             patches = capture.features() if self.rows.bias_apart else capture.augmented()
             x = tf.square(tf.reshape(metric.rotate_input(patches), [-1, self.rows.size]))

@@ -155,9 +155,9 @@ class RepeatedConvolution(MatrixCapture):
         q, turned = _added([call.turned_tap_gradients(number, left, right) for call in self.calls])
         return q, turned
 
-    def tap_moments(self, left: tf.Tensor, right: tf.Tensor) -> Tensors:
+    def tap_moments(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
         """As `Convolution.tap_moments`."""
-        return _added([call.tap_moments(left, right) for call in self.calls])
+        return self._add(lambda call: call.tap_moments(left, right))
 
     def bias_per_sample(self) -> tf.Tensor:
         """`sum_l c_ijl`, `[B, m, c_out]`."""

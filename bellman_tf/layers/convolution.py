@@ -18,7 +18,7 @@ from bellman_tf import _checks
 from bellman_tf.layers.capture import MatrixCapture, weigh, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
-from bellman_tf.layers.taps import Taps, autocorrelation, channels_last, ravel, sizes_of, static_product
+from bellman_tf.layers.taps import Taps, autocorrelation, channels_back, channels_last, ravel, sizes_of, static_product
 from bellman_tf.layers.tensors import Tensors, after, as_number, leading, to_work, with_ones
 from bellman_tf.linalg.products import matmul
 
@@ -96,13 +96,16 @@ class Convolution(MatrixCapture):
 
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij`: one backward-filter convolution with weighted cotangents."""
-        x, c = weigh_smaller(self._inputs, self._native, weights)
-        kernel = tf.cast(self.layer.kernel, self._inputs.dtype)
+        parts = [self._kernel_gradient(*weigh_smaller(self._inputs, self._native, weights))]
+        return [*parts, self.bias_gradient(weights)] if self.bias else parts
+
+    def _kernel_gradient(self, x: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+        """Sums over samples of products of inputs and cotangents, in the layer's data format, tap by tap."""
+        kernel = tf.cast(self.layer.kernel, x.dtype)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernel)
             output = self._convolve(x, kernel)
-        parts = [tape.gradient(output, kernel, output_gradients=c)]
-        return [*parts, self.bias_gradient(weights)] if self.bias else parts
+        return tape.gradient(output, kernel, output_gradients=c)
 
     def _convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """The layer's own convolution of an input with another kernel, in the layer's data format."""
@@ -125,14 +128,21 @@ class Convolution(MatrixCapture):
         """What one tap brings together: inputs `[B, L, c_in]`, and cotangents `[B, L, c_out]` of every column."""
         return self.taps.tap(number), self.cotangents
 
-    def tap_moments(self, left: tf.Tensor, right: tf.Tensor) -> Tensors:
-        """`sum_il (left' x_il[delta])^2 (right' c_il)^2'` of every tap, `[c_in, c_out]`, from column 0."""
-        turned = self.taps_of(tf.square(tf.tensordot(self.pixels, left, 1)))
-        c = tf.reshape(tf.square(tf.tensordot(self.cotangents[0], right, 1)), [-1, self.layout.width])
-        return [
-            matmul(tf.reshape(turned.tap(number), [-1, turned.channels]), c, transpose_a=True)
-            for number in range(len(turned.offsets))
-        ]
+    def tap_moments(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+        """`sum_il (left' x_il[delta])^2 (right' c_il)^2'` of every tap, `[taps * c_in, c_out]`, from column 0.
+
+        The kernel's gradient, with squares in place of inputs and cotangents.
+
+        Args:
+            left: `[c_in, c_in]`.
+            right: `[c_out, c_out]`.
+
+        Returns:
+            The sums, in matrix form.
+        """
+        sides = ((self.pixels, left), (self.outputs[0], right))
+        x, c = (channels_back(self.layer, tf.square(tf.tensordot(part, turn, 1))) for part, turn in sides)
+        return self.layout.kernel_matrix(self._kernel_gradient(x, c))
 
     def tap_gradients(self, number: int) -> tf.Tensor:
         """Per-sample gradients of one tap, `q_ij[delta]`.

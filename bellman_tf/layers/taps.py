@@ -124,6 +124,14 @@ def channels_last(layer: keras.Layer, tensor: tf.Tensor) -> tf.Tensor:
     return tf.transpose(tensor, [0, *range(2, rank), 1])
 
 
+def channels_back(layer: keras.Layer, tensor: tf.Tensor) -> tf.Tensor:
+    """The inverse of `channels_last`."""
+    if layer.data_format == "channels_last":
+        return tensor
+    rank = len(tensor.shape)
+    return tf.transpose(tensor, [0, rank - 1, *range(1, rank - 1)])
+
+
 def sizes_of(tensor: tf.Tensor) -> list:
     """Spatial sizes of `[B, *spatial, c]`, static where known."""
     return [tf.shape(tensor)[k] if size is None else size for k, size in enumerate(tensor.shape)][1:-1]

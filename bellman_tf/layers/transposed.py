@@ -18,8 +18,6 @@ from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.taps import Taps, ravel, sizes_of
-from bellman_tf.layers.tensors import Tensors
-from bellman_tf.linalg.products import matmul
 
 
 class TransposedConvolution(Convolution):
@@ -50,15 +48,6 @@ class TransposedConvolution(Convolution):
     def sides(self, number: int) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """What one tap brings together: inputs `[B, L, c_in]`, and cotangents `[B, L, c_out]` of every column."""
         return self._flat_pixels(self.pixels), [taps.tap(number) for taps in self._columns]
-
-    def tap_moments(self, left: tf.Tensor, right: tf.Tensor) -> Tensors:
-        """`sum_il (left' x_il)^2 (right' c_i[l + delta])^2'` of every tap, `[c_in, c_out]`, from column 0."""
-        x = tf.reshape(tf.square(tf.tensordot(self.pixels, left, 1)), [-1, self.pixels.shape[-1]])
-        turned = self.taps_of(tf.square(tf.tensordot(self.outputs[0], right, 1)))
-        return [
-            matmul(x, tf.reshape(turned.tap(number), [-1, turned.channels]), transpose_a=True)
-            for number in range(len(turned.offsets))
-        ]
 
     def _share(self) -> tf.Tensor:
         """Every tap sees every pixel once."""

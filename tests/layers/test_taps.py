@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from bellman_tf.layers.taps import Taps, static_product
 from tests.helpers import assert_close
+from tests.layers.cases import CASES, draw
 from verification.references import capture as reference
 
 
@@ -64,3 +65,19 @@ def test_sizes_may_be_unknown_while_a_step_is_traced(size, rng):
 def test_a_product_is_static_where_all_sizes_are():
     assert static_product([2, 3]) == 6
     assert static_product([2, tf.constant(3)]) == -1
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("name", [
+    "conv 2d", "conv 2d stride 2", "conv 1d causal", "conv 2d even", "conv 3d", "transposed 2d",
+    "transposed 2d stride 2", "transposed 1d",
+])  # fmt: skip
+def test_moments_of_turned_taps_are_sums_over_the_positions(name, columns, rng):
+    capture = draw(CASES[name], rng, columns=columns).capture
+    channels, width = capture.extent.channels, capture.layout.width
+    left, right = rng.normal(size=(channels, channels)), rng.normal(size=(width, width))
+    expected = []
+    for number in range(capture.extent.taps):
+        x, (c, *_) = capture.sides(number)
+        expected.append(np.einsum("bli,blj->ij", np.square(x @ left), np.square(c @ right)))
+    assert_close(capture.tap_moments(tf.constant(left), tf.constant(right)), np.concatenate(expected), rtol=1e-11)
