@@ -100,14 +100,20 @@ def kind_of(capture: Capture) -> str:
     return "wide" if extent.positions == 1 else "positions"
 
 
-def measure(model: keras.Model, x: np.ndarray, y: np.ndarray, kind: str) -> list[dict]:
-    """Errors and times of every player of one kind of a compiled model, and of the sum of all, on one batch."""
+def measured_step(model: keras.Model, x: np.ndarray, y: np.ndarray) -> NativeStep:
+    """A step of a compiled model on one batch, up to where captures and metrics of its players are known."""
     optimizer = model.optimizer
     batch = Round(model, model.game, optimizer.settings(), optimizer.context(), (tf.constant(x), tf.constant(y)))
     step = NativeStep(batch)
     step._forward()
     step._backward(step._curved())
     step._measure()
+    return step
+
+
+def measure(model: keras.Model, x: np.ndarray, y: np.ndarray, kind: str) -> list[dict]:
+    """Errors and times of every player of one kind of a compiled model, and of the sum of all, on one batch."""
+    step = measured_step(model, x, y)
     beta_squared, rows, exact_sum = step.beta_squared, [], 0.0
     sums = dict.fromkeys((title for title, *_ in FORMS[kind]), 0.0)
 

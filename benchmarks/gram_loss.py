@@ -34,9 +34,7 @@ from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.gram.compute import RUN
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.gram.sketch import bias_part
-from bellman_tf.training.native_step import NativeStep
-from bellman_tf.training.round import Round
-from benchmarks.gram_error import relative, weights
+from benchmarks.gram_error import measured_step, relative, weights
 
 TRAINED = 1437
 RATES = {"identity": (0.03, 0.1, 0.3), "momentum": (0.01, 0.03, 0.1), "adam": (0.003, 0.01, 0.03, 0.1)}
@@ -172,12 +170,7 @@ class Trained:
 
 def errors(model: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[str, tuple[float, float]]:
     """Relative errors of Gamma and of its sample weights on one batch, for each approximate form."""
-    optimizer = model.optimizer
-    batch = Round(model, model.game, optimizer.settings(), optimizer.context(), (tf.constant(x), tf.constant(y)))
-    step = NativeStep(batch)
-    step._forward()
-    step._backward(step._curved())
-    step._measure()
+    step = measured_step(model, x, y)
 
     def summed(form: str) -> np.ndarray:
         return sum(
