@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from bellman_tf.layers.capture import PerSampleCapture
 from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
-from bellman_tf.layers.tensors import Tensors, after, to_work
+from bellman_tf.layers.tensors import Tensors, after, leading, to_work
 
 
 def normalised_input(
@@ -34,7 +34,7 @@ def normalised_input(
     source = inputs if source is None else source
     if isinstance(layer, keras.layers.GroupNormalization):
         axis = layer.axis % rank
-        shape = [tf.shape(inputs)[k] if size is None else size for k, size in enumerate(inputs.shape)]
+        shape = leading(inputs, 0)
         grouped = tf.reshape(
             inputs, [*shape[:axis], layer.groups, inputs.shape[axis] // layer.groups, *shape[axis + 1 :]]
         )

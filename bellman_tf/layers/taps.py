@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from bellman_tf.layers.tensors import leading
+
 
 class Taps:
     """The input pixels each tap of a kernel sees, for any stride, dilation and padding.
@@ -134,7 +136,7 @@ def channels_back(layer: keras.Layer, tensor: tf.Tensor) -> tf.Tensor:
 
 def sizes_of(tensor: tf.Tensor) -> list:
     """Spatial sizes of `[B, *spatial, c]`, static where known."""
-    return [tf.shape(tensor)[k] if size is None else size for k, size in enumerate(tensor.shape)][1:-1]
+    return leading(tensor, 1)[1:]
 
 
 def static_product(sizes: Sequence) -> int:

@@ -18,6 +18,7 @@ from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.taps import Taps, ravel, sizes_of
+from bellman_tf.layers.tensors import leading
 
 
 class TransposedConvolution(Convolution):
@@ -81,7 +82,7 @@ def _spread(tensor: tf.Tensor, axis: int, stride: int) -> tf.Tensor:
     """Puts `stride - 1` zeros between neighbours along an axis."""
     if stride == 1:
         return tensor
-    shape = [tf.shape(tensor)[k] if size is None else size for k, size in enumerate(tensor.shape)]
+    shape = leading(tensor, 0)
     pads = [[0, 0]] * (len(shape) + 1)
     pads[axis + 1] = [0, stride - 1]
     spread = tf.pad(tf.expand_dims(tensor, axis + 1), pads)

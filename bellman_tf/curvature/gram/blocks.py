@@ -16,9 +16,9 @@ import tensorflow as tf
 
 from bellman_tf.bellman.sample_space import size_of_groups
 from bellman_tf.curvature.gram.load import Load, largest
-from bellman_tf.curvature.gram.products import inner_products, sizes_of, split
+from bellman_tf.curvature.gram.products import inner_products, split
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.layers.tensors import Tensors, leading
 
 Size = int | tf.Tensor
 
@@ -76,7 +76,7 @@ def in_blocks(
     Returns:
         `[G, b m, b m]`.
     """
-    room, [batch, *_] = memory // tensors[-1].dtype.size, sizes_of(tensors[0])
+    room, [batch, *_] = memory // tensors[-1].dtype.size, leading(tensors[0], 0)
 
     def whole() -> tf.Tensor:
         side = make(tensors)
@@ -98,7 +98,7 @@ def _some_groups(
     tensors: Tensors, make: Callable, combine: Callable, at_once: int, group_size: int, columns: int
 ) -> tf.Tensor:
     """Some groups at a time."""
-    batch = sizes_of(tensors[0])[0]
+    batch = leading(tensors[0], 0)[0]
     groups = -(-batch // group_size)
     count, each = _even(groups, at_once)
     parts = [_blocks(tensor, count, each * group_size) for tensor in tensors]
@@ -118,13 +118,13 @@ def _pairs(
 ) -> tf.Tensor:
     """Every block of a group with every other, group after group."""
     parts = [split(tensor, group_size) for tensor in tensors]  # [G, b, ...]
-    groups, size, *_ = sizes_of(parts[0])
+    groups, size, *_ = leading(parts[0], 0)
     count, each = _even(size, side)
     wide = size * columns
 
     def blocks(part: tf.Tensor) -> tf.Tensor:
         filled = tf.pad(part, [[0, 0], [0, count * each - size], *[[0, 0]] * (len(part.shape) - 2)])
-        return tf.reshape(filled, [groups * count, each, *sizes_of(part)[2:]])
+        return tf.reshape(filled, [groups * count, each, *leading(part, 0)[2:]])
 
     parts = [blocks(part) for part in parts]
 
@@ -149,7 +149,7 @@ def _even(total: Size, most: int) -> tuple[Size, Size]:
 
 def _blocks(tensor: tf.Tensor, count: Size, size: Size) -> tf.Tensor:
     """`[B, ...]` to `[count, size, ...]`, zero-padded."""
-    [batch, *rest] = sizes_of(tensor)
+    [batch, *rest] = leading(tensor, 0)
     filled = tf.pad(tensor, [[0, count * size - batch], *[[0, 0]] * len(rest)])
     return tf.reshape(filled, [count, size, *rest])
 

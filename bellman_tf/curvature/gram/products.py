@@ -5,20 +5,15 @@ import math
 import tensorflow as tf
 
 from bellman_tf.bellman.sample_space import size_of_groups
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.layers.tensors import Tensors, leading
 from bellman_tf.linalg.products import row_products
-
-
-def sizes_of(tensor: tf.Tensor) -> list:
-    """Sizes of all axes, static where known."""
-    return [tf.shape(tensor)[k] if size is None else size for k, size in enumerate(tensor.shape)]
 
 
 def split(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
     """`[B, ...]` to `[G, b, ...]`, zero-padded."""
     if group_size is None:
         return tensor[None]
-    sizes = sizes_of(tensor)
+    sizes = leading(tensor, 0)
     size = size_of_groups(sizes[0], group_size)
     groups = -(-sizes[0] // size)
     if group_size > 1:
@@ -29,7 +24,7 @@ def split(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
 def grouped(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
     """`[B, m, ...]` to `[G, b m, P]`, zero-padded."""
     parts = split(tensor, group_size)
-    sizes = sizes_of(parts)
+    sizes = leading(parts, 0)
     return tf.reshape(parts, [sizes[0], sizes[1] * sizes[2], math.prod(sizes[3:])])
 
 
