@@ -151,3 +151,10 @@ def test_the_weighted_gradient_forms_no_gradients_per_sample(name, kernel, rng):
     formed = (BATCH, *sample.shapes[kernel])
     assert formed in shapes(lambda capture: capture.per_sample())
     assert formed not in shapes(lambda capture: capture.gradient(tf.ones([BATCH, 1], tf.float64)))
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+@pytest.mark.parametrize("room", [1, 35, 36, 1000])
+def test_the_largest_batch_is_the_one_whose_matrix_takes_all_the_room(room, columns):
+    found = largest(room, columns)
+    assert (found * columns) ** 2 <= room < ((found + 1) * columns) ** 2
