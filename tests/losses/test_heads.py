@@ -94,7 +94,7 @@ def test_the_elementwise_heads_agree_with_the_reference(kind, case):
             atol=1e-300,
         )
         slope = np.concatenate([w * part[1] for w, part in zip(weights, parts, strict=True)])
-        assert_close(np.ravel(head.gradient()[i]), slope, atol=1e-14)
+        assert_close(np.ravel(head.gradient()[i]), slope, rtol=1e-15, atol=1e-14)
 
 
 @pytest.mark.parametrize("scale", [1e2, 1e4])
