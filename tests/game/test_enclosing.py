@@ -201,7 +201,14 @@ LEFT = {
     "samples meet": (lambda: Moved(lambda x, seed: x - ops.mean(x, 0)), VECTORS),
     "positions are rows": (Folded, TOKENS),
     "the layer adds to the loss": (lambda: chain(Costly(layers.Dense(4))), VECTORS),
-    "a normalisation behind it": (lambda: chain(Gate(layers.Dense(4)), layers.BatchNormalization()), VECTORS),
+    "a normalisation behind it": (
+        lambda: chain(Gate(layers.Activation("tanh")), layers.BatchNormalization()),
+        VECTORS,
+    ),
+    "a layer in front of a normalisation": (
+        lambda: chain(layers.Dense(5), layers.BatchNormalization(), Gate(layers.Dense(4))),
+        VECTORS,
+    ),
 }
 
 
