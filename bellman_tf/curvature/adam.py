@@ -19,7 +19,9 @@ class AdamMetric(DiagonalMetric):
     def step(self, gradient: Tensors) -> tuple[Tensors, dict[int, tf.Tensor]]:
         """`M^{-1} m / (1 - beta_1^t)` with the new first moment m; state entries 0.. are the first moments."""
         moved = [m + (g - m) * (1 - self._beta_1) for m, g in zip(self._first, gradient, strict=True)]
-        return [d * m / self._correction for d, m in zip(self.inverse, moved, strict=True)], dict(enumerate(moved))
+        rate = self._rate / self._correction
+        directions = [m * rate / self._divisor(v) for v, m in zip(self.moments, moved, strict=True)]
+        return directions, dict(enumerate(moved))
 
 
 class AdamBlock(Block):

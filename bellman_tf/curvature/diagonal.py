@@ -38,6 +38,11 @@ class RankOneMetric(TwoSided):
     def __init__(self, r: tf.Tensor, s: tf.Tensor) -> None:
         self.r, self.s, self.scale = r, s, tf.ones([], r.dtype)
 
+    def input_pair(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+        """The inputs without the constant feature of the bias, which adds its own factor to all products."""
+        x, rows = capture.features(), capture.layout.rows
+        return x, x * self.r[:rows], self.r[rows] if capture.bias else None
+
     def input_solve(self, x: tf.Tensor) -> tf.Tensor:
         """`x diag(r)`."""
         return x * self.r
@@ -58,7 +63,11 @@ def rank_one_sides(V: tf.Tensor, rate: tf.Tensor, divisor: Callable) -> tuple[tf
     Returns:
         r `[rows(+1)]` and s `[e]` with `rate / f(V_ij) ~ r_i s_j`.
     """
-    R, C = tf.reduce_mean(V, axis=1), tf.reduce_mean(V, axis=0)
+    return _sides(tf.reduce_mean(V, axis=1), tf.reduce_mean(V, axis=0), rate, divisor)
+
+
+def _sides(R: tf.Tensor, C: tf.Tensor, rate: tf.Tensor, divisor: Callable) -> tuple[tf.Tensor, tf.Tensor]:
+    """The same from the means along rows and columns."""
     return rate / divisor(R), divisor(tf.reduce_mean(R)) / divisor(C)
 
 
@@ -142,4 +151,9 @@ class DiagonalMetric(Metric):
 
     def rank_one(self) -> RankOneMetric:
         """The second moments factored, in matrix form."""
-        return RankOneMetric(*rank_one_sides(self._layout.pack(self.moments), self._rate, self._divisor))
+        kernel = self._layout.kernel_matrix(self.moments[0])
+        R, C = tf.reduce_mean(kernel, axis=1), tf.reduce_mean(kernel, axis=0)
+        if self._layout.bias_shape is not None:  # one more row; the matrix itself is not copied
+            row = tf.reshape(self.moments[1], [-1])
+            R, C = tf.concat([R, [tf.reduce_mean(row)]], 0), C + (row - C) / self._layout.all_rows
+        return RankOneMetric(*_sides(R, C, self._rate, self._divisor))
