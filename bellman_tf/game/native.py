@@ -14,6 +14,7 @@ import keras
 from bellman_tf.game.dataflow import stages_of
 from bellman_tf.game.players import BACKWARD, COTANGENTS, Player, Players, Stage
 from bellman_tf.game.report import print_game
+from bellman_tf.game.rowwise import read_off
 from bellman_tf.game.stages import Game
 from bellman_tf.game.survey import Finding, Survey, survey
 from bellman_tf.keras_access import children_of
@@ -41,7 +42,7 @@ class NativeGame(Players):
         self._paths = dict(_named(model))
         candidates, self._reasons = self._candidates(model)
         self._asked = {id(layer) for layer, _ in candidates}
-        found = survey(model, signature, candidates)
+        found = read_off(model, candidates) or survey(model, signature, candidates)
         self.written, self.reason = found.written, found.reason
         self.players: list[Player] = []
         self._add_covered(candidates, found)
