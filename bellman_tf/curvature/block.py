@@ -114,6 +114,9 @@ class MetricKind:
     diagonal: bool = False
 
 
+ONE = 1.0  # the factor that is left out
+
+
 class Pair(NamedTuple):
     """Two lists of tensors `[B, m, ...]` and a number: their inner products times it are those of samples' gradients.
 
@@ -125,7 +128,7 @@ class Pair(NamedTuple):
 
     first: Tensors
     second: Tensors
-    scale: tf.Tensor | float = 1.0
+    scale: tf.Tensor | float = ONE
 
 
 class Metric:

@@ -19,7 +19,8 @@ from bellman_tf.layers.capture import MatrixCapture, weigh, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
 from bellman_tf.layers.taps import Taps, autocorrelation, channels_back, channels_last, ravel, sizes_of, static_product
-from bellman_tf.layers.tensors import Tensors, after, as_number, leading, to_work, with_ones
+from bellman_tf.layers.tensors import Tensors, after, as_number, beside, to_work, with_ones
+from bellman_tf.linalg.constants import constant, number, reshape
 from bellman_tf.linalg.products import matmul
 
 
@@ -47,7 +48,7 @@ class Convolution(MatrixCapture):
         self.kernel_size = tuple(layer.kernel_size)
         self.outputs = [channels_last(layer, c) for c in self._native]
         sizes = sizes_of(self.outputs[0])
-        flat = [tf.reshape(c, [*leading(c, len(sizes) + 1), static_product(sizes), c.shape[-1]]) for c in self.outputs]
+        flat = [reshape(c, [*_rows_of(c), static_product(sizes), c.shape[-1]]) for c in self.outputs]
         self.positions = static_product(sizes) if all(isinstance(s, int) for s in sizes) else None
         super().__init__(flat, layout)
         self.pixels = channels_last(layer, self._inputs)
@@ -101,7 +102,15 @@ class Convolution(MatrixCapture):
 
     def _kernel_gradient(self, x: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Sums over samples of products of inputs and cotangents, in the layer's data format, tap by tap."""
-        kernel = tf.cast(self.layer.kernel, x.dtype)
+        layer = self.layer
+        same = layer.padding in {"same", "valid"} and not self.layout.swapped
+        plain = self.groups == 1 and max(layer.dilation_rate) == 1
+        if len(self.kernel_size) == 2 and same and plain and layer.data_format == "channels_last":
+            sizes, strides = constant(self.layout.kernel_shape), [1, *layer.strides, 1]
+            return tf.raw_ops.Conv2DBackpropFilter(
+                input=x, filter_sizes=sizes, out_backprop=c, strides=strides, padding=layer.padding.upper()
+            )
+        kernel = tf.cast(layer.kernel, x.dtype)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernel)
             output = self._convolve(x, kernel)
@@ -122,7 +131,7 @@ class Convolution(MatrixCapture):
         moved = tf.reshape(moved, tf.shape(self.cotangents[0]))
         if self.bias:
             moved += tf.cast(direction[1], moved.dtype)
-        return tf.stack([tf.reduce_sum(moved * c, axis=[1, 2]) for c in self.cotangents], axis=1)
+        return beside([tf.reduce_sum(moved * c, constant([1, 2])) for c in self.cotangents])
 
     def sides(self, number: int) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """What one tap brings together: inputs `[B, L, c_in]`, and cotangents `[B, L, c_out]` of every column."""
@@ -217,8 +226,8 @@ class Convolution(MatrixCapture):
         if form == "patches":
             return super().input_moment()
         if form == "sua":
-            flat = tf.reshape(self.pixels, [-1, self.pixels.shape[-1]])
-            return tf.matmul(flat, flat, transpose_a=True) * self._share()
+            flat = reshape(self.pixels, [-1, self.pixels.shape[-1]])
+            return tf.matmul(flat, flat, transpose_a=True) * number(self._share(), flat.dtype)
         return autocorrelation(self.pixels, self.kernel_size, self.layer.dilation_rate) * self._share()
 
     def _share(self) -> float | tf.Tensor:
@@ -241,7 +250,12 @@ class Convolution(MatrixCapture):
 
 def _products(x: tf.Tensor, columns: Sequence[tf.Tensor]) -> tf.Tensor:
     """`x_i' c_ij`, `[B, m, d, e]`, of `x` `[B, L, d]` and m tensors `[B, L, e]`."""
-    return tf.stack([tf.matmul(x, c, transpose_a=True) for c in columns], axis=1)
+    return beside([tf.matmul(x, c, transpose_a=True) for c in columns])
+
+
+def _rows_of(tensor: tf.Tensor) -> list:
+    """The size of the first axis, -1 where it is not static."""
+    return [-1 if tensor.shape[0] is None else tensor.shape[0]]
 
 
 def convolution_layout(layer: keras.Layer, bias: bool) -> MatrixLayout:

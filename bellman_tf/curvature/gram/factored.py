@@ -7,6 +7,7 @@ from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import inner_products, stacked
 from bellman_tf.layers.capture import MatrixCapture
+from bellman_tf.linalg.constants import expand_dims, number
 
 
 def factored(
@@ -21,7 +22,7 @@ def factored(
         if group_size is None:
             inputs = tf.matmul(x, solved_x, transpose_b=True)
             outputs = metric.scale * tf.matmul(c, solved_c, transpose_b=True)
-            return tf.expand_dims((inputs + bias if bias else inputs) * outputs, 0)
+            return expand_dims((inputs + number(bias, inputs.dtype) if bias else inputs) * outputs, 0)
         if group_size == 1:
             inputs = tf.reduce_sum(x * solved_x, axis=1, keepdims=True)
             outputs = metric.scale * tf.reduce_sum(c * solved_c, axis=1, keepdims=True)

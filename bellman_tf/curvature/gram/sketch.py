@@ -16,6 +16,7 @@ from bellman_tf.curvature.gram.positions import of_sides
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.tensors import Tensors
+from bellman_tf.linalg.constants import number
 
 
 def bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
@@ -53,6 +54,6 @@ def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits:
         kernel = gradient_products(
             seen, lambda part: metric.tap_pair(part, part.centre), load, group_size, limits.memory
         )
-    kernel *= extent.taps * extent.channels / kept
+    kernel *= number(extent.taps * extent.channels / kept, kernel.dtype)
     parts, solved = bias_part(capture, metric)
     return kernel + inner_products(parts, solved, group_size) if parts else kernel
