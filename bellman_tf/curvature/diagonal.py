@@ -23,6 +23,7 @@ from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.tensors import Tensors
+from bellman_tf.linalg.constants import number
 
 DIAGONAL = MetricKind(tapwise=True, rowwise=True, diagonal=True)
 
@@ -74,7 +75,7 @@ def where_known(divisor: Callable) -> Callable:
     Returns:
         f, and so large a number where the moment is 0 that its inverse counts for nothing.
     """
-    return lambda v: tf.where(v > 0, divisor(v), tf.cast(1e30, v.dtype))
+    return lambda v: tf.where(v > number(0, v.dtype), divisor(v), number(1e30, v.dtype))
 
 
 class DiagonalMetric(Metric):

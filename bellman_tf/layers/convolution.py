@@ -20,7 +20,7 @@ from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
 from bellman_tf.layers.taps import Taps, autocorrelation, channels_back, channels_last, ravel, sizes_of, static_product
 from bellman_tf.layers.tensors import Tensors, after, as_number, beside, to_work, with_ones
-from bellman_tf.linalg.constants import constant, number, reshape
+from bellman_tf.linalg.constants import constant, number, once, reshape
 from bellman_tf.linalg.products import matmul
 
 
@@ -162,8 +162,19 @@ class Convolution(MatrixCapture):
         Returns:
             `[B, m, c_in / groups, c_out]`.
         """
-        x, columns = self.sides(number)
-        return self._grouped_gradients(x) if self.groups > 1 else _products(x, columns)
+
+        def make() -> tf.Tensor:
+            x, columns = self.sides(number)
+            return self._grouped_gradients(x) if self.groups > 1 else _products(x, columns)
+
+        return once(self, f"tap {number}", make)
+
+    @property
+    def turns_gradients(self) -> bool:
+        """Whether a metric with two sides turns a tap's gradients and not, where it has few positions, the sides."""
+        rows, width = self.pixels.shape[-1], self.layout.width
+        few = self.positions is not None and self.positions * (rows**2 + width**2) < rows * width * (rows + width)
+        return not few
 
     def turned_tap_gradients(self, number: int, left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Per-sample gradients of one tap, and the same as `left' q_ij[delta] right`.
@@ -181,11 +192,10 @@ class Convolution(MatrixCapture):
         """
         if self.groups > 1:
             raise _checks.error("groups", "be 1 where gradients are turned", self.groups)
-        x, columns = self.sides(number)
-        q = _products(x, columns)
+        q = self.tap_gradients(number)
         # q = x' c: few positions are cheaper to turn than the gradients that they make.
-        rows, width = self.pixels.shape[-1], self.layout.width
-        if self.positions is not None and self.positions * (rows**2 + width**2) < rows * width * (rows + width):
+        if not self.turns_gradients:
+            x, columns = self.sides(number)
             return q, _products(matmul(x, left), [matmul(c, right) for c in columns])
         return q, matmul(matmul(left, q, transpose_a=True), right)
 

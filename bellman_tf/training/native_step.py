@@ -18,7 +18,7 @@ import functools
 import tensorflow as tf
 
 from bellman_tf.bellman import sample_space
-from bellman_tf.curvature.gram import gram
+from bellman_tf.curvature.gram import condense, gram
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import COTANGENTS, Player
 from bellman_tf.game.survey import at_compute_dtype
@@ -186,6 +186,10 @@ class NativeStep:
         self.policy = LinearPolicy(value, self.information, group_size, columns, step.batch_size, direct)
         leading = [player for player in self.covered if self._leads(player)]
         done: list[tf.Tensor] = []
+        for player in leading:
+            if self.blocks[player.index].needs_capture:  # a metric that waits for the captures of others
+                capture, kind = self.captures[player.index], self.metrics[player.index].kind
+                condense(capture, kind, group_size, options.gram, options.gram_limits)
         for player in reversed(leading):  # the order in which the backward pass gives their cotangents
             with tf.control_dependencies(done):  # gradients per sample of one layer at a time
                 found = self._gram(player, group_size)
