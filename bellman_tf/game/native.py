@@ -1,7 +1,8 @@
 """The game of a model as it runs: every layer with trainable variables, at any depth, is a player of its own.
 
-Nothing is copied, and nothing traced unless `stages` or `program` are read. `survey` finds which layers have a Gram
-form where they stand; the rest trains open-loop, one player for each layer that holds nothing else.
+Nothing is copied, and nothing traced unless `stages` or `program` are read. The model's graph (`rowwise.py`), or where
+that does not say it one run on made-up samples (`survey.py`), tells which layers have a Gram form where they stand; the
+rest trains open-loop, one player for each layer that holds nothing else.
 Source: algorithm.md, Sections 1 and 7.
 """
 
@@ -23,7 +24,7 @@ from bellman_tf.layers.registry import coverage
 
 
 class NativeGame(Players):
-    """The players of a model, found by running it once on made-up samples.
+    """The players of a model, read off its graph or found by running it once on made-up samples.
 
     Attributes:
         players: covered players in the order of their first calls, then open-loop ones.
