@@ -18,7 +18,8 @@ from bellman_tf.game.survey import NOISE, Finding, Survey
 from bellman_tf.layers.coverage import Coverage
 
 _NONLINEAR = ("elu", "gelu", "leaky_relu", "mish", "relu", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh")
-NONLINEAR = tuple(getattr(keras.activations, name) for name in _NONLINEAR)  # entry by entry
+SOFTMAX = keras.activations.softmax  # over the last axis; the others are taken entry by entry
+NONLINEAR = (SOFTMAX, *(getattr(keras.activations, name) for name in _NONLINEAR))
 LINEAR = (None, keras.activations.linear)
 _KINDS = ("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose", "Dense")
 _KINDS += ("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Activation")
@@ -76,13 +77,15 @@ def _is_rowwise(node: object) -> bool:
     if not plain or layer.activity_regularizer is not None or None in outputs[0].shape[1:]:
         return False
     if isinstance(layer, MERGED):
-        ranks = {len(tensor.shape) for tensor in inputs}
-        if isinstance(layer, keras.layers.Concatenate):
-            return len(ranks) == 1 and layer.axis % ranks.pop() != 0
-        return len({tensor.shape for tensor in inputs}) == 1
+        ranks = {len(tensor.shape) for tensor in inputs}  # of one rank, so that axes meet in their order
+        rowwise = not isinstance(layer, keras.layers.Concatenate) or layer.axis % max(ranks) != 0
+        return len(ranks) == 1 and rowwise
     if isinstance(layer, keras.layers.BatchNormalization):
         return layer.axis % len(inputs[0].shape) != 0
-    return not isinstance(layer, ACTIVATED) or layer.activation in (*LINEAR, *NONLINEAR)
+    if not isinstance(layer, ACTIVATED) or layer.activation in LINEAR:
+        return True
+    # Over one entry softmax is constant, and nothing in front of it has a gradient.
+    return layer.activation in NONLINEAR and (layer.activation is not SOFTMAX or outputs[0].shape[-1] > 1)
 
 
 class _Graph:

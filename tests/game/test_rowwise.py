@@ -72,7 +72,8 @@ NORMALISED, NORMALISED_ROWS = layers.BatchNormalization, lambda: layers.BatchNor
         (convolution(activation=lambda x: x[::-1]), False),
         (convolution(activity_regularizer="l2"), False),
         (convolution(lambda: layers.Lambda(lambda x: x[::-1])), False),
-        (convolution(activation="softmax"), False),
+        (convolution(activation="softmax"), True),
+        (convolution(NORMALISED, activation="softmax"), True),
         (convolution(layers.LayerNormalization), False),
     ],
 )
@@ -89,6 +90,22 @@ def test_a_normalisation_at_rest_is_left_to_the_survey():
     inputs = keras.Input((4,))
     x = layers.BatchNormalization()(layers.Dense(3)(inputs), training=False)
     assert both(btf.Model(inputs, layers.Dense(2)(x)))[0] is None
+
+
+def test_channels_that_are_weighed_by_the_whole_image():
+    x = inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 3)(x)
+    pooled = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    x = layers.Multiply()([x, layers.Conv2D(4, 1, activation="sigmoid")(pooled)])
+    assert_alike(btf.Model(inputs, layers.Dense(3)(layers.Flatten()(x))), read=True)
+
+
+def test_probabilities_are_read_off_where_they_are_not_constant():
+    inputs = keras.Input((4,))
+    x = layers.Dense(3)(inputs)
+    assert_alike(btf.Model(inputs, layers.Dense(2, activation="softmax")(x)), read=True)
+    model = btf.Model(inputs, layers.Dense(1, activation="softmax")(x))
+    assert read_off(model, NativeGame._candidates(model)[0]) is None
 
 
 def test_a_layer_that_is_called_twice_is_left_to_the_survey():
