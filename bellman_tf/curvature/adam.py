@@ -21,7 +21,9 @@ class AdamMetric(DiagonalMetric):
         """`M^{-1} m / (1 - beta_1^t)` with the new first moment m; state entries 0.. are the first moments."""
         share = number(1 - self._beta_1, self._first[0].dtype)
         moved = [m + (g - m) * share for m, g in zip(self._first, gradient, strict=True)]
-        return [d * m / self._correction for d, m in zip(self.inverse, moved, strict=True)], dict(enumerate(moved))
+        rate = self._rate / self._correction
+        directions = [m * rate / self._divisor(v) for v, m in zip(self.moments, moved, strict=True)]
+        return directions, dict(enumerate(moved))
 
 
 class AdamBlock(Block):

@@ -243,10 +243,10 @@ class TwoSided:
         """`x A^{-1}` for what one tap of a convolution sees, `[..., c_in]`."""
         raise NotImplementedError
 
-    def input_pair(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, float]:
-        """Two tensors and a number: the products of inputs are the tensors' inner products plus the number."""
+    def input_pair(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, float | tf.Tensor | None]:
+        """Two tensors and a number: the products of inputs are the tensors' inner products plus the number, if any."""
         x = capture.augmented()
-        return x, self.input_solve(x), 0.0
+        return x, self.input_solve(x), None
 
 
 class Block:

@@ -6,6 +6,7 @@ rest trains open-loop, one player for each layer that holds nothing else.
 Source: algorithm.md, Sections 1 and 7.
 """
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator
@@ -48,6 +49,7 @@ class NativeGame(Players):
         self.players: list[Player] = []
         self._add_covered(candidates, found)
         self._add_rest(model)
+        self._enclose(found.enclosing)
 
     @staticmethod
     def _candidates(model: keras.Model) -> tuple[list[tuple[keras.Layer, Coverage]], dict[int, str]]:
@@ -125,6 +127,18 @@ class NativeGame(Players):
             own = ", ".join(v.name for v in variables)
             reason = f"weights of its own ({own}) have no Gram form"
         self._add(layer, self._paths.get(id(layer), layer.name), tuple(variables), reason)
+
+    def _enclose(self, enclosing: dict[int, list[keras.Layer]]) -> None:
+        """Open-loop players take their gradients from cotangents if all can; else one backward pass serves them all."""
+        within: dict[int, keras.Layer] = {}
+        for player in self.open_loop_players:
+            first, *others = [enclosing.get(id(v), []) for v in player.variables]
+            common = [layer for layer in first if all(layer in layers for layers in others)]
+            if not common:
+                return
+            within[player.index] = common[0]
+        for index, layer in within.items():
+            self.players[index] = dataclasses.replace(self.players[index], weighing=COTANGENTS, within=layer)
 
     # ---- stages
 

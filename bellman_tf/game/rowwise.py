@@ -14,7 +14,8 @@ import keras
 
 from bellman_tf import keras_access, keras_graphs
 from bellman_tf.game.made_up import mixes
-from bellman_tf.game.survey import NOISE, Finding, Survey
+from bellman_tf.game.survey import Finding, Survey
+from bellman_tf.game.trial import NOISE
 from bellman_tf.layers.coverage import Coverage
 
 _NONLINEAR = ("elu", "gelu", "leaky_relu", "mish", "relu", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh")
@@ -53,7 +54,9 @@ def read_off(model: keras.Model, candidates: list[tuple[keras.Layer, Coverage]])
         return None
     layers = [node.operation for node in nodes]
     trained = [id(v) for layer in layers for v in layer.trainable_variables]
-    if len({id(layer) for layer in layers}) < len(layers) or len(set(trained)) < len(trained):
+    asked = {id(v) for layer, _ in candidates for v in layer.trainable_variables}
+    once = len({id(layer) for layer in layers}) == len(layers) and len(set(trained)) == len(trained)
+    if not once or not asked.issuperset(trained):  # of other variables the survey finds the layers around them
         return None
     return _Graph(nodes, core.outputs).survey(candidates)
 

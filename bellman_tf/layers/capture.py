@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
-from bellman_tf.layers.tensors import Tensors, beside, leading
+from bellman_tf.layers.tensors import Tensors, beside, leading, to_work
 from bellman_tf.linalg.constants import constant, number, once, reshape
 
 
@@ -35,6 +35,23 @@ def weigh(cotangents: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
     if len(cotangents) == 1:
         return cotangents[0] * (weights if len(tail) == 1 else reshape(weights, [-1, *tail]))
     return tf.add_n([c * reshape(weights[:, j], [-1, *tail]) for j, c in enumerate(cotangents)])
+
+
+def weigh_each(tensors: Tensors, columns: Sequence[Tensors], weights: tf.Tensor) -> Tensors:
+    """Sums the columns of cotangents of several tensors with the weights of their samples.
+
+    Args:
+        tensors: `[B, ...]` each.
+        columns: m lists of cotangents, in the shapes of the tensors.
+        weights: `[B, m]`.
+
+    Returns:
+        One cotangent for each tensor, in its dtype.
+    """
+    return [
+        tf.cast(weigh([to_work(part) for part in parts], weights), tensor.dtype)
+        for tensor, *parts in zip(tensors, *columns, strict=True)
+    ]
 
 
 def weigh_smaller(

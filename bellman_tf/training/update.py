@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.layers.tensors import Tensors, either
 from bellman_tf.linalg.constants import constant
 
 _SMALL = 2**14  # entries; of larger tensors a copy costs more than it saves
@@ -156,6 +156,6 @@ class Assignments:
         for variable, value in self._pending:
             new = constrain(variable, tf.cast(value, variable.dtype))
             old = self.before.get(id(variable))
-            optimizer.assign(variable, tf.where(accepted, new, tf.convert_to_tensor(variable) if old is None else old))
+            optimizer.assign(variable, either(accepted, new, tf.convert_to_tensor(variable) if old is None else old))
         for variable, value in restore:
-            optimizer.assign(variable, tf.where(accepted, tf.convert_to_tensor(variable), value))
+            optimizer.assign(variable, either(accepted, tf.convert_to_tensor(variable), value))
