@@ -23,6 +23,7 @@ from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.tensors import Tensors
+from bellman_tf.linalg.constants import number, once
 
 DIAGONAL = MetricKind(tapwise=True, rowwise=True, diagonal=True)
 
@@ -83,7 +84,7 @@ def where_known(divisor: Callable) -> Callable:
     Returns:
         f, and so large a number where the moment is 0 that its inverse counts for nothing.
     """
-    return lambda v: tf.where(v > 0, divisor(v), tf.cast(1e30, v.dtype))
+    return lambda v: tf.where(v > number(0, v.dtype), divisor(v), number(1e30, v.dtype))
 
 
 class DiagonalMetric(Metric):
@@ -91,7 +92,6 @@ class DiagonalMetric(Metric):
 
     Attributes:
         moments: second moments v, in the shapes of the variables.
-        inverse: learning rate / f(v).
     """
 
     kind = DIAGONAL
@@ -105,8 +105,13 @@ class DiagonalMetric(Metric):
             divisor: f, a function of second moments entry by entry.
             layout: the player's matrix form, where it has one.
         """
-        self.moments, self.inverse = moments, [rate / divisor(v) for v in moments]
+        self.moments = moments
         self._rate, self._divisor, self._layout = rate, divisor, layout
+
+    @property
+    def inverse(self) -> Tensors:
+        """Learning rate / f(v), formed where it is asked for."""
+        return once(self, "inverse", lambda: [self._rate / self._divisor(v) for v in self.moments])
 
     def solve(self, parts: Tensors) -> Tensors:
         """Entry by entry."""

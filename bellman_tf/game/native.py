@@ -1,7 +1,8 @@
 """The game of a model as it runs: every layer with trainable variables, at any depth, is a player of its own.
 
-Nothing is copied, and nothing traced unless `stages` or `program` are read. `survey` finds which layers have a Gram
-form where they stand; the rest trains open-loop, one player for each layer that holds nothing else.
+Nothing is copied, and nothing traced unless `stages` or `program` are read. The model's graph (`rowwise.py`), or where
+that does not say it one run on made-up samples (`survey.py`), tells which layers have a Gram form where they stand; the
+rest trains open-loop, one player for each layer that holds nothing else.
 Source: algorithm.md, Sections 1 and 7.
 """
 
@@ -15,6 +16,7 @@ import keras
 from bellman_tf.game.dataflow import stages_of
 from bellman_tf.game.players import BACKWARD, COTANGENTS, Player, Players, Stage
 from bellman_tf.game.report import print_game
+from bellman_tf.game.rowwise import read_off
 from bellman_tf.game.stages import Game
 from bellman_tf.game.survey import Finding, Survey, survey
 from bellman_tf.keras_access import children_of
@@ -23,7 +25,7 @@ from bellman_tf.layers.registry import coverage
 
 
 class NativeGame(Players):
-    """The players of a model, found by running it once on made-up samples.
+    """The players of a model, read off its graph or found by running it once on made-up samples.
 
     Attributes:
         players: covered players in the order of their first calls, then open-loop ones.
@@ -42,7 +44,7 @@ class NativeGame(Players):
         self._paths = dict(_named(model))
         candidates, self._reasons = self._candidates(model)
         self._asked = {id(layer) for layer, _ in candidates}
-        found = survey(model, signature, candidates)
+        found = read_off(model, candidates) or survey(model, signature, candidates)
         self.written, self.reason = found.written, found.reason
         self.players: list[Player] = []
         self._add_covered(candidates, found)

@@ -1,13 +1,17 @@
 """Small operations on tensors that captures of all kinds of layers need."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
+
+from bellman_tf.linalg.constants import expand_dims, number
 
 Tensors = list[tf.Tensor]
 
 
 def with_ones(x: tf.Tensor) -> tf.Tensor:
     """Appends the constant feature of a bias, `[..., d]` to `[..., d + 1]`."""
-    return tf.pad(x, [*[[0, 0]] * (len(x.shape) - 1), [0, 1]], constant_values=1)
+    return tf.pad(x, [*[[0, 0]] * (len(x.shape) - 1), [0, 1]], constant_values=number(1, x.dtype))
 
 
 def as_number(count: int | tf.Tensor, dtype: tf.DType) -> float | tf.Tensor:
@@ -21,6 +25,18 @@ def as_number(count: int | tf.Tensor, dtype: tf.DType) -> float | tf.Tensor:
         The same number.
     """
     return float(count) if isinstance(count, int) else tf.cast(count, dtype)
+
+
+def beside(columns: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Puts the columns of samples side by side.
+
+    Args:
+        columns: m tensors `[B, ...]`.
+
+    Returns:
+        `[B, m, ...]`.
+    """
+    return expand_dims(columns[0], 1) if len(columns) == 1 else tf.stack(columns, axis=1)
 
 
 def leading(tensor: tf.Tensor, tail: int) -> list:

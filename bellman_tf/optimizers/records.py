@@ -57,8 +57,8 @@ class Records:
         if self.watched and self.watchable:
             self.add_to_monitor(game, result.outcome, result.telemetry, result.accepted)
         self.queue_averages(result.assignments)
-        for (k, j), tensor in result.state.items():
-            result.assignments.add(self.state[k][j], tensor, result.old_state[k][j])
+        for variable, tensor, before in self._store.changed(result.old_state, result.state):
+            result.assignments.add(variable, tensor, before)
         for k, tensors in result.velocities.items():
             for variable, tensor in zip(self.velocities[k], tensors, strict=True):
                 result.assignments.add(variable, tensor)

@@ -19,7 +19,7 @@ import functools
 import tensorflow as tf
 
 from bellman_tf.bellman import sample_space
-from bellman_tf.curvature.gram import gram
+from bellman_tf.curvature.gram import condense, gram
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import COTANGENTS, Player
 from bellman_tf.game.survey import at_compute_dtype
@@ -188,6 +188,8 @@ class NativeStep:
         self.policy = LinearPolicy(value, self.information, group_size, columns, step.batch_size, direct)
         leading = [player for player in self.covered if self._leads(player)]
         done: list[tf.Tensor] = []
+        for index in (p.index for p in leading if self.blocks[p.index].needs_capture):  # may wait for others' captures
+            condense(self.captures[index], self.metrics[index].kind, group_size, options.gram, options.gram_limits)
         for player in reversed(leading):  # the order in which the backward pass gives their cotangents
             with tf.control_dependencies(done):  # gradients per sample of one layer at a time
                 found = self._gram(player, group_size)
