@@ -20,6 +20,7 @@ ORDER = (
     "losses",
     "training",
     "optimizers",
+    "baselines",
     "models",
     "callbacks",
     "analysis",
