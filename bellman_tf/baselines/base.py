@@ -26,9 +26,6 @@ class Baseline(GTDDP):
             learning_rate: ignored.
             **options: ignored.
 
-        Returns:
-            Nothing.
-
         Raises:
             ValueError: always.
         """

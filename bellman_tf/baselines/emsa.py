@@ -20,7 +20,7 @@ from bellman_tf import _checks
 from bellman_tf.baselines.base import Baseline
 from bellman_tf.baselines.hamiltonian import PlayerHamiltonian, segment_of
 from bellman_tf.game.graph import Slot
-from bellman_tf.game.stages import Game, Player
+from bellman_tf.game.stages import Game
 from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.lbfgs import minimise
 from bellman_tf.training.passes import Forward

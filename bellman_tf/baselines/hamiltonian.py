@@ -175,7 +175,7 @@ class PlayerHamiltonian:
         else:
             program.store(call, call.operation(*args, **kwargs))
             caught = [leaf for leaf in keras.tree.flatten(args) if tf.is_tensor(leaf)]
-        return {slot: caught[0] for slot in ending}
+        return dict.fromkeys(ending, caught[0]) if ending else {}
 
     def _cast(self, tensor: tf.Tensor) -> tf.Tensor:
         return tf.cast(tensor, self._total.dtype)

@@ -50,7 +50,7 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         options: of the game.
         curvature: config object that every player's block is made of; `None` with another optimizer inside.
         inner_metric: what the metric is, with another optimizer inside: "rate" or "gain".
-        whole_states: whether every step replays the model's trace, on states of the whole batch whatever their rows are.
+        whole_states: whether every step replays the model's trace, on states of the whole batch whatever their rows.
         blocks: curvature of every player.
         players: of the game that the blocks were made for.
         couplings: joint curvature of players of one stage.

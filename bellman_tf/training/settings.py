@@ -153,7 +153,7 @@ class StepSettings:
         watched: whether a monitor reads numbers about the sample weights.
         wants_outcome: whether step control, a monitor or a bandit reads what the step does to J.
         always_measured: whether a monitor or a bandit reads the loss after every step.
-        solver: queues the new values of a step in place of the game's recursion (vanilla DDP, the baselines), or `None`.
+        solver: queues a step's new values in place of the game's recursion (vanilla DDP, the baselines), or `None`.
         momentum: of the variables' steps.
         handed_over: whether another optimizer moves the variables, and the step ends in its gradients.
     """
