@@ -145,7 +145,8 @@ def emsa_step(batch: Round, options: EMSAOptions) -> None:
             batch.game, player, segment, forward, behind, batch.frozen, batch.total, options.rho
         )
         old = batch.values[player.index]
-        best = _minimised(hamiltonian, old, options, batch.dtype)
+        best, slope = _minimised(hamiltonian, old, options, batch.dtype)
+        batch.witnesses.append(slope)  # not finite where the minimisation could not begin
         rate = batch.step.learning_rate
         decreases = [rate * (tf.cast(now, batch.dtype) - new) for now, new in zip(old, best, strict=True)]
         for variable, value in zip(player.variables, batch.shifted(player, decreases), strict=True):
@@ -173,8 +174,10 @@ def _passes(batch: Round) -> tuple[Forward, list[dict[Slot, tf.Tensor]]]:
     return forward, [{slot: tf.convert_to_tensor(next(gradients)) for slot in part} for part in points]
 
 
-def _minimised(hamiltonian: PlayerHamiltonian, old: Tensors, options: EMSAOptions, dtype: tf.DType) -> Tensors:
-    """The player's variables after L-BFGS, in the dtype of the recursion."""
+def _minimised(
+    hamiltonian: PlayerHamiltonian, old: Tensors, options: EMSAOptions, dtype: tf.DType
+) -> tuple[Tensors, tf.Tensor]:
+    """The player's variables after L-BFGS, in the dtype of the recursion, and the gradient there."""
     sizes = [math.prod(value.shape) for value in old]
 
     def apart(vector: tf.Tensor) -> Tensors:
@@ -190,7 +193,7 @@ def _minimised(hamiltonian: PlayerHamiltonian, old: Tensors, options: EMSAOption
 
     start = tf.concat([tf.cast(tf.reshape(value, [-1]), dtype) for value in old], axis=0)
     found = minimise(function, start, iterations=options.iterations, history=options.history)
-    return apart(found.point)
+    return apart(found.point), found.gradient
 
 
 def _check_game(game: Game) -> None:
