@@ -165,7 +165,8 @@ class PlayerHamiltonian:
         args, kwargs = program.arguments(call)
         if keras_access.takes_training(call.operation):
             kwargs["training"] = True
-        ending = [slot for slot in call.outputs if slot in self._forward.ends and slot in self.segment.after]
+        last = self._forward.cuts[-1]  # an output that crosses it has its co-state there, behind the softmax
+        ending = [s for s in call.outputs if s in self._forward.ends and s in self.segment.after and s not in last]
         caught: Tensors = []
         player = self._game.player_of.get(id(call))
         inside = player is not None and player.covered and player.coverage.site == PREACTIVATION
