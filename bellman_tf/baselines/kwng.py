@@ -118,7 +118,7 @@ class KWNG(Baseline):
         diagonal: damp every parameter in proportion to the root of its own entry of G; else all alike.
         adapt_every: steps between changes of epsilon, `None` for none.
         max_norm: bound on the norm of the natural gradient, `None` for none.
-        seed: of the draws of points and coordinates.
+        seed: of the draws of points and coordinates; compiled with XLA the same seed draws others.
         weight_decay: decoupled, as in Keras.
         use_ema: as in Keras.
         ema_momentum: as in Keras.
@@ -275,12 +275,12 @@ def _drawn(X: tf.Tensor, options: KWNGOptions, iteration: tf.Tensor) -> wasserst
     """Points of the batch without repetition, as long as there are some, and their coordinates."""
     count, width = tf.shape(X)[0], X.shape[1]
     seed = tf.stack([tf.constant(options.seed, tf.int32), tf.cast(iteration, tf.int32)])
-    order = tf.argsort(tf.random.stateless_uniform([count], seed, alg="philox"))
+    order = tf.argsort(tf.random.stateless_uniform([count], seed))
     points = tf.gather(X, tf.gather(order, tf.range(options.basis) % count))
     if options.coordinates == "all":
         everything = tf.tile(tf.range(width), [options.basis])
         return wasserstein.Basis(tf.repeat(points, width, axis=0), everything)
-    drawn = tf.random.stateless_uniform([options.basis], seed + 1, 0, width, tf.int32, alg="philox")
+    drawn = tf.random.stateless_uniform([options.basis], seed + 1, 0, width, tf.int32)
     return wasserstein.Basis(points, drawn)
 
 
