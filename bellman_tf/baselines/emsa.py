@@ -66,8 +66,8 @@ class EMSA(Baseline):
     Layers are minimised one beside the other. Residual networks are cut as for the papers' roll-out: the state holds
     every tensor that crosses the cut, and the players of one stage see each other as they were. The model must be one
     that its trace describes, with every trainable layer applied once; others are refused with the reason. L-BFGS is
-    our own loop (`bellman_tf.linalg.lbfgs`), so a step is one graph and compiles with `jit_compile=True` as well; there a
-    recurrent layer takes minutes to compile, and max pooling in float64 has no second derivative on a CPU.
+    our own loop (`bellman_tf.linalg.lbfgs`), so a step is one graph and compiles with `jit_compile=True` as well;
+    there a recurrent layer takes minutes to compile, and max pooling in float64 has no second derivative on a CPU.
 
     Args:
         learning_rate: share of the way to the minimum that a step goes, 1 in the papers; float, schedule or callable.
