@@ -71,7 +71,7 @@ class EMSA(Baseline):
 
     Args:
         learning_rate: share of the way to the minimum that a step goes, 1 in the papers; float, schedule or callable.
-        rho: weight of the squares: the larger, the shorter the step. No paper states its value.
+        rho: weight of the squares: the larger, the shorter the step; the four papers do not state it.
         iterations: of L-BFGS in one training step.
         history: pairs that L-BFGS keeps.
         weight_decay: decoupled, as in Keras.
