@@ -1,6 +1,6 @@
 """Training deep networks as optimal control: differential dynamic programming and dynamic games for Keras."""
 
-from bellman_tf import analysis, bandit, bellman, callbacks, curvature, linalg, trajectory
+from bellman_tf import analysis, bandit, baselines, bellman, callbacks, curvature, linalg, trajectory
 from bellman_tf.game import Game, Player, Stage
 from bellman_tf.models import Model, Sequential, as_game
 from bellman_tf.optimizers import DDP, EKFAC, GTDDP, KFAC, DDPNOpt, DGNOpt
@@ -13,6 +13,8 @@ __all__ = [
     "Model", "Sequential", "as_game",
     # optimizers
     "GTDDP", "DDPNOpt", "DGNOpt", "KFAC", "EKFAC", "DDP",
+    # optimizers of other papers
+    "baselines",
     # step control
     "LevenbergMarquardt",
     # the game

@@ -21,6 +21,7 @@ ORDER = (
     "losses",
     "training",
     "optimizers",
+    "baselines",
     "models",
     "callbacks",
     "analysis",

@@ -1,4 +1,4 @@
-"""The four papers, and what we derived ourselves; `verification.claims` fills them with claims."""
+"""The four papers, those of their baselines, and what we derived ourselves; `verification.claims` fills them."""
 
 from verification.claim import Paper
 
@@ -8,4 +8,5 @@ GTDDP = Paper("GTDDP", "Game-theoretic DDP for residual networks (GT-DDP)", AUTH
 DDP1 = Paper("DDP1", "Differential Dynamic Programming Neural Optimizer", AUTHORS)
 DGN = Paper("DGN", "Dynamic Game Theoretic Neural Optimizer (DGNOpt)", AUTHORS)
 DDPN = Paper("DDPN", "DDPNOpt: Differential Dynamic Programming Neural Optimizer", AUTHORS)
+BASE = Paper("BASE", "Baselines: E-MSA (2018), KWNG (2020)", "Li, Chen, Tai, E; Arbel, Gretton, Li, Montufar")
 OURS = Paper("OURS", "Derived for bellman_tf", "the authors of bellman_tf")

@@ -20,7 +20,7 @@ from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_fo
 from bellman_tf.optimizers.records import Saved
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
-from bellman_tf.training.settings import DenseOptions, GameOptions
+from bellman_tf.training.settings import GameOptions
 
 _NEEDS_MODEL = (
     "{name} needs the layers of the network, not only its gradients. Received: a plain Keras model or training loop. "
@@ -42,7 +42,7 @@ _WAY_OUT = (
     "Pass rollout='linear', which runs the model's own `call`. What only a second pass has (alignments, bilinear=True, "
     "value_hessian='outer_product') cannot be had for this model."
 )
-_DENSE_WAY_OUT = "Use GTDDP, whose default rollout='linear' runs the model's own `call`."
+_WHOLE_WAY_OUT = "Use GTDDP, whose default rollout='linear' runs the model's own `call`."
 
 
 class Bound(Saved, Inside, keras.optimizers.Optimizer):
@@ -52,7 +52,7 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         options: of the game.
         curvature: config object that every player's block is made of; `None` with another optimizer inside.
         inner_metric: what the metric is, with another optimizer inside: "rate" or "gain".
-        dense: options of vanilla DDP, `None` for every other optimizer.
+        whole_states: whether every step replays the model's trace, on states of the whole batch whatever their rows.
         blocks: curvature of every player.
         players: of the game that the blocks were made for.
         couplings: joint curvature of players of one stage.
@@ -61,7 +61,7 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
 
     options: GameOptions
     curvature: object
-    dense: DenseOptions | None = None
+    whole_states = False
     inner_metric = "gain"
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -203,7 +203,8 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
     def _check_replay(self, game: Players, blocks: list[Block]) -> None:
         """Refuses to replay a trace that is not the model; a plain open-loop step replays nothing."""
         captured = any(block.needs_capture and p.covered for p, block in zip(game.players, blocks, strict=True))
-        if not isinstance(game, Game) or not (INFORMATION[self.options.information].curved or captured):
+        replays = self.whole_states or captured or INFORMATION[self.options.information].curved
+        if not isinstance(game, Game) or not replays:
             return
         name, stale = self._bound_model().name, game.stale
         if stale:
@@ -211,11 +212,11 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
                 "model", f"be compiled again: the `call` of '{name}' has changed since it was read; {stale}", name,
                 "Or pass rollout='linear', which runs the model's own `call`.",
             )  # fmt: skip
-        reason = game.verdict.unlike if self.dense is not None else game.refusal  # dense matrices take any rows
+        reason = game.verdict.unlike if self.whole_states else game.refusal
         if reason:
             raise _checks.error(
                 "rollout", f"be 'linear' for the model '{name}': {reason}", self.options.rollout,
-                _DENSE_WAY_OUT if self.dense is not None else _WAY_OUT,
+                _WHOLE_WAY_OUT if self.whole_states else _WAY_OUT,
             )  # fmt: skip
 
     def _check_dtypes(self, variables: list, blocks: list[Block]) -> None:

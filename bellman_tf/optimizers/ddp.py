@@ -1,5 +1,8 @@
 """Vanilla batch DDP as a Keras optimizer, for small networks."""
 
+import functools
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
@@ -7,6 +10,8 @@ from bellman_tf import _checks
 from bellman_tf.game.players import Players
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.training.context import StepResult
+from bellman_tf.training.dense_step import dense_step
+from bellman_tf.training.round import Round
 from bellman_tf.training.settings import DenseOptions
 
 
@@ -76,6 +81,12 @@ class DDP(GTDDP):
         self.last_step = self.add_variable((), initializer="ones", name="last_step")
 
     watchable = False
+    whole_states = True
+
+    @property
+    def solver(self) -> Callable[[Round], None]:
+        """The dense recursion."""
+        return functools.partial(dense_step, options=self.dense)
 
     def conclude(self, result: StepResult, game: Players) -> None:
         """As `GTDDP`'s; counts searches that failed.

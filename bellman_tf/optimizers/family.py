@@ -2,6 +2,7 @@
 
 import keras
 
+from bellman_tf.curvature import config as curvature_config
 from bellman_tf.optimizers.gtddp import GTDDP
 
 
@@ -39,7 +40,7 @@ class EKFAC(GTDDP):
     """EKFAC, the baseline: `GTDDP` with `information="open"` and `curvature="ekfac"`; arguments and errors as there.
 
     The scalings are second moments of the gradients of the loss itself (empirical Fisher matrix) measured in K-FAC's
-    eigenbasis; for convolutions the default is `convolution="sua"`.
+    eigenbasis; for convolutions the default is `convolution="sua"`. `as_cited` is the variant of the four papers.
 
     Source: George et al. 2018.
     """
@@ -48,3 +49,34 @@ class EKFAC(GTDDP):
         self, learning_rate: object = 0.01, *, curvature: object = "ekfac", information: str = "open", **options: object
     ) -> None:
         super().__init__(learning_rate, curvature=curvature, information=information, **options)
+
+    @classmethod
+    def as_cited(
+        cls, learning_rate: object = 0.01, *, damping: float = 0.1, update_every: int = 1, **options: object
+    ) -> "EKFAC":
+        """EKFAC as the four papers run it: of whole patches, with second moments of the present batch alone.
+
+        The papers name the PyTorch code https://github.com/Thrandis/EKFAC-pytorch. There the eigenbases come from the
+        inputs (whole patches of a convolution, the bias a row among them) and cotangents of one batch, the scalings are
+        the exact second moments of its per-sample gradients, nothing is averaged over steps, and the damping is added
+        to the scalings. The code leaves layers that are neither Dense nor Conv2D their plain gradient; here they get
+        the diagonal of the batch's empirical Fisher matrix, damped alike.
+
+        Args:
+            learning_rate: as in the constructor.
+            damping: added to the scalings, 0.1 in the code's example.
+            update_every: steps between two eigenbases, 1 in the code.
+            **options: any other option.
+
+        Returns:
+            The optimizer.
+        """
+        metric = curvature_config.EKFAC(
+            damping=damping,
+            decay=0.0,
+            update_every=update_every,
+            invert_every=update_every,
+            convolution="patches",
+            scalings="exact",
+        )
+        return cls(learning_rate, curvature=metric, **options)

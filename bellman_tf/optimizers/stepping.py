@@ -1,6 +1,7 @@
 """The training step of an optimizer: settings and tensors go down to `training/`, a result comes back."""
 
 import warnings
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -88,7 +89,7 @@ class Stepping(Records, Bound):
             watched=self.watched and self.watchable,
             wants_outcome=self.step_control is not None or self._always_measured,
             always_measured=self._always_measured,
-            dense=self.dense,
+            solver=self.solver,
             momentum=self.momentum,
             handed_over=self.inner is not None,
         )
@@ -134,6 +135,11 @@ class Stepping(Records, Bound):
             Integer scalar.
         """
         return tf.zeros([], tf.int32)
+
+    @property
+    def solver(self) -> Callable[..., None] | None:
+        """Queues the new values of a step in place of the game's recursion; `None` for the game's."""
+        return None
 
     @property
     def reads_outcome(self) -> bool:

@@ -42,6 +42,7 @@ class Forward:
         cuts: for each stage, the copies of the state's tensors.
         ends: for each output slot that ends in softmax or sigmoid, the tensor before it and the activation's name.
         outputs: values of the output slots.
+        values: values of all slots; of a state's tensors the last copy.
     """
 
     arguments: dict[int, tuple[tuple, dict]] = dataclasses.field(default_factory=dict)
@@ -50,6 +51,7 @@ class Forward:
     cuts: list[dict[Slot, tf.Tensor]] = dataclasses.field(default_factory=list)
     ends: dict[Slot, tuple[tf.Tensor, str]] = dataclasses.field(default_factory=dict)
     outputs: dict[Slot, tf.Tensor] = dataclasses.field(default_factory=dict)
+    values: dict[Slot, tf.Tensor] = dataclasses.field(default_factory=dict)
 
 
 def copy_with_mask(tensor: tf.Tensor) -> tf.Tensor:
@@ -124,6 +126,7 @@ def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bo
     for call in game.after:
         run(call)
     forward.outputs = {slot: program.values[slot] for slot in outputs}
+    forward.values = program.values
     return program.result(), forward
 
 

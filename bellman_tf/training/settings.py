@@ -1,6 +1,7 @@
 """What a step is to do, checked once: the game's options, and what else a step needs of its optimizer."""
 
 import dataclasses
+from collections.abc import Callable
 
 from bellman_tf import _checks
 from bellman_tf.curvature.block import Block
@@ -152,7 +153,7 @@ class StepSettings:
         watched: whether a monitor reads numbers about the sample weights.
         wants_outcome: whether step control, a monitor or a bandit reads what the step does to J.
         always_measured: whether a monitor or a bandit reads the loss after every step.
-        dense: options of vanilla DDP, `None` for every other step.
+        solver: queues a step's new values in place of the game's recursion (vanilla DDP, the baselines), or `None`.
         momentum: of the variables' steps.
         handed_over: whether another optimizer moves the variables, and the step ends in its gradients.
     """
@@ -166,6 +167,6 @@ class StepSettings:
     watched: bool = False
     wants_outcome: bool = False
     always_measured: bool = False
-    dense: DenseOptions | None = None
+    solver: Callable[..., None] | None = None
     momentum: Momentum = Momentum()
     handed_over: bool = False

@@ -9,7 +9,8 @@
     recursion     Gram matrices to sample weights, all stages        (policy.py)
     pass 2        stage by stage: deviation, weights, new parameters (passes.py)
 
-`dense_step.py` is vanilla batch DDP, with every matrix written out. `verdict.py` judges what came of the step.
+Vanilla batch DDP (`dense_step.py`) and the baselines bring a solver of their own. `verdict.py` judges what came of the
+step.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,6 @@ import tensorflow as tf
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.stages import Game
 from bellman_tf.training.context import StepContext, StepResult
-from bellman_tf.training.dense_step import dense_step
 from bellman_tf.training.game_step import game_step
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.native_step import native_step
@@ -66,8 +66,8 @@ def solve(step: Round) -> None:
     Args:
         step: the step.
     """
-    if step.settings.dense is not None:
-        dense_step(step, step.settings.dense)
+    if step.settings.solver is not None:
+        step.settings.solver(step)
     elif step.settings.options.rollout == "linear":
         native_step(step)
     elif INFORMATION[step.settings.options.information].curved and step.game.graph is not None and step.game.stages:

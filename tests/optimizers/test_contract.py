@@ -28,6 +28,8 @@ ROWS = {
     "KFAC": lambda: btf.KFAC(0.1),
     "EKFAC": lambda: btf.EKFAC(0.1),
     "DDP": lambda: btf.DDP(0.5, line_search=3),
+    "EMSA": lambda: btf.baselines.EMSA(0.5, rho=3.0, iterations=3),
+    "KWNG": btf.baselines.KWNG,
 }
 
 

@@ -1,0 +1,39 @@
+"""What the baselines share: they take the whole training step of a model of this package, by a solver of their own."""
+
+from bellman_tf import _checks
+from bellman_tf.optimizers.gtddp import GTDDP
+
+# Options of every Keras optimizer that a baseline takes.
+KEPT = ("name", "learning_rate", "weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency")
+
+
+class Baseline(GTDDP):
+    """A `GTDDP` whose step is not the game's: no curvature, no Gram matrices, `solver` of the subclass.
+
+    Binding to a model, saving, the verdict on a batch and the counters are those of every optimizer of this package.
+    """
+
+    watchable = False
+
+    def __init__(self, learning_rate: object, *, rollout: str, **kept: object) -> None:
+        super().__init__(learning_rate, curvature="identity", information="open", rollout=rollout, **kept)
+
+    @classmethod
+    def as_published(cls, learning_rate: object = None, **options: object) -> "Baseline":
+        """Refuses: the constructor's defaults say where they are the paper's.
+
+        Args:
+            learning_rate: ignored.
+            **options: ignored.
+
+        Raises:
+            ValueError: always.
+        """
+        raise _checks.error(
+            "as_published", "be asked of GTDDP, DDPNOpt or DGNOpt", cls.__name__, f"Use {cls.__name__}(...) itself."
+        )
+
+    def options_of_keras(self) -> dict:
+        """The part of the configuration that every Keras optimizer has."""
+        config = super().get_config()
+        return {key: config[key] for key in KEPT}
