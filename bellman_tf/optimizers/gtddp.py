@@ -52,8 +52,9 @@ class GTDDP(Rejections, Stepping):
         momentum_in_policy: whether the policy feeds back on that displacement; else it only adds to the step.
         information: "open" (no value Hessian), "feedback" (every player its own value), "cooperative_open" (joint
             value, no feedback in the forward pass) or "cooperative".
-        value_hessian: "batch" (samples coupled, exact), "block_diagonal" (uncoupled) or "outer_product" (the papers'
-            scalar recursion, with its clamp).
+        value_hessian: "batch" (samples coupled, exact), "block_diagonal" (uncoupled), "outer_product" (the papers'
+            recursion with two numbers per sample, and its clamp) or "per_sample" (the same with a matrix per sample,
+            for any terminal Hessian: DDP1 Eq. 15, DDPN Eq. 9).
         terminal_hessian: "matched" (the loss's true curvature along its gradient), "outer_product" (g g'), "full"
             (the loss's Hessian), or an integer rank of its truncation.
         group_size: couple samples in groups of this size; `None` is the whole batch.
@@ -63,9 +64,16 @@ class GTDDP(Rejections, Stepping):
             traced copy of the model; chosen where an option needs it). A model that a traced copy would train wrongly
             (constants made of variables, state written in `call`, `training=` given there, rows that are not samples,
             a call that cannot be traced) is refused at the first step, with the layer or variable.
-        outer_scale: of `value_hessian="outer_product"`: "mean" (z is the gradient of the batch's mean loss, as
-            automatic differentiation of a mean returns it: beta^2 starts at 1/B, c = 1/B) or "sample" (beta^2 = 1 and
-            c = 1, the other reading of the papers, which diverges at rates where its baseline trains).
+        outer_scale: of `value_hessian="outer_product"` and "per_sample", whose scale the papers leave open: "mean" (the
+            value is that of the batch's mean loss, c = 1/B, and g g' the outer product of that loss's gradient, as
+            automatic differentiation of a mean returns it: beta^2 starts at 1/B), "batch" (c = 1/B as well, but
+            beta^2 = 1: the outer product of each sample's own gradient) or "sample" (the value is each sample's own:
+            beta^2 = 1 and c = 1). Of an outer product only "mean" trains where its baseline does, see
+            `keras_examples/README.md`; for other terminal Hessians "mean" and "batch" are the same.
+        outer_gain: of the same: "batch" (V_x^(i) with the gain of the batch, DDP1 Eq. 36) or "own" (with each sample's
+            own Q_u^(i), as DDPN Alg. 3 prints it).
+        value_damping: of `value_hessian="per_sample"`: eps_V of DDPN Alg. 3, a Tikhonov term on V_xx at every stage,
+            for networks with small states. V_xx is that of the mean loss, or with `outer_scale="sample"` each sample's.
         gram: how Gram matrices are formed, see `bellman_tf.curvature.gram`; "auto" chooses by static shapes.
         gram_memory: bytes that what one Gram matrix is formed of may take, gradients per sample or products of pairs of
             positions; above it the matrix is formed in blocks of samples, with the same result, layers one after the
@@ -111,6 +119,8 @@ class GTDDP(Rejections, Stepping):
         bilinear: bool = False,
         rollout: str | None = None,
         outer_scale: str = "mean",
+        outer_gain: str = "batch",
+        value_damping: float = 0.0,
         gram: str = "auto",
         gram_memory: int = LIMITS.memory,
         step_control: object = None,
@@ -127,7 +137,7 @@ class GTDDP(Rejections, Stepping):
         **kwargs: object,
     ) -> None:
         if rollout is None:
-            rollout = "nonlinear" if value_hessian == "outer_product" or bilinear else "linear"
+            rollout = "nonlinear" if value_hessian in {"outer_product", "per_sample"} or bilinear else "linear"
         options = GameOptions(
             information,
             value_hessian,
@@ -137,6 +147,8 @@ class GTDDP(Rejections, Stepping):
             gram,
             rollout,
             outer_scale,
+            outer_gain,
+            value_damping,
             gram_memory,
         )
         inner, control = inner_named(inner_optimizer), step_control_named(step_control)
@@ -245,6 +257,8 @@ class GTDDP(Rejections, Stepping):
             bilinear=options.bilinear,
             rollout=options.rollout,
             outer_scale=options.outer_scale,
+            outer_gain=options.outer_gain,
+            value_damping=options.value_damping,
             gram=options.gram,
             gram_memory=options.gram_memory,
             step_control=keras.saving.serialize_keras_object(self.step_control),

@@ -46,7 +46,11 @@ BAD_OPTIONS = [
     ({"value_hessian": "outer_product", "rollout": "linear"}, "`rollout` must be 'nonlinear' with"),
     ({"bilinear": True, "rollout": "linear"}, "`rollout` must be 'nonlinear' with bilinear=True"),
     ({"rollout": "circular"}, "`rollout` must be one of"),
-    ({"outer_scale": "batch"}, "`outer_scale` must be one of"),
+    ({"outer_scale": "total"}, "`outer_scale` must be one of"),
+    ({"outer_gain": "sample"}, "`outer_gain` must be one of"),
+    ({"value_damping": -1.0}, "`value_damping` must be a finite number >= 0"),
+    ({"value_damping": 1.0, "value_hessian": "outer_product"}, "`value_damping` must be 0 unless"),
+    ({"value_hessian": "per_sample", "rollout": "linear"}, "`rollout` must be 'nonlinear' with"),
     ({"loss_scale_factor": 2.0}, "`loss_scale_factor` must be None"),
     ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps` must be None"),
 ]
