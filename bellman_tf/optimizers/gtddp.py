@@ -4,17 +4,15 @@ The class names the options and writes them down. `arguments.py` checks them, `b
 and makes its state, `stepping.py` takes the step, `records.py` keeps what comes of it.
 """
 
-import dataclasses
-
 import keras
 
 from bellman_tf.curvature import config as curvature_config
 from bellman_tf.curvature.gram.plan import LIMITS
 from bellman_tf.optimizers.arguments import check_game, check_inner, check_keras, check_momentum, inner_named
+from bellman_tf.optimizers.published import published_curvature, published_options
 from bellman_tf.optimizers.records import first_control_state
 from bellman_tf.optimizers.rejections import Rejections
 from bellman_tf.optimizers.stepping import Stepping
-from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import GameOptions
 from bellman_tf.training.step_control import STATE_SIZE
@@ -214,27 +212,57 @@ class GTDDP(Rejections, Stepping):
             )
             self.refused_steps = self.add_variable((), dtype="int64", name="refused_steps")
 
-    @classmethod
-    def as_published(cls, learning_rate: object = None, **options: object) -> "GTDDP":
-        """The setting that follows the paper's letter where the letter is computable.
+    published_in: str | None = "gtddp"
 
-        Terminal Hessian g g', scalar recursion with the metric in place of Q_uu, clamps counted. "kfac" and "ekfac"
-        get the papers' cross blocks, `cooperative="published"`, where players share a value; an object of
-        `bellman_tf.curvature` is taken as it is.
+    @classmethod
+    def as_published(cls, learning_rate: object = None, *, paper: str | None = None, **options: object) -> "GTDDP":
+        """The setting that follows a paper to the letter where the letter is computable.
+
+        The metric stands for Q_uu, samples are uncoupled, the value's slope makes the metric's statistics, clamps are
+        counted, Gram matrices are exact (`gram="exact"`). "kfac" and "ekfac" take whole patches of convolutions, and
+        the papers' cross blocks where players share a value; an object of `bellman_tf.curvature` is taken as it is.
+        With `information="open"` it is the curvature's baseline, without a value Hessian.
+
+        What differs between the papers:
+
+        - "ddp" (DDP1): players with values of their own, the loss's whole Hessian carried as a matrix per sample,
+          CurvApprox in place of Q_uu (Eq. 15).
+        - "ddpnopt": the same with the outer product g g' for convolutional networks; for feed-forward ones the paper
+          has none: pass `terminal_hessian="full"` (Eq. 9).
+        - "gtddp": players share a value; g g'; cross terms with + (Eqs. 53, 54).
+        - "dgnopt": players share a value; g g'; cross terms with - (Eq. 15), defined for two players: a stage of more
+          is refused, and `paper="gtddp"` takes its place. `terminal_hessian=r` is its "top eigenspace", taken of the
+          terminal Hessian alone.
+
+        Where the papers are not followed, or leave the choice:
+
+        - Scale: no paper says what the terminal value is divided by. `outer_scale` has the readings; the default is
+          the one that trains. `outer_gain="own"` is the letter of DDPN Alg. 3, each sample's own Q_u in V_x; the
+          default has the batch's, as DDP1 Eq. 36. `value_damping` is the optional eps_V of DDPN Alg. 3.
+        - The sign under the root of GT Eqs. 21-23 is printed +; it is -, else the value grows (claim GTDDP-P5), and
+          Eq. 23 has cross terms (claim GTDDP-P6). Both corrections are made.
+        - DGN Eq. 7 adds the terminal cost once per player; here it counts once. With N players that is a learning rate
+          N times smaller under a fixed metric, and nothing else (claim OURS-11).
+        - DDPN Table 2 has E[Q_u o Q_u] over the batch and eps outside the root; "rmsprop" and "adam" are Keras's, with
+          a running mean of the squared mean and Keras's eps. The learning rate belongs to M in the recursion too.
+        - `DGNOpt(players=N)` divides the damping by N, which is what N identical players make of one layer (claim
+          OURS-8); the factors of DGN Eq. 15 would be singular for them.
 
         Args:
             learning_rate: as in the constructor.
+            paper: "ddp", "ddpnopt", "gtddp" or "dgnopt"; `None` is the paper of the class, and for `KFAC` and `EKFAC`
+                the baseline.
             **options: any other option.
 
         Returns:
             The optimizer.
         """
-        options = {"value_hessian": "outer_product", "terminal_hessian": "outer_product", **options}
-        optimizer = cls(learning_rate, **options)
-        named = isinstance(options.get("curvature") or "kfac", str)
-        joint = INFORMATION[optimizer.options.information].joint
-        if named and joint and isinstance(optimizer.curvature, curvature_config.KFAC):
-            optimizer.curvature = dataclasses.replace(optimizer.curvature, cooperative="published")
+        paper = cls.published_in if paper is None else paper
+        options = published_options(paper, options)
+        optimizer = cls(*([] if learning_rate is None else [learning_rate]), **options)
+        if isinstance(options.get("curvature") or "kfac", str) and optimizer.curvature is not None:
+            information = optimizer.options.information
+            optimizer.curvature = published_curvature(paper, optimizer.curvature, information)
         return optimizer
 
     def get_config(self) -> dict:
