@@ -129,10 +129,19 @@ def backward(line, group, columns, own, M_inv, terminal):
     Returns:
         Per stage the gains k `[p]` and K `[p, b n]`.
     """
+    return [(k, K) for k, K, _ in policies_and_values(line, group, columns, own, M_inv, terminal)]
+
+
+def policies_and_values(line, group, columns, own, M_inv, terminal):
+    """As `backward`, with the value Hessian before each stage.
+
+    Returns:
+        Per stage k `[p]`, K `[p, b n]` and V_XX `[b n, b n]`.
+    """
     B = len(line.g)
     v = np.concatenate([line.g[i] for i in group]) / B
     W = block_diag(*[terminal_hessian(line.g[i], line.H[i], terminal) for i in group]) / B
-    gains = []
+    found = []
     for f_x, f_u, chosen, l_u in reversed(list(zip(line.f_x, line.f_u, columns, own, strict=True))):
         F_x = block_diag(*[f_x[i] for i in group])
         F_u = np.concatenate([f_u[i] for i in group])[:, chosen]
@@ -140,8 +149,8 @@ def backward(line, group, columns, own, M_inv, terminal):
         Q_xx, Q_ux, Q_uu = F_x.T @ W @ F_x, F_u.T @ W @ F_x, np.eye(len(chosen)) / M_inv + F_u.T @ W @ F_u
         k, K = -np.linalg.solve(Q_uu, Q_u), -np.linalg.solve(Q_uu, Q_ux)
         v, W = Q_x + Q_ux.T @ k, Q_xx + Q_ux.T @ K
-        gains.insert(0, (k, K))
-    return gains
+        found.insert(0, (k, K, W))
+    return found
 
 
 def train_step(stages, inputs, costs, learning_rate, *, terminal="matched", group_size=None, information="cooperative",
@@ -201,47 +210,6 @@ def train_step(stages, inputs, costs, learning_rate, *, terminal="matched", grou
             for group, deviation, act in zip(groups, deviations, acts, strict=True)
         ]
     return new, line.loss
-
-
-def published_step(stages, inputs, costs, learning_rate, *, terminal="outer_product", scale=1.0):
-    """One step of the papers' form: two numbers per sample, the metric in place of Q_uu, joint players.
-
-    Args:
-        stages: the network; not changed.
-        inputs: `[B, n]`.
-        costs: one function per sample.
-        learning_rate: a number.
-        terminal: "outer_product" or "matched".
-        scale: of beta^2 at the end of the network, and c: 1, or 1/B where the outer product is that of the gradient of
-            the mean loss.
-
-    Returns:
-        The new parameters, the loss before the step, the number of clamps.
-    """
-    line = Linearisation(stages, inputs, costs)
-    B = len(inputs)
-    g = line.g
-    beta2 = np.ones(B) if terminal == "outer_product" else np.array(
-        [gi @ Hi @ gi / (gi @ gi) ** 2 for gi, Hi in zip(g, line.H, strict=True)]
-    )  # fmt: skip
-    alpha, beta2, behind, clamps = np.ones(B), scale * beta2, {}, 0
-    for t in range(len(stages) - 1, -1, -1):
-        behind[t] = alpha, beta2
-        q = np.stack([line.f_u[t][i].T @ _costate(line, t, i) for i in range(B)])
-        k = -learning_rate * np.mean(alpha[:, None] * q, axis=0)
-        bracket = 1 - scale * beta2 * learning_rate * np.sum(q * q, axis=1)
-        clamps += int(np.sum((bracket < 0) & (beta2 > 0)))
-        alpha, beta2 = alpha + beta2 * (q @ k), beta2 * np.maximum(bracket, 0)
-    moved, new = inputs, []
-    for t, (f, U) in enumerate(stages):
-        alpha, beta2 = behind[t]
-        state_gradient = np.stack([line.f_x[t][i].T @ _costate(line, t, i) for i in range(B)])
-        d = np.sum(state_gradient * (moved - line.states[t]), axis=1)
-        q = np.stack([line.f_u[t][i].T @ _costate(line, t, i) for i in range(B)])
-        du = -learning_rate * np.mean((alpha + beta2 * d)[:, None] * q, axis=0)
-        new.append([part + step for part, step in zip(U, _split(du, U), strict=True)])
-        moved = np.stack([f(row, new[-1]) for row in moved])
-    return new, line.loss, clamps
 
 
 def _costate(line, t, i):
