@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_examples._contest import COSINE, Store
 from keras_examples._report import markdown, new_figure
-from keras_examples._standings import Standing, best_baseline, champion, interval, loss_at
+from keras_examples._standings import Standing, best_baseline, champion, loss_at, mean_text
 from keras_examples._tuning import Budget
 
 TIME, WIDTH = 0.8, 1.5  # goals: of AdamW's time to its loss, of the best baseline's width
@@ -73,8 +73,7 @@ def equal_time(store: Store, task: str, rows: Sequence[Standing], budget: Budget
     if not margins:
         return "not run", None
     _, row, name, loss = max(margins.values(), key=lambda margin: margin[0])
-    low, high = interval(row.best.losses)
-    words = f"{row.best.loss:.4g} [{low:.4g}, {high:.4g}] ({row.entry.name}) against {loss:.4g} ({name})"
+    words = f"{mean_text(row.best.losses)} ({row.entry.name}) against {loss:.4g} ({name})"
     return words, bool(row.best.loss < loss)
 
 

@@ -62,22 +62,24 @@ class Best:
         return float(self.curve[:, -1].mean())
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Bootstrap interval of a mean, 95 %.
+def mean_text(values: Sequence[float]) -> str:
+    """A mean in words, with its bootstrap interval, 95 %, or with the values where they are fewer than three.
 
     Args:
         values: one per seed.
 
     Returns:
-        Its ends; twice the mean where there are fewer than three values, or one is not finite.
+        The text.
     """
-    mean = float(np.mean(values))
-    if len(values) < 3 or not all(map(math.isfinite, values)) or len(set(values)) == 1:
-        return mean, mean
+    mean = f"{float(np.mean(values)):.4g}"
+    if len(set(values)) == 1 or not all(map(math.isfinite, values)):
+        return mean
+    if len(values) < 3:
+        return f"{mean} ({', '.join(f'{value:.4g}' for value in values)})"
     found = stats.bootstrap(
         (values,), np.mean, n_resamples=999, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval  # fmt: skip
-    return float(found.low), float(found.high)
+    return f"{mean} [{found.low:.4g}, {found.high:.4g}]"
 
 
 def best_of(done: dict[Setting, Cell], budget: Budget, steps: int | None = None) -> Best | None:
@@ -270,13 +272,12 @@ def table(rows: Sequence[Standing]) -> str:
     )  # fmt: skip
     cells = [head]
     for row in rows:
-        low, high = interval(row.best.losses)
         name = row.entry.name + (" (best baseline)" if row is reference else "")
         alone = "" if row.entry.base is None else "not run" if row.alone is None else f"{row.alone:.4g}"
         wide, narrow = row.best.widths
         cells.append((
             name, f"{row.milliseconds:.3g}", f"{row.best.setting.rate:g}", row.best.setting.schedule,
-            f"{row.best.loss:.4g} [{low:.4g}, {high:.4g}]", f"{row.best.train_loss:.3g}",
+            mean_text(row.best.losses), f"{row.best.train_loss:.3g}",
             "" if math.isnan(row.best.accuracy) else f"{100 * row.best.accuracy:.1f}", alone,
             _ratio(row.ratios["AdamW"]) if "AdamW" in row.ratios else "",
             _ratio(row.ratios[reference.entry.name]) if reference is not None else "",

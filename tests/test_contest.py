@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -128,9 +129,14 @@ def test_time_to_a_loss_is_read_off_the_mean_curve():
 
 
 def test_an_interval_holds_the_mean_of_three_seeds():
-    low, high = _standings.interval([1.0, 2.0, 4.0])
-    assert 1.0 <= low < 7 / 3 < high <= 4.0
-    assert _standings.interval([1.0, 2.0]) == (1.5, 1.5)
+    mean, low, high = map(float, re.findall(r"[\d.]+", _standings.mean_text([1.0, 2.0, 4.0])))
+    assert 1.0 <= low < mean < high <= 4.0
+    assert mean == 2.333
+
+
+def test_two_seeds_have_no_interval():
+    assert _standings.mean_text([1.0, 2.0]) == "1.5 (1, 2)"
+    assert _standings.mean_text([1.0, math.inf, 2.0]) == "inf"
 
 
 def contest_of(tmp_path, ours, milliseconds):
