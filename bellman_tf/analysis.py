@@ -8,6 +8,7 @@ the state's, and the value's core S = L L' before the stage,
 so with thin factors M^{-1} Q = Q_u R_u and C = Q_c R_c its singular values are those of the small matrix R_u S R_c'.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.curvature.block import StateSpec
+from bellman_tf.curvature.config import KFAC
 from bellman_tf.curvature.inner import InnerBlock
 from bellman_tf.game.players import Player, Program
 from bellman_tf.optimizers.gtddp import GTDDP
@@ -200,7 +202,13 @@ def _pull_back(model: keras.Model, x: object, slot: object, maps: np.ndarray) ->
     return np.stack(images)
 
 
-STRUCTURES = {"O": "open", "C": "feedback", "O-CG": "cooperative_open", "C-CG": "cooperative"}
+# Name: information, whether the metric has cross blocks between the players of a stage (DGN Sec. 3, Def. 8).
+STRUCTURES = {
+    "O": ("open", False),
+    "C": ("feedback", False),
+    "O-CG": ("open", True),
+    "C-CG": ("cooperative", True),
+}
 
 
 class Ablation(NamedTuple):
@@ -236,29 +244,38 @@ def information_ablation(
     loss: object,
     seeds: Sequence[int] = (0, 1, 2),
     metric: str = "loss",
+    cross_blocks: str = "exact",
     compile_options: dict | None = None,
 ) -> Ablation:
     """Trains one network under open loop (O), feedback (C), cooperation without and with feedback (O-CG, C-CG).
 
     Every structure starts from the same seeds, so differences within a seed are those of the structure alone.
+    Cooperation is cross blocks between the players of a stage, which K-FAC and EKFAC have; under another metric O-CG is
+    O. C-CG has a joint value with feedback besides. Convolutions have cross blocks with `convolution="patches"`.
 
     Args:
         build: makes the network, a model of this package.
         fit: trains it and returns the history.
-        optimizer: called with `information=...`, for example `functools.partial(btf.GTDDP, 0.1)`.
+        optimizer: called with `information=...`, for example `functools.partial(btf.GTDDP, 0.1)`; its curvature's
+            `cooperative` is set here.
         loss: for `compile`.
         seeds: one run each.
         metric: which entry of the history counts, its last value.
+        cross_blocks: `cooperative` of the curvature under O-CG and C-CG.
         compile_options: further arguments of `compile`.
 
     Returns:
         The table.
+
+    Source: DGN Sec. 3.2, Table 1, Definition 8.
     """
     losses: dict[str, list[float]] = {name: [] for name in STRUCTURES}
     for seed in seeds:
-        for name, information in STRUCTURES.items():
+        for name, (information, cooperates) in STRUCTURES.items():
             keras.utils.set_random_seed(seed)
-            model = build()
-            model.compile(optimizer=optimizer(information=information), loss=loss, **(compile_options or {}))
+            model, used = build(), optimizer(information=information)
+            if isinstance(used.curvature, KFAC):
+                used.curvature = dataclasses.replace(used.curvature, cooperative=cross_blocks if cooperates else False)
+            model.compile(optimizer=used, loss=loss, **(compile_options or {}))
             losses[name].append(float(fit(model).history[metric][-1]))
     return Ablation(losses, metric)

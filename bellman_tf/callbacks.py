@@ -138,7 +138,7 @@ class GameMonitor(keras.callbacks.Callback):
     def _counts(self) -> dict[str, float]:
         optimizer = self.model.optimizer
         counts = {"rejected_batches": int(optimizer.rejected_batches)}
-        if optimizer.options.value_hessian == "outer_product":
+        if optimizer.options.published:
             counts["clamped_values"] = int(optimizer.clamped_values)
         if optimizer.step_control is not None:
             counts["refused_steps"] = int(optimizer.refused_steps)

@@ -6,10 +6,11 @@
 The network of GT-DDP Fig. 7 and DGNOpt Fig. 3: pairs of layers with a common input whose outputs are added, B = 12. You
 will see, from the same weights on the same batches:
 
-- EKFAC under the information structures of DGNOpt: open loop O (EKFAC itself), feedback C, cooperation without and with
-  feedback, O-CG and C-CG;
-- GT-EKFAC: EKFAC with the curvature that a partner leaves (`cooperative="rescale"`, GT-DDP Cor. 7), and with the
-  papers' and the exact cross blocks (`"published"`, `"exact"`);
+- EKFAC under the information structures of DGNOpt: open loop O (EKFAC itself), feedback C, and the two in which players
+  know each other's actions: O-CG is the open-loop step with cross blocks between the players (DGNOpt Def. 8, with the
+  papers' or the exact blocks), C-CG has a joint value with feedback besides;
+- the joint value alone, without cross blocks, with and without feedback;
+- GT-EKFAC: EKFAC with the curvature that a partner leaves (`cooperative="rescale"`, GT-DDP Cor. 7);
 - Keras's SGD at the rates 1/(2 gamma), 1/(sqrt(2) gamma) and 1/gamma times EKFAC's, gamma its damping. With two
   identical players the rescaled eigenvalues gamma + lambda gamma/(gamma + lambda) lie between gamma and 2 gamma,
   whatever lambda is: the curvature is gone and what is left should train like SGD at a rate between these.
@@ -40,13 +41,13 @@ FIGURE = "cooperative_block.png"
 METHODS = {
     "EKFAC (O)": ("open", False),
     "EKFAC, C": ("feedback", False),
-    "EKFAC, O-CG": ("cooperative_open", False),
-    "EKFAC, C-CG": ("cooperative", False),
+    "joint value": ("cooperative", False),
+    "joint value without feedback": ("cooperative_open", False),
     "GT-EKFAC": ("open", "rescale"),
-    "GT-EKFAC, C-CG": ("cooperative", "rescale"),
-    "published": ("open", "published"),
-    "exact": ("open", "exact"),
-    "exact, C-CG": ("cooperative", "exact"),
+    "GT-EKFAC, joint value": ("cooperative", "rescale"),
+    "O-CG, published": ("open", "published"),
+    "O-CG, exact": ("open", "exact"),
+    "C-CG, exact": ("cooperative", "exact"),
 }
 
 

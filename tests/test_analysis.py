@@ -114,7 +114,29 @@ def test_the_ablation_compares_structures_from_the_same_seeds():
     table = btf.analysis.information_ablation(build, fit, optimizer, seeds=(0, 1), **cross_entropy())
     assert list(table.losses) == ["O", "C", "O-CG", "C-CG"]
     assert table.losses["C"] == pytest.approx(table.losses["C-CG"])  # one player per stage
+    assert table.losses["O"] == table.losses["O-CG"]  # and no cross blocks under the identity
     assert table.losses["O"][0] != table.losses["C"][0] and table.losses["O"][0] != table.losses["O"][1]
     name, mean, spread, gap = table.rows()[0]
     assert (name, gap) == ("O", 0.0) and spread > 0 and str(table).count("\n") == 4
     assert mean == pytest.approx(np.mean(table.losses["O"]))
+
+
+def test_cooperation_is_cross_blocks_between_the_players_of_a_stage():
+    """DGN Definition 8: open loop, with the joint curvature of a stage's players."""
+
+    def build():
+        x = layers.Input((5,))
+        sides = [layers.Dense(4, activation="tanh")(x) for _ in range(2)]
+        return btf.Model(x, layers.Dense(3)(layers.Add()(sides)))
+
+    def fit(model):
+        return model.fit(normal(16, 5), labels(16), batch_size=8, epochs=1, verbose=0, shuffle=False)
+
+    optimizer = functools.partial(btf.GTDDP, 0.1, curvature="kfac")
+    table = btf.analysis.information_ablation(build, fit, optimizer, seeds=(0,), **cross_entropy())
+    assert len({values[0] for values in table.losses.values()}) == 4
+    keras.utils.set_random_seed(0)
+    model = build()
+    joint = btf.curvature.KFAC(cooperative="exact")
+    model.compile(btf.GTDDP(0.1, curvature=joint, information="open"), **cross_entropy())
+    assert fit(model).history["loss"][-1] == table.losses["O-CG"][0]

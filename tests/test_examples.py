@@ -18,6 +18,7 @@ from keras_examples import (
     feedback_maps,
     fictitious_players,
     mnist,
+    published_form,
     step_control,
     swing_up,
 )
@@ -164,6 +165,16 @@ def test_cooperative_block_quick_has_the_controls(tmp_path, capsys):
     controls = ["SGD, 1/(2 gamma)", "SGD, 1/(sqrt(2) gamma)", "SGD, 1/gamma"]
     assert [cells[1] for cells in rows] == ["EKFAC (O)", "GT-EKFAC", *controls]
     assert np.allclose([run["rate"] for run in _saved(tmp_path)["runs"][-3:]], [0.15, 0.15 * 2**0.5, 0.3], rtol=1e-6)
+
+
+def test_published_form_quick_has_the_baseline_beside_it(tmp_path, capsys):
+    published_form.main(["--quick", "--steps", "50", "--out", str(tmp_path)])
+    baseline, published = _rows(capsys.readouterr().out, "digits")
+    assert (baseline[2], published[2]) == ("baseline", "as_published(): z = g/B, c = 1/B")
+    losses = [float(cell.split(": ")[1]) for row in (baseline, published) for cell in row[3:5]]
+    assert all(0 < loss < 2.3 for loss in losses) and losses[0] != losses[2]
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert [run["clamped"] is None for run in runs] == [True, True, False, False]
 
 
 def test_cifar10_is_read_in_colour(tiny_mnist):

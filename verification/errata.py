@@ -12,6 +12,7 @@ from verification.claims import PAPERS
 from verification.report import numbers
 
 PATH = pathlib.Path(__file__).parents[1] / "docs" / "errata.md"
+READINGS = ("21", "22", "23")  # claims of ours
 HEAD = """# Misprints in the four papers
 
 Written by `python -m verification.errata` from `verification/claims`; every correction is checked there on random
@@ -46,13 +47,28 @@ def _section(paper: Paper) -> str:
     return "\n\n".join([f"## {paper.title}", f"{paper.authors}.", *entries]) if entries else ""
 
 
+def _readings() -> str:
+    """What the papers leave open about the scale of their recursion."""
+    lines = [
+        "## The scale of the papers' recursion",
+        "",
+        "Not a misprint: no paper says what the terminal value is divided by, and the readings are different methods.",
+    ]
+    for key in READINGS:
+        claim = PAPERS["OURS"].claims[f"OURS-{key}"]
+        statement = claim.statement[:1].upper() + claim.statement[1:]
+        lines += ["", f"### {claim.id} ({claim.place})", "", f"{statement}.", "", claim.remark]
+        lines += ["", f"Tested by `{claim.tested_by}`."] if claim.tested_by else []
+    return "\n".join(lines)
+
+
 def errata() -> str:
     """The document.
 
     Returns:
         Markdown.
     """
-    return "\n\n".join([HEAD.rstrip(), *filter(None, map(_section, PAPERS.values()))]) + "\n"
+    return "\n\n".join([HEAD.rstrip(), *filter(None, map(_section, PAPERS.values())), _readings()]) + "\n"
 
 
 def main() -> int:

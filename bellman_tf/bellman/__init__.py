@@ -1,12 +1,12 @@
 """Bellman recursions on tensors: what a game's value is and how a player answers it. Knows no layers.
 
-`sample_space` is what training runs, `outer_product` the papers' own form, and the rest is the reference with every
-matrix written out.
+`sample_space` is what training runs, `outer_product` and `per_sample` are the papers' own forms, and the rest is the
+reference with every matrix written out.
 """
 
 # One stage, dense, and the stacked batch.
 # The papers' rank-one recursion and the exact one in the space of samples.
-from bellman_tf.bellman import outer_product, rollout, sample_space
+from bellman_tf.bellman import outer_product, per_sample, rollout, sample_space
 from bellman_tf.bellman.dense import (
     Expansion,
     Gains,
@@ -20,6 +20,7 @@ from bellman_tf.bellman.dense import (
     value_update,
 )
 from bellman_tf.bellman.outer_product import OuterValue
+from bellman_tf.bellman.per_sample import MatrixValue
 
 # Several players in one stage.
 from bellman_tf.bellman.players import (
@@ -51,6 +52,7 @@ __all__ = [
     "Gains",
     "JointExpansion",
     "JointValue",
+    "MatrixValue",
     "OuterValue",
     "SampleValue",
     "Stage",
@@ -73,6 +75,7 @@ __all__ = [
     "init",
     "leave_block",
     "outer_product",
+    "per_sample",
     "predicted_reduction",
     "roll_out",
     "rollout",

@@ -34,7 +34,7 @@ class Summed(Capture):
         return self.calls[0].extent
 
     def scaled(self, alpha: tf.Tensor) -> "Summed":
-        """The same calls with the first column of each sample multiplied by `alpha` `[B]`."""
+        """The same calls with one column, `along(cotangents, alpha)`."""
         return Summed([call.scaled(alpha) for call in self.calls])
 
     def tensors(self) -> Tensors:
@@ -118,7 +118,7 @@ class RepeatedConvolution(MatrixCapture):
         return tf.add_n([result(call) for call in self.calls])
 
     def scaled(self, alpha: tf.Tensor) -> "RepeatedConvolution":
-        """The same calls with the first column of each sample multiplied by `alpha` `[B]`."""
+        """The same calls with one column, `along(cotangents, alpha)`."""
         return RepeatedConvolution([call.scaled(alpha) for call in self.calls])
 
     def thinned(self, channels: int) -> "RepeatedConvolution":

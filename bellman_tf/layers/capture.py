@@ -36,6 +36,19 @@ def weigh(cotangents: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
     return tf.add_n([c * tf.reshape(weights[:, j], [-1, *tail]) for j, c in enumerate(cotangents)])
 
 
+def along(cotangents: Sequence[tf.Tensor], slope: tf.Tensor) -> tf.Tensor:
+    """Sums the columns of each sample with the slope of a value.
+
+    Args:
+        cotangents: m tensors `[B, ...]`.
+        slope: `[B]`, of column 0 alone, or `[B, m]`.
+
+    Returns:
+        `[B, ...]`, in the dtype of the cotangents.
+    """
+    return weigh(cotangents[:1], slope[:, None]) if slope.shape.rank == 1 else weigh(cotangents, slope)
+
+
 def weigh_smaller(
     inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], weights: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -129,10 +142,10 @@ class Capture:
         raise NotImplementedError
 
     def scaled(self, alpha: tf.Tensor) -> "Capture":
-        """The same capture with the first column of each sample multiplied by `alpha` `[B]`."""
+        """The same capture with one column, `along(cotangents, alpha)`."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.cotangents = [weigh(self.cotangents[:1], alpha[:, None])]
+        other.cotangents = [along(self.cotangents, alpha)]
         return other
 
     def with_inputs(self, inputs: tf.Tensor) -> "Capture":
@@ -254,8 +267,8 @@ class PerSampleCapture(Capture):
         return Extent(sum(math.prod(q.shape[2:]) for q in self.per_sample()), self.columns)
 
     def scaled(self, alpha: tf.Tensor) -> "Capture":
-        """The same capture with the first column of each sample multiplied by `alpha` `[B]`."""
-        return PerSampleCapture([weigh(self.cotangents[:1], alpha[:, None])], self._operands, self._form, self._total)
+        """The same capture with one column, `along(cotangents, alpha)`."""
+        return PerSampleCapture([along(self.cotangents, alpha)], self._operands, self._form, self._total)
 
     def tensors(self) -> Tensors:
         """Cotangents, then operands."""

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.layers.capture import MatrixCapture, weigh, weigh_smaller
+from bellman_tf.layers.capture import MatrixCapture, along, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
 from bellman_tf.layers.taps import Taps, autocorrelation, channels_back, channels_last, ravel, sizes_of, static_product
@@ -73,8 +73,8 @@ class Convolution(MatrixCapture):
         return Taps(pixels, self.output_sizes, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
 
     def scaled(self, alpha: tf.Tensor) -> "Convolution":
-        """The same capture with the first column of each sample multiplied by `alpha` `[B]`."""
-        return type(self)(self.layer, self._inputs, [weigh(self._native[:1], alpha[:, None])], self.layout)
+        """The same capture with one column, `along(cotangents, alpha)`."""
+        return type(self)(self.layer, self._inputs, [along(self._native, alpha)], self.layout)
 
     def with_inputs(self, inputs: tf.Tensor) -> "Convolution":
         """The same cotangents with the layer's new input."""

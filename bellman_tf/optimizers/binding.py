@@ -150,7 +150,7 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
             specs = block.state_specs()
             dtype = state_dtype(player.variables)
             state.append([self._new_state(f"player_{player.index}_{spec.name}", spec, dtype) for spec in specs])
-        couplings, _ = couplings_of(game, blocks)
+        couplings, _ = couplings_of(game, blocks, self.options.gram)
         for number, coupling in enumerate(couplings):
             specs = coupling.state_specs()
             dtype = state_dtype(game.players[coupling.players[0]].variables)
@@ -171,7 +171,7 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
             return
         blocks = [self.make_block(player) for player in game.players]
         self._check_replay(game, blocks)
-        couplings, _ = couplings_of(game, blocks)
+        couplings, _ = couplings_of(game, blocks, self.options.gram)
         if _needs(game, blocks, couplings) != self._needs:
             raise _checks.error(
                 "optimizer", "be new, or have been built for these players", [player.name for player in game.players],
@@ -254,7 +254,7 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
             One description per player.
         """
         blocks = self.blocks or [self.make_block(player) for player in game.players]
-        _, notes = couplings_of(game, blocks)
+        _, notes = couplings_of(game, blocks, self.options.gram)
         return [block.describe() + note for block, note in zip(blocks, notes, strict=True)]
 
     def describe_grams(self, game: Players) -> list[str]:

@@ -80,6 +80,31 @@ class DDP(GTDDP):
         self.failed_searches = self.add_variable((), dtype="int64", name="failed_searches")
         self.last_step = self.add_variable((), initializer="ones", name="last_step")
 
+    published_in = "ddp"
+
+    @classmethod
+    def as_published(cls, learning_rate: object = None, *, paper: str | None = None, **options: object) -> "DDP":
+        """Vanilla DDP as DDP1 Sec. 4.2 has it: linearised dynamics, a Tikhonov term on Q_uu and a line search.
+
+        The paper adds a Tikhonov term to V_xx as well and prints no size for it: `value_damping` is 0 unless given. It
+        prints no number of halvings either: 10 here. Eqs. 29-33 with the layers' second derivatives are
+        `second_order=True`; the factor 1/B that Eq. 37 lacks is there (claim DDP1-E37).
+
+        Args:
+            learning_rate: as in the constructor.
+            paper: "ddp", or "ddpnopt", whose vanilla DDP is the same.
+            **options: any other option.
+
+        Returns:
+            The optimizer.
+
+        Raises:
+            ValueError: for a paper without vanilla DDP.
+        """
+        if paper not in {None, "ddp", "ddpnopt"}:
+            raise _checks.error("paper", "be 'ddp' or 'ddpnopt', which have vanilla DDP", paper)
+        return cls(*([] if learning_rate is None else [learning_rate]), **{"line_search": 10, **options})
+
     watchable = False
     whole_states = True
 

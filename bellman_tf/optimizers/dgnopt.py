@@ -83,11 +83,30 @@ class DGNOpt(GTDDP):
         self.agents, self.alignment, self.bandit, self.reward = players, alignment, learner, reward
         self.most_alignments, self.seed = most_alignments, seed
         self._memory: list[keras.Variable] = []
-        if self.adaptive and (self.options.information == "open" or self.options.value_hessian != "batch"):
+        if self.adaptive and self.options.information == "open":
             raise _checks.error(
-                "alignment", "not be 'adaptive' without value_hessian='batch' and a value curvature", alignment,
-                "With information='open' all placements make the same step.",
+                "alignment", "not be 'adaptive' with information='open': all placements make the same step", alignment,
             )  # fmt: skip
+
+    published_in = "dgnopt"
+
+    @classmethod
+    def as_published(cls, learning_rate: object = None, *, paper: str | None = None, **options: object) -> "DGNOpt":
+        """As `GTDDP.as_published`; with `alignment="adaptive"` rewards are accuracies on held-out data (DGN Alg. 2).
+
+        `bellman_tf.callbacks.AlignmentReward(..., every=1)` measures them at every step, as the paper does.
+
+        Args:
+            learning_rate: as in the constructor.
+            paper: as in `GTDDP.as_published`.
+            **options: any other option.
+
+        Returns:
+            The optimizer.
+        """
+        if options.get("alignment") == "adaptive":
+            options.setdefault("reward", "held_out")
+        return super().as_published(learning_rate, paper=paper, **options)
 
     @property
     def adaptive(self) -> bool:

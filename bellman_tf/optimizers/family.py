@@ -15,6 +15,8 @@ class DDPNOpt(GTDDP):
     Source: DDPN (all), DDP1.
     """
 
+    published_in = "ddpnopt"
+
     def __init__(self, learning_rate: object = None, *, information: str = "feedback", **options: object) -> None:
         super().__init__(learning_rate, information=information, **options)
 
@@ -28,6 +30,8 @@ class KFAC(GTDDP):
 
     Source: Martens & Grosse 2015; Grosse & Martens 2016 for convolutions.
     """
+
+    published_in = None
 
     def __init__(
         self, learning_rate: object = 0.01, *, curvature: object = "kfac", information: str = "open", **options: object
@@ -44,6 +48,8 @@ class EKFAC(GTDDP):
 
     Source: George et al. 2018.
     """
+
+    published_in = None
 
     def __init__(
         self, learning_rate: object = 0.01, *, curvature: object = "ekfac", information: str = "open", **options: object

@@ -4,17 +4,15 @@ The class names the options and writes them down. `arguments.py` checks them, `b
 and makes its state, `stepping.py` takes the step, `records.py` keeps what comes of it.
 """
 
-import dataclasses
-
 import keras
 
 from bellman_tf.curvature import config as curvature_config
 from bellman_tf.curvature.gram.plan import LIMITS
 from bellman_tf.optimizers.arguments import check_game, check_inner, check_keras, check_momentum, inner_named
+from bellman_tf.optimizers.published import published_curvature, published_options
 from bellman_tf.optimizers.records import first_control_state
 from bellman_tf.optimizers.rejections import Rejections
 from bellman_tf.optimizers.stepping import Stepping
-from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import GameOptions
 from bellman_tf.training.step_control import STATE_SIZE
@@ -52,8 +50,9 @@ class GTDDP(Rejections, Stepping):
         momentum_in_policy: whether the policy feeds back on that displacement; else it only adds to the step.
         information: "open" (no value Hessian), "feedback" (every player its own value), "cooperative_open" (joint
             value, no feedback in the forward pass) or "cooperative".
-        value_hessian: "batch" (samples coupled, exact), "block_diagonal" (uncoupled) or "outer_product" (the papers'
-            scalar recursion, with its clamp).
+        value_hessian: "batch" (samples coupled, exact), "block_diagonal" (uncoupled), "outer_product" (the papers'
+            recursion with two numbers per sample, and its clamp) or "per_sample" (the same with a matrix per sample,
+            for any terminal Hessian: DDP1 Eq. 15, DDPN Eq. 9).
         terminal_hessian: "matched" (the loss's true curvature along its gradient), "outer_product" (g g'), "full"
             (the loss's Hessian), or an integer rank of its truncation.
         group_size: couple samples in groups of this size; `None` is the whole batch.
@@ -63,9 +62,16 @@ class GTDDP(Rejections, Stepping):
             traced copy of the model; chosen where an option needs it). A model that a traced copy would train wrongly
             (constants made of variables, state written in `call`, `training=` given there, rows that are not samples,
             a call that cannot be traced) is refused at the first step, with the layer or variable.
-        outer_scale: of `value_hessian="outer_product"`: "mean" (z is the gradient of the batch's mean loss, as
-            automatic differentiation of a mean returns it: beta^2 starts at 1/B, c = 1/B) or "sample" (beta^2 = 1 and
-            c = 1, the other reading of the papers, which diverges at rates where its baseline trains).
+        outer_scale: of `value_hessian="outer_product"` and "per_sample", whose scale the papers leave open: "mean" (the
+            value is that of the batch's mean loss, c = 1/B, and g g' the outer product of that loss's gradient, as
+            automatic differentiation of a mean returns it: beta^2 starts at 1/B), "batch" (c = 1/B as well, but
+            beta^2 = 1: the outer product of each sample's own gradient) or "sample" (the value is each sample's own:
+            beta^2 = 1 and c = 1). Of an outer product only "mean" trains where its baseline does, see
+            `keras_examples/README.md`; for other terminal Hessians "mean" and "batch" are the same.
+        outer_gain: of the same: "batch" (V_x^(i) with the gain of the batch, DDP1 Eq. 36) or "own" (with each sample's
+            own Q_u^(i), as DDPN Alg. 3 prints it).
+        value_damping: of `value_hessian="per_sample"`: eps_V of DDPN Alg. 3, a Tikhonov term on V_xx at every stage,
+            for networks with small states. V_xx is that of the mean loss, or with `outer_scale="sample"` each sample's.
         gram: how Gram matrices are formed, see `bellman_tf.curvature.gram`; "auto" chooses by static shapes.
         gram_memory: bytes that what one Gram matrix is formed of may take, gradients per sample or products of pairs of
             positions; above it the matrix is formed in blocks of samples, with the same result, layers one after the
@@ -111,6 +117,8 @@ class GTDDP(Rejections, Stepping):
         bilinear: bool = False,
         rollout: str | None = None,
         outer_scale: str = "mean",
+        outer_gain: str = "batch",
+        value_damping: float = 0.0,
         gram: str = "auto",
         gram_memory: int = LIMITS.memory,
         step_control: object = None,
@@ -127,7 +135,7 @@ class GTDDP(Rejections, Stepping):
         **kwargs: object,
     ) -> None:
         if rollout is None:
-            rollout = "nonlinear" if value_hessian == "outer_product" or bilinear else "linear"
+            rollout = "nonlinear" if value_hessian in {"outer_product", "per_sample"} or bilinear else "linear"
         options = GameOptions(
             information,
             value_hessian,
@@ -137,6 +145,8 @@ class GTDDP(Rejections, Stepping):
             gram,
             rollout,
             outer_scale,
+            outer_gain,
+            value_damping,
             gram_memory,
         )
         inner, control = inner_named(inner_optimizer), step_control_named(step_control)
@@ -202,27 +212,57 @@ class GTDDP(Rejections, Stepping):
             )
             self.refused_steps = self.add_variable((), dtype="int64", name="refused_steps")
 
-    @classmethod
-    def as_published(cls, learning_rate: object = None, **options: object) -> "GTDDP":
-        """The setting that follows the paper's letter where the letter is computable.
+    published_in: str | None = "gtddp"
 
-        Terminal Hessian g g', scalar recursion with the metric in place of Q_uu, clamps counted. "kfac" and "ekfac"
-        get the papers' cross blocks, `cooperative="published"`, where players share a value; an object of
-        `bellman_tf.curvature` is taken as it is.
+    @classmethod
+    def as_published(cls, learning_rate: object = None, *, paper: str | None = None, **options: object) -> "GTDDP":
+        """The setting that follows a paper to the letter where the letter is computable.
+
+        The metric stands for Q_uu, samples are uncoupled, the value's slope makes the metric's statistics, clamps are
+        counted, Gram matrices are exact (`gram="exact"`). "kfac" and "ekfac" take whole patches of convolutions, and
+        the papers' cross blocks where players share a value; an object of `bellman_tf.curvature` is taken as it is.
+        With `information="open"` it is the curvature's baseline, without a value Hessian.
+
+        What differs between the papers:
+
+        - "ddp" (DDP1): players with values of their own, the loss's whole Hessian carried as a matrix per sample,
+          CurvApprox in place of Q_uu (Eq. 15).
+        - "ddpnopt": the same with the outer product g g' for convolutional networks; for feed-forward ones the paper
+          has none: pass `terminal_hessian="full"` (Eq. 9).
+        - "gtddp": players share a value; g g'; cross terms with + (Eqs. 53, 54).
+        - "dgnopt": players share a value; g g'; cross terms with - (Eq. 15), defined for two players: a stage of more
+          is refused, and `paper="gtddp"` takes its place. `terminal_hessian=r` is its "top eigenspace", taken of the
+          terminal Hessian alone.
+
+        Where the papers are not followed, or leave the choice:
+
+        - Scale: no paper says what the terminal value is divided by. `outer_scale` has the readings; the default is
+          the one that trains. `outer_gain="own"` is the letter of DDPN Alg. 3, each sample's own Q_u in V_x; the
+          default has the batch's, as DDP1 Eq. 36. `value_damping` is the optional eps_V of DDPN Alg. 3.
+        - The sign under the root of GT Eqs. 21-23 is printed +; it is -, else the value grows (claim GTDDP-P5), and
+          Eq. 23 has cross terms (claim GTDDP-P6). Both corrections are made.
+        - DGN Eq. 7 adds the terminal cost once per player; here it counts once. With N players that is a learning rate
+          N times smaller under a fixed metric, and nothing else (claim OURS-11).
+        - DDPN Table 2 has E[Q_u o Q_u] over the batch and eps outside the root; "rmsprop" and "adam" are Keras's, with
+          a running mean of the squared mean and Keras's eps. The learning rate belongs to M in the recursion too.
+        - `DGNOpt(players=N)` divides the damping by N, which is what N identical players make of one layer (claim
+          OURS-8); the factors of DGN Eq. 15 would be singular for them.
 
         Args:
             learning_rate: as in the constructor.
+            paper: "ddp", "ddpnopt", "gtddp" or "dgnopt"; `None` is the paper of the class, and for `KFAC` and `EKFAC`
+                the baseline.
             **options: any other option.
 
         Returns:
             The optimizer.
         """
-        options = {"value_hessian": "outer_product", "terminal_hessian": "outer_product", **options}
-        optimizer = cls(learning_rate, **options)
-        named = isinstance(options.get("curvature") or "kfac", str)
-        joint = INFORMATION[optimizer.options.information].joint
-        if named and joint and isinstance(optimizer.curvature, curvature_config.KFAC):
-            optimizer.curvature = dataclasses.replace(optimizer.curvature, cooperative="published")
+        paper = cls.published_in if paper is None else paper
+        options = published_options(paper, options)
+        optimizer = cls(*([] if learning_rate is None else [learning_rate]), **options)
+        if isinstance(options.get("curvature") or "kfac", str) and optimizer.curvature is not None:
+            information = optimizer.options.information
+            optimizer.curvature = published_curvature(paper, optimizer.curvature, information)
         return optimizer
 
     def get_config(self) -> dict:
@@ -245,6 +285,8 @@ class GTDDP(Rejections, Stepping):
             bilinear=options.bilinear,
             rollout=options.rollout,
             outer_scale=options.outer_scale,
+            outer_gain=options.outer_gain,
+            value_damping=options.value_damping,
             gram=options.gram,
             gram_memory=options.gram_memory,
             step_control=keras.saving.serialize_keras_object(self.step_control),

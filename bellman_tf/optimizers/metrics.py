@@ -32,12 +32,13 @@ def _positions(player: object) -> int | None:
     return joined_extent([player.coverage.extent((None, *shape)) for shape in player.shapes]).positions
 
 
-def couplings_of(game: Players, blocks: list[Block]) -> tuple[list[Coupling], list[str]]:
+def couplings_of(game: Players, blocks: list[Block], gram: str) -> tuple[list[Coupling], list[str]]:
     """The couplings of a game's players in their earliest stages.
 
     Args:
         game: the game.
         blocks: of its players.
+        gram: form of the Gram matrices; "exact" ones are those of the joint metrics whatever they cost.
 
     Returns:
         The couplings, and for each player a note for `game_summary`.
@@ -45,7 +46,7 @@ def couplings_of(game: Players, blocks: list[Block]) -> tuple[list[Coupling], li
     if not any(getattr(getattr(block, "config", None), "cooperative", False) for block in blocks):
         return [], [""] * len(blocks)
     stages = [game.stage_of(player) for player in game.players]
-    return make_couplings(blocks, stages, [_positions(player) for player in game.players])
+    return make_couplings(blocks, stages, [_positions(player) for player in game.players], gram == "exact")
 
 
 def gram_forms(options: GameOptions, game: Players, blocks: list[Block]) -> list[str]:
@@ -62,7 +63,7 @@ def gram_forms(options: GameOptions, game: Players, blocks: list[Block]) -> list
     if not INFORMATION[options.information].curved:
         return ["none"] * len(blocks)
     group_size = options.group_size if options.value_hessian == "batch" else 1
-    couplings, _ = couplings_of(game, blocks)
+    couplings, _ = couplings_of(game, blocks, options.gram)
     joint = {k for coupling in couplings if coupling.joint and coupling.joint_gram for k in coupling.players}
     return [
         "joint" if k in joint else player.gram_plan(block.kind, options.gram, group_size, options.gram_limits).words

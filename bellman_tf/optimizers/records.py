@@ -140,7 +140,7 @@ class Records:
         self.assign(self.rejected_in_a_row, (tf.convert_to_tensor(self.rejected_in_a_row) + 1) * (1 - good))
         if self.step_control is not None:
             self.assign_add(self.refused_steps, good - yes)
-        if self.options.value_hessian == "outer_product":
+        if self.options.published:
             self.assign_add(self.clamped_values, yes * tf.cast(clamped, tf.int64))
 
 

@@ -1,6 +1,9 @@
 """Pass 1 and the backward pass of the nonlinear step: cotangents of players and state, by call and by cut."""
 
 import dataclasses
+import math
+from collections.abc import Generator
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -12,6 +15,20 @@ from bellman_tf.training.passes import Forward, unflatten
 from bellman_tf.training.round import Round
 from bellman_tf.training.terminal import Terminal, record_terminal
 
+MOST_UNITS = 512  # one backward pass each
+
+
+class Units(NamedTuple):
+    """Columns that are the unit vectors of a sample's state at one cut.
+
+    Attributes:
+        first: number of the first of them.
+        count: size of the state.
+    """
+
+    first: int
+    count: int
+
 
 @dataclasses.dataclass(frozen=True)
 class Derivatives:
@@ -19,12 +36,14 @@ class Derivatives:
 
     Attributes:
         forward: what pass 1 captured.
-        columns: m, columns per sample: the gradient, and the factor of the terminal Hessian where it is not collinear.
+        columns: m, columns per sample: the gradient, the factor of the terminal Hessian where it is not collinear, and
+            the unit vectors of the state where V_xx has a Tikhonov term.
         beta_squared: `[B]`, curvature of a collinear terminal Hessian along the gradient, else `None`.
         captures: each player's capture, `None` for open-loop players.
         by_call: cotangents of a call's sites, column by column, by `id` of the call.
         at_cuts: for each stage, gradients of the state before it, one tensor per column, by slot.
         loose: mean gradients of the players whose place in the network is not known, by index.
+        units: of the cut before a stage, by its number.
     """
 
     forward: Forward
@@ -34,6 +53,19 @@ class Derivatives:
     by_call: dict[int, list[Tensors]]
     at_cuts: list[dict[Slot, Tensors]]
     loose: dict[int, Tensors]
+    units: dict[int, Units]
+
+    def mean_weights(self, batch: Round) -> tf.Tensor:
+        """Weights of the mean gradient.
+
+        Args:
+            batch: the step.
+
+        Returns:
+            `[B, m]`: 1/B in column 0.
+        """
+        ones = tf.ones([batch.batch_size, 1], batch.dtype) / batch.total
+        return tf.pad(ones, [[0, 0], [0, self.columns - 1]])
 
 
 def differentiate(batch: Round, feedback: bool) -> Derivatives:
@@ -47,14 +79,15 @@ def differentiate(batch: Round, feedback: bool) -> Derivatives:
         The derivatives.
 
     Raises:
-        ValueError: if the loss reads variables itself: their gradient is not that of the players' calls.
+        ValueError: if the loss reads variables itself: their gradient is not that of the players' calls; or if the
+            state is too large for a Tikhonov term on V_xx.
     """
     game, options = batch.game, batch.settings.options
     loose = [v.value for player in game.loose_players for v in player.variables]
-    collinear = options.columns == 0
-    with tf.GradientTape(watch_accessed_variables=False, persistent=not collinear) as tape:
+    collinear, damped = options.columns == 0, bool(options.value_damping)
+    with tf.GradientTape(watch_accessed_variables=False, persistent=not collinear or damped) as tape:
         tape.watch(loose)
-        forward = batch.forward(tape, cuts=feedback)
+        forward = batch.forward(tape, cuts=feedback or damped)
         with batch.direct_use(), record_terminal(forward, tape) as record:
             batch.compute_loss()
     _check_loss(batch)
@@ -78,6 +111,12 @@ def differentiate(batch: Round, feedback: bool) -> Derivatives:
         beta_squared = tf.cast(terminal.matched_coefficient(at_z), batch.dtype)
     else:
         beta_squared = tf.ones([batch.batch_size], batch.dtype)
+    units = _units(forward, len(site_columns)) if damped else {}
+    for t in units:
+        for target, seed in _unit_seeds(forward.cuts[t]):
+            parts = tape.gradient(target, [*sites, *cuts], output_gradients=seed, unconnected_gradients="zero")
+            site_columns.append(parts[: len(sites)])
+            cut_columns.append(parts[len(sites) :])
     by_call = _by_call(calls, forward, site_columns)
     captures = [
         batch.capture(player, forward, [column[0] for column in by_call[id(player.calls[0])]])
@@ -91,7 +130,31 @@ def differentiate(batch: Round, feedback: bool) -> Derivatives:
         for player in game.loose_players
     }
     columns = len(site_columns)
-    return Derivatives(forward, columns, beta_squared, captures, by_call, _by_cut(forward, cut_columns), means)
+    return Derivatives(forward, columns, beta_squared, captures, by_call, _by_cut(forward, cut_columns), means, units)
+
+
+def _units(forward: Forward, first: int) -> dict[int, Units]:
+    """Columns of unit vectors for every state but the data, which does not deviate, from the number `first` on."""
+    units, total = {}, 0
+    for t, cut in enumerate(forward.cuts[1:], start=1):
+        count = sum(math.prod(state.shape[1:]) for state in cut.values())
+        units[t] = Units(first + total, count)
+        total += count
+    if total > MOST_UNITS:
+        raise _checks.error(
+            "value_damping", f"be 0 for networks with states of more than {MOST_UNITS} numbers in all: V_xx + eps_V I "
+            "needs a backward pass for each", total, "The papers call this term optional.",
+        )  # fmt: skip
+    return units
+
+
+def _unit_seeds(cut: dict[Slot, tf.Tensor]) -> Generator[tuple[tf.Tensor, tf.Tensor], None, None]:
+    """The unit vectors of the state at a cut: the tensor and the cotangent of it, one by one."""
+    for state in cut.values():
+        shape = state.shape[1:]
+        for k in range(math.prod(shape)):
+            unit = tf.reshape(tf.one_hot(k, math.prod(shape), dtype=state.dtype), shape)
+            yield state, tf.broadcast_to(unit, tf.shape(state))
 
 
 def _check_loss(batch: Round) -> None:

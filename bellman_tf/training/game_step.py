@@ -5,7 +5,7 @@ import functools
 import keras
 import tensorflow as tf
 
-from bellman_tf.bellman import SampleValue, outer_product, sample_space
+from bellman_tf.bellman import SampleValue, sample_space
 from bellman_tf.curvature.gram import gram
 from bellman_tf.game.graph import Slot
 from bellman_tf.game.stages import Player
@@ -19,7 +19,8 @@ from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.monitor import feedback_ratio, leverage, predicts, spread
 from bellman_tf.training.moves import BatchOnly
 from bellman_tf.training.passes import Applied, first_tensor, policy_forward, replay_gradient
-from bellman_tf.training.policy import OuterPolicy, SamplePolicy
+from bellman_tf.training.policy import SamplePolicy
+from bellman_tf.training.published import PublishedPolicy, batch_factor, terminal_value
 from bellman_tf.training.round import Round
 
 
@@ -49,8 +50,8 @@ class GameStep:
     def run(self) -> None:
         """Passes, recursion, new values."""
         self.differentiate()
-        if self.options.value_hessian == "outer_product":
-            policy: SamplePolicy | OuterPolicy = self._outer_backward()
+        if self.options.published:
+            policy: SamplePolicy | PublishedPolicy = self._published_backward()
         else:
             policy = self._sample_backward()
         self._apply(policy)
@@ -73,18 +74,17 @@ class GameStep:
 
     # ---- recursion
 
-    def _measure(self, players: list[Player], alphas: Tensors | None = None) -> None:
-        """Metrics, from the plain gradient or, in the papers' form, from each player's slope alpha."""
+    def _measure(self, players: list[Player], slopes: Tensors | None = None) -> None:
+        """Metrics, from the plain gradient or, in the papers' form, from the slope `[B, m]` of each player's value."""
         batch, seen = self.batch, []
         for k, player in enumerate(players):
-            alpha, block, gradient = alphas and alphas[k], batch.settings.blocks[player.index], None
+            slope, block, gradient = slopes and slopes[k], batch.settings.blocks[player.index], None
             if block.needs_gradient:
-                slope = tf.ones([batch.batch_size], batch.dtype) if alpha is None else alpha
-                weights = tf.pad(slope[:, None] / batch.total, [[0, 0], [0, self.derivatives.columns - 1]])
+                weights = self.derivatives.mean_weights(batch) if slope is None else slope / batch.total
                 gradient = batch.complete(player, self._gradient(player, weights))
             capture = self._capture(player)
-            if capture is not None and alpha is not None and block.needs_capture:
-                capture = capture.scaled(alpha)
+            if capture is not None and slope is not None and block.needs_capture:
+                capture = capture.scaled(slope)
             seen.append((player, BatchOnly(batch.batch_size) if capture is None else capture, gradient))
         batch.update_metrics(seen)
         batch.couple()
@@ -206,39 +206,41 @@ class GameStep:
         policy.solve(grams, pulls if any(pull is not None for stage in pulls for pull in stage) else None)
         return policy
 
-    def _outer_backward(self) -> OuterPolicy:
-        """The papers' recursion, stage by stage, because statistics use the value's slope alpha."""
-        batch = self.batch
+    def _published_backward(self) -> PublishedPolicy:
+        """The papers' recursion, stage by stage, because statistics use the value's slope."""
+        batch, units = self.batch, self.derivatives.units
         agents = max((len(stage.players) for stage in self.game.stages), default=1)
-        factor = 1 / batch.total if self.options.outer_scale == "mean" else tf.ones([], batch.dtype)
-        value = outer_product.init(batch.batch_size, self.derivatives.beta_squared * factor)
-        policy = OuterPolicy(value, self.information.joint, agents, batch.total, factor)
+        value = terminal_value(self.options, self.derivatives, batch.batch_size, batch.total)
+        factor = batch_factor(self.options, batch.total)
+        policy = PublishedPolicy(value, self.information.joint, agents, batch.total, factor)
         for t in range(len(self.game.stages) - 1, -1, -1):
-            inner, quad = [], []
             players = self.game.stages[t].players
-            self._measure(players, [policy.alpha(agent) for agent in range(len(players))])
-            for agent, player in enumerate(players):
-                if self._capture(player) is None or self._follows(player):
-                    inner.append(None)
-                    quad.append(None)
-                    continue
-                inner.append(self._inner_gain(player, policy.alpha(agent)))
-                quad.append(tf.reshape(self._gram(player, 1), [-1]))
-            policy.visit(t, inner, quad)
+            self._measure(players, [policy.slopes(agent) for agent in range(len(players))])
+            pairs = [self._seen_by(policy, player, agent) for agent, player in enumerate(players)]
+            inner, grams = zip(*pairs, strict=True) if pairs else ((), ())
+            policy.visit(t, inner, grams, units.get(t), self.options.value_damping)
         batch.clamped += policy.clamped
         return policy
 
-    def _inner_gain(self, player: Player, alpha: tf.Tensor) -> tf.Tensor:
-        """`<q_i, k>`, `[B]`, summed over the players of `_acting`."""
+    def _seen_by(self, policy: PublishedPolicy, player: Player, agent: int) -> tuple:
+        """`<q_ij, k>` `[B, m]` and the samples' Gram matrices `[B, m, m]`; `None` twice for open-loop players."""
+        gram = self._gram(player, 1)
+        if gram is None:
+            return None, None
+        if self.options.outer_gain == "own":
+            return policy.own_gain(agent, gram, self._own_pull(player)), gram
+        return self._inner_gain(player, policy.slopes(agent)), gram
+
+    def _inner_gain(self, player: Player, slopes: tf.Tensor) -> tf.Tensor:
+        """`<q_ij, k>`, `[B, m]`, summed over the players of `_acting`."""
         batch, members = self.batch, self._acting(player)
         captures = [self._capture(member) for member in members]
         gradients = [
-            batch.complete(member, capture.gradient(alpha[:, None] / batch.total))
+            batch.complete(member, capture.gradient(slopes / batch.total))
             for member, capture in zip(members, captures, strict=True)
         ]
         gains = [[-part for part in parts] for parts in self._solve(player, gradients)]
-        inner = [capture.inner(k)[:, 0] for capture, k in zip(captures, gains, strict=True)]
-        return _sum([tf.cast(part, batch.dtype) for part in inner])
+        return _sum([tf.cast(c.inner(k), batch.dtype) for c, k in zip(captures, gains, strict=True)])
 
     # ---- pass 2
 
@@ -258,7 +260,7 @@ class GameStep:
             return None  # the first stage's state is the data
         return tf.cast(terms[0] if len(terms) == 1 else tf.add_n(terms), self.batch.dtype)
 
-    def _apply(self, policy: SamplePolicy | OuterPolicy) -> None:
+    def _apply(self, policy: SamplePolicy | PublishedPolicy) -> None:
         """Pass 2 inside the model's own `__call__`: stage by stage, new values from weights of the new state."""
         batch = self.batch
         moved: dict[int, Tensors] = {}
@@ -306,13 +308,13 @@ class GameStep:
             lambda leaf: self._values[leaf] if isinstance(leaf, Slot) else leaf, (call.args, call.kwargs)
         )
 
-    def _outcome(self, policy: SamplePolicy | OuterPolicy, actual: tf.Tensor) -> Outcome:
+    def _outcome(self, policy: SamplePolicy | PublishedPolicy, actual: tf.Tensor) -> Outcome:
         """What the step does to J; without a prediction where the model is not that of the whole batch."""
         if predicts(self.options):
             return Outcome(self._predicted(policy), actual, policy.held_out_model())
         return Outcome(tf.constant(float("nan"), actual.dtype), actual, tf.zeros([3], actual.dtype))
 
-    def _tell(self, policy: SamplePolicy | OuterPolicy, t: int, agent: int, weights: tf.Tensor) -> None:
+    def _tell(self, policy: SamplePolicy | PublishedPolicy, t: int, agent: int, weights: tf.Tensor) -> None:
         """Adds leverage, feedback and spread of the sample weights to the telemetry; a stage's first player's only."""
         if agent:
             return

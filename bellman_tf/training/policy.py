@@ -6,7 +6,7 @@ whether the state's deviation is fed back; `value_hessian` decides which samples
 
 import tensorflow as tf
 
-from bellman_tf.bellman import outer_product, sample_space
+from bellman_tf.bellman import sample_space
 from bellman_tf.bellman.sample_space import SampleValue, from_groups, to_groups
 from bellman_tf.training import held_out
 
@@ -122,64 +122,3 @@ class SamplePolicy:
         d = None if deviation is None else to_groups(deviation, self.group_size)
         w = from_groups(sample_space.weights(SampleValue(a, L), d), self._batch_size, self._columns)
         return tf.reshape(w, shape)
-
-
-class OuterPolicy:
-    """The papers' alpha, beta recursion, solved while the stages are visited from the last to the first.
-
-    Attributes:
-        joint: whether the players of a stage share one value.
-        clamped: number of clamps so far.
-    """
-
-    def __init__(
-        self, value: outer_product.OuterValue, joint: bool, agents: int, total: tf.Tensor, factor: tf.Tensor
-    ) -> None:
-        """Stores the terminal value.
-
-        Args:
-            value: made by `outer_product.init`.
-            joint: whether the players of a stage share one value.
-            agents: players of the largest stage.
-            total: B.
-            factor: c of the recursion.
-        """
-        self.joint, self._total, self._factor = joint, total, factor
-        self._current = [value] * (1 if joint else agents)
-        self._behind: dict[int, list] = {}
-        self.clamped = tf.zeros([], tf.int32)
-
-    def alpha(self, agent: int) -> tf.Tensor:
-        """Slope of the value after the current stage, `[B]`."""
-        return self._current[0 if self.joint else agent].alpha
-
-    def visit(self, stage: int, inner_k: list, quad: list) -> None:
-        """One stage backwards.
-
-        Args:
-            stage: number of the stage.
-            inner_k: `<q_i, k>` `[B]` of each player, `None` for open-loop players.
-            quad: `q_i' M^{-1} q_i` `[B]` of each player, likewise.
-        """
-        self._behind[stage] = list(self._current)
-        pairs = [(k, q) for k, q in zip(inner_k, quad, strict=True)]
-        if self.joint:
-            known = [(k, q) for k, q in pairs if k is not None]
-            if known:
-                self._move(0, tf.add_n([k for k, _ in known]), tf.add_n([q for _, q in known]))
-            return
-        for agent, (k, q) in enumerate(pairs):
-            if k is not None:
-                self._move(agent, k, q)
-
-    def _move(self, agent: int, inner_k: tf.Tensor, quad: tf.Tensor) -> None:
-        self._current[agent], clamped = outer_product.backward(
-            self._current[agent], inner_k, quad, batch_factor=self._factor
-        )
-        self.clamped += clamped
-
-    def weights(self, stage: int, agent: int, deviation: tf.Tensor | None) -> tf.Tensor:
-        """Weights of one player, `[B, 1]`; arguments as `SamplePolicy.weights`."""
-        value = self._behind[stage][0 if self.joint else agent]
-        d = None if deviation is None else deviation[:, 0]
-        return outer_product.weights(value, d)[:, None] / self._total

@@ -12,10 +12,11 @@ from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.step_control import LevenbergMarquardt
 
-VALUE_HESSIANS = ("batch", "block_diagonal", "outer_product")
+VALUE_HESSIANS = ("batch", "block_diagonal", "outer_product", "per_sample")
 TERMINAL_HESSIANS = ("matched", "outer_product", "full")
 ROLLOUTS = ("linear", "nonlinear")
-OUTER_SCALES = ("mean", "sample")
+OUTER_SCALES = ("mean", "batch", "sample")
+OUTER_GAINS = ("batch", "own")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +30,11 @@ class GameOptions:
         group_size: samples coupled together; `None` is the whole batch.
         bilinear: whether the weighted gradient uses the layer's new input (claims OURS-7).
         gram: form of the Gram matrices, one of `FORMS`.
-        outer_scale: of `value_hessian="outer_product"`: "mean" (the Hessian of the batch's mean loss is taken for the
-            outer product of its gradient: beta^2 starts at 1/B and c = 1/B) or "sample" (beta^2 and c start at 1).
+        outer_scale: of the papers' forms, one of `OUTER_SCALES`. With "mean" and "batch" the value is that of the mean
+            loss, c = 1/B, and z of the terminal Hessian z z' is the gradient of the mean loss ("mean") or of the
+            sample's own ("batch"); with "sample" the value is each sample's own, c = 1.
+        outer_gain: of the papers' forms: "batch" (V_x with the gain of the batch) or "own" (with each sample's own).
+        value_damping: eps_V of the papers' forms, added to V_xx at every stage.
         rollout: "linear" (one pass of the model as it runs, then the gradient of a re-weighted loss) or "nonlinear"
             (the papers' second forward pass, on a traced copy of the model).
         gram_memory: bytes from which on a Gram matrix is formed in blocks of samples.
@@ -44,6 +48,8 @@ class GameOptions:
     gram: str
     rollout: str = "linear"
     outer_scale: str = "mean"
+    outer_gain: str = "batch"
+    value_damping: float = 0.0
     gram_memory: int = LIMITS.memory
 
     def __post_init__(self) -> None:
@@ -66,8 +72,10 @@ class GameOptions:
         _checks.check_integer("gram_memory", self.gram_memory, least=1)
         _checks.check_choice("rollout", self.rollout, ROLLOUTS)
         _checks.check_choice("outer_scale", self.outer_scale, OUTER_SCALES)
-        if self.rollout == "linear" and (self.value_hessian == "outer_product" or self.bilinear):
-            option = "bilinear=True" if self.bilinear else "value_hessian='outer_product'"
+        _checks.check_choice("outer_gain", self.outer_gain, OUTER_GAINS)
+        _checks.check_real("value_damping", self.value_damping, least=0)
+        if self.rollout == "linear" and (self.published or self.bilinear):
+            option = "bilinear=True" if self.bilinear else f"value_hessian={self.value_hessian!r}"
             raise _checks.error(
                 "rollout", f"be 'nonlinear' with {option}, which needs the papers' second forward pass", self.rollout,
                 "Leave `rollout` out, and it is chosen.",
@@ -80,8 +88,19 @@ class GameOptions:
         if self.value_hessian == "outer_product" and self.columns != 0:
             raise _checks.error(
                 "terminal_hessian", "be 'matched' or 'outer_product' with value_hessian='outer_product'",
-                self.terminal_hessian, "A terminal Hessian of higher rank needs value_hessian='batch'.",
+                self.terminal_hessian,
+                "One of higher rank needs value_hessian='per_sample', the papers' recursion, or 'batch'.",
             )  # fmt: skip
+        if self.value_damping and self.value_hessian != "per_sample":
+            raise _checks.error(
+                "value_damping", "be 0 unless value_hessian='per_sample': V_xx + eps_V I has full rank",
+                self.value_damping, "Pass value_hessian='per_sample', or use `DDP(value_damping=...)`.",
+            )  # fmt: skip
+
+    @property
+    def published(self) -> bool:
+        """Whether the value follows the papers' recursion, with the metric in place of Q_uu and samples uncoupled."""
+        return self.value_hessian in {"outer_product", "per_sample"}
 
     @property
     def gram_limits(self) -> GramLimits:

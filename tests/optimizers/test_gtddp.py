@@ -46,7 +46,11 @@ BAD_OPTIONS = [
     ({"value_hessian": "outer_product", "rollout": "linear"}, "`rollout` must be 'nonlinear' with"),
     ({"bilinear": True, "rollout": "linear"}, "`rollout` must be 'nonlinear' with bilinear=True"),
     ({"rollout": "circular"}, "`rollout` must be one of"),
-    ({"outer_scale": "batch"}, "`outer_scale` must be one of"),
+    ({"outer_scale": "total"}, "`outer_scale` must be one of"),
+    ({"outer_gain": "sample"}, "`outer_gain` must be one of"),
+    ({"value_damping": -1.0}, "`value_damping` must be a finite number >= 0"),
+    ({"value_damping": 1.0, "value_hessian": "outer_product"}, "`value_damping` must be 0 unless"),
+    ({"value_hessian": "per_sample", "rollout": "linear"}, "`rollout` must be 'nonlinear' with"),
     ({"loss_scale_factor": 2.0}, "`loss_scale_factor` must be None"),
     ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps` must be None"),
 ]
@@ -131,10 +135,7 @@ def test_it_compiles_from_its_registered_name():
     assert np.isfinite(model.train_on_batch(*data()))
 
 
-def test_the_papers_letter_is_one_setting():
-    optimizer = btf.GTDDP.as_published()
-    assert (optimizer.options.value_hessian, optimizer.options.terminal_hessian) == ("outer_product", "outer_product")
-    assert btf.DDPNOpt.as_published(curvature="rmsprop").options.information == "feedback"
+def test_members_of_the_family_fix_the_information():
     assert btf.DDPNOpt().options.information == "feedback"
     assert btf.KFAC().options.information == "open"
 

@@ -269,21 +269,6 @@ def test_alignments_may_change_under_way(alignment):
     assert losses[-1] < losses[0]
 
 
-def test_as_published_has_the_papers_cross_blocks():
-    assert btf.GTDDP.as_published().curvature == KFAC(cooperative="published")
-    assert btf.GTDDP.as_published(curvature="ekfac").curvature == EKFAC(cooperative="published")
-    assert btf.DGNOpt.as_published().curvature.cooperative == "published"
-    for optimizer in (
-        btf.DDPNOpt.as_published(),
-        btf.KFAC.as_published(value_hessian="batch"),
-        btf.GTDDP.as_published(curvature=KFAC()),
-        btf.GTDDP.as_published(curvature="kfac", information="feedback"),
-    ):
-        assert optimizer.curvature.cooperative is False
-    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(btf.GTDDP.as_published()))
-    assert again.curvature == KFAC(cooperative="published")
-
-
 def test_players_with_their_own_values_do_not_cooperate():
     with pytest.raises(ValueError, match=r"`cooperative` must be False with information='feedback'"):
         btf.DDPNOpt(curvature=KFAC(cooperative="exact"))

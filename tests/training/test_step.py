@@ -132,31 +132,6 @@ def test_block_diagonal_is_groups_of_one(rollout):
     follow(block, *both(rollout, {"group_size": 1}, value_hessian="block_diagonal"))
 
 
-@pytest.mark.parametrize(("outer_scale", "scale"), [("mean", 1 / 6), ("sample", 1.0)])
-@pytest.mark.parametrize("terminal", ["matched", "outer_product"])
-def test_the_published_form_is_the_papers_recursion(terminal, outer_scale, scale):
-    optimizer = identity(value_hessian="outer_product", terminal_hessian=terminal, outer_scale=outer_scale)
-
-    def step(network, x, costs, rate):
-        return reference.published_step(network, x, costs, rate, terminal=terminal, scale=scale)
-
-    follow(block, optimizer, step)
-
-
-def test_clamps_are_counted():
-    rate, total = 40.0, []
-
-    def step(network, x, costs, rate):
-        new, loss, clamps = reference.published_step(network, x, costs, rate)
-        total.append(clamps)
-        return new, loss
-
-    optimizer = btf.GTDDP.as_published(rate, curvature="identity", outer_scale="sample")
-    follow(chain, optimizer, step, rate=rate)
-    assert sum(total) > 0
-    assert int(optimizer.clamped_values) == sum(total)
-
-
 def test_squared_error_has_its_own_terminal_hessian(rollout):
     y = np.random.default_rng(5).normal(size=(6, 3))
     costs = [reference.square_cost(row) for row in y]

@@ -129,6 +129,7 @@ ROWS: dict[str, Row] = {
     "block diagonal adam": game(mlp, 0.003, curvature="adam", value_hessian="block_diagonal"),
     "outer product": (conv, lambda: btf.GTDDP.as_published(0.03, curvature=KFAC(invert_every=3))),
     "outer product sample": game(mlp, 0.01, curvature="identity", value_hessian="outer_product", outer_scale="sample"),
+    "per sample": game(mlp, 0.01, curvature="identity", value_hessian="per_sample", terminal_hessian="full"),
     "groups": game(conv, curvature="identity", group_size=4),
     "uneven groups": game(conv, curvature="identity", group_size=3),
     "terminal outer": game(conv, curvature="identity", terminal_hessian="outer_product"),

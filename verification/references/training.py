@@ -203,47 +203,6 @@ def train_step(stages, inputs, costs, learning_rate, *, terminal="matched", grou
     return new, line.loss
 
 
-def published_step(stages, inputs, costs, learning_rate, *, terminal="outer_product", scale=1.0):
-    """One step of the papers' form: two numbers per sample, the metric in place of Q_uu, joint players.
-
-    Args:
-        stages: the network; not changed.
-        inputs: `[B, n]`.
-        costs: one function per sample.
-        learning_rate: a number.
-        terminal: "outer_product" or "matched".
-        scale: of beta^2 at the end of the network, and c: 1, or 1/B where the outer product is that of the gradient of
-            the mean loss.
-
-    Returns:
-        The new parameters, the loss before the step, the number of clamps.
-    """
-    line = Linearisation(stages, inputs, costs)
-    B = len(inputs)
-    g = line.g
-    beta2 = np.ones(B) if terminal == "outer_product" else np.array(
-        [gi @ Hi @ gi / (gi @ gi) ** 2 for gi, Hi in zip(g, line.H, strict=True)]
-    )  # fmt: skip
-    alpha, beta2, behind, clamps = np.ones(B), scale * beta2, {}, 0
-    for t in range(len(stages) - 1, -1, -1):
-        behind[t] = alpha, beta2
-        q = np.stack([line.f_u[t][i].T @ _costate(line, t, i) for i in range(B)])
-        k = -learning_rate * np.mean(alpha[:, None] * q, axis=0)
-        bracket = 1 - scale * beta2 * learning_rate * np.sum(q * q, axis=1)
-        clamps += int(np.sum((bracket < 0) & (beta2 > 0)))
-        alpha, beta2 = alpha + beta2 * (q @ k), beta2 * np.maximum(bracket, 0)
-    moved, new = inputs, []
-    for t, (f, U) in enumerate(stages):
-        alpha, beta2 = behind[t]
-        state_gradient = np.stack([line.f_x[t][i].T @ _costate(line, t, i) for i in range(B)])
-        d = np.sum(state_gradient * (moved - line.states[t]), axis=1)
-        q = np.stack([line.f_u[t][i].T @ _costate(line, t, i) for i in range(B)])
-        du = -learning_rate * np.mean((alpha + beta2 * d)[:, None] * q, axis=0)
-        new.append([part + step for part, step in zip(U, _split(du, U), strict=True)])
-        moved = np.stack([f(row, new[-1]) for row in moved])
-    return new, line.loss, clamps
-
-
 def _costate(line, t, i):
     """Gradient of sample i's cost in the state behind stage t."""
     g = line.g[i]

@@ -36,14 +36,22 @@ class Coupling:
     joint = True
     word = "exact"
 
-    def __init__(self, players: list[int], blocks: list[KFACBlock], positions: int) -> None:
+    def __init__(self, players: list[int], blocks: list[KFACBlock], positions: int, exact_gram: bool = False) -> None:
+        """Stores the players.
+
+        Args:
+            players: their indices.
+            blocks: their blocks.
+            positions: at which each of them is applied to a sample.
+            exact_gram: whether the Gram matrix is that of the joint metric whatever it costs.
+        """
         self.players, self.blocks, self.positions = players, blocks, positions
         self.config = blocks[0].config
         self.eigen = isinstance(blocks[0], EKFACBlock)
         self.inputs = [block.rows.size for block in blocks]
         self.outputs = [block.layout.matrix.width for block in blocks]
         self.pairs = [(n, m) for n in range(len(blocks)) for m in range(n)]
-        self.joint_gram = self._formed_numbers() <= JOINT_GRAM_BELOW
+        self.joint_gram = exact_gram or self._formed_numbers() <= JOINT_GRAM_BELOW
 
     def _formed_numbers(self) -> int:
         """Numbers of the largest gradient per sample that the Gram matrix needs, times the positions it sums."""

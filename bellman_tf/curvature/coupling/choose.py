@@ -16,8 +16,8 @@ EKFAC keeps its own blocks and takes K-FAC's correlations: with K the joint K-FA
 in the players' eigenbases and puts EKFAC's second moments in the place of K-FAC's eigenvalues, so that M_nn is EKFAC's.
 
 The recursion's Gram matrix is that of the joint metric, cross terms included. Where that needs gradients per sample of
-more numbers than `base.JOINT_GRAM_BELOW` the Gram matrices of the players alone are added instead, as `describe`
-says.
+more numbers than `base.JOINT_GRAM_BELOW` the Gram matrices of the players alone are added instead, as `describe` says,
+unless `gram="exact"`.
 
 A matrix form here is `[inputs, outputs]`, the transpose of `linalg`'s, so that A and B change places in its functions.
 """
@@ -32,7 +32,7 @@ from bellman_tf.curvature.kfac import KFACBlock
 
 
 def make_couplings(
-    blocks: list[Block], stages: list[int | None], positions: list[int | None]
+    blocks: list[Block], stages: list[int | None], positions: list[int | None], exact_gram: bool = False
 ) -> tuple[list[Coupling], list[str]]:
     """Couples the players that share a stage and can be coupled.
 
@@ -40,6 +40,7 @@ def make_couplings(
         blocks: of all players.
         stages: of all players, `None` where not known.
         positions: at which each player is applied to a sample, `None` where not static.
+        exact_gram: whether Gram matrices are those of the joint metrics whatever they cost.
 
     Returns:
         The couplings, and for each player what to add to its block's description.
@@ -61,7 +62,7 @@ def make_couplings(
                 groups.setdefault(positions[k], []).append(k)
         for count, players in groups.items():
             if len(players) > 1:
-                coupling = _couple(players, blocks, count)
+                coupling = _couple(players, blocks, count, exact_gram)
                 couplings.append(coupling)
                 phrases = coupling.describe([blocks[k].layout.name for k in coupling.players])
                 for k, phrase in zip(coupling.players, phrases, strict=True):
@@ -84,10 +85,10 @@ def _reason(block: KFACBlock, positions: int | None) -> str:
     return ""
 
 
-def _couple(players: list[int], blocks: list[Block], positions: int) -> Coupling:
+def _couple(players: list[int], blocks: list[Block], positions: int, exact_gram: bool) -> Coupling:
     kind = blocks[players[0]].config.cooperative
     if kind == "exact" and len(players) == 2:
         players = sorted(players, key=lambda k: blocks[k].rows.size * blocks[k].layout.matrix.width)
     exact = PairCoupling if len(players) == 2 else GameCoupling
     make = {"exact": exact, "published": PublishedCoupling, "rescale": RescaledCoupling}[kind]
-    return make(players, [blocks[k] for k in players], positions)
+    return make(players, [blocks[k] for k in players], positions, exact_gram)

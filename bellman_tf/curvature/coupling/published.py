@@ -18,8 +18,8 @@ class PublishedCoupling(Coupling):
 
     word = "published"
 
-    def __init__(self, players: list[int], blocks: list[KFACBlock], positions: int) -> None:
-        super().__init__(players, blocks, positions)
+    def __init__(self, players: list[int], blocks: list[KFACBlock], positions: int, exact_gram: bool = False) -> None:
+        super().__init__(players, blocks, positions, exact_gram)
         self.sign = self.config.cooperative_sign
         if self.sign < 0 and len(players) > 2:
             raise _checks.error(

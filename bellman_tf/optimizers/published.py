@@ -1,0 +1,65 @@
+"""What the four papers print, as options: which of them an `as_published` follows, and what that makes of them."""
+
+import dataclasses
+
+from bellman_tf import _checks
+from bellman_tf.curvature import config as curvature_config
+from bellman_tf.training.information import INFORMATION
+
+# Per paper: its information structure, its terminal Hessian, and the sign of the cross terms between two players.
+PAPERS = {
+    "ddp": ("feedback", "full", 1),
+    "ddpnopt": ("feedback", "outer_product", 1),
+    "gtddp": ("cooperative", "outer_product", 1),
+    "dgnopt": ("cooperative", "outer_product", -1),
+}
+
+
+def published_options(paper: str | None, options: dict) -> dict:
+    """Completes the options of an `as_published`.
+
+    Args:
+        paper: name of the paper, `None` for a baseline.
+        options: what the user passed.
+
+    Returns:
+        The constructor's options.
+
+    Raises:
+        ValueError: for a paper that is not one of `PAPERS`.
+    """
+    if paper is not None:
+        _checks.check_choice("paper", paper, PAPERS)
+    information, terminal, _ = ("open", None, 1) if paper is None else PAPERS[paper]
+    information = options.get("information", information)
+    made = {"information": information, "gram": "exact"}
+    if information in INFORMATION and INFORMATION[information].curved:
+        terminal = options.get("terminal_hessian", terminal or "outer_product")
+        outer = terminal in {"outer_product", "matched"} and not options.get("value_damping")
+        made |= {"terminal_hessian": terminal, "value_hessian": "outer_product" if outer else "per_sample"}
+    return made | options
+
+
+def published_curvature(
+    paper: str | None, curvature: curvature_config.Config, information: str
+) -> curvature_config.Config:
+    """A curvature that was named, as the papers have it.
+
+    Args:
+        paper: name of the paper, `None` for a baseline.
+        curvature: with the defaults of its name.
+        information: information structure.
+
+    Returns:
+        The curvature: K-FAC and EKFAC with whole patches of convolutions and, where players share a value, the papers'
+        cross blocks.
+    """
+    if not isinstance(curvature, curvature_config.KFAC):
+        return curvature
+    joint = INFORMATION[information].joint
+    return dataclasses.replace(
+        curvature,
+        convolution="patches",
+        cooperative="published" if joint else False,
+        cooperative_sign=PAPERS[paper][2] if joint and paper is not None else 1,
+    )
