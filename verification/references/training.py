@@ -129,10 +129,19 @@ def backward(line, group, columns, own, M_inv, terminal):
     Returns:
         Per stage the gains k `[p]` and K `[p, b n]`.
     """
+    return [(k, K) for k, K, _ in policies_and_values(line, group, columns, own, M_inv, terminal)]
+
+
+def policies_and_values(line, group, columns, own, M_inv, terminal):
+    """As `backward`, with the value Hessian before each stage.
+
+    Returns:
+        Per stage k `[p]`, K `[p, b n]` and V_XX `[b n, b n]`.
+    """
     B = len(line.g)
     v = np.concatenate([line.g[i] for i in group]) / B
     W = block_diag(*[terminal_hessian(line.g[i], line.H[i], terminal) for i in group]) / B
-    gains = []
+    found = []
     for f_x, f_u, chosen, l_u in reversed(list(zip(line.f_x, line.f_u, columns, own, strict=True))):
         F_x = block_diag(*[f_x[i] for i in group])
         F_u = np.concatenate([f_u[i] for i in group])[:, chosen]
@@ -140,8 +149,8 @@ def backward(line, group, columns, own, M_inv, terminal):
         Q_xx, Q_ux, Q_uu = F_x.T @ W @ F_x, F_u.T @ W @ F_x, np.eye(len(chosen)) / M_inv + F_u.T @ W @ F_u
         k, K = -np.linalg.solve(Q_uu, Q_u), -np.linalg.solve(Q_uu, Q_ux)
         v, W = Q_x + Q_ux.T @ k, Q_xx + Q_ux.T @ K
-        gains.insert(0, (k, K))
-    return gains
+        found.insert(0, (k, K, W))
+    return found
 
 
 def train_step(stages, inputs, costs, learning_rate, *, terminal="matched", group_size=None, information="cooperative",

@@ -1,0 +1,88 @@
+"""One network under the four information structures of DGNOpt."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from bellman_tf.curvature.config import KFAC
+
+# Name: information, whether the metric has cross blocks between the players of a stage (DGN Sec. 3, Def. 8).
+STRUCTURES = {
+    "O": ("open", False),
+    "C": ("feedback", False),
+    "O-CG": ("open", True),
+    "C-CG": ("cooperative", True),
+}
+
+
+class Ablation(NamedTuple):
+    """Results under the four information structures.
+
+    Attributes:
+        losses: name of the structure to the final values, one per seed.
+        metric: the logged quantity.
+    """
+
+    losses: dict[str, list[float]]
+    metric: str
+
+    def rows(self) -> list[tuple[str, float, float, float]]:
+        """For each structure: its name, mean, standard deviation, and mean difference to "O" of the same seed."""
+        base = np.array(self.losses["O"])
+        return [
+            (name, float(np.mean(values)), float(np.std(values)), float(np.mean(np.array(values) - base)))
+            for name, values in self.losses.items()
+        ]
+
+    def __str__(self) -> str:
+        lines = [f"{'structure':10}{self.metric:>14}{'+-':>12}{'minus O':>12}"]
+        lines += [f"{name:10}{mean:14.5g}{spread:12.2g}{gap:12.3g}" for name, mean, spread, gap in self.rows()]
+        return "\n".join(lines)
+
+
+def information_ablation(
+    build: Callable[[], keras.Model],
+    fit: Callable[[keras.Model], keras.callbacks.History],
+    optimizer: Callable[..., keras.optimizers.Optimizer],
+    *,
+    loss: object,
+    seeds: Sequence[int] = (0, 1, 2),
+    metric: str = "loss",
+    cross_blocks: str = "exact",
+    compile_options: dict | None = None,
+) -> Ablation:
+    """Trains one network under open loop (O), feedback (C), cooperation without and with feedback (O-CG, C-CG).
+
+    Every structure starts from the same seeds, so differences within a seed are those of the structure alone.
+    Cooperation is cross blocks between the players of a stage, which K-FAC and EKFAC have; under another metric O-CG is
+    O. C-CG has a joint value with feedback besides. Convolutions have cross blocks with `convolution="patches"`.
+
+    Args:
+        build: makes the network, a model of this package.
+        fit: trains it and returns the history.
+        optimizer: called with `information=...`, for example `functools.partial(btf.GTDDP, 0.1)`; its curvature's
+            `cooperative` is set here.
+        loss: for `compile`.
+        seeds: one run each.
+        metric: which entry of the history counts, its last value.
+        cross_blocks: `cooperative` of the curvature under O-CG and C-CG.
+        compile_options: further arguments of `compile`.
+
+    Returns:
+        The table.
+
+    Source: DGN Sec. 3.2, Table 1, Definition 8.
+    """
+    losses: dict[str, list[float]] = {name: [] for name in STRUCTURES}
+    for seed in seeds:
+        for name, (information, cooperates) in STRUCTURES.items():
+            keras.utils.set_random_seed(seed)
+            model, used = build(), optimizer(information=information)
+            if isinstance(used.curvature, KFAC):
+                used.curvature = dataclasses.replace(used.curvature, cooperative=cross_blocks if cooperates else False)
+            model.compile(optimizer=used, loss=loss, **(compile_options or {}))
+            losses[name].append(float(fit(model).history[metric][-1]))
+    return Ablation(losses, metric)
