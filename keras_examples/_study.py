@@ -162,9 +162,7 @@ class Trainer:
         self.model = task.network()
         self.optimizer = method.make()
         steps = 1 if task.stepwise else task.every
-        self.model.compile(
-            optimizer=self.optimizer, loss=task.loss(), steps_per_execution=steps, jit_compile=task.jit
-        )
+        self.model.compile(optimizer=self.optimizer, loss=task.loss(), steps_per_execution=steps, jit_compile=task.jit)
         self.optimizer.build(self.model.trainable_variables)
         self._fresh = [variable.numpy() for variable in self.optimizer.variables]
         self._predict = tf.function(functools.partial(self.model, training=False), reduce_retracing=True)

@@ -81,9 +81,7 @@ PLACED = (
 TABLE_4 = printed("CIFAR-10", PLACED, accuracy=(84.67, 85.20, 85.27, 85.65)) | printed(
     "SVHN", PLACED, accuracy=(87.49, 88.20, 88.12, 88.33)
 )
-COOPERATIVE = call(
-    "btf.curvature.EKFAC", cooperative="published", cooperative_sign=-1, convolution="patches"
-)
+COOPERATIVE = call("btf.curvature.EKFAC", cooperative="published", cooperative_sign=-1, convolution="patches")
 STRUCTURES = (
     dataclasses.replace(OPEN, name="EKFAC"),
     Row(
@@ -116,7 +114,7 @@ EXPERIMENTS = (
         (DIGITS, MNIST), (*BY_METRIC, JOINT), seeds=6, report="difference",
     ),
     Experiment(
-        "dgnopt-table-3", "DGN, Table 3 and Fig. 7", "steps to an accuracy fall with the number N of fictitious players",
+        "dgnopt-table-3", "DGN, Table 3 and Fig. 7", "steps to an accuracy fall with the number of players",
         SHARED, ACROSS, seeds=3, report="steps", tune=0, printed=TABLE_3,
         also="python -m keras_examples.fictitious_players (a network that really has N layers)",
     ),
@@ -126,7 +124,7 @@ EXPERIMENTS = (
         tune=0,
     ),
     Experiment(
-        "dgnopt-table-4", "DGN, Table 4 and Fig. 8", "adaptive alignment is better than random and fixed, all than EKFAC",
+        "dgnopt-table-4", "DGN, Table 4 and Fig. 8", "adaptive alignment is above random and fixed, all above EKFAC",
         ALIGNED, PLACED, seeds=6, report="table", tune=0, printed=TABLE_4, also="python -m keras_examples.alignment",
     ),
 )  # fmt: skip

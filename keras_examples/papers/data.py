@@ -34,10 +34,8 @@ def load(name: str, data_dir: str | None, share: float = 1.0) -> Data:
     Raises:
         ValueError: if the directory does not hold the data.
     """
-    if name in ("wine", "iris"):
-        data = _measurements(name)
-    else:
-        data = _data.load(IMAGES.get(name, name), data_dir)
+    carried = name in ("wine", "iris")
+    data = _measurements(name) if carried else _data.load(IMAGES.get(name, name), data_dir)
     count = round(share * len(data.x_train))
     data = dataclasses.replace(data, x_train=data.x_train[:count], y_train=data.y_train[:count])
     return _data.standardised(data, tuple(range(data.x_train.ndim - 1)))

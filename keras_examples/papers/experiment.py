@@ -199,6 +199,10 @@ class Experiment:
         parts = tuple(dataclasses.replace(part, steps=steps) for part in self.parts)
         return dataclasses.replace(self, parts=parts)
 
+    def with_seeds(self, seeds: int) -> "Experiment":
+        """The same with so many runs of everything."""
+        return dataclasses.replace(self, seeds=seeds, tune=min(self.tune, seeds))
+
     def restricted(self, parts: Sequence[str] | None, rows: Sequence[str] | None) -> "Experiment":
         """The same with some of its parts and methods.
 

@@ -71,7 +71,9 @@ def residual_blocks(
     return btf.Model(inputs, keras.layers.Dense(10)(x))
 
 
-def convolutions(shape: tuple[int, ...], widths: tuple[int, ...], dense: tuple[int, ...] = (), every: int = 1) -> keras.Model:
+def convolutions(
+    shape: tuple[int, ...], widths: tuple[int, ...], dense: tuple[int, ...] = (), every: int = 1
+) -> keras.Model:
     """3x3 convolutions with ReLU and pooling between them, then dense layers with ReLU, then a dense layer.
 
     Args:

@@ -39,9 +39,7 @@ def signed_text(value: float, ends: tuple[float, float] | None = None) -> str:
     return f"{value:+.3g}" + ("" if ends is None else f" [{ends[0]:+.3g}, {ends[1]:+.3g}]")
 
 
-def values_at(
-    experiment: Experiment, store: Store, part: Part, row: Row, rate: float, measure: str
-) -> list[float]:
+def values_at(experiment: Experiment, store: Store, part: Part, row: Row, rate: float, measure: str) -> list[float]:
     """One measure of all seeds at one rate."""
     return [MEASURES[measure](each) for each in experiment.outcomes(store, part, row, rate)]
 
@@ -147,7 +145,9 @@ def curves(experiment: Experiment, store: Store) -> str:
             for rate in experiment.rates_to_report(store, part, row):
                 found = experiment.outcomes(store, part, row, rate)
                 half = [float(np.mean(each.curve[max(0, len(each.curve) // 2 - 2) :][:4])) for each in found]
-                kind = "base's best" if rate == best else "perturbed" if best is not None and rate > best else "own best"
+                kind = (
+                    "base's best" if rate == best else "perturbed" if best is not None and rate > best else "own best"
+                )
                 rows.append((
                     part.name, row.name, f"{rate:g}", kind, str(len(found)), ours_text(half),
                     ours_text([each.loss for each in found]), ours_text([100 * each.accuracy for each in found]),
@@ -225,7 +225,9 @@ def grid_values(experiment: Experiment, store: Store, row: Row, measure: str) ->
     lines = []
     for part in experiment.parts:
         pairs = [_shared(experiment, store, part, row, base, rate, measure) for rate in row.rates]
-        lines.append([float(np.mean(a) - np.mean(b)) if a and np.isfinite([a, b]).all() else math.nan for a, b in pairs])
+        lines.append(
+            [float(np.mean(a) - np.mean(b)) if a and np.isfinite([a, b]).all() else math.nan for a, b in pairs]
+        )
     return np.array(lines)
 
 

@@ -54,9 +54,7 @@ def run(group: list[Cell], data_dir: str | None) -> Iterator[tuple[Cell, Outcome
     every = piece(first.steps)
     tail = max(every, first.steps // 6 // every * every) if len(data.x_train) > LARGE else 0
     network = functools.partial(first.network.make, data.x_train.shape[1:])
-    task = _study.Task(
-        first.data, network, data, first.batch, first.steps, every, {}, tail=tail, stepwise=first.reward
-    )
+    task = _study.Task(first.data, network, data, first.batch, first.steps, every, {}, tail=tail, stepwise=first.reward)
     trainer = _study.Trainer(task, Variant(str(first.method), functools.partial(first.method.make, first.rate)))
     for cell in group:
         watch = _Accuracies(trainer)
