@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import IO
 
 
 class Lines:
@@ -24,6 +25,11 @@ class Lines:
             record: of JSON's types.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        cut = self._path.exists() and self._path.stat().st_size and not self._path.read_bytes().endswith(b"\n")
-        with self._path.open("a") as file:
-            file.write(("\n" if cut else "") + json.dumps(record) + "\n")
+        with self._path.open("ab", buffering=0) as file:  # one call of the system: processes may share the file
+            self._drop_what_was_cut_off(file)
+            file.write((json.dumps(record) + "\n").encode())
+
+    def _drop_what_was_cut_off(self, file: IO[bytes]) -> None:
+        text = self._path.read_bytes()
+        if text and not text.endswith(b"\n"):
+            file.truncate(text.rfind(b"\n") + 1)

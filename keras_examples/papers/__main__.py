@@ -23,7 +23,6 @@ from keras_examples.papers.cells import Cell, Outcome, Store
 from keras_examples.papers.engines import ENGINES
 from keras_examples.papers.experiment import QUICK_STEPS, Experiment
 from keras_examples.papers.looks import Look, Settings
-from keras_examples.papers.train import groups
 
 RESULTS = pathlib.Path("results/papers")
 
@@ -55,7 +54,7 @@ def conduct(experiment: Experiment, store: Store, engine: str, data_dir: str | N
     """
     while cells := experiment.next_cells(store):
         progress = _report.Progress(len(cells))
-        for cell, outcome in ENGINES[engine]([cell for group in groups(cells) for cell in group], data_dir):
+        for cell, outcome in ENGINES[engine](cells, data_dir):
             store.add(cell, outcome)
             progress.add(_line(cell, outcome))
             if time.monotonic() > until:

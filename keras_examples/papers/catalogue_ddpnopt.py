@@ -63,7 +63,8 @@ EXPERIMENTS = (
         "ddpnopt-fig-3", "DDPN, Fig. 3", "time of a step against B: DDPNOpt as its baselines, vanilla DDP above them",
         batches((1, 8, 32, 128)),
         (
-            SGD, ADAM, EKFAC, beside(SGD, "DDPNOpt, SGD", "DDPNOpt", ""), beside(EKFAC, "DDPNOpt, EKFAC", "DDPNOpt", ""),
+            SGD, ADAM, EKFAC, beside(SGD, "DDPNOpt, SGD", "DDPNOpt", ""),
+            beside(EKFAC, "DDPNOpt, EKFAC", "DDPNOpt", ""),
             dataclasses.replace(VANILLA, only=("MNIST, B = 1", "MNIST, B = 8"), base="SGD"),
         ),
         seeds=1, report="costs", tune=0, also="python -m benchmarks.batch_scaling (memory; vanilla DDP at every size)",

@@ -9,7 +9,7 @@ from keras_examples.papers.cells import DROPS
 from keras_examples.papers.experiment import Experiment, Part, Row, published
 
 RESNET = call("papers.resnet18")
-SMALL_RESNET = call("papers.resnet18", width=4)
+SMALL_RESNET = call("studies.shortcut_cnn", width=4, strides=2, blocks=1)
 DIGITS = Part("DIGITS", "digits", residual(5, 1, "tanh"), 8, 1500)
 MNIST = Part("MNIST", "mnist", residual(12, 3, "relu", strides=2, pool=4), 128, 1500)
 CIFAR = Part("CIFAR-10", "cifar-10", RESNET, 128, 40000, schedule=DROPS, small=SMALL_RESNET)
@@ -28,8 +28,9 @@ BY_METRIC = tuple(row for pair in zip(BASELINES, FEEDBACK, strict=True) for row 
 PLAYERS = (1, 2, 4, 6)
 RATE, EKFAC_RATE = 0.05, 0.01
 STACK = call("papers.convolutions", widths=(32,) * 4, dense=(64,), every=2)
+SMALL_STACK = call("papers.convolutions", widths=(8, 8), dense=(16,))
 SHARED = (
-    Part("CIFAR-10", "cifar-10", STACK, 128, 6000, watch=True, level=60.0),
+    Part("CIFAR-10", "cifar-10", STACK, 128, 6000, watch=True, level=60.0, small=SMALL_STACK),
     Part("SVHN", "svhn", STACK, 128, 6000, watch=True, level=80.0),
     Part(
         "DIGITS", "digits", call("papers.convolutions", widths=(16,) * 4, dense=(32,), every=2), 32, 600, watch=True,

@@ -178,10 +178,9 @@ class Experiment:
         """The same in less than a minute: the first part, on data that need no directory, few methods and steps."""
         part = self.parts[0]
         data = part.data if part.data in ("wine", "iris") else "digits"
-        network = part.small or part.network
         small = dataclasses.replace(
-            part, name=data.upper(), data=data, network=network, batch=min(part.batch, 16), steps=QUICK_STEPS, share=1.0,
-            level=20.0 if part.level else 0.0,
+            part, name=data.upper(), data=data, network=part.small or part.network, batch=min(part.batch, 16),
+            steps=QUICK_STEPS, share=1.0, level=20.0 if part.level else 0.0,
         )  # fmt: skip
         kept = [dataclasses.replace(row, only=()) for row in self.rows_of(part)][:QUICK_ROWS]
         paired = next((row for row in self.rows_of(part) if row.base in {each.name for each in kept}), None)

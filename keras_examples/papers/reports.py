@@ -99,10 +99,11 @@ def difference(experiment: Experiment, store: Store) -> str:
             ours, theirs = _shared(experiment, store, part, row, base, rate, measure)
             if measure == "loss":
                 cells.append(str(len(ours)))
-            gaps = np.subtract(ours, theirs) if ours else np.array([math.nan])
-            known = np.isfinite(gaps).all()
-            ends = statistics.difference_interval(ours, theirs) if known and len(ours) > 1 else None
-            cells.append(signed_text(float(gaps.mean()), ends) if known else _broken(ours, theirs))
+            if ours and np.isfinite([ours, theirs]).all():
+                ends = statistics.difference_interval(ours, theirs) if len(ours) > 1 else None
+                cells.append(signed_text(float(np.mean(np.subtract(ours, theirs))), ends))
+            else:
+                cells.append(_broken(ours, theirs))
             printed = [experiment.printed.get((part.name, each.name), {}).get(measure) for each in (row, base)]
             cells.append(NONE if None in printed else signed_text(round(printed[0] - printed[1], 6)))
         rows.append(tuple(cells))
