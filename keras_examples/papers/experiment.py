@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from keras_examples.papers.calls import Call, call
 from keras_examples.papers.cells import CONSTANT, Cell, Outcome, Store
 
-QUICK_STEPS, QUICK_ROWS = 40, 3
+QUICK_STEPS, QUICK_ROWS = 40, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,13 +182,11 @@ class Experiment:
             part, name=data.upper(), data=data, network=part.small or part.network, batch=min(part.batch, 16),
             steps=QUICK_STEPS, share=1.0, level=20.0 if part.level else 0.0,
         )  # fmt: skip
-        kept = [dataclasses.replace(row, only=()) for row in self.rows_of(part)][:QUICK_ROWS]
-        paired = next((row for row in self.rows_of(part) if row.base in {each.name for each in kept}), None)
-        if paired is not None and paired.name not in {row.name for row in kept}:
-            kept[-1] = dataclasses.replace(paired, only=())
-        names = {row.name for row in kept}
-        kept = [row for row in kept if row.base is None or row.base in names]
-        rows = tuple(dataclasses.replace(row, rates=row.rates[:1]) for row in kept)
+        own = self.rows_of(part)
+        kept = own[:QUICK_ROWS]
+        if not any(row.base for row in kept):
+            kept += [row for row in own if row.base in {each.name for each in kept}][:1]
+        rows = tuple(dataclasses.replace(row, rates=row.rates[:1], only=()) for row in kept)
         return dataclasses.replace(self, parts=(small,), rows=rows, seeds=2, tune=0)
 
     def with_steps(self, steps: int | None) -> "Experiment":
