@@ -146,7 +146,10 @@ def test_cells_of_one_compiled_step_are_run_together():
 def test_cells_give_the_same_again_and_learn(tmp_path):
     cells = [EXPERIMENT.cell(PART, SGD, rate, 0) for rate in (0.1, 0.1 / 3, 0.1)]
     first, other, again = (found for _, found in train.run(cells, None))
-    assert dataclasses.replace(first, milliseconds=0) == dataclasses.replace(again, milliseconds=0)
+    assert dataclasses.replace(first, milliseconds=0, processor=0) == dataclasses.replace(
+        again, milliseconds=0, processor=0
+    )
+    assert 0 < first.processor < 100
     assert first.curve != other.curve and first.loss < other.loss < 1.1
     assert len(first.curve) == len(first.accuracies) == 40
     assert first.accuracies[-1] == pytest.approx(first.accuracy, abs=1e-4)
@@ -356,7 +359,7 @@ def test_the_grid_counts_where_the_method_is_better(tmp_path):
 def test_costs_are_times_the_baselines(tmp_path):
     costs = dataclasses.replace(EXPERIMENT, report="costs", tune=0)
     ours = str(OURS.method)
-    store, _ = filled(costs, tmp_path, lambda c: outcome(milliseconds=3.0 if str(c.method) == ours else 2.0))
+    store, _ = filled(costs, tmp_path, lambda c: outcome(processor=3.0 if str(c.method) == ours else 2.0))
     [row] = cells_of(reports.costs(costs, store), "IRIS", "ours")
     assert row[2:] == ["3", "1.50 (SGD)"]
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import pathlib
 
 from keras_examples._lines import Lines
@@ -69,7 +70,8 @@ class Outcome:
         curve: mean train loss of every piece.
         accuracies: on the test part after every piece, where the cell watches them.
         rejected: batches that our optimizers refused.
-        milliseconds: per step.
+        milliseconds: per step, median over the pieces; other work on the machine enters.
+        processor: milliseconds of processor time per step, all threads together, likewise.
     """
 
     loss: float
@@ -78,6 +80,7 @@ class Outcome:
     accuracies: tuple[float, ...]
     rejected: int
     milliseconds: float
+    processor: float = math.nan
 
 
 class Store:

@@ -187,8 +187,8 @@ def _steps_text(needed: Sequence[float]) -> str:
 
 
 def costs(experiment: Experiment, store: Store) -> str:
-    """Milliseconds per step, and times the baseline's."""
-    rows = [("data", "method", "ms per step", "times its baseline's")]
+    """Milliseconds of processor time per step, which other work on the machine does not enter, and times the base's."""
+    rows = [("data", "method", "processor ms per step", "times its baseline's")]
     for part in experiment.parts:
         for row in experiment.rows_of(part):
             base = experiment.base_of(row)
@@ -202,7 +202,7 @@ def costs(experiment: Experiment, store: Store) -> str:
 
 def _milliseconds(experiment: Experiment, store: Store, part: Part, row: Row) -> float:
     found = experiment.outcomes(store, part, row, row.rates[0])
-    return float(np.median([each.milliseconds for each in found])) if found else math.nan
+    return float(np.median([each.processor for each in found])) if found else math.nan
 
 
 def grid(experiment: Experiment, store: Store) -> str:

@@ -1,9 +1,11 @@
 """Running cells: one compiled step for all cells that differ in rate and seed only."""
 
 import functools
+import time
 from collections.abc import Iterable, Iterator
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import bellman_tf as btf
@@ -57,8 +59,8 @@ def run(group: list[Cell], data_dir: str | None) -> Iterator[tuple[Cell, Outcome
     task = _study.Task(first.data, network, data, first.batch, first.steps, every, {}, tail=tail, stepwise=first.reward)
     trainer = _study.Trainer(task, Variant(str(first.method), functools.partial(first.method.make, first.rate)))
     for cell in group:
-        watch = _Accuracies(trainer)
-        callbacks: list[keras.callbacks.Callback] = [watch] if cell.watch else []
+        watch, clock = _Accuracies(trainer), _Clock()
+        callbacks: list[keras.callbacks.Callback] = [clock, *[watch] * cell.watch]
         if cell.schedule != CONSTANT:
             callbacks.append(_Drops(cell.rate, cell.steps // every))
         if cell.reward:
@@ -66,7 +68,7 @@ def run(group: list[Cell], data_dir: str | None) -> Iterator[tuple[Cell, Outcome
         ended = trainer.run(0, cell.seed, rate=cell.rate, callbacks=callbacks)
         yield cell, Outcome(
             ended.loss, ended.accuracy, _short(ended.curve), _short(watch.seen), ended.rejected,
-            float(f"{ended.milliseconds:.4g}"),
+            *_short([ended.milliseconds, 1e3 * float(np.median(clock.seconds)) / every]),
         )  # fmt: skip
     tf.keras.backend.clear_session()
 
@@ -86,6 +88,22 @@ class _Accuracies(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Measures it."""
         self.seen.append(self._trainer.test()[1])
+
+
+class _Clock(keras.callbacks.Callback):
+    """Processor time of every piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Starts the clock."""
+        self._start = time.process_time()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Notes the time."""
+        self.seconds.append(time.process_time() - self._start)
 
 
 class _Drops(keras.callbacks.Callback):
