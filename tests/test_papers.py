@@ -30,7 +30,7 @@ LOOKS = [entry for entry in catalogue.ENTRIES.values() if isinstance(entry, cata
 
 
 def outcome(loss=1.0, accuracy=0.5, **changes):
-    made = Outcome(loss, accuracy, (2.0, loss), (0.25, accuracy), 0, 1.5)
+    made = Outcome(loss, accuracy, (2.0, loss), (0.25, accuracy), 0, 1.5, 1.0)
     return dataclasses.replace(made, **changes)
 
 
