@@ -123,7 +123,7 @@ def feedback_ratio(look: Look, settings: Settings) -> str:
         whole = np.mean([np.mean(curves, axis=0) for curves in found.values()], axis=0)
         axis.semilogy(trainer.task.every * np.arange(1, len(whole) + 1), whole, label=f"rate {rate:g}")
     axis.axhline(0.1, color="0.6", ls="--", lw=0.8)
-    axis.set(xlabel="step", ylabel="feedback / open loop, mean over the stages")
+    axis.set(xlabel="step", ylabel="feedback / open loop")
     axis.legend(fontsize=7)
     figure.savefig(settings.out / f"{look.name}.png", dpi=90)
     return markdown(rows)
