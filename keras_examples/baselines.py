@@ -1,6 +1,6 @@
 """The papers' baselines side by side: SGD, EKFAC as cited, KWNG and E-MSA on the papers' network for DIGITS.
 
-    python -m keras_examples.baselines            # about half an hour on two cores
+    python -m keras_examples.baselines            # about a quarter of an hour on two cores
     python -m keras_examples.baselines --quick    # less than one minute
     python -m keras_examples.baselines --data mnist --data-dir DIRECTORY
 

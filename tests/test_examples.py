@@ -12,6 +12,7 @@ from keras_examples import (
     _report,
     _study,
     alignment,
+    baselines,
     cooperative_block,
     digits,
     feedback_maps,
@@ -43,10 +44,14 @@ def _run(**changes):
     return _study.Run(**{**fields, **changes})
 
 
-def _saved(out):
+def _saved_record(out):
     assert all((out / name).stat().st_size for name in FILES)
-    assert list(out.glob("*.png"))
     return json.loads((out / "results.json").read_text())
+
+
+def _saved(out):
+    assert list(out.glob("*.png"))
+    return _saved_record(out)
 
 
 def test_digits_quick_compares_gtddp_with_its_baselines(tmp_path, capsys):
@@ -105,6 +110,15 @@ def test_step_control_quick_compares_both_forms(tmp_path, capsys):
     assert (plain[2], controlled[2]) == ("plain", "controlled")
     assert float(controlled[-2]) < float(plain[-2])
     assert {run["rate"] for run in _saved(tmp_path)["runs"]} == {0.001, 0.1, 10.0}
+
+
+def test_baselines_quick_has_every_method_and_the_papers_numbers(tmp_path, capsys):
+    baselines.main(["--quick", "--steps", "25", "--out", str(tmp_path)])
+    rows = _rows(capsys.readouterr().out, "digits, B = 8")
+    methods = ["SGD", "EKFAC as cited", "KWNG", "KWNG, all coordinates", "E-MSA, rho = 1", "E-MSA, rho = 10"]
+    assert [cells[1] for cells in rows] == methods
+    assert [cells[-1] for cells in rows][2:5] == ["0.1321 / 93.8", "0.1321 / 93.8", "- / 94.9"]
+    assert all(run["loss"] < 2.31 and not run["rejected"] for run in _saved_record(tmp_path)["runs"])
 
 
 def test_fictitious_players_quick_agree_with_their_control(tmp_path, capsys):

@@ -10,6 +10,7 @@ ORDER = (
     "_checks",
     "keras_access",
     "keras_optimizers",
+    "keras_graphs",
     "linalg",
     "bandit",
     "bellman",

@@ -66,11 +66,12 @@ class EMSA(Baseline):
     Layers are minimised one beside the other. Residual networks are cut as for the papers' roll-out: the state holds
     every tensor that crosses the cut, and the players of one stage see each other as they were. The model must be one
     that its trace describes, with every trainable layer applied once; others are refused with the reason. L-BFGS is
-    our own loop (`bellman_tf.linalg.lbfgs`), so a step is one graph and compiles with `jit_compile=True` as well.
+    our own loop (`bellman_tf.linalg.lbfgs`), so a step is one graph and compiles with `jit_compile=True` as well;
+    there a recurrent layer takes minutes to compile, and max pooling in float64 has no second derivative on a CPU.
 
     Args:
         learning_rate: share of the way to the minimum that a step goes, 1 in the papers; float, schedule or callable.
-        rho: weight of the squares: the larger, the shorter the step. No paper states its value.
+        rho: weight of the squares: the larger, the shorter the step; the four papers do not state it.
         iterations: of L-BFGS in one training step.
         history: pairs that L-BFGS keeps.
         weight_decay: decoupled, as in Keras.

@@ -120,7 +120,7 @@ def damped(value, first, count, amount):
         value: `MatrixValue` before a stage.
         first: number of the first of these columns; its entries of S are still zero.
         count: size of the state.
-        amount: not negative, a number or scalar tensor.
+        amount: not negative, a number or a scalar tensor of the value's dtype.
 
     Returns:
         The `MatrixValue` with the term.
@@ -134,7 +134,7 @@ def damped(value, first, count, amount):
     m, k = value.L.shape[-2:]
     slot = first - (m - k)  # `init` puts column j of the units into column j - (m - k) of L
     unit = tf.pad(tf.eye(count, dtype=value.L.dtype), [[first, m - first - count], [slot, k - slot - count]])
-    return MatrixValue(value.a, value.L + tf.sqrt(tf.cast(amount, value.L.dtype)) * unit)
+    return MatrixValue(value.a, value.L + tf.sqrt(tf.convert_to_tensor(amount, value.L.dtype)) * unit)
 
 
 def weights(value, deviation=None):

@@ -27,8 +27,9 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf.bellman import sample_space
 from bellman_tf.bellman.sample_space import SampleValue, broadcast_leading
-from bellman_tf.linalg import solve_spd
-from bellman_tf.linalg.products import matvec
+from bellman_tf.linalg import Factor, solve_spd
+from bellman_tf.linalg.constants import expand_dims
+from bellman_tf.linalg.products import diag_part, matvec
 
 
 def cooperative_weights(
@@ -72,9 +73,14 @@ def cooperative_weights(
     pull = sum(term, matvec(gram, a))
     N = sample_space.factor_stage(L, gram, diagonal)
     if diagonal:
-        s = tf.linalg.diag_part(L)
-        return a - s * solve_spd(N, (s * pull)[..., None])[..., 0]
-    return a - matvec(L, solve_spd(N, matvec(L, pull, transpose_a=True)[..., None])[..., 0])
+        s = diag_part(L)
+        return a - s * _solve(N, s * pull)
+    return a - matvec(L, _solve(N, matvec(L, pull, transpose_a=True)))
+
+
+def _solve(N: Factor, x: tf.Tensor) -> tf.Tensor:
+    """`(N N')^{-1} x` of a vector."""
+    return tf.squeeze(solve_spd(N, expand_dims(x, -1)), -1)
 
 
 def roll_out(

@@ -37,7 +37,8 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.linalg import factor_gram, whiten
-from bellman_tf.linalg.products import matmul, matvec
+from bellman_tf.linalg.constants import constant, expand_dims, number, reshape
+from bellman_tf.linalg.products import diag, diag_part, matmul, matvec
 
 
 class SampleValue(NamedTuple):
@@ -97,10 +98,10 @@ def to_groups(columns, group_size=None):
     m = 1 if columns.shape.rank == 1 else columns.shape[1]
     batch_size = columns.shape[0] if columns.shape[0] is not None else tf.shape(columns)[0]
     size, groups = _size_and_groups(batch_size, group_size)
-    flat = tf.reshape(columns, [-1])
+    flat = reshape(columns, [-1])
     if group_size is not None and group_size != 1:  # the other cases have nothing to pad
         flat = tf.pad(flat, [[0, (groups * size - batch_size) * m]])
-    return tf.reshape(flat, [groups, size * m])
+    return reshape(flat, [groups, size * m])
 
 
 def from_groups(x, batch_size, columns=1):
@@ -165,10 +166,12 @@ def init(batch_size, *, beta_squared=None, rank=0, group_size=None, dtype=tf.flo
         beta_squared = tf.convert_to_tensor(beta_squared, dtype=None if tf.is_tensor(beta_squared) else dtype)
         _checks.check_float_dtype("beta_squared", beta_squared)
         dtype = beta_squared.dtype
-    B = tf.cast(batch_size, tf.as_dtype(dtype))
+    B = number(batch_size, tf.as_dtype(dtype))
     if rank == 0:
-        a = to_groups(tf.fill([batch_size], 1 / B), group_size)
-        return SampleValue(a, tf.linalg.diag(to_groups(tf.sqrt(tf.maximum(beta_squared, 0) / B), group_size)))
+        shape = constant([batch_size]) if isinstance(batch_size, int) else [batch_size]
+        a = to_groups(tf.fill(shape, number(1, B.dtype) / B), group_size)
+        root = tf.sqrt(tf.maximum(beta_squared, number(0, B.dtype)) / B)
+        return SampleValue(a, diag(to_groups(root, group_size)))
     m = 1 + rank
     is_gradient = tf.one_hot(0, m, dtype=dtype)
     a = to_groups(tf.ones([batch_size, 1], dtype) * is_gradient / B, group_size)
@@ -252,15 +255,15 @@ def backward(value, gram, linear=None, *, diagonal=False):
 def factor_stage(L, gram, diagonal):
     """Cholesky factor N of I + L' G L."""
     if diagonal:
-        s = tf.linalg.diag_part(L)
-        return factor_gram(s[..., :, None] * gram * s[..., None, :])
+        s = diag_part(L)
+        return factor_gram(expand_dims(s, -1) * gram * expand_dims(s, -2))
     return factor_gram(matmul(L, matmul(gram, L), transpose_a=True), scale=_rounding_scale(L, gram))
 
 
 # What the rounding of L' G L is relative to: its terms are below y_p y_q with y = |L|' sqrt(diag G), however much they
 # cancel. Equal to its trace where each column of L has one entry, as at the end of the network.
 def _rounding_scale(L, gram):
-    y = matvec(tf.abs(L), tf.sqrt(tf.abs(tf.linalg.diag_part(gram))), transpose_a=True)
+    y = matvec(tf.abs(L), tf.sqrt(tf.abs(diag_part(gram))), transpose_a=True)
     return tf.reduce_sum(tf.square(y), axis=-1)
 
 

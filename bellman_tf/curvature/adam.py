@@ -7,6 +7,7 @@ from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, 
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric, where_known
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.tensors import Tensors
+from bellman_tf.linalg.constants import number
 
 
 class AdamMetric(DiagonalMetric):
@@ -18,8 +19,11 @@ class AdamMetric(DiagonalMetric):
 
     def step(self, gradient: Tensors) -> tuple[Tensors, dict[int, tf.Tensor]]:
         """`M^{-1} m / (1 - beta_1^t)` with the new first moment m; state entries 0.. are the first moments."""
-        moved = [m + (g - m) * (1 - self._beta_1) for m, g in zip(self._first, gradient, strict=True)]
-        return [d * m / self._correction for d, m in zip(self.inverse, moved, strict=True)], dict(enumerate(moved))
+        share = number(1 - self._beta_1, self._first[0].dtype)
+        moved = [m + (g - m) * share for m, g in zip(self._first, gradient, strict=True)]
+        rate = self._rate / self._correction
+        directions = [m * rate / self._divisor(v) for v, m in zip(self.moments, moved, strict=True)]
+        return directions, dict(enumerate(moved))
 
 
 class AdamBlock(Block):
@@ -43,15 +47,17 @@ class AdamBlock(Block):
         count = len(self.layout.shapes)
         first, second = state[:count], state[count:]
         beta_1, beta_2 = self.config.beta_1, self.config.beta_2
-        dtype = step.learning_rate.dtype
-        t = tf.cast(step.iteration + 1, dtype)
-        rate = step.learning_rate * tf.sqrt(1 - tf.pow(tf.constant(beta_2, dtype), t))
-        second = [v + (tf.square(g) - v) * (1 - beta_2) for v, g in zip(second, gradient, strict=True)]
-        epsilon, matrix = self.config.epsilon, self.layout.matrix
-        correction = 1 - tf.pow(tf.constant(beta_1, dtype), t)
+        rate, correction = step.corrected_rate(beta_2), step.correction(beta_1)
+        share = number(1 - beta_2, second[0].dtype)
+        second = [v + (tf.square(g) - v) * share for v, g in zip(second, gradient, strict=True)]
+        matrix = self.layout.matrix
         return first + second, AdamMetric(
-            second, rate, lambda v: tf.sqrt(v) + epsilon, matrix, first=first, beta_1=beta_1, correction=correction
+            second, rate, self._divisor, matrix, first=first, beta_1=beta_1, correction=correction
         )
+
+    def _divisor(self, v: tf.Tensor) -> tf.Tensor:
+        """Of the gradient, for second moments v."""
+        return tf.sqrt(v) + number(self.config.epsilon, v.dtype)
 
     @property
     def kind(self) -> MetricKind:
@@ -60,11 +66,9 @@ class AdamBlock(Block):
 
     def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The bias-corrected metric of the moments so far; what they do not know yet counts for nothing."""
-        second, dtype = state[len(self.layout.shapes) :], step.learning_rate.dtype
-        t = tf.cast(tf.maximum(step.iteration, 1), dtype)
-        rate = step.learning_rate * tf.sqrt(1 - tf.pow(tf.constant(self.config.beta_2, dtype), t))
-        epsilon = self.config.epsilon
-        return DiagonalMetric(second, rate, where_known(lambda v: tf.sqrt(v) + epsilon), self.layout.matrix)
+        second = state[len(self.layout.shapes) :]
+        rate = step.corrected_rate(self.config.beta_2, standing=True)
+        return DiagonalMetric(second, rate, where_known(self._divisor), self.layout.matrix)
 
     def describe(self) -> str:
         """A word for `game_summary`."""

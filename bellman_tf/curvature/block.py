@@ -14,6 +14,7 @@ import tensorflow as tf
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.tensors import Tensors
+from bellman_tf.linalg.constants import once
 
 
 class StepScalars:
@@ -27,6 +28,40 @@ class StepScalars:
     def __init__(self, iteration: tf.Tensor, learning_rate: tf.Tensor) -> None:
         self.iteration, self.learning_rate = iteration, learning_rate
         self._rates: dict[tuple, tf.Tensor] = {}
+
+    def correction(self, beta: float, *, standing: bool = False) -> tf.Tensor:
+        """What is missing from an exponential mean that starts at 0, one tensor for all players.
+
+        Args:
+            beta: weight of the old value.
+            standing: of the mean before this step, at the first step as of one step; else with this step in it.
+
+        Returns:
+            `1 - beta^t` after t steps.
+        """
+        dtype = self.learning_rate.dtype
+
+        def make() -> tf.Tensor:
+            steps = tf.maximum(self.iteration, 1) if standing else self.iteration + 1
+            return 1 - tf.pow(tf.constant(beta, dtype), tf.cast(steps, dtype))
+
+        return once(self, f"correction {beta} {standing}", make)
+
+    def corrected_rate(self, beta: float, *, standing: bool = False) -> tf.Tensor:
+        """The learning rate of a metric whose roots of second moments are of such a mean.
+
+        Args:
+            beta: weight of the old value.
+            standing: as in `correction`.
+
+        Returns:
+            `learning_rate sqrt(1 - beta^t)`.
+        """
+
+        def make() -> tf.Tensor:
+            return self.learning_rate * tf.sqrt(self.correction(beta, standing=standing))
+
+        return once(self, f"rate {beta} {standing}", make)
 
     def mean_rate(self, decay: float, period: int = 1) -> tf.Tensor:
         """Weight of the old value in an exponential mean that starts as a plain mean.
@@ -114,6 +149,9 @@ class MetricKind:
     diagonal: bool = False
 
 
+ONE = 1.0  # the factor that is left out
+
+
 class Pair(NamedTuple):
     """Two lists of tensors `[B, m, ...]` and a number: their inner products times it are those of samples' gradients.
 
@@ -125,7 +163,7 @@ class Pair(NamedTuple):
 
     first: Tensors
     second: Tensors
-    scale: tf.Tensor | float = 1.0
+    scale: tf.Tensor | float = ONE
 
 
 class Metric:
@@ -205,10 +243,10 @@ class TwoSided:
         """`x A^{-1}` for what one tap of a convolution sees, `[..., c_in]`."""
         raise NotImplementedError
 
-    def input_pair(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, float]:
-        """Two tensors and a number: the products of inputs are the tensors' inner products plus the number."""
+    def input_pair(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, float | tf.Tensor | None]:
+        """Two tensors and a number: the products of inputs are the tensors' inner products plus the number, if any."""
         x = capture.augmented()
-        return x, self.input_solve(x), 0.0
+        return x, self.input_solve(x), None
 
 
 class Block:

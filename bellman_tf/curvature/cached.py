@@ -14,9 +14,11 @@ import tensorflow as tf
 
 from bellman_tf.curvature.block import Block, Metric, StepScalars
 from bellman_tf.curvature.damping import factor_damping
+from bellman_tf.curvature.stacks import Stacks
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import factor_spd, inverse_spd
+from bellman_tf.linalg.constants import constant
 
 _NEARLY = 1.1  # a matrix is padded to at most so many times its rows
 _TINY = 32  # up to so many rows in any case
@@ -210,11 +212,15 @@ def every(period: int, iteration: tf.Tensor, refresh: object, keep: Tensors) -> 
         period: steps between refreshes.
         iteration: integer scalar.
         refresh: function of no arguments returning tensors like `keep`.
-        keep: what stands otherwise.
+        keep: what stands otherwise, of static shapes.
 
     Returns:
         The chosen tensors.
     """
     if period == 1:
         return refresh()
-    return tf.cond(tf.equal(iteration % period, 0), refresh, lambda: [tf.identity(part) for part in keep])
+    stacks = Stacks([part.shape for part in keep], [part.dtype for part in keep])
+    kept = stacks.pack(keep)
+    due = tf.equal(iteration % constant(period, iteration.dtype), constant(0, iteration.dtype))
+    chosen = tf.cond(due, lambda: stacks.pack(refresh()), lambda: [tf.identity(part) for part in kept])
+    return stacks.unpack(chosen)

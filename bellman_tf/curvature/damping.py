@@ -7,6 +7,7 @@ import functools
 
 import tensorflow as tf
 
+from bellman_tf.linalg.constants import constant, number
 from bellman_tf.linalg.products import trace
 
 # Roundings in an entry of a moment: a product over samples is summed in blocks, their sums one behind the other.
@@ -31,8 +32,8 @@ def factor_damping(matrices: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:
         The damping, raised to the floor where it is below; positive where `A = 0` too.
     """
     size, (eps, least) = matrices.shape[-1], _precision(matrices.dtype)
-    floor = (size + _FORMATION) * eps * trace(matrices)
-    return tf.maximum(tf.maximum(tf.cast(damping, matrices.dtype), floor), least)
+    floor = number((size + _FORMATION) * eps, matrices.dtype) * trace(matrices)
+    return tf.maximum(tf.maximum(tf.cast(damping, matrices.dtype), floor), number(least, matrices.dtype))
 
 
 def diagonal_damping(moments: list[tf.Tensor], damping: float) -> tf.Tensor:
@@ -48,8 +49,9 @@ def diagonal_damping(moments: list[tf.Tensor], damping: float) -> tf.Tensor:
         The damping, at least `eps max(moments)` and positive; scalar.
     """
     eps, least = _precision(moments[0].dtype)
-    largest = functools.reduce(tf.maximum, [tf.reduce_max(part) for part in moments])
-    return tf.maximum(eps * largest, max(damping, least))
+    dtype = moments[0].dtype
+    largest = functools.reduce(tf.maximum, [tf.reduce_max(part, constant(range(part.shape.rank))) for part in moments])
+    return tf.maximum(number(eps, dtype) * largest, number(max(damping, least), dtype))
 
 
 def _precision(dtype: tf.DType) -> tuple[float, float]:

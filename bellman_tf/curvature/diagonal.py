@@ -23,6 +23,7 @@ from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.tensors import Tensors
+from bellman_tf.linalg.constants import number, once
 
 DIAGONAL = MetricKind(tapwise=True, rowwise=True, diagonal=True)
 
@@ -37,6 +38,11 @@ class RankOneMetric(TwoSided):
 
     def __init__(self, r: tf.Tensor, s: tf.Tensor) -> None:
         self.r, self.s, self.scale = r, s, tf.ones([], r.dtype)
+
+    def input_pair(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+        """The inputs without the constant feature of the bias, which adds its own factor to all products."""
+        x, rows = capture.features(), capture.layout.rows
+        return x, x * self.r[:rows], self.r[rows] if capture.bias else None
 
     def input_solve(self, x: tf.Tensor) -> tf.Tensor:
         """`x diag(r)`."""
@@ -58,7 +64,11 @@ def rank_one_sides(V: tf.Tensor, rate: tf.Tensor, divisor: Callable) -> tuple[tf
     Returns:
         r `[rows(+1)]` and s `[e]` with `rate / f(V_ij) ~ r_i s_j`.
     """
-    R, C = tf.reduce_mean(V, axis=1), tf.reduce_mean(V, axis=0)
+    return _sides(tf.reduce_mean(V, axis=1), tf.reduce_mean(V, axis=0), rate, divisor)
+
+
+def _sides(R: tf.Tensor, C: tf.Tensor, rate: tf.Tensor, divisor: Callable) -> tuple[tf.Tensor, tf.Tensor]:
+    """The same from the means along rows and columns."""
     return rate / divisor(R), divisor(tf.reduce_mean(R)) / divisor(C)
 
 
@@ -74,7 +84,7 @@ def where_known(divisor: Callable) -> Callable:
     Returns:
         f, and so large a number where the moment is 0 that its inverse counts for nothing.
     """
-    return lambda v: tf.where(v > 0, divisor(v), tf.cast(1e30, v.dtype))
+    return lambda v: tf.where(v > number(0, v.dtype), divisor(v), number(1e30, v.dtype))
 
 
 class DiagonalMetric(Metric):
@@ -82,7 +92,6 @@ class DiagonalMetric(Metric):
 
     Attributes:
         moments: second moments v, in the shapes of the variables.
-        inverse: learning rate / f(v).
     """
 
     kind = DIAGONAL
@@ -96,8 +105,13 @@ class DiagonalMetric(Metric):
             divisor: f, a function of second moments entry by entry.
             layout: the player's matrix form, where it has one.
         """
-        self.moments, self.inverse = moments, [rate / divisor(v) for v in moments]
+        self.moments = moments
         self._rate, self._divisor, self._layout = rate, divisor, layout
+
+    @property
+    def inverse(self) -> Tensors:
+        """Learning rate / f(v), formed where it is asked for."""
+        return once(self, "inverse", lambda: [self._rate / self._divisor(v) for v in self.moments])
 
     def solve(self, parts: Tensors) -> Tensors:
         """Entry by entry."""
@@ -142,4 +156,9 @@ class DiagonalMetric(Metric):
 
     def rank_one(self) -> RankOneMetric:
         """The second moments factored, in matrix form."""
-        return RankOneMetric(*rank_one_sides(self._layout.pack(self.moments), self._rate, self._divisor))
+        kernel = self._layout.kernel_matrix(self.moments[0])
+        R, C = tf.reduce_mean(kernel, axis=1), tf.reduce_mean(kernel, axis=0)
+        if self._layout.bias_shape is not None:  # one more row; the matrix itself is not copied
+            row = tf.reshape(self.moments[1], [-1])
+            R, C = tf.concat([R, [tf.reduce_mean(row)]], 0), C + (row - C) / self._layout.all_rows
+        return RankOneMetric(*_sides(R, C, self._rate, self._divisor))

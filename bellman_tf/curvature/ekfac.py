@@ -41,6 +41,11 @@ class TurnedRankOne(RankOneMetric):
         super().__init__(r, s)
         self._U_A, self._U_B = U_A, U_B
 
+    def input_pair(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, None]:
+        """Inputs with the constant feature of the bias, which the basis mixes with the others."""
+        x = capture.augmented()
+        return x, self.input_solve(x), None
+
     def input_solve(self, x: tf.Tensor) -> tf.Tensor:
         """`x U_A diag(r) U_A'`."""
         return _turn(x, self.r, self._U_A)

@@ -34,10 +34,10 @@ class IdentityMetric(Metric, TwoSided):
         """The input side: identity."""
         return x
 
-    def input_pair(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, float]:
+    def input_pair(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, float | None]:
         """The inputs without the constant feature of the bias, whose products are one."""
         x = capture.features()
-        return x, x, 1.0 if capture.bias else 0.0
+        return x, x, 1.0 if capture.bias else None
 
     def sample_pair(self, capture: Capture) -> Pair:
         """The gradients as they are, and the learning rate."""

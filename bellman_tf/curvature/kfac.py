@@ -30,9 +30,10 @@ from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.layers.convolution import Convolution
-from bellman_tf.layers.tensors import Tensors, as_number
+from bellman_tf.layers.tensors import Tensors
+from bellman_tf.linalg.constants import number
 from bellman_tf.linalg.kronecker import split_by_means
-from bellman_tf.linalg.products import matmul, trace
+from bellman_tf.linalg.products import matmul, times, trace
 
 
 def kronecker_kind(rows: KroneckerRows) -> MetricKind:
@@ -55,6 +56,7 @@ class KroneckerMetric(Metric, TwoSided):
     ) -> None:
         self._rows, self._A_inv, self._B_inv, self._bias_inv = rows, A_inv, B_inv, bias_inv
         self._right, self.scale = learning_rate * B_inv, learning_rate
+        self._bias_right = bias_inv * self._right if rows.bias_apart else None
         self.kind = kronecker_kind(rows)
 
     def solve(self, parts: Tensors) -> Tensors:
@@ -67,15 +69,15 @@ class KroneckerMetric(Metric, TwoSided):
 
     def input_solve(self, x: tf.Tensor) -> tf.Tensor:
         """`x A^{-1}` for rows x with the bias feature, `[..., rows(+1)]`."""
-        return tf.tensordot(x, self._A_inv, 1)
+        return times(x, self._A_inv)
 
     def cotangent_solve(self, c: tf.Tensor) -> tf.Tensor:
         """`c B^{-1}`, `[..., e]`."""
-        return tf.tensordot(c, self._B_inv, 1)
+        return times(c, self._B_inv)
 
     def tap_input_solve(self, x: tf.Tensor) -> tf.Tensor:
         """`x A^{-1}` for what one tap sees, `[..., c_in]`."""
-        return tf.tensordot(x, self._A_inv, 1)
+        return times(x, self._A_inv)
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""
@@ -88,7 +90,7 @@ class KroneckerMetric(Metric, TwoSided):
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""
-        return self._bias_inv * tf.tensordot(q, self._right, 1)
+        return times(q, self._bias_right)
 
 
 class KFACBlock(CachedBlock):
@@ -154,8 +156,8 @@ class KFACBlock(CachedBlock):
         (A_inv, damping_A), (B_inv, _) = factors
         count = capture.positions
         count = tf.shape(capture.cotangents[0])[1] if count is None else count
-        bias = as_number(count, A_inv.dtype) if self.rows.bias_apart else 1.0
-        return [A_inv, B_inv, 1 / (bias + damping_A)]
+        bias = number(count if self.rows.bias_apart else 1.0, A_inv.dtype)
+        return [A_inv, B_inv, tf.math.reciprocal(bias + damping_A)]
 
     def finish(
         self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: StepScalars

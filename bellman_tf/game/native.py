@@ -1,10 +1,12 @@
 """The game of a model as it runs: every layer with trainable variables, at any depth, is a player of its own.
 
-Nothing is copied, and nothing traced unless `stages` or `program` are read. `survey` finds which layers have a Gram
-form where they stand; the rest trains open-loop, one player for each layer that holds nothing else.
+Nothing is copied, and nothing traced unless `stages` or `program` are read. The model's graph (`rowwise.py`), or where
+that does not say it one run on made-up samples (`survey.py`), tells which layers have a Gram form where they stand; the
+rest trains open-loop, one player for each layer that holds nothing else.
 Source: algorithm.md, Sections 1 and 7.
 """
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ import keras
 from bellman_tf.game.dataflow import stages_of
 from bellman_tf.game.players import BACKWARD, COTANGENTS, Player, Players, Stage
 from bellman_tf.game.report import print_game
+from bellman_tf.game.rowwise import read_off
 from bellman_tf.game.stages import Game
 from bellman_tf.game.survey import Finding, Survey, survey
 from bellman_tf.keras_access import children_of
@@ -22,7 +25,7 @@ from bellman_tf.layers.registry import coverage
 
 
 class NativeGame(Players):
-    """The players of a model, found by running it once on made-up samples.
+    """The players of a model, read off its graph or found by running it once on made-up samples.
 
     Attributes:
         players: covered players in the order of their first calls, then open-loop ones.
@@ -41,11 +44,12 @@ class NativeGame(Players):
         self._paths = dict(_named(model))
         candidates, self._reasons = self._candidates(model)
         self._asked = {id(layer) for layer, _ in candidates}
-        found = survey(model, signature, candidates)
+        found = read_off(model, candidates) or survey(model, signature, candidates)
         self.written, self.reason = found.written, found.reason
         self.players: list[Player] = []
         self._add_covered(candidates, found)
         self._add_rest(model)
+        self._enclose(found.enclosing)
 
     @staticmethod
     def _candidates(model: keras.Model) -> tuple[list[tuple[keras.Layer, Coverage]], dict[int, str]]:
@@ -123,6 +127,18 @@ class NativeGame(Players):
             own = ", ".join(v.name for v in variables)
             reason = f"weights of its own ({own}) have no Gram form"
         self._add(layer, self._paths.get(id(layer), layer.name), tuple(variables), reason)
+
+    def _enclose(self, enclosing: dict[int, list[keras.Layer]]) -> None:
+        """Open-loop players take their gradients from cotangents if all can; else one backward pass serves them all."""
+        within: dict[int, keras.Layer] = {}
+        for player in self.open_loop_players:
+            first, *others = [enclosing.get(id(v), []) for v in player.variables]
+            common = [layer for layer in first if all(layer in layers for layers in others)]
+            if not common:
+                return
+            within[player.index] = common[0]
+        for index, layer in within.items():
+            self.players[index] = dataclasses.replace(self.players[index], weighing=COTANGENTS, within=layer)
 
     # ---- stages
 

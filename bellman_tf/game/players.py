@@ -32,6 +32,7 @@ class Player:
         shapes: of the tensors its cotangents belong to, without the batch axis, one per call.
         weighing: how the gradient of the weighted loss is had: `COTANGENTS` or `BACKWARD`.
         null: whether the variables have no effect on the outputs.
+        within: of an open-loop player with `COTANGENTS`: the layer whose noted outputs lead to its gradient.
     """
 
     index: int
@@ -44,6 +45,7 @@ class Player:
     shapes: tuple[tuple, ...] = ()
     weighing: str = COTANGENTS
     null: bool = False
+    within: keras.Layer | None = None
 
     @property
     def covered(self) -> bool:

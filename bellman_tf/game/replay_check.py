@@ -24,7 +24,7 @@ from bellman_tf.game.execution import recorded
 from bellman_tf.game.graph import Call, Replay, Slot
 from bellman_tf.game.made_up import Apart, before_activation, made_up_weights, mixes
 from bellman_tf.game.players import Program
-from bellman_tf.game.survey import Recorded
+from bellman_tf.game.trial import Recorded
 
 HALF = {"float16", "bfloat16"}
 

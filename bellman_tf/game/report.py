@@ -53,6 +53,8 @@ def _row(
     covered = f"covered ({player.coverage.site})" if player.covered else f"{player.kind}: {player.coverage}"
     parameters = f"{player.parameters:,}"
     way = "none" if player.null else player.weighing
+    if player.within is not None and player.within is not player.layers[0]:
+        way += f" of {player.within.name}"
     return _place(game, player), player.name, player.kind, parameters, metric, gram, way, covered
 
 

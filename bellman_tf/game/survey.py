@@ -23,25 +23,22 @@ import dataclasses
 import math
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
 from bellman_tf.game.aside import run_aside
-from bellman_tf.game.instrument import Note, Notes, noting
-from bellman_tf.game.made_up import Apart, before_activation, made_up, made_up_weights, mixes
+from bellman_tf.game.enclosing import enclosing_layers
+from bellman_tf.game.instrument import Note
+from bellman_tf.game.made_up import made_up
 from bellman_tf.game.raw_variables import put_back, raw_variables
+from bellman_tf.game.trial import Trial, agree, distance, norm
 from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
-from bellman_tf.layers.tensors import Tensors, to_work
+from bellman_tf.layers.tensors import Tensors
 
 DRAWS = 4  # further checks of a model that draws random numbers: a shuffle of three rows moves none in one of six
 UNKNOWN_SIZES = (16, 64)  # tried in turn for axes of the inputs that have no static size
-# Layers of Keras whose random numbers leave every sample in its row.
-NOISE = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D)
-NOISE = (*NOISE, keras.layers.SpatialDropout3D, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
-NOISE = (*NOISE, keras.layers.GaussianNoise, keras.layers.RNN)
 # What a made-up batch can run into that a real one does not: a token outside a table, a check of its values.
 FAILURES = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, ArithmeticError, LookupError)
 FAILURES = (*FAILURES, tf.errors.OpError)
@@ -75,11 +72,14 @@ class Survey:
         findings: of each layer that was asked about, by `id`.
         written: Keras variables that the model writes while it runs.
         reason: why nothing could be found out; empty otherwise.
+        enclosing: layers whose outputs lead to the gradient of a variable without a Gram form, by `id` of the variable,
+            inner layers first.
     """
 
     findings: dict[int, Finding]
     written: tuple[keras.Variable, ...]
     reason: str = ""
+    enclosing: dict[int, list[keras.Layer]] = dataclasses.field(default_factory=dict)
 
 
 def signature_of(model: keras.Model) -> object:
@@ -133,166 +133,100 @@ def _message(error: BaseException) -> str:
 
 
 def _survey(model: keras.Model, signature: object, size: int, candidates: list) -> Survey:
+    """One check; further ones of a model that draws random numbers."""
     with put_back(raw_variables(model)):
-        return _Run(model, made_up(signature, size), candidates).survey()
+        trial = Trial(model, made_up(signature, size))
+        findings = _check(trial, candidates)
+        draws = range(1, 1 + DRAWS) if trial.generators() else ()
+        for draw in draws:
+            findings |= {key: finding for key, finding in _check(trial, candidates, draw).items() if finding.reason}
+        known = {id(v) for layer, _ in candidates if not findings[id(layer)].reason for v in layer.trainable_variables}
+        rest = [v for v in model.trainable_variables if id(v) not in known]
+        # One backward pass that some covered layer needs anyway serves all others as well.
+        apart = all(finding.separate for finding in findings.values() if not finding.reason)
+        enclosing = enclosing_layers(trial, rest, draws) if rest and apart else {}
+        return Survey(findings, tuple(trial.written.values()), enclosing=enclosing)
 
 
-class Recorded(keras.StatelessScope):
-    """A scope without writes that remembers which variables were to be written."""
+def _check(trial: Trial, candidates: list[tuple[keras.Layer, Coverage]], draw: int = 0) -> dict[int, Finding]:
+    """One run, and what it says of every candidate."""
+    before = [layer for layer, found in candidates if found.site == PREACTIVATION]
+    behind = [layer for layer, found in candidates if found.site != PREACTIVATION]
+    run = trial.run(before, behind, draw)
+    if run.reason:
+        return {id(layer): Finding(run.reason) for layer, _ in candidates}
+    notes, apart = run.notes, run.apart
+    cotangents, gradients = run.cotangents(), run.gradients(trial.values)
+    biases = [layer.bias for layer, _ in candidates if id(layer) in apart.before and _bias_of(layer) in trial.values]
+    with apart.mixing():
+        shifted = {id(bias): trial.values[id(bias)] for bias in biases}
+        shifts = gradients | (run.gradients(shifted) if shifted else {})
+    reached = run.added()
+    order = {key: k for k, key in enumerate(notes.calls)}
+    found = {}
+    with keras.StatelessScope(trial.mapping, initialize_variables=False):  # a capture may read the layer's variables
+        for layer, coverage in candidates:
+            key = id(layer)
+            calls, parts = notes.calls.get(key, []), cotangents.get(key, [])
+            if key in notes.hidden:
+                reason = "it runs inside a loop or a branch"
+            elif key in apart.resting:
+                reason = "it runs with training=False, on its moving moments"
+            else:
+                reason = _compare(layer, coverage, calls, parts, gradients, run.weights)
+            # What layers add to J themselves is not weighed, and may see a shift that the outputs do not.
+            alone = all(reached.get(id(v)) is None for v in layer.trainable_variables)
+            null = not reason and _is_null(layer, shifts, parts) and reached.get(_bias_of(layer)) is None
+            separate = not reason and alone and key not in apart.before
+            shapes = tuple(tuple(note.site.shape[1:]) for note in calls)
+            found[key] = Finding(reason, separate, null, order.get(key, len(order)), shapes)
+    return found
 
-    def __init__(self, mapping: list[tuple]) -> None:
-        super().__init__(state_mapping=mapping, collect_losses=True, initialize_variables=False)
-        self.written: dict[int, keras.Variable] = {}
 
-    def add_update(self, update: tuple) -> None:
-        """Keeps a value in the scope, and remembers its variable.
-
-        Args:
-            update: (variable, value).
-        """
-        self.written[id(update[0])] = update[0]
-        super().add_update(update)
+def _bias_of(layer: keras.Layer) -> int:
+    """The `id` of a layer's bias, or of `None`."""
+    return id(getattr(layer, "bias", None))
 
 
-class _Run:
-    """A model with random weights on random samples."""
-
-    def __init__(self, model: keras.Model, inputs: object, candidates: list[tuple[keras.Layer, Coverage]]) -> None:
-        self.model, self.inputs, self.candidates = model, inputs, candidates
-        self._random = np.random.default_rng(0)
-        variables = {id(v): v for v in model.trainable_variables}
-        self._values = {key: made_up_weights(v, self._random) for key, v in variables.items()}
-        self._variables = variables
-        self._written: dict[int, keras.Variable] = {}
-
-    def survey(self) -> Survey:
-        """One check; further ones of a model that draws random numbers."""
-        findings = self._check()
-        for draw in range(1, 1 + DRAWS if self._generators() else 0):
-            findings |= {key: finding for key, finding in self._check(draw).items() if finding.reason}
-        return Survey(findings, tuple(self._written.values()))
-
-    def _generators(self) -> list[keras.Variable]:
-        """States of the random generators that the model has used, those of noise left out."""
-        noise = [layer for layer in keras_access.layers_of(self.model) if isinstance(layer, NOISE)]
-        known = {id(v) for layer in noise for v in layer.non_trainable_variables}
-        states = [v for v in self._written.values() if "seed_generator_state" in v.path]
-        return [v for v in states if id(v) not in known]
-
-    def _check(self, draw: int = 0) -> dict[int, Finding]:
-        candidates = self.candidates
-        before = [layer for layer, found in candidates if found.site == PREACTIVATION]
-        behind = [layer for layer, found in candidates if found.site != PREACTIVATION]
-        tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
-        notes = Notes(before, behind, tape.watch)
-        mapping = [(v, self._values[key]) for key, v in self._variables.items()]
-        if draw:
-            mapping += [(v, v.value + tf.cast(1000 * draw, v.dtype)) for v in self._generators()]
-        scope = Recorded(mapping)
-        apart = Apart([layer for layer in keras_access.layers_of(self.model) if mixes(layer)], scope, notes.calls)
-        with tape, scope, noting(notes), apart.calls():
-            tape.watch(list(self._values.values()))
-            keywords = {"training": True} if keras_access.takes_training(self.model) else {}
-            outputs = keras.tree.flatten(self.model(self.inputs, **keywords))
-        self._written |= scope.written
-        targets = [before_activation(leaf) for leaf in outputs if leaf is not None and leaf.dtype.is_floating]
-        rows = {int(leaf.shape[0]) if leaf.shape.rank else 0 for leaf in targets}
-        if len(rows) != 1 or rows == {0}:
-            reason = f"the model's outputs have different numbers of rows, {sorted(rows)}"
-            return {id(layer): Finding(reason) for layer, _ in candidates}
-        sizes = [math.sqrt(math.prod(leaf.shape[1:])) for leaf in targets]  # a wide output must not hide a narrow one
-        draws = [self._random.normal(size=leaf.shape) / size for leaf, size in zip(targets, sizes, strict=True)]
-        seeds = [tf.constant(draw, leaf.dtype) for leaf, draw in zip(targets, draws, strict=True)]
-        r = self._random.permutation(np.linspace(-1.0, 2.0, rows.pop())) + 0.25  # apart from each other and from 0
-        weighed = [s * tf.cast(tf.reshape(r, [-1] + [1] * (s.shape.rank - 1)), s.dtype) for s in seeds]
-        sites = {key: [note.site for note in calls] for key, calls in notes.calls.items()}
-        cotangents = tape.gradient(targets, sites, output_gradients=seeds)
-        gradients = tape.gradient(targets, self._values, output_gradients=weighed)
-        shifted = {id(layer.bias): self._values[id(layer.bias)] for layer in self._shifts(apart.before)}
-        with apart.mixing():
-            shifts = gradients | (tape.gradient(targets, shifted, output_gradients=weighed) if shifted else {})
-        added = list(scope.losses)
-        reached = tape.gradient(added, self._values) if added else {}
-        order = {key: k for k, key in enumerate(notes.calls)}
-        found = {}
-        with keras.StatelessScope(mapping, initialize_variables=False):  # a capture may read the layer's variables
-            for layer, coverage in candidates:
-                key = id(layer)
-                calls, parts = notes.calls.get(key, []), cotangents.get(key, [])
-                if key in notes.hidden:
-                    reason = "it runs inside a loop or a branch"
-                elif key in apart.resting:
-                    reason = "it runs with training=False, on its moving moments"
-                else:
-                    reason = self._compare(layer, coverage, calls, parts, gradients, r)
-                # What layers add to J themselves is not weighed, and may see a shift that the outputs do not.
-                alone = all(reached.get(id(v)) is None for v in layer.trainable_variables)
-                null = not reason and _is_null(layer, shifts, parts) and reached.get(id(layer.bias)) is None
-                separate = not reason and alone and key not in apart.before
-                shapes = tuple(tuple(note.site.shape[1:]) for note in calls)
-                found[key] = Finding(reason, separate, null, order.get(key, len(order)), shapes)
-        return found
-
-    def _shifts(self, keys: set[int]) -> list[keras.Layer]:
-        """Candidates among `keys` with a bias that is trained."""
-        layers = [layer for layer, _ in self.candidates if id(layer) in keys]
-        return [layer for layer in layers if id(getattr(layer, "bias", None)) in self._values]
-
-    def _compare(
-        self, layer: keras.Layer, coverage: Coverage, calls: list[Note], cotangents: Tensors, gradients: dict, r: object
-    ) -> str:
-        """Why the layer's capture is not its gradient; empty if it is."""
-        if not calls:
-            return "the model does not call it"
-        if any(c is None for c in cotangents):
-            return "no gradient reaches one of its calls"
-        if any(note.inputs is None or not isinstance(note.inputs, tf.Tensor) for note in calls):
-            return "its input is not a tensor"
-        true = [gradients[id(v)] for v in layer.trainable_variables if id(v) in gradients]
-        if any(g is None for g in true):
-            return "no gradient reaches its variables"
-        rows = {int(note.site.shape[0]) for note in calls} | {int(note.inputs.shape[0]) for note in calls}
-        if rows != {len(r)}:
-            odd = ", ".join(map(str, sorted(rows - {len(r)})))
-            return f"its calls have {odd} rows on a made-up batch of {len(r)} samples"
-        captures = [
-            coverage.capture(layer, at_compute_dtype(layer, note.inputs), [c])
-            for note, c in zip(calls, cotangents, strict=True)
-        ]
-        capture: Capture = join_calls(captures)
-        own = capture.gradient(tf.constant(r[:, None], tf.float32))
-        size = math.hypot(*(_norm(g) for g in true))
-        gap = math.hypot(*(_norm(_dense(g) - _dense(h)) for g, h in zip(true, own, strict=True)))
-        if not math.isfinite(size + gap) or size == 0:
-            return "its gradient is zero or not finite on made-up samples"
-        if gap > _tolerance(layer) * size:
-            return "its rows are not the samples of the loss, or its variables are used elsewhere as well"
+def _compare(
+    layer: keras.Layer, coverage: Coverage, calls: list[Note], cotangents: Tensors, gradients: dict, r: object
+) -> str:
+    """Why the layer's capture is not its gradient; empty if it is."""
+    if not calls:
+        return "the model does not call it"
+    if any(c is None for c in cotangents):
+        return "no gradient reaches one of its calls"
+    if any(note.inputs is None or not isinstance(note.inputs, tf.Tensor) for note in calls):
+        return "its input is not a tensor"
+    true = [gradients[id(v)] for v in layer.trainable_variables if id(v) in gradients]
+    if any(g is None for g in true):
+        return "no gradient reaches its variables"
+    rows = {int(note.site.shape[0]) for note in calls} | {int(note.inputs.shape[0]) for note in calls}
+    if rows != {len(r)}:
+        odd = ", ".join(map(str, sorted(rows - {len(r)})))
+        return f"its calls have {odd} rows on a made-up batch of {len(r)} samples"
+    captures = [
+        coverage.capture(layer, at_compute_dtype(layer, note.inputs), [c])
+        for note, c in zip(calls, cotangents, strict=True)
+    ]
+    capture: Capture = join_calls(captures)
+    own = capture.gradient(tf.constant(r[:, None], tf.float32))
+    if agree(layer, true, own):
         return ""
-
-
-def _dense(gradient: object) -> tf.Tensor:
-    """A gradient in at least single precision, the rows of a table added up."""
-    return to_work(tf.convert_to_tensor(gradient))
-
-
-def _norm(tensor: object) -> float:
-    flat = _dense(tensor).numpy().ravel()
-    return math.sqrt(float(np.dot(flat, flat)))
-
-
-def _tolerance(layer: keras.Layer) -> float:
-    """Relative rounding of a gradient; a wrong association of rows is off by the gradient's own size."""
-    return 0.1 if layer.compute_dtype in {"float16", "bfloat16"} else 0.01
+    size, gap = distance(true, own)
+    if not math.isfinite(size + gap) or size == 0:
+        return "its gradient is zero or not finite on made-up samples"
+    return "its rows are not the samples of the loss, or its variables are used elsewhere as well"
 
 
 def _is_null(layer: keras.Layer, gradients: dict, cotangents: Tensors) -> bool:
     """Whether a bias has gradient zero although its slices are not: what follows takes every shift away."""
-    shift = gradients.get(id(getattr(layer, "bias", None)))
+    shift = gradients.get(_bias_of(layer))
     if shift is None:
         return False
-    slices = math.hypot(*(_norm(c) for c in cotangents))
+    slices = math.hypot(*(norm(c) for c in cotangents))
     limit = 1e-2 if layer.compute_dtype in {"float16", "bfloat16"} else 1e-4
-    return _norm(shift) <= limit * slices
+    return norm(shift) <= limit * slices
 
 
 def at_compute_dtype(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
-from bellman_tf.layers.tensors import Tensors, as_number, leading
+from bellman_tf.layers.tensors import Tensors, beside, leading, to_work
+from bellman_tf.linalg.constants import constant, number, once, reshape
 
 
 def weigh(cotangents: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
@@ -32,8 +33,25 @@ def weigh(cotangents: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
     weights = tf.cast(weights, cotangents[0].dtype)
     tail = [1] * (len(cotangents[0].shape) - 1)
     if len(cotangents) == 1:
-        return cotangents[0] * (weights if len(tail) == 1 else tf.reshape(weights, [-1, *tail]))
-    return tf.add_n([c * tf.reshape(weights[:, j], [-1, *tail]) for j, c in enumerate(cotangents)])
+        return cotangents[0] * (weights if len(tail) == 1 else reshape(weights, [-1, *tail]))
+    return tf.add_n([c * reshape(weights[:, j], [-1, *tail]) for j, c in enumerate(cotangents)])
+
+
+def weigh_each(tensors: Tensors, columns: Sequence[Tensors], weights: tf.Tensor) -> Tensors:
+    """Sums the columns of cotangents of several tensors with the weights of their samples.
+
+    Args:
+        tensors: `[B, ...]` each.
+        columns: m lists of cotangents, in the shapes of the tensors.
+        weights: `[B, m]`.
+
+    Returns:
+        One cotangent for each tensor, in its dtype.
+    """
+    return [
+        tf.cast(weigh([to_work(part) for part in parts], weights), tensor.dtype)
+        for tensor, *parts in zip(tensors, *columns, strict=True)
+    ]
 
 
 def along(cotangents: Sequence[tf.Tensor], slope: tf.Tensor) -> tf.Tensor:
@@ -80,9 +98,13 @@ def weighted_sum(samples: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """
     shape = samples.shape[2:]
     weights = tf.cast(weights, samples.dtype)
-    weights = weights if samples.shape[1] == 1 else tf.reshape(weights, [-1, 1])
-    rows = tf.reshape(samples, [-1, shape.num_elements()])
-    return tf.reshape(tf.matmul(weights, rows, transpose_a=True), shape)
+    weights = weights if samples.shape[1] == 1 else reshape(weights, [-1, 1])
+    rows = reshape(samples, [-1, shape.num_elements()])
+    return reshape(tf.matmul(weights, rows, transpose_a=True), shape.as_list())
+
+
+class Columns(list):
+    """The cotangents of a capture, one tensor `[B, ...]` per column, and what has been made of them."""
 
 
 class Capture:
@@ -95,7 +117,7 @@ class Capture:
     positions: int | None = None  # places where the layer is applied to one sample, where that is static
 
     def __init__(self, cotangents: Sequence[tf.Tensor]) -> None:
-        self.cotangents = list(cotangents)
+        self.cotangents = Columns(cotangents)
 
     @property
     def columns(self) -> int:
@@ -116,7 +138,7 @@ class Capture:
     def mean_squares(self) -> Tensors:
         """`(1/B) sum_i q_i^2` entry by entry, from column 0, in the shapes of the variables."""
         first = [tf.squeeze(q, 1) if q.shape[1] == 1 else q[:, 0] for q in self.per_sample()]
-        return [tf.reduce_mean(tf.square(q), axis=0) for q in first]
+        return [tf.reduce_mean(tf.square(q), constant(0)) for q in first]
 
     def mean_weights(self) -> tf.Tensor:
         """Weights of the plain mean gradient, `[B, m]`: 1/B in column 0."""
@@ -145,7 +167,7 @@ class Capture:
         """The same capture with one column, `along(cotangents, alpha)`."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.cotangents = [along(self.cotangents, alpha)]
+        other.cotangents = Columns([along(self.cotangents, alpha)])
         return other
 
     def with_inputs(self, inputs: tf.Tensor) -> "Capture":
@@ -198,7 +220,7 @@ class MatrixCapture(Capture):
         """`A = (1/B) sum_i sum_l x_il x_il'` over the augmented rows, `[rows(+1), rows(+1)]`."""
         x = self.augmented()
         flat = _rows(x)
-        return tf.matmul(flat, flat, transpose_a=True) / as_number(self.batch_size, x.dtype)
+        return tf.matmul(flat, flat, transpose_a=True) / number(self.batch_size, x.dtype)
 
     def kernel_per_sample(self) -> tf.Tensor:
         """Per-sample gradients of the kernel in matrix form, `[B, m, rows, e]`."""
@@ -206,8 +228,8 @@ class MatrixCapture(Capture):
 
     def bias_per_sample(self) -> tf.Tensor:
         """`sum_l c_ijl`, `[B, m, e]`."""
-        axes = list(range(1, len(self.cotangents[0].shape) - 1))
-        return tf.stack([tf.reduce_sum(c, axes) if axes else c for c in self.cotangents], axis=1)
+        axes, columns = list(range(1, len(self.cotangents[0].shape) - 1)), self.cotangents
+        return once(columns, "sums", lambda: beside([tf.reduce_sum(c, constant(axes)) if axes else c for c in columns]))
 
     def matrix_per_sample(self) -> tf.Tensor:
         """Per-sample gradients in matrix form, `[B, m, rows(+1), e]`."""
@@ -220,22 +242,22 @@ class MatrixCapture(Capture):
         if not self.bias:
             return [kernel]
         bias = self.bias_per_sample()
-        return [kernel, tf.reshape(bias, [*leading(bias, 1), *self.layout.bias_shape])]
+        return [kernel, reshape(bias, [*leading(bias, 1), *self.layout.bias_shape])]
 
     def bias_gradient(self, weights: tf.Tensor) -> tf.Tensor:
         """`sum_ijl w_ij c_ijl` for `weights` `[B, m]`, in the shape of the bias."""
         total = weighted_sum(self.bias_per_sample(), weights)
-        return total if total.shape == self.layout.bias_shape else tf.reshape(total, self.layout.bias_shape)
+        return reshape(total, self.layout.bias_shape)
 
     def cotangent_moment(self) -> tf.Tensor:
         """`B = (1/(B L)) sum_i sum_l c_il c_il'`, `[e, e]`, from column 0."""
         flat = _rows(self.cotangents[0])
-        return tf.matmul(flat, flat, transpose_a=True) / as_number(flat.shape[0] or tf.shape(flat)[0], flat.dtype)
+        return tf.matmul(flat, flat, transpose_a=True) / number(flat.shape[0] or tf.shape(flat)[0], flat.dtype)
 
 
 def _rows(tensor: tf.Tensor) -> tf.Tensor:
     """`[..., d]` as one list of rows, `[N, d]`."""
-    return tensor if len(tensor.shape) == 2 else tf.reshape(tensor, [-1, tensor.shape[-1]])
+    return tensor if len(tensor.shape) == 2 else reshape(tensor, [-1, tensor.shape[-1]])
 
 
 class PerSampleCapture(Capture):
@@ -282,7 +304,7 @@ class PerSampleCapture(Capture):
         """`q_ij`, `[B, m, *shape]` for each variable, formed once."""
         if self._formed is None:
             columns = [self._form(c, *self._operands) for c in self.cotangents]
-            self._formed = [tf.stack(parts, axis=1) for parts in zip(*columns, strict=True)]
+            self._formed = [beside(parts) for parts in zip(*columns, strict=True)]
         return self._formed
 
     def gradient(self, weights: tf.Tensor) -> Tensors:

@@ -19,7 +19,8 @@ from bellman_tf.layers.capture import MatrixCapture, along, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
 from bellman_tf.layers.taps import Taps, autocorrelation, channels_back, channels_last, ravel, sizes_of, static_product
-from bellman_tf.layers.tensors import Tensors, after, as_number, leading, to_work, with_ones
+from bellman_tf.layers.tensors import Tensors, after, as_number, beside, to_work, with_ones
+from bellman_tf.linalg.constants import constant, number, once, reshape
 from bellman_tf.linalg.products import matmul
 
 
@@ -47,7 +48,7 @@ class Convolution(MatrixCapture):
         self.kernel_size = tuple(layer.kernel_size)
         self.outputs = [channels_last(layer, c) for c in self._native]
         sizes = sizes_of(self.outputs[0])
-        flat = [tf.reshape(c, [*leading(c, len(sizes) + 1), static_product(sizes), c.shape[-1]]) for c in self.outputs]
+        flat = [reshape(c, [*_rows_of(c), static_product(sizes), c.shape[-1]]) for c in self.outputs]
         self.positions = static_product(sizes) if all(isinstance(s, int) for s in sizes) else None
         super().__init__(flat, layout)
         self.pixels = channels_last(layer, self._inputs)
@@ -101,7 +102,15 @@ class Convolution(MatrixCapture):
 
     def _kernel_gradient(self, x: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Sums over samples of products of inputs and cotangents, in the layer's data format, tap by tap."""
-        kernel = tf.cast(self.layer.kernel, x.dtype)
+        layer = self.layer
+        same = layer.padding in {"same", "valid"} and not self.layout.swapped
+        plain = self.groups == 1 and max(layer.dilation_rate) == 1
+        if len(self.kernel_size) == 2 and same and plain and layer.data_format == "channels_last":
+            sizes, strides = constant(self.layout.kernel_shape), [1, *layer.strides, 1]
+            return tf.raw_ops.Conv2DBackpropFilter(
+                input=x, filter_sizes=sizes, out_backprop=c, strides=strides, padding=layer.padding.upper()
+            )
+        kernel = tf.cast(layer.kernel, x.dtype)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernel)
             output = self._convolve(x, kernel)
@@ -122,7 +131,7 @@ class Convolution(MatrixCapture):
         moved = tf.reshape(moved, tf.shape(self.cotangents[0]))
         if self.bias:
             moved += tf.cast(direction[1], moved.dtype)
-        return tf.stack([tf.reduce_sum(moved * c, axis=[1, 2]) for c in self.cotangents], axis=1)
+        return beside([tf.reduce_sum(moved * c, constant([1, 2])) for c in self.cotangents])
 
     def sides(self, number: int) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """What one tap brings together: inputs `[B, L, c_in]`, and cotangents `[B, L, c_out]` of every column."""
@@ -153,8 +162,19 @@ class Convolution(MatrixCapture):
         Returns:
             `[B, m, c_in / groups, c_out]`.
         """
-        x, columns = self.sides(number)
-        return self._grouped_gradients(x) if self.groups > 1 else _products(x, columns)
+
+        def make() -> tf.Tensor:
+            x, columns = self.sides(number)
+            return self._grouped_gradients(x) if self.groups > 1 else _products(x, columns)
+
+        return once(self, f"tap {number}", make)
+
+    @property
+    def turns_gradients(self) -> bool:
+        """Whether a metric with two sides turns a tap's gradients and not, where it has few positions, the sides."""
+        rows, width = self.pixels.shape[-1], self.layout.width
+        few = self.positions is not None and self.positions * (rows**2 + width**2) < rows * width * (rows + width)
+        return not few
 
     def turned_tap_gradients(self, number: int, left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Per-sample gradients of one tap, and the same as `left' q_ij[delta] right`.
@@ -172,11 +192,10 @@ class Convolution(MatrixCapture):
         """
         if self.groups > 1:
             raise _checks.error("groups", "be 1 where gradients are turned", self.groups)
-        x, columns = self.sides(number)
-        q = _products(x, columns)
+        q = self.tap_gradients(number)
         # q = x' c: few positions are cheaper to turn than the gradients that they make.
-        rows, width = self.pixels.shape[-1], self.layout.width
-        if self.positions is not None and self.positions * (rows**2 + width**2) < rows * width * (rows + width):
+        if not self.turns_gradients:
+            x, columns = self.sides(number)
             return q, _products(matmul(x, left), [matmul(c, right) for c in columns])
         return q, matmul(matmul(left, q, transpose_a=True), right)
 
@@ -217,8 +236,8 @@ class Convolution(MatrixCapture):
         if form == "patches":
             return super().input_moment()
         if form == "sua":
-            flat = tf.reshape(self.pixels, [-1, self.pixels.shape[-1]])
-            return tf.matmul(flat, flat, transpose_a=True) * self._share()
+            flat = reshape(self.pixels, [-1, self.pixels.shape[-1]])
+            return tf.matmul(flat, flat, transpose_a=True) * number(self._share(), flat.dtype)
         return autocorrelation(self.pixels, self.kernel_size, self.layer.dilation_rate) * self._share()
 
     def _share(self) -> float | tf.Tensor:
@@ -241,7 +260,12 @@ class Convolution(MatrixCapture):
 
 def _products(x: tf.Tensor, columns: Sequence[tf.Tensor]) -> tf.Tensor:
     """`x_i' c_ij`, `[B, m, d, e]`, of `x` `[B, L, d]` and m tensors `[B, L, e]`."""
-    return tf.stack([tf.matmul(x, c, transpose_a=True) for c in columns], axis=1)
+    return beside([tf.matmul(x, c, transpose_a=True) for c in columns])
+
+
+def _rows_of(tensor: tf.Tensor) -> list:
+    """The size of the first axis, -1 where it is not static."""
+    return [-1 if tensor.shape[0] is None else tensor.shape[0]]
 
 
 def convolution_layout(layer: keras.Layer, bias: bool) -> MatrixLayout:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.capture import MatrixCapture, weigh_smaller
+from bellman_tf.layers.capture import Columns, MatrixCapture, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.tensors import Tensors, to_work, with_ones
+from bellman_tf.linalg.constants import reshape
 
 
 class LinearMap(MatrixCapture):
@@ -52,7 +53,7 @@ class LinearMap(MatrixCapture):
         """The same map on other samples."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.inputs, *other.cotangents = tensors
+        other.inputs, other.cotangents = tensors[0], Columns(tensors[1:])
         return other
 
     def _layout(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -70,8 +71,8 @@ class LinearMap(MatrixCapture):
         """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
         x, c = weigh_smaller(self.inputs, self.cotangents, weights)
         if not self.flat:
-            c, x = tf.reshape(c, [-1, self.layout.width]), tf.reshape(x, [-1, self.layout.rows])
-        kernel = tf.reshape(tf.matmul(x, c, transpose_a=True), self.layout.kernel_shape)
+            c, x = reshape(c, [-1, self.layout.width]), reshape(x, [-1, self.layout.rows])
+        kernel = reshape(tf.matmul(x, c, transpose_a=True), self.layout.kernel_shape)
         return [kernel, self.bias_gradient(weights)] if self.bias else [kernel]
 
     def inner(self, direction: Tensors) -> tf.Tensor:

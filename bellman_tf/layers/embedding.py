@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf.keras_access import table_of
-from bellman_tf.layers.capture import Capture, weigh
+from bellman_tf.layers.capture import Capture, Columns, weigh
 from bellman_tf.layers.coverage import OUTPUT, Coverage
 from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.layers.tensors import Tensors, to_work
@@ -35,7 +35,7 @@ class Lookup(Capture):
         """The same table read by other samples."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.tokens, *other.cotangents = tensors
+        other.tokens, other.cotangents = tensors[0], Columns(tensors[1:])
         return other
 
     def gradient(self, weights: tf.Tensor) -> Tensors:

@@ -6,6 +6,7 @@ import math
 import tensorflow as tf
 
 from bellman_tf.layers.tensors import Tensors, leading
+from bellman_tf.linalg.constants import reshape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +84,13 @@ class MatrixLayout:
         """The kernel variable (leading axes allowed) as a matrix `[..., rows, e]`."""
         lead = leading(kernel, len(self.kernel_shape))
         kernel = tf.linalg.matrix_transpose(kernel) if self.swapped else kernel
-        return tf.reshape(kernel, [*lead, self.rows, self.width])
+        return reshape(kernel, [*lead, self.rows, self.width])
 
     def kernel_variable(self, matrix: tf.Tensor) -> tf.Tensor:
         """Inverse of `kernel_matrix`."""
         lead, shape = leading(matrix, 2), self.kernel_shape
         if not self.swapped:
-            return tf.reshape(matrix, [*lead, *shape])
+            return reshape(matrix, [*lead, *shape])
         return tf.linalg.matrix_transpose(tf.reshape(matrix, [*lead, *shape[:-2], shape[-1], shape[-2]]))
 
     def kernel_taps(self, kernel: tf.Tensor) -> tf.Tensor:
@@ -103,12 +104,11 @@ class MatrixLayout:
         if self.bias_shape is None:
             return kernel
         lead = leading(kernel, 2)
-        return tf.concat([kernel, tf.reshape(parts[1], [*lead, 1, self.width])], axis=-2)
+        return tf.concat([kernel, reshape(parts[1], [*lead, 1, self.width])], axis=-2)
 
     def unpack(self, matrix: tf.Tensor) -> Tensors:
         """Inverse of `pack`."""
-        kernel = self.kernel_variable(matrix[..., : self.rows, :])
         if self.bias_shape is None:
-            return [kernel]
-        lead = leading(matrix, 2)
-        return [kernel, tf.reshape(matrix[..., self.rows, :], [*lead, *self.bias_shape])]
+            return [self.kernel_variable(matrix)]
+        lead, (kernel, bias) = leading(matrix, 2), tf.split(matrix, [self.rows, 1], axis=-2)
+        return [self.kernel_variable(kernel), reshape(bias, [*lead, *self.bias_shape])]

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf.layers.tensors import leading
+from bellman_tf.linalg.constants import constant, once, reshape
 
 
 class Taps:
@@ -58,9 +59,14 @@ class Taps:
             ends.append(high + -(low + size + high) % s if s > 1 else high)  # whole strides
         whole = [[low, end] for (low, _), end in zip(self.pads, ends, strict=True)]
         padded = any(tf.is_tensor(low) or tf.is_tensor(end) or low or end for low, end in whole)
-        self._padded = tf.pad(inputs, [[0, 0], *whole, [0, 0]]) if padded else inputs
-        self._inputs = inputs
+        self._whole, self._inputs = [[0, 0], *whole, [0, 0]] if padded else None, inputs
         self._batch = tf.shape(inputs)[0] if inputs.shape[0] is None else inputs.shape[0]
+
+    @property
+    def _padded(self) -> tf.Tensor:
+        """The input with what is added to it, made where a tap reaches beyond the input itself."""
+        whole = self._whole
+        return self._inputs if whole is None else once(self, "padded", lambda: tf.pad(self._inputs, whole))
 
     def tap(self, number: int) -> tf.Tensor:
         """Input seen by one tap.
@@ -79,8 +85,10 @@ class Taps:
         else:
             start, sizes = [*start, 0], [*self._output, self.channels]
         if sizes != list(source.shape[1:]):
-            source = tf.slice(source, [0, *start], [self._batch, *sizes])
-        return tf.reshape(source, [self._batch, static_product(self._output), self.channels])
+            wanted = [self._batch, *sizes]
+            static = all(isinstance(size, int) for size in wanted)
+            source = tf.slice(source, constant([0, *start]), constant(wanted) if static else wanted)
+        return reshape(source, [self._batch, static_product(self._output), self.channels])
 
     def _in_strides(self, source: tf.Tensor, start: list[int]) -> tuple[tf.Tensor, list[int], list]:
         """Every axis cut into whole strides, so that one pixel of each is a slice; TensorFlow's strided one is slow.
@@ -100,7 +108,7 @@ class Taps:
             first += [begin // s, begin % s]
             sizes += [out, 1]
         shape[-1], first[-1], sizes[-1] = (n * self.channels for n in (shape[-1], first[-1], 1))
-        return tf.reshape(source, [self._batch, *shape]), first, sizes
+        return reshape(source, [self._batch, *shape]), first, sizes
 
     def _without_padding(self, start: list[int]) -> list[int] | None:
         """Where a tap's pixels start in the input itself; `None` if it leaves it, or may, or does not fit strides."""

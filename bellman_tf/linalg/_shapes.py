@@ -4,6 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf.linalg.constants import constant, number
+from bellman_tf.linalg.products import diag
 
 
 def shape_error(argument, rule, **tensors):
@@ -96,7 +98,7 @@ def damping_like(damping, reference):
     """
     if isinstance(damping, int | float):
         _checks.check_real("damping", damping, least=0.0)
-        return tf.constant(damping, reference.dtype)
+        return number(damping, reference.dtype)
     return tf.cast(damping, reference.dtype)
 
 
@@ -112,7 +114,9 @@ def identity_like(A):
     size = A.shape[-1]
     if size is not None and size <= 64:
         return tf.constant(np.eye(size), A.dtype)
-    return tf.eye(tf.shape(A)[-1] if size is None else size, dtype=A.dtype)
+    if size is not None:
+        return diag(tf.fill(constant([size]), number(1, A.dtype)))
+    return tf.eye(tf.shape(A)[-1], dtype=A.dtype)
 
 
 def lower_blocks(name, blocks):

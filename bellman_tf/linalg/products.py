@@ -7,6 +7,8 @@ equal first, or folded into the rows where that is free.
 
 import tensorflow as tf
 
+from bellman_tf.linalg.constants import constant, expand_dims, reshape
+
 LONG_ROWS = 1024  # columns from which on `row_products` leaves oneDNN, see `benchmarks/row_products.py`
 
 
@@ -32,9 +34,12 @@ def matmul(A: tf.Tensor, B: tf.Tensor, *, transpose_a: bool = False, transpose_b
         return tf.matmul(A, B, transpose_a=transpose_a, transpose_b=transpose_b)
     inner_a, inner_b = -2 if transpose_a else -1, -1 if transpose_b else -2
     if B.shape.rank == 2:  # the leading axes of A are more rows
+        if not transpose_a and A.shape.rank > 2:
+            return _rows_times(A, B, transpose_b)
         return tf.tensordot(A, B, [[inner_a], [inner_b]])
     if A.shape.rank == 2:  # the leading axes of B are more columns
-        return tf.linalg.matrix_transpose(tf.tensordot(B, A, [[inner_b], [inner_a]]))
+        left, right = "ba" if transpose_a else "ab", "cb" if transpose_b else "bc"
+        return _einsum(f"{left},...{right}->...ac", A, B)
     lead = tf.broadcast_dynamic_shape(tf.shape(A)[:-2], tf.shape(B)[:-2])
     static = tf.broadcast_static_shape(A.shape[:-2], B.shape[:-2])
     A, B = (
@@ -42,6 +47,32 @@ def matmul(A: tf.Tensor, B: tf.Tensor, *, transpose_a: bool = False, transpose_b
         for X in (A, B)
     )
     return tf.matmul(A, B, transpose_a=transpose_a, transpose_b=transpose_b)
+
+
+def _rows_times(A: tf.Tensor, B: tf.Tensor, transpose_b: bool) -> tf.Tensor:
+    """All rows of `A` `[..., m, n]` times a matrix."""
+    rest = A.shape[:-1].as_list()
+    if rest.count(None) > 1:
+        return tf.tensordot(A, B, [[-1], [-1 if transpose_b else -2]])
+    found = tf.matmul(reshape(A, [-1, A.shape[-1]]), B, transpose_b=transpose_b)
+    return reshape(found, [*(-1 if size is None else size for size in rest), found.shape[-1]])
+
+
+def times(A: tf.Tensor, B: tf.Tensor) -> tf.Tensor:
+    """`A B` for the rows of a tensor of any rank; `tf.tensordot` takes twice the operations.
+
+    Args:
+        A: `[..., n]`.
+        B: `[n, p]`.
+
+    Returns:
+        `[..., p]`.
+
+    Example:
+        >>> times(tf.ones([4]), tf.ones([4, 1])).numpy().tolist()
+        [4.0]
+    """
+    return tf.matmul(A, B) if A.shape.rank == 2 else _einsum("...a,ab->...b", A, B)
 
 
 def row_products(A: tf.Tensor, B: tf.Tensor) -> tf.Tensor:
@@ -85,8 +116,45 @@ def matvec(A: tf.Tensor, x: tf.Tensor, *, transpose_a: bool = False) -> tf.Tenso
         [3, 1, 2]
     """
     if transpose_a:
-        return tf.reduce_sum(A * x[..., :, None], axis=-2)
-    return tf.reduce_sum(A * x[..., None, :], axis=-1)
+        return tf.reduce_sum(A * expand_dims(x, -1), constant(-2))
+    return tf.reduce_sum(A * expand_dims(x, -2), constant(-1))
+
+
+def _einsum(equation: str, *tensors: tf.Tensor) -> tf.Tensor:
+    """`tf.einsum` of one or two tensors without its search for an order."""
+    return tf.raw_ops.Einsum(inputs=tensors, equation=equation)
+
+
+def diag(x: tf.Tensor) -> tf.Tensor:
+    """The matrix with a given diagonal, one operation: `tf.linalg.diag` takes five.
+
+    Args:
+        x: `[..., n]`.
+
+    Returns:
+        `[..., n, n]`.
+
+    Example:
+        >>> diag(tf.constant([1.0, 2.0])).numpy().tolist()
+        [[1.0, 0.0], [0.0, 2.0]]
+    """
+    return tf.raw_ops.MatrixDiag(diagonal=x)
+
+
+def diag_part(A: tf.Tensor) -> tf.Tensor:
+    """The diagonal, one operation: `tf.linalg.diag_part` takes three.
+
+    Args:
+        A: `[..., n, n]`.
+
+    Returns:
+        `[..., n]`.
+
+    Example:
+        >>> diag_part(tf.eye(2)).numpy().tolist()
+        [1.0, 1.0]
+    """
+    return tf.raw_ops.MatrixDiagPart(input=A)
 
 
 def trace(A: tf.Tensor) -> tf.Tensor:
@@ -102,4 +170,4 @@ def trace(A: tf.Tensor) -> tf.Tensor:
         >>> trace(tf.eye(3)).numpy().item()
         3.0
     """
-    return tf.einsum("...ii->...", A)
+    return _einsum("...ii->...", A)

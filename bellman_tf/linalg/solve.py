@@ -11,7 +11,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from bellman_tf.linalg import _shapes
-from bellman_tf.linalg.products import trace
+from bellman_tf.linalg.constants import constant, expand_dims, number
+from bellman_tf.linalg.products import diag, trace
 from bellman_tf.linalg.symmetric import symmetrize
 
 
@@ -49,8 +50,7 @@ def factor_spd(A, damping=0.0):
     """
     (A,) = _shapes.as_matrices(A=A)
     _shapes.check_square("A", A)
-    damping = _shapes.damping_like(damping, A)[..., tf.newaxis, tf.newaxis]
-    return Factor(_cholesky(A + damping * _shapes.identity_like(A)))
+    return Factor(_cholesky(A + _on_diagonal(_shapes.damping_like(damping, A), A)))
 
 
 def factor_gram(A, scale=None):
@@ -91,9 +91,9 @@ def factor_gram(A, scale=None):
     scale = trace(A) if scale is None else tf.cast(scale, A.dtype)
     size = A.shape[-1] if A.shape[-1] is not None else tf.cast(tf.shape(A)[-1], A.dtype)
     eps = float(tf.experimental.numpy.finfo(A.dtype.as_numpy_dtype).eps)
-    shift = 4.0 * size * eps * scale  # [...]
-    shift = tf.where(shift > 0.1, shift, tf.zeros_like(shift))
-    return Factor(_cholesky(A + (1.0 + shift)[..., tf.newaxis, tf.newaxis] * _shapes.identity_like(A)))
+    shift = number(4.0 * size * eps, A.dtype) * scale  # [...]
+    shift = tf.where(shift > number(0.1, A.dtype), shift, number(0.0, A.dtype))
+    return Factor(_cholesky(A + _on_diagonal(number(1.0, A.dtype) + shift, A)))
 
 
 def whiten(factor, rhs):
@@ -169,9 +169,16 @@ def inverse_spd(factor):
     return symmetrize(tf.matmul(whitened, whitened, transpose_a=True))
 
 
+def _on_diagonal(numbers, A):
+    """Multiples `[...]` of the identity of the size of `A`."""
+    if numbers.shape.rank == 0 and A.shape[-1] is not None:
+        return diag(tf.fill(constant([A.shape[-1]]), numbers))
+    return expand_dims(expand_dims(numbers, -1), -1) * _shapes.identity_like(A)
+
+
 def _cholesky(A):
     # an eager failure leaves other people's memory above the diagonal
-    return tf.linalg.band_part(tf.linalg.cholesky(A), -1, 0)
+    return tf.linalg.band_part(tf.linalg.cholesky(A), constant(-1), constant(0))
 
 
 def _checked(factor, rhs):

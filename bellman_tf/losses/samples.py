@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf._checks import error
+from bellman_tf.linalg.constants import constant
 from bellman_tf.linalg.symmetric import eigh
 
 
@@ -52,7 +53,7 @@ def dot_per_sample(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """
     product = x * y
     axes = list(range(1, product.shape.rank))
-    return tf.reduce_sum(product, axis=axes) if axes else product
+    return tf.reduce_sum(product, constant(axes)) if axes else product
 
 
 def smallest_normal(dtype: tf.DType) -> float:

@@ -4,6 +4,7 @@ import warnings
 import weakref
 
 import keras
+import tensorflow as tf
 
 from bellman_tf import _checks, keras_access
 from bellman_tf.curvature.block import Block, state_dtype
@@ -11,6 +12,7 @@ from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
 from bellman_tf.curvature.inner import InnerBlock, make_inner_block
 from bellman_tf.curvature.registry import player_layout
+from bellman_tf.curvature.stacks import StateStore
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.stages import Game
 from bellman_tf.optimizers.inner import Inside
@@ -54,7 +56,6 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         blocks: curvature of every player.
         players: of the game that the blocks were made for.
         couplings: joint curvature of players of one stage.
-        state: variables of every block, then of every coupling.
         velocities: of every player's variables; empty without momentum.
     """
 
@@ -68,7 +69,7 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         self.blocks: list[Block] = []
         self.players: list[Player] = []
         self.couplings: list[Coupling] = []
-        self.state: list[list[keras.Variable]] = []
+        self._store = StateStore([], self.add_variable)
         self.velocities: list[list[keras.Variable]] = []
         self._model: weakref.ref | None = None
         self._game: weakref.ref | None = None
@@ -86,6 +87,11 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
                 f"Compile the model with a new {type(self).__name__}(momentum=...).",
             )  # fmt: skip
         self.__dict__["_momentum"] = value
+
+    @property
+    def state(self) -> list[list[tf.Tensor]]:
+        """Values of the state of every block, then of every coupling."""
+        return self._store.read()
 
     def bind(self, model: keras.Model) -> None:
         """Ties the optimizer to a model; called by `compile`.
@@ -145,17 +151,16 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         self._check_dtypes(variables, blocks)
         super().build(variables)
         self.build_inner(variables)
-        state = []
-        for player, block in zip(game.players, blocks, strict=True):
-            specs = block.state_specs()
-            dtype = state_dtype(player.variables)
-            state.append([self._new_state(f"player_{player.index}_{spec.name}", spec, dtype) for spec in specs])
+        owners = [
+            (f"player_{player.index}", block.state_specs(), state_dtype(player.variables))
+            for player, block in zip(game.players, blocks, strict=True)
+        ]
         couplings, _ = couplings_of(game, blocks, self.options.gram)
         for number, coupling in enumerate(couplings):
-            specs = coupling.state_specs()
             dtype = state_dtype(game.players[coupling.players[0]].variables)
-            state.append([self._new_state(f"coupling_{number}_{spec.name}", spec, dtype) for spec in specs])
-        self.blocks, self.couplings, self.state, self.players = blocks, couplings, state, list(game.players)
+            owners.append((f"coupling_{number}", coupling.state_specs(), dtype))
+        self.blocks, self.couplings, self.players = blocks, couplings, list(game.players)
+        self._store = StateStore(owners, self.add_variable)
         if self.momentum.beta:
             self.velocities = [
                 [self.add_variable_from_reference(v, "velocity") for v in player.variables] for player in game.players
@@ -237,10 +242,6 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         variables = player.coverage.variables if player.covered else player.variables
         layout = player_layout(player.name, tuple(tuple(v.shape) for v in variables), player.coverage)
         return make_inner_block(layout, self.inner, variables, self.inner_metric)
-
-    def _new_state(self, name: str, spec: object, dtype: str) -> keras.Variable:
-        initial = keras.initializers.Identity() if spec.initial == "identity" else spec.initial
-        return self.add_variable(spec.shape, initializer=initial, dtype=dtype, name=name)
 
     # ---- what a reader of `game_summary` is shown
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf.game.players import Players
 from bellman_tf.keras_access import averages_of, trained_variables
+from bellman_tf.layers.tensors import either
 from bellman_tf.training.context import Outcome, StepResult
 from bellman_tf.training.monitor import names_of
 from bellman_tf.training.update import Assignments
@@ -56,8 +57,8 @@ class Records:
         if self.watched and self.watchable:
             self.add_to_monitor(game, result.outcome, result.telemetry, result.accepted)
         self.queue_averages(result.assignments)
-        for (k, j), tensor in result.state.items():
-            result.assignments.add(self.state[k][j], tensor, result.old_state[k][j])
+        for variable, tensor, before in self._store.changed(result.old_state, result.state):
+            result.assignments.add(variable, tensor, before)
         for k, tensors in result.velocities.items():
             for variable, tensor in zip(self.velocities[k], tensors, strict=True):
                 result.assignments.add(variable, tensor)
@@ -85,7 +86,7 @@ class Records:
             assignments.add(average, value)
             if frequency:
                 due = tf.equal((tf.convert_to_tensor(self.iterations) + 1) % frequency, 0)
-                assignments.replace(variable, tf.where(due, value, new[id(variable)]))
+                assignments.replace(variable, either(due, value, new[id(variable)]))
 
     @property
     def damping(self) -> tf.Tensor:

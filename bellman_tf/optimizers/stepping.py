@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks, keras_access
 from bellman_tf.curvature.inner import InnerBlock
+from bellman_tf.curvature.stacks import StoredState
 from bellman_tf.game.players import Players
 from bellman_tf.optimizers.binding import Bound
 from bellman_tf.optimizers.records import Records
@@ -104,16 +105,14 @@ class Stepping(Records, Bound):
             iteration=tf.convert_to_tensor(self.iterations),
             learning_rate=fast / tf.cast(self.damping, dtype) if controlled else fast,
             decay=None if self.weight_decay is None else self.weight_decay * rate,
-            state=[self._read(k) for k in range(len(self.state))],
+            state=self._read(),
             control=tf.convert_to_tensor(self.control_state) if controlled else None,
             velocities=[[tf.convert_to_tensor(v) for v in variables] for variables in self.velocities],
         )
 
-    def _read(self, place: int) -> list[tf.Tensor]:
-        """State of a block or coupling, and what it reads of an optimizer inside."""
-        own = [tf.convert_to_tensor(v) for v in self.state[place]]
-        block = self.blocks[place] if place < len(self.blocks) else None
-        return own + block.read() if isinstance(block, InnerBlock) else own
+    def _read(self) -> StoredState:
+        """State of every block, with what it reads of an optimizer inside, then of every coupling."""
+        return self._store.read([block.read() if isinstance(block, InnerBlock) else [] for block in self.blocks])
 
     def games(self, game: Players) -> list[Players]:
         """The placements of the players that a step may be taken in.

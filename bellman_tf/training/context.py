@@ -52,7 +52,7 @@ class StepResult(NamedTuple):
         y_pred: the model's outputs before the step.
         assignments: new values of the model's variables.
         state: new curvature state, by player and position, where it changes.
-        old_state: the curvature state before the step.
+        old_state: the curvature state before the step, as it was given.
         restore: (variable, value before the step) of what the model wrote itself.
         accepted: whether the batch is good, boolean scalar.
         taken: whether its step is to be taken.

@@ -7,6 +7,7 @@ import tensorflow as tf
 from bellman_tf.bellman import rollout, sample_space
 from bellman_tf.bellman.sample_space import SampleValue, from_groups, to_groups
 from bellman_tf.game.players import Player, Players
+from bellman_tf.linalg.constants import expand_dims, reshape
 from bellman_tf.linalg.products import matvec
 from bellman_tf.training import held_out
 from bellman_tf.training.information import Information
@@ -41,7 +42,8 @@ class LinearPolicy:
         """
         self.information, self.group_size = information, group_size
         self._columns, self._batch_size, self._direct = columns, batch_size, direct
-        self._terminal = SampleValue(value.a[0], value.L[0]) if group_size is None else value
+        one = group_size is None
+        self._terminal = SampleValue(tf.squeeze(value.a, 0), tf.squeeze(value.L, 0)) if one else value
         self._diagonal = columns == 1
         self._players: list[Player] = []
         self._grams: list[tf.Tensor] = []
@@ -86,7 +88,7 @@ class LinearPolicy:
             w = rollout.cooperative_weights(self._terminal, gram, pull, diagonal=self._diagonal)
             self._weights = {player.index: w for player in self._players}
             self.mean_weights = self._shared = self._columns_of(w)
-            self._solved = gram[None], w[None], None if pull is None else pull[None]
+            self._solved = gram, w, pull  # of one stage
             return
         stages = self._stages
         grams, pulls = self._stacked
@@ -125,7 +127,7 @@ class LinearPolicy:
 
     def _columns_of(self, w: tf.Tensor) -> tf.Tensor:
         shape = [self._batch_size, self._columns]
-        return tf.reshape(w if self.group_size is None else from_groups(w, *shape), shape)
+        return reshape(w if self.group_size is None else from_groups(w, *shape), shape)
 
     def weights(self, player: Player) -> tf.Tensor:
         """Weights of a player.
@@ -167,6 +169,8 @@ class LinearPolicy:
         """
         grams, weights, pulls = self._solved
         joint = self.information.joint
+        if joint and self.information.feedback:
+            grams, weights, pulls = (None if part is None else expand_dims(part, 0) for part in self._solved)
         return tf.reduce_sum(rollout.predicted_reduction(self._terminal, grams, weights, pulls, joint=joint)) + (
             0 if own is None else own / 2
         )

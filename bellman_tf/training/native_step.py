@@ -4,8 +4,9 @@
     backward    one call gives the cotangents of every noted tensor
     curvature   each player's metric, its Gram matrix
     roll-out    Gram matrices to one weight per sample and column                                      (information.py)
-    gradient    that of sum_i w_i phi_i: noted cotangents weighed sample by sample, and one more
-                backward pass of the weighted loss for the players that need it
+    gradient    that of sum_i w_i phi_i: noted cotangents weighed sample by sample, taken through the layer's
+                own backward pass where it has no Gram form; one more backward pass of the weighted
+                loss for the players that need it
     move        each player under its metric, or another optimizer with the gradient (optimizers/inner.py)
 
 On the linearised network every later stage's feedback is known from Gram matrices alone, so no second forward pass and
@@ -18,14 +19,14 @@ import functools
 import tensorflow as tf
 
 from bellman_tf.bellman import sample_space
-from bellman_tf.curvature.gram import gram
+from bellman_tf.curvature.gram import condense, gram
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import COTANGENTS, Player
 from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.calls import join_calls
-from bellman_tf.layers.capture import Capture, weigh
+from bellman_tf.layers.capture import Capture, weigh_each
 from bellman_tf.layers.coverage import PREACTIVATION
-from bellman_tf.layers.tensors import Tensors, to_work
+from bellman_tf.layers.tensors import Tensors
 from bellman_tf.losses import find_ends, keras_computes_loss, record_loss, terminal_cost, terminal_curvature
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.displacement import decrease_of
@@ -53,6 +54,7 @@ class NativeStep:
         self.options, self.blocks = step.settings.options, step.settings.blocks
         self.information = INFORMATION[self.options.information]
         self.captures: dict[int, Capture] = {}
+        self.columns: list[dict[int, Tensors]] = []  # cotangents at the noted tensors of each layer, by `id`
         self.policy: LinearPolicy | None = None
 
     def run(self) -> None:
@@ -88,6 +90,8 @@ class NativeStep:
         layers: dict[bool, list] = {True: [], False: []}
         for player in noted:
             layers[player.coverage.site == PREACTIVATION].append(player.layers[0])
+        if self.information.curved:
+            layers[False] += list({id(p.within): p.within for p in self.game.players if p.within is not None}.values())
         self.tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
         self.notes = Notes(layers[True], layers[False], self.tape.watch)
         with self.tape:
@@ -101,16 +105,15 @@ class NativeStep:
         if self.rows is not None:
             step.batch_size, step.total = self.rows, tf.cast(self.rows, step.dtype)
             self.cost = terminal_cost(record, step.loss, step.total, keras_computes_loss(step.model))
+        calls = self.notes.calls.items()
+        self.sites = {key: [n.site for n in some] for key, some in calls if key not in self.notes.hidden}
         # A layer that this call of the model did not reach, or only inside a loop, is open-loop in this step.
-        self.covered = [p for p in noted if self._calls(p) and id(p.layers[0]) not in self.notes.hidden]
+        self.covered = [p for p in noted if id(p.layers[0]) in self.sites]
 
     def _weighs(self, player: Player) -> bool:
-        """Whether weighing the player's cotangents gives the gradient of the weighted loss."""
+        """Whether weighing cotangents gives the player's gradient of the weighted loss."""
         apart = not any(id(v) in self.step.direct for v in player.variables)
-        return player.covered and player.weighing == COTANGENTS and apart
-
-    def _calls(self, player: Player) -> list:
-        return self.notes.calls.get(id(player.layers[0]), [])
+        return player.weighing == COTANGENTS and apart
 
     # ---- backward
 
@@ -121,25 +124,23 @@ class NativeStep:
     def _backward(self, curved: bool) -> None:
         """Cotangents of phi_i = R J_i at every noted tensor, R the rows of the loss."""
         step, options = self.step, self.options
-        sites = [[note.site for note in self._calls(player)] for player in self.covered]
         plain = [] if curved else [[v.value for v in player.variables] for player in self.game.players]
         ends = [self.cost.z, self.cost.values] if curved else [[], []]
         if not self.covered:  # no cotangents: the gradient as Keras takes it, to the last bit
             self.plain = [[tf.cast(g, step.dtype) for g in parts] for parts in self._gradient(step.loss, plain, None)]
             return
-        at_sites, at_z, at_values, at_plain = self._gradient(step.loss, [sites, *ends, plain], step.seed())
+        at_sites, at_z, at_values, at_plain = self._gradient(step.loss, [self.sites, *ends, plain], step.seed())
         self.plain = [[tf.cast(g, step.dtype) / step.total for g in parts] for parts in at_plain]
-        columns, self.columns_at_z = [at_sites], [at_z]
+        self.columns, self.columns_at_z = [at_sites], [at_z]
         self.beta_squared = None
         if curved:
             curvature = terminal_curvature(self.cost, at_z, at_values, options.terminal_hessian)
             if curvature.beta_squared is not None:
                 self.beta_squared = tf.cast(curvature.beta_squared, step.dtype)
             for seeds in curvature.columns or ():
-                columns.append(self._gradient(self.cost.z, [sites], seeds)[0])
+                self.columns.append(self._gradient(self.cost.z, self.sites, seeds))
                 self.columns_at_z.append(seeds)
-        for k, player in enumerate(self.covered):
-            self.captures[player.index] = self._capture(player, [column[k] for column in columns])
+        self.captures = {player.index: self._capture(player) for player in self.covered}
 
     def _gradient(self, targets: object, sources: list, seeds: object) -> list:
         """`tape.gradient` in the nested structure of `sources`, zeros where nothing connects."""
@@ -147,11 +148,12 @@ class NativeStep:
         found = self.tape.gradient(targets, flat, output_gradients=seeds, unconnected_gradients="zero")
         return tf.nest.pack_sequence_as(sources, [tf.convert_to_tensor(g) for g in found])
 
-    def _capture(self, player: Player, columns: list[Tensors]) -> Capture:
+    def _capture(self, player: Player) -> Capture:
         layer, capture = player.layers[0], player.coverage.capture
-        calls = enumerate(self._calls(player))
+        cotangents = zip(*(column[id(layer)] for column in self.columns), strict=True)
         parts = [
-            capture(layer, at_compute_dtype(layer, note.inputs), [column[k] for column in columns]) for k, note in calls
+            capture(layer, at_compute_dtype(layer, note.inputs), list(c))
+            for note, c in zip(self.notes.calls[id(layer)], cotangents, strict=True)
         ]
         return join_calls(parts)
 
@@ -186,6 +188,8 @@ class NativeStep:
         self.policy = LinearPolicy(value, self.information, group_size, columns, step.batch_size, direct)
         leading = [player for player in self.covered if self._leads(player)]
         done: list[tf.Tensor] = []
+        for index in (p.index for p in leading if self.blocks[p.index].needs_capture):  # may wait for others' captures
+            condense(self.captures[index], self.metrics[index].kind, group_size, options.gram, options.gram_limits)
         for player in reversed(leading):  # the order in which the backward pass gives their cotangents
             with tf.control_dependencies(done):  # gradients per sample of one layer at a time
                 found = self._gram(player, group_size)
@@ -247,6 +251,7 @@ class NativeStep:
                 if self._weighs(player):
                     weighed = self.captures[player.index].gradient(self._weights(player))
                     found[player.index] = step.with_own_cost(player, weighed)
+            found |= self._enclosed()
             if keras_computes_loss(step.model) and not step.direct:  # another loss may see what the outputs do not
                 found |= {p.index: step.own_cost(p) for p in players if p.null}
             rest = [p for p in players if p.index not in found]
@@ -262,6 +267,18 @@ class NativeStep:
         together = self.step.together.get(player.index)
         return self.policy.weights(player if together is None else together.players[0])
 
+    def _enclosed(self) -> dict[int, Tensors]:
+        """Gradients of open-loop players, each from the outputs of the layer that it acts within, by index."""
+        inside = [p for p in self.game.players if id(p.within) in self.sites and self._weighs(p)]
+        found: dict[int, Tensors] = {}
+        for key in {id(player.within): None for player in inside}:  # one layer may lie in another: not all at once
+            members = [player for player in inside if id(player.within) == key]
+            columns = [column[key] for column in self.columns]
+            seeds = weigh_each(self.sites[key], columns, self.policy.mean_weights)
+            parts = self._gradient(self.sites[key], [[v.value for v in p.variables] for p in members], seeds)
+            found |= {p.index: self.step.with_own_cost(p, g) for p, g in zip(members, parts, strict=True)}
+        return found
+
     def _weighed_backward(self, players: list[Player]) -> list[Tensors]:
         """One more backward pass, of `J + sum_i (w_i - 1/R) phi_i`, regularizers included in J.
 
@@ -276,11 +293,7 @@ class NativeStep:
         """
         step, weights = self.step, self.policy.mean_weights
         plain = tf.one_hot(0, weights.shape[1], dtype=weights.dtype) / tf.cast(step.total, weights.dtype)
-        extra = weights - plain
-        seeds = [
-            tf.cast(weigh([to_work(part) for part in parts], extra), z.dtype)
-            for z, *parts in zip(self.cost.z, *self.columns_at_z, strict=True)
-        ]
+        seeds = weigh_each(self.cost.z, self.columns_at_z, weights - plain)
         sources = [[v.value for v in player.variables] for player in players]
         found = self._gradient([step.loss, *self.cost.z], sources, [tf.ones_like(step.loss), *seeds])
         return [[tf.cast(g, step.dtype) for g in parts] for parts in found]

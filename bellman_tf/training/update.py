@@ -3,7 +3,8 @@
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.layers.tensors import Tensors, either
+from bellman_tf.linalg.constants import constant
 
 _SMALL = 2**14  # entries; of larger tensors a copy costs more than it saves
 
@@ -76,8 +77,7 @@ def all_finite(tensors: Tensors) -> tf.Tensor:
         small = shape.rank and shape.is_fully_defined() and shape.num_elements() <= _SMALL
         alike.setdefault((tuple(shape), tensor.dtype) if small else place, []).append(tensor)
     tensors = [group[0] if len(group) == 1 else tf.add_n(group) for group in alike.values()]
-    axes = {rank: tf.range(rank) for rank in {tensor.shape.rank for tensor in tensors} if rank}  # shared by all
-    sums = [tf.reduce_sum(tensor, axes[tensor.shape.rank]) if tensor.shape.rank else tensor for tensor in tensors]
+    sums = [tf.reduce_sum(t, constant(range(t.shape.rank))) if t.shape.rank else t for t in tensors]
     dtype = tf.float64 if any(part.dtype == tf.float64 for part in sums) else tf.float32
     return tf.math.is_finite(tf.add_n([tf.cast(part, dtype) for part in sums])) if sums else tf.constant(True)
 
@@ -156,6 +156,6 @@ class Assignments:
         for variable, value in self._pending:
             new = constrain(variable, tf.cast(value, variable.dtype))
             old = self.before.get(id(variable))
-            optimizer.assign(variable, tf.where(accepted, new, tf.convert_to_tensor(variable) if old is None else old))
+            optimizer.assign(variable, either(accepted, new, tf.convert_to_tensor(variable) if old is None else old))
         for variable, value in restore:
-            optimizer.assign(variable, tf.where(accepted, tf.convert_to_tensor(variable), value))
+            optimizer.assign(variable, either(accepted, tf.convert_to_tensor(variable), value))

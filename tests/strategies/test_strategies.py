@@ -16,6 +16,7 @@ from verification.problems.matrices import (
     spectrum,
     symmetric_matrices,
 )
+from verification.problems.outputs import outputs
 
 SEARCH = hypothesis.settings(max_examples=500, derandomize=True, deadline=None, database=None)
 QUIET = {"phases": [hypothesis.Phase.generate]}
@@ -162,3 +163,25 @@ def test_deep_affine_and_bilinear_networks_with_three_players_and_shortcuts_are_
 
     for affine in (True, False):
         reaches(linear_networks(), lambda network, affine=affine: deep(network, affine))
+
+
+@given(outputs(ridges=(0.0,), everything=True))
+def test_all_pairs_of_different_outputs_have_a_regular_kernel_matrix(problem):
+    N, d = problem.X.shape
+    C = problem.ours()[0].numpy().reshape(N * d, N * d)
+    assert np.linalg.matrix_rank(C) == N * d
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        lambda p: len(p.X) == 1,
+        lambda p: len(p.X) > 1 and np.array_equal(p.X[0], p.X[1]),
+        lambda p: not p.gradient.any(),
+        lambda p: p.J.shape[2] > 1 and np.linalg.matrix_rank(p.J.reshape(-1, p.J.shape[2])) == 1 < p.J.size,
+        lambda p: len(p.points) > p.X.size,
+    ],
+    ids=["one sample", "repeated", "zero gradient", "rank one", "more pairs than numbers"],
+)
+def test_degenerate_outputs_are_reached(wanted):
+    reaches(outputs(), wanted)

@@ -13,7 +13,11 @@ from verification.references import published as reference
 from verification.references.training import softmax_cost
 
 pytestmark = pytest.mark.usefixtures("_float64")
-SCALES = ("mean", "batch", "sample")
+READINGS = [
+    *[("outer_product", scale, gain) for scale in ("mean", "batch", "sample") for gain in ("batch", "own")],
+    *[("full", scale, "batch") for scale in ("mean", "batch", "sample")],  # the first two are one
+    ("full", "sample", "own"), ("matched", "mean", "batch"), ("matched", "batch", "own"), (1, "mean", "own"),
+]  # fmt: skip
 
 
 def both(rate=RATE, information="cooperative", **readings):
@@ -30,9 +34,7 @@ def both(rate=RATE, information="cooperative", **readings):
     return optimizer, step
 
 
-@pytest.mark.parametrize("gain", ["batch", "own"])
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("terminal", ["matched", "outer_product", "full", 1])
+@pytest.mark.parametrize(("terminal", "scale", "gain"), READINGS)
 def test_every_reading_is_the_per_sample_recursion(terminal, scale, gain):
     follow(block, *both(terminal=terminal, scale=scale, gain=gain))
 
@@ -43,8 +45,7 @@ def test_every_information_structure(information, terminal):
     follow(block, *both(terminal=terminal, information=information))
 
 
-@pytest.mark.parametrize("terminal", ["outer_product", "matched", "full"])
-@pytest.mark.parametrize("scale", ["mean", "sample"])
+@pytest.mark.parametrize(("terminal", "scale"), [("outer_product", "mean"), ("matched", "sample"), ("full", "mean")])
 def test_a_tikhonov_term_on_the_value_hessian(terminal, scale):
     damping = 0.3 if scale == "sample" else 0.05
     optimizer, step = both(terminal=terminal, scale=scale, value_damping=damping)
@@ -70,9 +71,10 @@ def test_clamps_are_counted(terminal):
     assert int(optimizer.clamped_values) == sum(total)
 
 
-@pytest.mark.parametrize("gain", ["batch", "own"])
-@pytest.mark.parametrize("scale", ["mean", "sample"])
-@pytest.mark.parametrize("terminal", ["outer_product", "full"])
+@pytest.mark.parametrize(
+    ("terminal", "scale", "gain"),
+    [("outer_product", "mean", "batch"), ("outer_product", "sample", "own"), ("full", "mean", "own")],
+)
 def test_regularizers_enter_every_reading(terminal, scale, gain):
     optimizer, step = both(terminal=terminal, scale=scale, gain=gain)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from bellman_tf.bellman.sample_space import size_of_groups
+from bellman_tf.curvature.block import ONE
 from bellman_tf.curvature.gram.load import Load, largest
 from bellman_tf.curvature.gram.products import inner_products, split
 from bellman_tf.layers.capture import Capture
@@ -44,7 +45,8 @@ def gradient_products(
         return pair(capture if tensors is own else capture.made_of(tensors))
 
     def combine(first: tuple, second: tuple, size: int | None) -> tf.Tensor:
-        return first[2] * inner_products(first[0], second[1], size)
+        found = inner_products(first[0], second[1], size)
+        return found if first[2] is ONE else first[2] * found
 
     return in_blocks(own, make, combine, load, group_size, capture.columns, memory)
 

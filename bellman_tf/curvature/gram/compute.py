@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric
+from bellman_tf.curvature.block import Metric, MetricKind
 from bellman_tf.curvature.gram.blocks import gradient_products
 from bellman_tf.curvature.gram.factored import factored, squares
 from bellman_tf.curvature.gram.features import features
@@ -11,8 +11,9 @@ from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.lookup import lookup
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, plan
 from bellman_tf.curvature.gram.positions import positions
-from bellman_tf.curvature.gram.sketch import sketch
+from bellman_tf.curvature.gram.sketch import condense_tap, sketch
 from bellman_tf.layers.capture import Capture, MatrixCapture
+from bellman_tf.layers.convolution import Convolution
 
 
 def per_sample(capture: Capture, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:
@@ -39,6 +40,30 @@ RUN = {
     "features": features,
     "hashed": hashed,
 }
+
+
+def condense(
+    capture: Capture,
+    kind: MetricKind,
+    group_size: int | None = None,
+    form: str = "auto",
+    limits: GramLimits = LIMITS,
+) -> None:
+    """Forms early what a Gram matrix needs of a capture, where that holds fewer numbers than the cotangents.
+
+    A metric may be known long after the cotangents, as K-FAC's is, whose inverses are formed when the factors of all
+    layers are there. The gradients of one tap are kept instead; `gram` finds them in the capture.
+
+    Args:
+        capture: the player's capture.
+        kind: of its metric.
+        group_size: as in `gram`.
+        form: as in `gram`.
+        limits: as in `gram`.
+    """
+    chosen = plan(capture.extent, kind, form, group_size, limits, capture.cotangents[0].dtype.size)
+    if chosen.form == "sketch" and isinstance(capture, Convolution) and isinstance(capture.batch_size, int):
+        condense_tap(capture, kind, group_size, limits, chosen.load)
 
 
 def gram(

@@ -7,6 +7,7 @@ from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import inner_products, stacked
 from bellman_tf.layers.capture import MatrixCapture
+from bellman_tf.linalg.constants import expand_dims, number
 
 
 def factored(
@@ -15,18 +16,19 @@ def factored(
     """`(x A^{-1} x') * (c B^{-1} c')`, `[G, b m, b m]`, for a metric with two sides."""
     m = capture.columns
     x, solved_x, bias = metric.input_pair(capture)
+    plus = (lambda products: products) if bias is None else (lambda products: products + number(bias, products.dtype))
     if m == 1:
         c = capture.cotangents[0]
         solved_c = metric.cotangent_solve(c)
         if group_size is None:
             inputs = tf.matmul(x, solved_x, transpose_b=True)
             outputs = metric.scale * tf.matmul(c, solved_c, transpose_b=True)
-            return tf.expand_dims((inputs + bias if bias else inputs) * outputs, 0)
+            return expand_dims(plus(inputs) * outputs, 0)
         if group_size == 1:
             inputs = tf.reduce_sum(x * solved_x, axis=1, keepdims=True)
             outputs = metric.scale * tf.reduce_sum(c * solved_c, axis=1, keepdims=True)
-            return tf.expand_dims((inputs + bias if bias else inputs) * outputs, 2)
-    inputs = inner_products([x[:, None]], [solved_x[:, None]], group_size) + bias
+            return tf.expand_dims(plus(inputs) * outputs, 2)
+    inputs = plus(inner_products([x[:, None]], [solved_x[:, None]], group_size))
     if m > 1:
         inputs = tf.repeat(tf.repeat(inputs, m, axis=1), m, axis=2)
     c = stacked(capture.cotangents)

@@ -39,7 +39,8 @@ class GramLimits:
             whose per-sample gradients cost more multiplications a sample than this.
         rank_one_above: "auto" takes the diagonal metric of a player with more parameters than this as one of rank one.
             Measured on one core with B = 64: a Dense layer of 2^14 weights 16 ms exactly and 0.6 ms with rank one (the
-            products of its plain gradient step 0.6 ms), of 2^16 weights 50 and 0.8 ms.
+            products of its plain gradient step 0.6 ms), of 2^16 weights 50 and 0.8 ms; the loss is the same
+            (`benchmarks/gram_loss.py --only wide`).
         feature_share: "features" keeps one input feature of so many, and "sketch" one input channel of as many.
         buckets: "hashed" sums the rows of a table in so many; "auto" takes it for larger tables whose exact form costs
             more multiplications a sample than `sketch_above`.
@@ -49,7 +50,7 @@ class GramLimits:
     """
 
     sketch_above: int = 2**18
-    rank_one_above: int = 2**14
+    rank_one_above: int = 2**12
     feature_share: int = 4
     buckets: int = 256
     thin_from: int = 64

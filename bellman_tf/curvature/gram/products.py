@@ -5,14 +5,15 @@ import math
 import tensorflow as tf
 
 from bellman_tf.bellman.sample_space import size_of_groups
-from bellman_tf.layers.tensors import Tensors, leading
+from bellman_tf.layers.tensors import Tensors, beside, leading
+from bellman_tf.linalg.constants import constant, expand_dims, reshape
 from bellman_tf.linalg.products import row_products
 
 
 def split(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
     """`[B, ...]` to `[G, b, ...]`, zero-padded."""
     if group_size is None:
-        return tensor[None]
+        return expand_dims(tensor, 0)
     sizes = leading(tensor, 0)
     size = size_of_groups(sizes[0], group_size)
     groups = -(-sizes[0] // size)
@@ -25,14 +26,14 @@ def grouped(tensor: tf.Tensor, group_size: int | None) -> tf.Tensor:
     """`[B, m, ...]` to `[G, b m, P]`, zero-padded."""
     parts = split(tensor, group_size)
     sizes = leading(parts, 0)
-    return tf.reshape(parts, [sizes[0], sizes[1] * sizes[2], math.prod(sizes[3:])])
+    return reshape(parts, [sizes[0], sizes[1] * sizes[2], math.prod(sizes[3:])])
 
 
 def inner_products(parts: Tensors, solved: Tensors, group_size: int | None) -> tf.Tensor:
     """`sum over variables of Q (M^{-1} Q)'` inside groups."""
     pairs = list(zip(parts, solved, strict=True))
     if group_size is None:  # a plain product: the batched one costs more than a small matrix
-        return tf.expand_dims(total([row_products(*_row_pair(q, s)) for q, s in pairs]), 0)
+        return expand_dims(total([row_products(*_row_pair(q, s)) for q, s in pairs]), 0)
     if group_size == 1 and all(q.shape[1] == 1 for q in parts):
         sums = [tf.reduce_sum(q * s, axis=list(range(1, len(q.shape)))) for q, s in pairs]
         return tf.reshape(total(sums), [-1, 1, 1])
@@ -52,12 +53,12 @@ def _row_pair(q: tf.Tensor, s: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _rows(tensor: tf.Tensor) -> tf.Tensor:
     """`[B, m, ...]` to `[B m, P]`."""
-    return tf.reshape(tensor, [-1, math.prod(tensor.shape[2:])])
+    return reshape(tensor, [-1, math.prod(tensor.shape[2:])])
 
 
 def stacked(cotangents: Tensors) -> tf.Tensor:
     """M tensors `[B, ...]` to `[B, m, ...]`."""
-    return cotangents[0][:, None] if len(cotangents) == 1 else tf.stack(cotangents, axis=1)
+    return beside(cotangents)
 
 
 def sum_pairs(inputs: tf.Tensor, c: tf.Tensor, solved: tf.Tensor, group_size: int | None) -> tf.Tensor:
@@ -74,9 +75,9 @@ def sum_pairs(inputs: tf.Tensor, c: tf.Tensor, solved: tf.Tensor, group_size: in
     """
     m, length = c.shape[1], tf.shape(c)[2] if c.shape[2] is None else c.shape[2]
     first, second = (split(part, group_size) for part in (c, solved))  # [G, b, m, L, e]
-    groups, size = tf.shape(first)[0], tf.shape(first)[1]
-    first, second = (tf.reshape(part, [groups, size * m * length, c.shape[-1]]) for part in (first, second))
+    groups, size = leading(first, 3)
+    first, second = (reshape(part, [groups, size * m * length, c.shape[-1]]) for part in (first, second))
     pairs = tf.matmul(first, second, transpose_b=True)
-    pairs = tf.reshape(pairs, [groups, size, m, length, size, m, length])
-    pairs *= tf.reshape(inputs, [groups, size, 1, length, size, 1, length])
-    return tf.reshape(tf.reduce_sum(pairs, axis=[3, 6]), [groups, size * m, size * m])
+    pairs = reshape(pairs, [groups, size, m, length, size, m, length])
+    pairs *= reshape(inputs, [groups, size, 1, length, size, 1, length])
+    return reshape(tf.reduce_sum(pairs, constant([3, 6])), [groups, size * m, size * m])

@@ -8,7 +8,7 @@ others. The slice is the same at every step: drawn anew it would be another prog
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric
+from bellman_tf.curvature.block import Metric, MetricKind
 from bellman_tf.curvature.gram.blocks import gradient_products
 from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits, kept_channels, pairs_are_cheaper
@@ -16,6 +16,7 @@ from bellman_tf.curvature.gram.positions import of_sides
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.tensors import Tensors
+from bellman_tf.linalg.constants import number
 
 
 def bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
@@ -24,6 +25,28 @@ def bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
         return [], []
     q = capture.bias_per_sample()
     return [q], [metric.solve_bias(q)]
+
+
+def condense_tap(
+    capture: Convolution, kind: MetricKind, group_size: int | None, limits: GramLimits, load: Load
+) -> None:
+    """Forms the centre tap's gradients, where all channels are kept, they fit, and are fewer than the cotangents.
+
+    Args:
+        capture: the player's capture.
+        kind: of its metric.
+        group_size: samples per group.
+        limits: as in `sketch`.
+        load: numbers that the gradients take.
+    """
+    extent, itemsize = capture.extent, capture.cotangents[0].dtype.size
+    fewer = extent.positions is not None and extent.channels < extent.positions
+    whole = kept_channels(extent, kind, limits) == extent.channels and capture.turns_gradients
+    fits = load.whole(capture.batch_size, group_size) * itemsize <= limits.memory
+    if fewer and whole and fits and not pairs_are_cheaper(extent, kind, group_size, limits):
+        capture.tap_gradients(capture.centre)
+        if capture.bias:
+            capture.bias_per_sample()
 
 
 def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:
@@ -53,6 +76,6 @@ def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits:
         kernel = gradient_products(
             seen, lambda part: metric.tap_pair(part, part.centre), load, group_size, limits.memory
         )
-    kernel *= extent.taps * extent.channels / kept
+    kernel *= number(extent.taps * extent.channels / kept, kernel.dtype)
     parts, solved = bias_part(capture, metric)
     return kernel + inner_products(parts, solved, group_size) if parts else kernel

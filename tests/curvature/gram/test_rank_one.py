@@ -119,7 +119,7 @@ def test_a_dead_input_does_not_swamp_the_others(rng):
 
 def test_it_runs_for_wide_players_only():
     """The default limit: one step past it, and never where a diagonal alone is asked for, or where it costs more."""
-    narrow, wide = (Extent(P, positions=1, rows=P // 256, width=256) for P in (2**14, 2**14 + 256))
+    narrow, wide = (Extent(P, positions=1, rows=P // 256, width=256) for P in (2**12, 2**12 + 256))
     assert plan(narrow, DIAGONAL).form == "per_sample"
     assert plan(wide, DIAGONAL).form == "rank_one"
     assert plan(wide, DIAGONAL, "exact").form == "per_sample"
@@ -129,7 +129,7 @@ def test_it_runs_for_wide_players_only():
     assert plan(many, DIAGONAL).form == "features"
     assert plan(many, DIAGONAL, "exact").form == "per_sample"
     assert plan(many, DIAGONAL).cost < plan(many, DIAGONAL, "exact").cost < 64 * 64 * 64 * 2**10
-    assert LIMITS.rank_one_above == 2**14
+    assert LIMITS.rank_one_above == 2**12
 
 
 def test_the_second_moments_are_those_of_the_state(rng):

@@ -2,12 +2,13 @@
 
 import numpy as np
 import tensorflow as tf
+from hypothesis import strategies as st
 
 from bellman_tf import bellman, linalg
-from verification.claim import same
-from verification.claims.dgnopt.recursions import cooperate, separate, stacked, value_of
+from verification.claim import at_most, measured, same
+from verification.claims.dgnopt.recursions import cooperate, roll_out, separate, stacked, value_of
 from verification.papers import DGN
-from verification.problems.dynamic_games import LinearGame, linear_games
+from verification.problems.dynamic_games import LinearGame, linear_games, random_linear_game
 from verification.problems.networks import Chain, chains
 from verification.problems.objectives import STEP, Objective, objectives
 from verification.references import dense
@@ -97,6 +98,55 @@ def group_objective(game: LinearGame):
     truth, condition = dense.minimise(gradient, hessian, n), np.linalg.cond(hessian[n:, n:])
     yield same(k, truth[0], condition=condition, label="k")
     yield same(K, truth[1], condition=condition, label="K")
+
+
+def private_costs(game: LinearGame, policies):
+    """What every player pays from the nominal state: its own running costs and the shared terminal cost."""
+    changes, states = roll_out(game, policies, np.zeros(game.stages[0].f_x.shape[1]))
+    costs = np.full(game.players, game.v @ states[-1] + states[-1] @ game.W @ states[-1] / 2)
+    for stage, change in zip(game.stages, changes, strict=True):
+        cuts = np.cumsum([len(l) for l in stage.l_us])[:-1]
+        for n, u in enumerate(np.split(change, cuts)):
+            costs[n] += stage.l_us[n] @ u + u @ stage.l_uus[n] @ u / 2
+    return costs
+
+
+def share_of_hurt_players(seed, count=10):
+    """Share of random games of two players in which cooperation costs one of them more than playing alone."""
+    hurt = 0
+    for k in range(count):
+        game = random_linear_game(np.random.default_rng([seed, k]), 2, 2)
+        together, apart = cooperate(game, 2)[0], separate(game)[0]
+        hurt += bool((private_costs(game, together) > private_costs(game, apart) + 1e-9).any())
+    return hurt / count
+
+
+@DGN.exact(
+    "IR",
+    "Eq. 4 (ii)",
+    "individual rationality: what the group's optimum costs can be distributed so that no player pays more than in"
+    " non-cooperative play",
+    assumes="costs can be passed between players: each pays its non-cooperative cost less 1/N of what the group saves",
+    remark="The group's optimum is the minimum of the sum, hence at most the sum at the non-cooperative policies, and"
+    " what is saved can be shared. Without sharing it is false: where players have private costs, cooperation makes one"
+    " of two pay more than alone in the share 'hurt' of random games. With one loss for all and no private costs all"
+    " pay the same, and nothing has to be shared. No step depends on it: DGNOpt distributes no costs.",
+    over=st.tuples(linear_games(players=(2, 3), max_depth=2, max_log_condition=2), st.integers(0, 2**32 - 1)),
+    ranges={"hurt": (0.1, 0.9)},
+    examples=8,
+)
+def individual_rationality(problem):
+    """Costs of every player under our group-rational and our non-cooperative policies."""
+    game, seed = problem
+    N = game.players
+    together, apart = (private_costs(game, make) for make in (cooperate(game, N)[0], separate(game)[0]))
+    saved = np.sum(apart) - np.sum(together)
+    scale, condition = np.sum(np.abs(apart)) + np.sum(np.abs(together)), game.condition(N)
+    yield at_most(0.0, saved, scale=scale, condition=condition, label="the group saves")
+    shares = apart - saved / N
+    yield at_most(shares, apart, scale=scale, condition=condition, label="no player pays more")
+    yield same(np.sum(shares), np.sum(together), scale=scale, label="the shares are what the group pays")
+    yield measured(share_of_hurt_players(seed), "hurt")
 
 
 @DGN.definition(
