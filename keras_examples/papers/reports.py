@@ -29,7 +29,9 @@ def ours_text(values: Sequence[float]) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.2f}" if 10 <= abs(value) < 1000 else number_text(float(value))
+    if 10 <= abs(value) < 1000:
+        return f"{value:.2f}"
+    return f"{value:.4g}" if abs(value) < 10 else number_text(float(value))
 
 
 def signed_text(value: float, ends: tuple[float, float] | None = None) -> str:
@@ -46,7 +48,20 @@ def values_at(experiment: Experiment, store: Store, part: Part, row: Row, rate: 
 
 def table(experiment: Experiment, store: Store) -> str:
     """Each method at its best rate: loss and accuracy, the paper's, and the difference; then the same-rate pairs."""
-    rows = [("data", "method", "rate", "seeds", "train loss", "paper", "test accuracy", "paper", "ours - paper", "ms")]
+    rows = [
+        (
+            "data",
+            "method",
+            "rate",
+            "seeds",
+            "train loss",
+            "paper",
+            "test accuracy",
+            "paper",
+            "ours - paper",
+            "processor ms",
+        )
+    ]
     for part in experiment.parts:
         for row in experiment.rows_of(part):
             paper = experiment.printed.get((part.name, row.name), {})
@@ -61,10 +76,15 @@ def table(experiment: Experiment, store: Store) -> str:
             rows.append((
                 part.name, row.name, f"{rate:g}", str(len(found)), ours_text(loss), _paper(paper, "loss"),
                 ours_text(accuracy), _paper(paper, "accuracy"), gap,
-                number_text(float(np.median([each.milliseconds for each in found]))),
+                _processor_text(found),
             ))  # fmt: skip
     pairs = difference(experiment, store)
     return markdown(rows) + (f"\n\nAt the baseline's best rate:\n\n{pairs}" if pairs else "")
+
+
+def _processor_text(found: Sequence[Outcome]) -> str:
+    known = [each.processor for each in found if math.isfinite(each.processor)]
+    return number_text(float(np.median(known))) if known else NONE
 
 
 def _paper(paper: dict, measure: str) -> str:
