@@ -265,7 +265,7 @@ def test_methods_can_be_made_and_numbers_belong_to_rows(experiment):
 def test_quick_is_small_and_pairs_a_method_with_its_baseline():
     for experiment in EXPERIMENTS:
         quick = experiment.quick()
-        cells = quick.next_cells(Store(command.RESULTS / "there is no such file"))
+        cells = quick.next_cells(Store(command.STORE / "there is no such file"))
         assert len(cells) <= 6 and all(cell.steps <= 40 for cell in cells)
         assert {cell.data for cell in cells} <= set(paper_data.CARRIED)
         if any(row.base for row in experiment.rows_of(experiment.parts[0])):

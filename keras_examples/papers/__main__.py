@@ -7,7 +7,8 @@
     python -m keras_examples.papers ddpnopt-fig-4 --report               # of what has been run
 
 A run is a grid of cells (data, network, method, rate, seed). Each ends as one line of `cells.jsonl` below `--store`:
-experiments share equal cells, and a command that was interrupted goes on. Tables and figures are written below `--out`.
+experiments share equal cells, and a command that was interrupted goes on. The default store is the repository's, which
+has the runs behind docs/papers.md. Tables and figures are written below `--out`.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from keras_examples.papers.engines import ENGINES
 from keras_examples.papers.experiment import QUICK_STEPS, Experiment
 from keras_examples.papers.looks import Look, Settings
 
-RESULTS = pathlib.Path("results/papers")
+STORE, RESULTS = pathlib.Path("keras_examples/results/papers"), pathlib.Path("results/papers")
 
 
 def listing() -> str:
@@ -106,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rows", nargs="+", help="names of methods; default: all of the experiment")
     made.add_argument("--minutes", type=float, default=float("inf"), help="after which no cell is begun")
     made.add_argument("--engine", choices=list(ENGINES), default="local", help="what runs the cells")
-    made.add_argument("--store", type=pathlib.Path, help=f"directory of cells.jsonl; default: {RESULTS}")
+    made.add_argument("--store", type=pathlib.Path, help=f"directory of cells.jsonl; default: {STORE}")
     made.add_argument("--out", type=pathlib.Path, default=RESULTS, help="directory of tables and figures")
     made.add_argument(
         "--data-dir", default=os.environ.get("TFDS_DATA_DIR"), help="TFDS directory; default: TFDS_DATA_DIR"
@@ -150,7 +151,7 @@ def run(name: str, options: argparse.Namespace) -> str:
         (options.out / f"{name}.md").write_text(text)
         return text
     experiment = _chosen(entry, options)
-    directory = options.store or (options.out / "quick" if options.quick else RESULTS)
+    directory = options.store or (options.out / "quick" if options.quick else STORE)
     store = Store(directory / "cells.jsonl")
     done = options.report or conduct(
         experiment, store, options.engine, options.data_dir, time.monotonic() + 60 * options.minutes
