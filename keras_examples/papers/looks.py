@@ -70,35 +70,37 @@ class Look:
 
 
 def value_hessian(look: Look, settings: Settings) -> str:
-    """V_XX of four samples before the second layer of a net with BatchNormalization, and the share off its diagonal."""
+    """V_XX of four samples before the layers of a net with BatchNormalization, and the share off its blocks."""
     make = functools.partial(btf.GTDDP, curvature="identity", terminal_hessian="full", rollout="nonlinear")
     trainer = look.trainer(settings, functools.partial(normalised, hidden=(20, 20)), make, 32)
-    rows, shown = [("seed", "state", "size of V_XX", "share off the diagonal blocks")], None
+    layers = [layer.name for layer in trainer.model.layers if isinstance(layer, keras.layers.Dense)][1:]
+    rows, shown = [("before layer", "seed", "state", "size of V_XX", "share off the diagonal blocks")], {}
     for seed in range(settings.seeds or look.seeds):
-        for trained in (False, True):
-            if trained:
+        for state in ("untrained", "trained"):
+            if state == "trained":
                 trainer.run(0, seed, rate=0.1)
             else:
                 trainer.model.set_weights(trainer.task.initial_weights(seed))
-            V = btf.analysis.value_hessian(
-                trainer.model, trainer.task.data.x_test[:4], trainer.model.game.players[-1].name
-            )
-            off = V.copy()
-            for i in range(len(V)):
-                off[i, :, i] = 0
-            share = np.linalg.norm(off) / np.linalg.norm(V)
-            rows.append((str(seed), "trained" if trained else "untrained", f"{np.linalg.norm(V):.3g}", f"{share:.3f}"))
-            shown = V if seed == 0 else shown
-    matrix = shown.reshape(shown.shape[0] * shown.shape[1], -1)
-    size = np.abs(matrix).max()
-    figure = new_figure(4.2, 3.6)
-    axis = figure.subplots()
-    image = axis.imshow(matrix, cmap="RdBu_r", vmin=-size, vmax=size)
-    for k in range(1, shown.shape[0]):
-        for line in (axis.axhline, axis.axvline):
-            line(k * shown.shape[1] - 0.5, color="0.5", lw=0.5)
-    axis.set_title("V_XX before the last layer, 4 samples", fontsize=8)
-    figure.colorbar(image, ax=axis)
+            for number, layer in enumerate(layers, 2):
+                V = btf.analysis.value_hessian(trainer.model, trainer.task.data.x_test[:4], layer)
+                off = V.copy()
+                for i in range(len(V)):
+                    off[i, :, i] = 0
+                size = np.linalg.norm(V)
+                rows.append((str(number), str(seed), state, f"{size:.3g}", f"{np.linalg.norm(off) / size:.3f}"))
+                if seed == 0 and state == "trained":
+                    shown[number] = V
+    figure = new_figure(3.8 * len(shown), 3.2)
+    for axis, (number, V) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
+        samples, size = V.shape[:2]
+        matrix = V.reshape(samples * size, -1)
+        most = np.abs(matrix).max()
+        image = axis.imshow(matrix, cmap="RdBu_r", vmin=-most, vmax=most)
+        for k in range(1, samples):
+            for line in (axis.axhline, axis.axvline):
+                line(k * size - 0.5, color="0.5", lw=0.5)
+        axis.set_title(f"V_XX before layer {number}, {samples} samples", fontsize=8)
+        figure.colorbar(image, ax=axis)
     figure.savefig(settings.out / f"{look.name}.png", dpi=90)
     return markdown(rows)
 
