@@ -99,13 +99,16 @@ def convolutions(
     return btf.Model(inputs, keras.layers.Dense(10)(x))
 
 
-def resnet18(shape: tuple[int, ...], width: int = 64, trainable_shortcuts: bool = False) -> keras.Model:
+def resnet18(
+    shape: tuple[int, ...], width: int = 64, trainable_shortcuts: bool = False, classes: int = 10
+) -> keras.Model:
     """ResNet-18 for small images: a 3x3 convolution, four stages of two blocks, pooling, a dense layer.
 
     Args:
         shape: of one image.
         width: channels of the first stage; each further stage doubles them and halves the image.
         trainable_shortcuts: every shortcut is a 1x1 convolution, not only those that change the shape.
+        classes: outputs.
 
     Returns:
         The model, with BatchNormalization behind every convolution.
@@ -132,7 +135,7 @@ def resnet18(shape: tuple[int, ...], width: int = 64, trainable_shortcuts: bool 
             changed = strides > 1 or trainable_shortcuts
             x = relu(keras.layers.Add()([convolution(x, channels, 1, strides) if changed else x, h]))
     x = keras.layers.GlobalAveragePooling2D()(x)
-    return btf.Model(inputs, keras.layers.Dense(10)(x))
+    return btf.Model(inputs, keras.layers.Dense(classes)(x))
 
 
 def normalised(shape: tuple[int, ...], hidden: tuple[int, ...]) -> keras.Model:

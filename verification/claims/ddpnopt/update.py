@@ -238,7 +238,7 @@ for key, place, statement, tested_by, remark in (
         "Table 3",
         "DDPNOpt is more accurate than SGD, RMSprop, Adam, EKFAC, E-MSA and vanilla DDP on most of six data sets",
         f"{PAPERS} ddpnopt-table-3 --data-dir DIRECTORY",
-        "DIGITS, MNIST and CIFAR-10; the other data sets are not among the examples.",
+        "DIGITS is run in docs/papers.md.",
     ),
     (
         "FIG3",
