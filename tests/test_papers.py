@@ -324,7 +324,7 @@ def test_broken_runs_are_counted_and_not_averaged(tmp_path):
     [row] = cells_of(reports.table(EXPERIMENT, store), "IRIS", "SGD")
     assert row[4] == "1 +- 0 [1, 1], 1 broken"
     [pair] = cells_of(reports.difference(EXPERIMENT, store), "IRIS", "ours - SGD")
-    assert pair[4] == "broken: 1 and 1 of the base"
+    assert pair[4] == "broken: 1 and 1 of the base" and pair[6] == "-"
 
 
 def test_the_variance_report_has_the_interval_of_its_seeds(tmp_path):

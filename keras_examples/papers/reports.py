@@ -115,15 +115,16 @@ def difference(experiment: Experiment, store: Store) -> str:
         if rate is None:
             continue
         cells = [part.name, f"{row.name} - {base.name}", f"{rate:g}"]
+        ended = np.isfinite(_shared(experiment, store, part, row, base, rate, "loss")).all()
         for measure in MEASURES:
             ours, theirs = _shared(experiment, store, part, row, base, rate, measure)
             if measure == "loss":
                 cells.append(str(len(ours)))
-            if ours and np.isfinite([ours, theirs]).all():
+            if ours and ended:
                 ends = statistics.difference_interval(ours, theirs) if len(ours) > 1 else None
                 cells.append(signed_text(float(np.mean(np.subtract(ours, theirs))), ends))
             else:
-                cells.append(_broken(ours, theirs))
+                cells.append(_broken(ours, theirs))  # an accuracy of runs that broke says nothing
             printed = [experiment.printed.get((part.name, each.name), {}).get(measure) for each in (row, base)]
             cells.append(NONE if None in printed else signed_text(round(printed[0] - printed[1], 6)))
         rows.append(tuple(cells))
