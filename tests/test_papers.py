@@ -412,6 +412,13 @@ def test_quick_runs_everything(name, tmp_path, capsys):
     assert not drawn or (tmp_path / f"{name}.png").stat().st_size
 
 
+def test_the_engine_says_what_it_lacks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        command.main(["ddp-table-3", "--quick", "--engine", "ray", "--out", str(tmp_path)])
+    assert 'pip install "bellman_tf[ray]"' in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_rays_workers_give_what_this_process_gives():
     cluster = pytest.importorskip("ray", reason="the extra [ray]")

@@ -16,16 +16,27 @@ import os
 import pathlib
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from keras_examples import _command, _report
 from keras_examples.papers import figures, reports
 from keras_examples.papers.catalogue import ENTRIES, Elsewhere
-from keras_examples.papers.cells import Cell, Outcome, Store
+from keras_examples.papers.cells import Store
 from keras_examples.papers.engines import ENGINES
 from keras_examples.papers.experiment import QUICK_STEPS, Experiment
 from keras_examples.papers.looks import Look, Settings
 
 STORE, RESULTS = pathlib.Path("keras_examples/results/papers"), pathlib.Path("results/papers")
+
+
+class Shown(NamedTuple):
+    """What a line of the progress says of a cell, see `_report.Progress`."""
+
+    task: str
+    method: str
+    rate: float
+    seed: int
+    loss: float
 
 
 def listing() -> str:
@@ -57,15 +68,10 @@ def conduct(experiment: Experiment, store: Store, engine: str, data_dir: str | N
         progress = _report.Progress(len(cells))
         for cell, outcome in ENGINES[engine](cells, data_dir):
             store.add(cell, outcome)
-            progress.add(_line(cell, outcome))
+            progress.add(Shown(cell.data, str(cell.method), cell.rate, cell.seed, outcome.loss))
             if time.monotonic() > until:
                 return False
     return True
-
-
-def _line(cell: Cell, outcome: Outcome) -> object:
-    """A cell as the progress line shows it."""
-    return argparse.Namespace(task=cell.data, method=cell.method, rate=cell.rate, seed=cell.seed, loss=outcome.loss)
 
 
 def publish(experiment: Experiment, store: Store, out: pathlib.Path) -> str:

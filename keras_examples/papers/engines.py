@@ -1,7 +1,9 @@
 """What runs cells: this process, or Ray's workers. Both take the same cells and give the same outcomes."""
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 
+from bellman_tf import _checks
 from keras_examples.papers import train
 from keras_examples.papers.cells import Cell, Outcome
 
@@ -34,7 +36,13 @@ def ray(cells: Sequence[Cell], data_dir: str | None) -> Iterator[tuple[Cell, Out
 
     Yields:
         Each cell and what it gave, as soon as it has ended on any worker.
+
+    Raises:
+        ValueError: if Ray is not installed.
     """
+    if importlib.util.find_spec("ray") is None:
+        advice = 'Install it: pip install "bellman_tf[ray]".'
+        raise _checks.error("engine", "be 'local' without the package of that name", "ray", advice)
     import ray as cluster  # an extra: `pip install "bellman_tf[ray]"`
 
     if not cluster.is_initialized():

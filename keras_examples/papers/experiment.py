@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+from bellman_tf import _checks
 from keras_examples.papers.calls import Call, call
 from keras_examples.papers.cells import CONSTANT, Cell, Outcome, Store
 
@@ -218,7 +219,7 @@ class Experiment:
             own = {each.name: each for each in getattr(self, field)}
             unknown = [name for name in names or () if name not in own]
             if unknown:
-                raise ValueError(f"`--{field}` must be among {list(own)} for {self.name}. Received: {unknown}.")
+                raise _checks.error(f"--{field}", f"be among {list(own)} for {self.name}", unknown)
             if names:
                 changes[field] = tuple(own[name] for name in names)
         return dataclasses.replace(self, **changes)
