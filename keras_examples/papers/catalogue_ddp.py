@@ -10,6 +10,7 @@ from keras_examples.papers.catalogue_rows import (
     SGD_RATES,
     beside,
     printed,
+    timed,
 )
 from keras_examples.papers.experiment import Experiment, Part, Row, published
 
@@ -104,6 +105,6 @@ EXPERIMENTS = (
         tuple(
             Part(f"DIGITS, width {units}", "digits", _dense(units, "tanh"), 8, 60) for units in (10, 20, 32, 64)
         ),
-        (EKFAC, DDP_EKFAC), seeds=3, report="costs", tune=0,
+        timed(EKFAC, DDP_EKFAC), seeds=3, report="costs", tune=0,
     ),
 )  # fmt: skip

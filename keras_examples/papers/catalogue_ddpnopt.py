@@ -14,6 +14,7 @@ from keras_examples.papers.catalogue_rows import (
     SGD,
     beside,
     printed,
+    timed,
 )
 from keras_examples.papers.experiment import Experiment, Part, Row, published
 
@@ -67,7 +68,7 @@ EXPERIMENTS = (
     Experiment(
         "ddpnopt-fig-3", "DDPN, Fig. 3", "time of a step against B: DDPNOpt as its baselines, vanilla DDP above them",
         batches((1, 8, 32, 128)),
-        (
+        timed(
             SGD, ADAM, EKFAC, beside(SGD, "DDPNOpt, SGD", "DDPNOpt", ""),
             beside(EKFAC, "DDPNOpt, EKFAC", "DDPNOpt", ""),
             dataclasses.replace(VANILLA, only=("MNIST, B = 1", "MNIST, B = 8"), base="SGD"),

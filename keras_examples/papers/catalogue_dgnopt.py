@@ -4,7 +4,7 @@ import dataclasses
 
 from keras_examples.papers.calls import call
 from keras_examples.papers.catalogue_gtddp import CGB, CIFAR_100, COOPERATIVE_RATES, OPEN, residual
-from keras_examples.papers.catalogue_rows import BASELINES, EKFAC, EMSA, SGD, beside, printed
+from keras_examples.papers.catalogue_rows import BASELINES, EKFAC, EMSA, SGD, beside, printed, timed
 from keras_examples.papers.cells import DROPS
 from keras_examples.papers.experiment import Experiment, Part, Row, published
 
@@ -110,7 +110,7 @@ EXPERIMENTS = (
             Part("DIGITS, B = 8", "digits", DIGITS.network, 8, 60),
             Part("MNIST, B = 128", "mnist", MNIST.network, 128, 30),
         ),
-        (EKFAC, FEEDBACK[3], JOINT), seeds=3, report="costs", tune=0,
+        timed(EKFAC, FEEDBACK[3], JOINT), seeds=3, report="costs", tune=0,
         also="python -m benchmarks.batch_scaling (memory, Fig. 10)",
     ),
     Experiment(

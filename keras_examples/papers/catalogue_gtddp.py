@@ -4,7 +4,7 @@ import dataclasses
 
 from keras_examples.papers.calls import call
 from keras_examples.papers.catalogue_ddpnopt import batches
-from keras_examples.papers.catalogue_rows import BASELINES, EKFAC, SGD, beside, printed, rescaled
+from keras_examples.papers.catalogue_rows import BASELINES, EKFAC, SGD, beside, printed, rescaled, timed
 from keras_examples.papers.cells import DROPS
 from keras_examples.papers.experiment import Experiment, Part, Row, published
 
@@ -66,7 +66,7 @@ EXPERIMENTS = (
     Experiment(
         "gtddp-fig-1", "GT-DDP, Fig. 1", "time of a step against B: GT-DDP beside its baselines, MNIST",
         batches((1, 8, 32, 128)),
-        (SGD, EKFAC, beside(SGD, "GT-DDP-SGD", "GTDDP", ""), beside(EKFAC, "GT-DDP-EKFAC", "GTDDP", "")),
+        timed(SGD, EKFAC, beside(SGD, "GT-DDP-SGD", "GTDDP", ""), beside(EKFAC, "GT-DDP-EKFAC", "GTDDP", "")),
         seeds=1, report="costs", tune=0, also="python -m benchmarks.batch_scaling (memory; vanilla DDP)",
     ),
     Experiment(

@@ -1,5 +1,6 @@
 """Methods that several tables share, and the learning rates of DDPNOpt Table 4 = DGNOpt Table 8."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from keras_examples.papers.calls import Call, call
@@ -36,6 +37,11 @@ def beside(base: Row, name: str, optimizer: str, paper: str, **options: object) 
     """
     options = {"curvature": CURVATURES[base.name]} | options
     return Row(name, published(optimizer, paper, **options), base.rates, base=base.name)
+
+
+def timed(*rows: Row) -> tuple[Row, ...]:
+    """The rows at their lowest rate alone: the time of a step does not depend on it."""
+    return tuple(dataclasses.replace(row, rates=row.rates[:1]) for row in rows)
 
 
 def rescaled() -> Call:
