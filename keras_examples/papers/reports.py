@@ -38,6 +38,7 @@ def signed_text(value: float, ends: tuple[float, float] | None = None) -> str:
     """A difference with its sign, and its interval."""
     if not math.isfinite(value):
         return NONE
+    value = round(value, 12) + 0.0  # what is left of rounding, or a negative zero
     return f"{value:+.3g}" + ("" if ends is None else f" [{ends[0]:+.3g}, {ends[1]:+.3g}]")
 
 
