@@ -170,8 +170,8 @@ for key, place, statement, tested_by, remark in (
         "train loss and test accuracy of DDP-SGD, DDP-RMSprop, DDP-EKFAC are better than or comparable to their "
         "baselines'",
         f"{PAPERS} ddp-table-3",
-        "WINE's losses cannot fall below log(1 + 2/e) = 0.5514 and tell nothing; contradicted on IRIS and DIGITS: at the "
-        "baseline's best rate the train loss is higher with feedback, for all three metrics.",
+        "WINE's losses cannot fall below log(1 + 2/e) = 0.5514 and tell nothing; contradicted on IRIS and DIGITS: "
+        "at the baseline's best rate the train loss is higher with feedback, for all three metrics.",
     ),
     (
         "TAB4",
