@@ -19,7 +19,7 @@ from bellman_tf.layers.capture import MatrixCapture, along, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
 from bellman_tf.layers.taps import Taps, autocorrelation, channels_back, channels_last, ravel, sizes_of, static_product
-from bellman_tf.layers.tensors import Tensors, after, as_number, beside, to_work, with_ones
+from bellman_tf.layers.tensors import Tensors, after, as_number, beside, leading, to_work, with_ones
 from bellman_tf.linalg.constants import constant, number, once, reshape
 from bellman_tf.linalg.products import matmul
 
@@ -48,7 +48,8 @@ class Convolution(MatrixCapture):
         self.kernel_size = tuple(layer.kernel_size)
         self.outputs = [channels_last(layer, c) for c in self._native]
         sizes = sizes_of(self.outputs[0])
-        flat = [reshape(c, [*_rows_of(c), static_product(sizes), c.shape[-1]]) for c in self.outputs]
+        count = static_product(sizes)
+        flat = [reshape(c, [*_rows_of(c, count), count, c.shape[-1]]) for c in self.outputs]
         self.positions = static_product(sizes) if all(isinstance(s, int) for s in sizes) else None
         super().__init__(flat, layout)
         self.pixels = channels_last(layer, self._inputs)
@@ -263,8 +264,10 @@ def _products(x: tf.Tensor, columns: Sequence[tf.Tensor]) -> tf.Tensor:
     return beside([tf.matmul(x, c, transpose_a=True) for c in columns])
 
 
-def _rows_of(tensor: tf.Tensor) -> list:
-    """The size of the first axis, -1 where it is not static."""
+def _rows_of(tensor: tf.Tensor, count: int) -> list:
+    """The size of the first axis for a reshape that may have one -1: its own, where `count` of positions is not -1."""
+    if count == -1:
+        return leading(tensor, len(tensor.shape) - 1)
     return [-1 if tensor.shape[0] is None else tensor.shape[0]]
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
@@ -58,6 +58,7 @@ def squared_error(y):
 # ---- chains, against NumPy
 
 
+@settings(max_examples=10)
 @given(seeds, st.sampled_from([1, 4]), st.sampled_from([0.0, 0.3, 5.0]), st.sampled_from(["tanh", None]))
 def test_the_augmented_hamiltonian_of_a_chain(seed, batch, rho, activation):
     rng = np.random.default_rng(seed)
@@ -223,6 +224,7 @@ def residual_block():
     return btf.Model(inputs, layers.Dense(3, activation="softmax")(x))
 
 
+@pytest.mark.slow
 def test_graph_and_xla_agree():
     finals = []
     for jit in (False, True):
