@@ -6,7 +6,6 @@ can be measured again without repeating a run.
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 import statistics
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 import keras
 
+from keras_examples._lines import Lines
 from keras_examples._methods import Variant
 from keras_examples._study import Task, Trainer
 
@@ -96,12 +96,11 @@ class Store:
     """
 
     def __init__(self, path: pathlib.Path) -> None:
-        self._path = path
+        self._lines = Lines(path)
         self.cells: dict[tuple[str, str], dict[Setting, Cell]] = {}
         self.milliseconds: dict[tuple[str, str], float] = {}
-        if path.exists():
-            for line in path.read_text().splitlines():
-                self._keep(json.loads(line))
+        for record in self._lines.read():
+            self._keep(record)
 
     def of(self, task: str, method: str) -> dict[Setting, Cell]:
         """The runs of one method on one task."""
@@ -121,9 +120,7 @@ class Store:
             record: the fields of a `Cell`, or task, method and milliseconds.
         """
         self._keep(record)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        self._lines.add(record)
 
 
 class Cosine(keras.callbacks.Callback):

@@ -75,6 +75,22 @@ def load(name: str, data_dir: str | None, most: int | None = None) -> Data:
     return Data(*parts)
 
 
+def standardised(data: Data, axes: tuple[int, ...] = (0,)) -> Data:
+    """Inputs with mean 0 and deviation 1 over the training part; what is constant there becomes 0.
+
+    Args:
+        data: to scale; both parts alike.
+        axes: over which mean and deviation are taken; the samples alone by default.
+
+    Returns:
+        The scaled data.
+    """
+    mean, deviation = (each(data.x_train, axis=axes, keepdims=True) for each in (np.mean, np.std))
+    scale = np.where(deviation > 0, deviation, 1)
+    parts = [((x - mean) / scale).astype("float32") for x in (data.x_train, data.x_test)]
+    return dataclasses.replace(data, x_train=parts[0], x_test=parts[1])
+
+
 def characters(length: int) -> tuple[Data, int]:
     """Python's own help topics, cut into pieces; the last tenth is to test on.
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 from keras_examples._data import Data
 from keras_examples._methods import BASE, DECADE, Method, learning_rates, rate_of
 
+COPIED = 2**28  # bytes of a run's batches that are written out, one copy per seed
 LOSS = functools.partial(keras.losses.SparseCategoricalCrossentropy, from_logits=True)
 
 
@@ -39,6 +40,7 @@ class Task:
         beyond: also run at ten times the best rates where that is outside the grid.
         loss: makes the loss.
         classes: whether labels are classes, so that there is an accuracy.
+        stepwise: callbacks are called after every step; else a piece is one call of the compiled function.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Task:
     beyond: bool = True
     loss: Callable[[], keras.losses.Loss] = LOSS
     classes: bool = True
+    stepwise: bool = False
 
     def __post_init__(self) -> None:
         self._initial: dict[int, list] = {}
@@ -73,9 +76,14 @@ class Task:
             count, needed = len(self.data.x_train), self.steps * self.batch_size
             order = np.concatenate([rng.permutation(count) for _ in range(-(-needed // count))])[:needed]
             shaped = order.reshape(self.steps, self.batch_size)
-            self._batches[seed, self.steps] = tf.data.Dataset.from_tensor_slices(
-                (self.data.x_train[shaped], self.data.y_train[shaped])
-            )
+            x, y = self.data.x_train, self.data.y_train
+            if needed * x[0].nbytes > COPIED:
+                x, y = tf.constant(x), tf.constant(y)
+                rows = tf.data.Dataset.from_tensor_slices(shaped)
+                made = rows.map(lambda batch: (tf.gather(x, batch), tf.gather(y, batch))).prefetch(2)
+            else:
+                made = tf.data.Dataset.from_tensor_slices((x[shaped], y[shaped]))
+            self._batches[seed, self.steps] = made
         return self._batches[seed, self.steps]
 
 
@@ -153,9 +161,8 @@ class Trainer:
         self.task, self.method = task, method
         self.model = task.network()
         self.optimizer = method.make()
-        self.model.compile(
-            optimizer=self.optimizer, loss=task.loss(), steps_per_execution=task.every, jit_compile=task.jit
-        )
+        steps = 1 if task.stepwise else task.every
+        self.model.compile(optimizer=self.optimizer, loss=task.loss(), steps_per_execution=steps, jit_compile=task.jit)
         self.optimizer.build(self.model.trainable_variables)
         self._fresh = [variable.numpy() for variable in self.optimizer.variables]
         self._predict = tf.function(functools.partial(self.model, training=False), reduce_retracing=True)

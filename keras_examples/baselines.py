@@ -64,14 +64,6 @@ def rows(iterations: int) -> list[Row]:
     ]
 
 
-def standardised(data: _data.Data) -> _data.Data:
-    """Pixels with mean 0 and deviation 1 over the training images; a constant pixel becomes 0."""
-    mean, deviation = data.x_train.mean(axis=0), data.x_train.std(axis=0)
-    scale = np.where(deviation > 0, deviation, 1)
-    parts = [((x - mean) / scale).astype("float32") for x in (data.x_train, data.x_test)]
-    return dataclasses.replace(data, x_train=parts[0], x_test=parts[1])
-
-
 def table(records: list[dict]) -> str:
     """One row per data set and method; losses at its rates, then the best rate."""
     lines = [("data", "method", "train loss at rate", "best", "test accuracy", "ms a step", "papers")]
@@ -110,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, each in data.items():
         network = functools.partial(_networks.tanh_mlp, each.x_train.shape[1:])
         size = BATCH_SIZES[name]
-        task = _study.Task(f"{name}, B = {size}", network, standardised(each), size, options.steps, EVERY, {})
+        task = _study.Task(f"{name}, B = {size}", network, _data.standardised(each), size, options.steps, EVERY, {})
         for row in methods:
             trainer = _study.Trainer(task, Variant(row.name, row.make, form=row.family))
             records += [dataclasses.asdict(run) for run in trainer.runs(row.rates, options.seeds, progress)]

@@ -22,6 +22,7 @@ import numpy as np
 
 import bellman_tf as btf
 from keras_examples import _command, _data, _networks, _report, _study
+from keras_examples._feedback import nearest_pair
 from keras_examples._methods import Variant
 
 CLUSTERS, DIMENSIONS, SPREAD = (5, 8, 12, 15), 30, 0.5
@@ -31,25 +32,6 @@ EVERY, BATCH, MAPS = 10, 64, 4
 FIGURE = "feedback_maps.png"
 
 optimizer = functools.partial(btf.GTDDP, 0.3, curvature="identity", terminal_hessian="full")
-
-
-def nearest_pair(image: np.ndarray, data: _data.Data) -> tuple[float, int, int]:
-    """The two classes whose mean images differ most nearly along an image.
-
-    Args:
-        image: of the data's shape.
-        data: gives the means.
-
-    Returns:
-        Absolute cosine, and the two classes.
-    """
-    means = [data.x_train[data.y_train == label].mean(axis=0) for label in range(10)]
-    found = []
-    for a, b in itertools.combinations(range(10), 2):
-        difference = means[a] - means[b]
-        cosine = np.sum(image * difference) / (np.linalg.norm(image) * np.linalg.norm(difference))
-        found.append((abs(float(cosine)), a, b))
-    return max(found)
 
 
 def images(options: argparse.Namespace, name: str, data: _data.Data) -> tuple[list[dict], dict[str, np.ndarray]]:

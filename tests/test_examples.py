@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from keras_examples import (
     _data,
@@ -23,50 +22,17 @@ from keras_examples import (
     step_control,
     swing_up,
 )
+from tests.tfds_directory import prepare
 
 FILES = ("results.json", "table.md")
-
-
-def _prepare(directory, name, version, shape):
-    """A TFDS data set with few random images."""
-    import tensorflow_datasets as tfds
-
-    rng = np.random.default_rng(0)
-    place = directory / name / version
-    place.mkdir(parents=True)
-    named = {"id": tfds.features.Text()} if name == "cifar10" else {}
-    features = tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(num_classes=10), **named}
-    )
-    template = tfds.core.ShardedFileTemplate(str(place), dataset_name=name, filetype_suffix="tfrecord")
-    splits = []
-    for split, count in (("train", 40), ("test", 20)):
-        images = rng.integers(0, 256, (count, *shape)).astype("uint8")
-        records = [
-            features.serialize_example(
-                features.encode_example({"image": image, "label": k % 10, **dict.fromkeys(named, str(k))})
-            )
-            for k, image in enumerate(images)
-        ]
-        with tf.io.TFRecordWriter(str(place / f"{name}-{split}.tfrecord-00000-of-00001")) as writer:
-            for record in records:
-                writer.write(record)
-        splits.append(
-            tfds.core.SplitInfo(
-                name=split, shard_lengths=[count], num_bytes=sum(map(len, records)), filename_template=template
-            )
-        )
-    tfds.folder_dataset.write_metadata(
-        data_dir=str(place), features=features, split_infos=splits, filename_template=None, check_data=False
-    )
 
 
 @pytest.fixture(scope="module")
 def tiny_mnist(tmp_path_factory):
     """A TFDS directory with the features of MNIST and of CIFAR-10, and few images."""
     directory = tmp_path_factory.mktemp("tfds")
-    _prepare(directory, "mnist", "3.0.1", (28, 28, 1))
-    _prepare(directory, "cifar10", "3.0.2", (32, 32, 3))
+    prepare(directory, "mnist", "3.0.1", (28, 28, 1))
+    prepare(directory, "cifar10", "3.0.2", (32, 32, 3), extra={"id": ("text", None)})
     return directory
 
 

@@ -231,34 +231,36 @@ DDPN.approximation(
     examples=6,
 )(steering)
 
+PAPERS = "python -m keras_examples.papers"
 for key, place, statement, tested_by, remark in (
     (
         "TAB3",
         "Table 3",
         "DDPNOpt is more accurate than SGD, RMSprop, Adam, EKFAC, E-MSA and vanilla DDP on most of six data sets",
-        "python -m keras_examples.digits",
-        "DIGITS and MNIST only, without E-MSA; the others are open.",
+        f"{PAPERS} ddpnopt-table-3 --data-dir DIRECTORY",
+        "DIGITS is run in docs/papers.md.",
     ),
     (
         "FIG3",
         "Figure 3",
         "DDPNOpt runs nearly as fast as standard methods, vanilla DDP scales poorly with the batch size",
-        "python -m benchmarks.step_time",
+        f"{PAPERS} ddpnopt-fig-3 --data-dir DIRECTORY; python -m benchmarks.batch_scaling",
         "",
     ),
     (
         "FIG4",
         "Figure 4",
         "DDPNOpt improves on its baselines over a grid of hyper-parameters, the more the larger the learning rate",
-        "python -m keras_examples.digits --networks mlp",
+        f"{PAPERS} ddpnopt-fig-4",
         "Beside the base optimizer at the same metric and rate.",
     ),
     (
         "FIG5",
         "Figure 5",
         "leading eigenvectors of convolution feedback show differences between similar classes",
-        "open",
-        "",
+        f"{PAPERS} ddpnopt-fig-5 --data-dir DIRECTORY; python -m keras_examples.feedback_maps --data-dir DIRECTORY",
+        "The first pulls back a convolution's maps, the second those of dense layers. Holds in kind: cosines "
+        "with class differences of 0.2 to 0.5 after training, 0.06 to 0.16 before.",
     ),
 ):
     DDPN.empirical(key, place, statement, tested_by, remark)
