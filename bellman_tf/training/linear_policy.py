@@ -139,7 +139,7 @@ class LinearPolicy:
         """Gram matrices and pulls, `[T, ...]` with the players of a stage added, or `[T, N, ...]` one per seat."""
         grams = dict(zip((p.index for p in self._players), self._grams, strict=True))
         pulls = dict(zip((p.index for p in self._players), self._pulls, strict=True))
-        gram, pull = tf.zeros_like(self._grams[0]), tf.zeros_like(self._terminal.a)
+        gram, pull = tf.zeros_like(self._grams[0]), tf.zeros_like(self._grams[0][..., 0])
 
         def rows(parts: dict, zero: tf.Tensor) -> tf.Tensor:
             filled = [[zero if parts.get(k) is None else parts[k] for k in seats] for seats in self._seats]
