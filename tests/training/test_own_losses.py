@@ -7,8 +7,9 @@ import tensorflow as tf
 from keras import layers
 
 import bellman_tf as btf
+from bellman_tf.training.native_step import NativeStep
 from bellman_tf.training.own_losses import felt_by, rules_of
-from tests.helpers import assert_close
+from tests.helpers import assert_close, round_of
 from verification.references import own_costs as reference
 
 random = np.random.default_rng(3)
@@ -180,6 +181,39 @@ def test_a_loss_that_no_player_feels_might_as_well_not_be_there(terminal_hessian
         found.append([v.numpy() for v in model.trainable_variables])
     for ours, alone in zip(*found, strict=True):
         assert_close(ours, alone, rtol=1e-5)
+
+
+def test_a_loss_of_the_same_logits_is_left_out():
+    """Keras's cross-entropy of the probabilities follows them back to the other output."""
+    found = []
+    for weights, rules in (([1.0, 2.0], {"*": ["z"]}), ([1.0, 0.0], None)):
+        keras.utils.set_random_seed(1)
+        x = keras.Input((5,))
+        z = layers.Dense(3, name="z")(layers.Dense(4, activation="tanh")(x))
+        model = btf.Model(x, [z, layers.Activation("softmax", name="p")(z)])
+        optimizer = btf.DDPNOpt(1.0, curvature="identity", player_losses=rules)
+        model.compile(optimizer, [cubes, "sparse_categorical_crossentropy"], loss_weights=weights, jit_compile=False)
+        model.train_on_batch(X, [np.eye(3)[LABELS], LABELS])
+        found.append([v.numpy() for v in model.trainable_variables])
+    for ours, alone in zip(*found, strict=True):
+        assert_close(ours, alone, rtol=1e-5)
+
+
+def columns_of(rules, terminal_hessian):
+    """Columns of every objective of a step, by the outputs that its players feel."""
+    model = network()
+    optimizer = btf.DDPNOpt(0.1, curvature="identity", terminal_hessian=terminal_hessian, player_losses=rules)
+    model.compile(optimizer, losses(), jit_compile=False)
+    optimizer.build(model.trainable_variables)
+    step = NativeStep(round_of(model, (tf.constant(X, tf.float32), [tf.constant(LABELS), tf.constant(TARGETS)])))
+    step._forward()
+    step._backward(curved=True)
+    return {FELT[objective.players[0].name]: len(objective.columns) for objective in step.objectives}
+
+
+def test_an_objective_has_the_columns_of_its_own_losses():
+    assert columns_of(RULES, "full") == {"a": 1 + 2, "b": 1 + 2, "ab": 1 + 4}
+    assert columns_of(RULES, "matched") == {"a": 1, "b": 1, "ab": 1}
 
 
 def towers(names):
