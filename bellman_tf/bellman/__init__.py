@@ -6,7 +6,7 @@ reference with every matrix written out.
 
 # One stage, dense, and the stacked batch.
 # The papers' rank-one recursion and the exact one in the space of samples.
-from bellman_tf.bellman import outer_product, per_sample, rollout, sample_space
+from bellman_tf.bellman import outer_product, own_costs, per_sample, rollout, sample_space
 from bellman_tf.bellman.dense import (
     Expansion,
     Gains,
@@ -75,6 +75,7 @@ __all__ = [
     "init",
     "leave_block",
     "outer_product",
+    "own_costs",
     "per_sample",
     "predicted_reduction",
     "roll_out",

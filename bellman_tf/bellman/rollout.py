@@ -91,6 +91,7 @@ def roll_out(
     joint: bool,
     feedback: bool,
     diagonal: bool = False,
+    own: bool = False,
 ) -> tf.Tensor:
     """Weights at every stage when the policy runs on the linearised dynamics.
 
@@ -102,20 +103,22 @@ def roll_out(
     | False | False | every player alone, open-loop | one batched solve |
 
     Args:
-        terminal: `SampleValue` at the end of the network, a `[..., n]`, L `[..., n, k]`; it is every player's.
+        terminal: `SampleValue` at the end of the network, a `[..., n]`, L `[..., n, k]`; it is every player's. For
+            players with costs of their own, where each is alone with feedback, a `[N, ..., n]` and L `[N, ..., n, k]`.
         grams: `[T, ..., n, n]` if `joint`, the sum over the players of a stage; else `[T, N, ..., n, n]`, one matrix
             per player, zero where it does not act. T is static.
         linear: `[T, ..., n]` or `[T, N, ..., n]`; `None` is zero.
         joint: one value for all players of a stage; else each has its own and leaves the others out of it.
         feedback: policies see the deviation that the stages before them have caused; else d = 0.
         diagonal: promises that `terminal.L` is diagonal; see `sample_space.backward`.
+        own: whether `terminal` holds a value per player, `[N, ...]`.
 
     Returns:
         `[T, ..., n]` or `[T, N, ..., n]`.
 
     Raises:
-        ValueError: if shapes or dtypes do not fit, T is not known, a flag is not a bool, or `diagonal` is asked of an L
-            that is not square.
+        ValueError: if shapes or dtypes do not fit, T is not known, a flag is not a bool, `diagonal` is asked of an L
+            that is not square, or `own` of players that share a value or see nothing.
 
     Numerics: as `sample_space.backward_all`. The deviation is a sum over the stages; nothing is inverted.
     Source: engine.md Section 2, claims OURS-2e, OURS-2f.
@@ -128,7 +131,12 @@ def roll_out(
     """
     _checks.check_flag("joint", joint)
     _checks.check_flag("feedback", feedback)
-    grams, linear = _as_stages(terminal, grams, linear, axes=1 if joint else 2)
+    _checks.check_flag("own", own)
+    if own and (joint or not feedback):
+        raise _checks.error("own", "be False unless every player has its own value and feedback", own)
+    grams, linear = _as_stages(terminal, grams, linear, axes=1 if joint or own else 2)
+    if own and terminal.L.shape[0] != grams.shape[1]:
+        raise _checks.error("terminal", "hold one value per player", (terminal.L.shape, grams.shape))
     if not feedback:
         later = None if linear is None else tf.cumsum(linear, axis=0, reverse=True)
         return cooperative_weights(terminal, tf.cumsum(grams, axis=0, reverse=True), later, diagonal=diagonal)
@@ -136,7 +144,7 @@ def roll_out(
         summed = None if linear is None else tf.reduce_sum(linear, axis=0)
         w = cooperative_weights(terminal, tf.reduce_sum(grams, axis=0), summed, diagonal=diagonal)
         return tf.tile(w[None], [grams.shape[0]] + [1] * w.shape.rank)
-    if grams.shape[1] == 1:  # one player: its own value is the joint one
+    if grams.shape[1] == 1 and not own:  # one player: its own value is the joint one
         alone = None if linear is None else linear[:, 0]
         return roll_out(terminal, grams[:, 0], alone, joint=True, feedback=True, diagonal=diagonal)[:, None]
     return _closed_loop(terminal, grams, linear, diagonal)

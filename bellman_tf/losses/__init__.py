@@ -7,6 +7,8 @@ input of its last activation. A training step calls, in this order:
     terminal_cost           which outputs carry a loss, where each is cut (`cost.z`), which closed form applies
     terminal_curvature      from the cotangents of `cost.z` and `cost.values`: beta^2 per sample, or columns of a factor
 
+`without` takes the losses of some outputs out of J, for players that do not feel them.
+
 Underneath: `observe_losses`, `curvature_tapes`, `recognise` and the registry `CLOSED_FORMS`, one `Head` per output,
 `hessian_factor` and `matched_coefficient` over all outputs.
 """
@@ -33,3 +35,4 @@ from bellman_tf.losses.terminal import (
     terminal_cost,
     terminal_curvature,
 )
+from bellman_tf.losses.without import Without, named_losses, without

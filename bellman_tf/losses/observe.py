@@ -32,6 +32,19 @@ class Observation(NamedTuple):
     reached: Any = None
 
 
+def per_sample(observation: Observation) -> bool:
+    """Whether J is linear in the values of a loss, and there is one per sample.
+
+    Args:
+        observation: of the loss, looked at when nothing is recorded any more.
+
+    Returns:
+        Whether it is so.
+    """
+    reduced_by_keras = type(observation.loss).__call__ is keras.losses.Loss.__call__
+    return reduced_by_keras and observation.values.shape.rank != 0
+
+
 class _Probe(keras.losses.Loss):
     """Keras's own reduction around another loss's `call`; made for one call, so replica threads share none of it."""
 

@@ -54,6 +54,7 @@ class CurvatureTapes:
         before: Sequence[bool],
         keep_first: bool = False,
         linear: Sequence[int] = (),
+        less: Sequence[tuple[tf.Tensor, tf.Tensor]] = (),
     ) -> "LossCurvature":
         """Differentiates once; call it when the tapes have stopped recording.
 
@@ -64,6 +65,7 @@ class CurvatureTapes:
             before: for each of them, whether to differentiate in its logits instead of in the output.
             keep_first: keep the first of them if J depends on none, with derivatives zero.
             linear: outputs in which J counts as linear, because its second derivatives cannot be had.
+            less: pairs of loss values and numbers in their shape, whose products are taken off B J.
 
         Returns:
             First derivatives of B J, and the way to the second. Outputs that J does not depend on are left out. An
@@ -73,8 +75,8 @@ class CurvatureTapes:
         sources = [self._sources[k] for k in ends]
         points = {id(t): t for s in sources for t in (s.end.output, s.logits) if t is not None}
         with self._outer:
-            seed = tf.cast(scale, loss.dtype)
-            found = self._inner.gradient(loss, list(points.values()), output_gradients=seed)
+            targets, seeds = [loss, *(v for v, _ in less)], [tf.cast(scale, loss.dtype), *(-f for _, f in less)]
+            found = self._inner.gradient(targets, list(points.values()), output_gradients=seeds)
             slopes = {key: tf.convert_to_tensor(g) for key, g in zip(points, found, strict=True) if g is not None}
             every = self._groups(ends, before, slopes)
             groups = [group for group in every if group.connected(slopes)]

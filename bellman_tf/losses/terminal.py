@@ -24,10 +24,11 @@ from bellman_tf.losses.ends import OutputEnd, carried_logits, find_end
 from bellman_tf.losses.forms import agree, closed_form, once_differentiable, recognise, terminal_head
 from bellman_tf.losses.head import Head, Tensors
 from bellman_tf.losses.joint import hessian_factor, matched_coefficient
-from bellman_tf.losses.observe import Observation, observe_losses
+from bellman_tf.losses.observe import Observation, observe_losses, per_sample
 from bellman_tf.losses.probe import CurvatureTapes, LossCurvature, curvature_tapes, flatten_samples
 from bellman_tf.losses.samples import at_least_float32, entries_per_sample
 from bellman_tf.losses.sum import SumOfHeads
+from bellman_tf.losses.without import EVERYTHING, Without
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +194,13 @@ def record_loss(
         yield LossRecord(list(unique.values()), observed, probe)
 
 
-def terminal_cost(record: LossRecord, loss: tf.Tensor, scale: tf.Tensor | float, closed: bool) -> TerminalCost:
+def terminal_cost(
+    record: LossRecord,
+    loss: tf.Tensor,
+    scale: tf.Tensor | float,
+    closed: bool,
+    without: Without = EVERYTHING,
+) -> TerminalCost:
     """Sorts the outputs: those with a closed form, and the rest, differentiated through the probe.
 
     Args:
@@ -202,6 +209,7 @@ def terminal_cost(record: LossRecord, loss: tf.Tensor, scale: tf.Tensor | float,
         scale: B, samples of the whole (global) batch: sample i has the cost phi_i = B J_i.
         closed: whether J is a weighted sum of the observed losses, see `keras_computes_loss`. If not, all of J is
             differentiated: a model's own `compute_loss` may do anything to a loss that it calls.
+        without: losses that are taken out of J, with all losses of their outputs.
 
     Returns:
         The terminal cost.
@@ -211,15 +219,17 @@ def terminal_cost(record: LossRecord, loss: tf.Tensor, scale: tf.Tensor | float,
     """
     seen = [[o for o in record.observed if o.y_pred is end.output] for end in record.ends]
     closed = closed and sum(map(len, seen)) == len(record.observed)
-    parts = _closed_outputs(record.ends, seen) if closed else []
+    left_out = {k for k, end in enumerate(record.ends) if id(end.output) in without.outputs}
+    felt = [[] if k in left_out else observed for k, observed in enumerate(seen)]
+    parts = _closed_outputs(record.ends, felt) if closed else []
     taken = {id(part.end.output) for part in parts}
     shared = {id(part.z) for part in parts}  # an output without a loss may be the logits of another
     rest = [
         k
         for k, end in enumerate(record.ends)
-        if id(end.output) not in taken and (seen[k] or id(end.output) not in shared)
+        if k not in left_out and id(end.output) not in taken and (seen[k] or id(end.output) not in shared)
     ]
-    automatic = _automatic(record, loss, scale, rest, seen, closed, bool(parts))
+    automatic = _automatic(record, loss, scale, rest, seen, closed, bool(parts), without)
     z = [part.z for part in parts] + ([] if automatic is None else automatic.curvature.z)
     values = [o.values for part in parts for o in part.observed]
     return TerminalCost(z, values, _rows(z), parts, automatic)
@@ -282,23 +292,18 @@ def _automatic(
     seen: list[list[Observation]],
     closed: bool,
     others: bool,
+    without: Without,
 ) -> AutomaticHead | None:
     """The outputs that are left over, unless J does not depend on them."""
     if not rest:
         return None
     before = [record.ends[k].logits is not None for k in rest]
     linear = [k for k in rest if any(once_differentiable(o.loss) for o in seen[k])]
-    curvature: LossCurvature = record.probe.curvature(loss, scale, rest, before, not others, linear)
+    curvature: LossCurvature = record.probe.curvature(loss, scale, rest, before, not others, linear, without.less)
     if not curvature.z:
         return None
-    separate = closed and all(seen[k] and all(_per_sample(o) for o in seen[k]) for k in curvature.ends)
+    separate = closed and all(seen[k] and all(per_sample(o) for o in seen[k]) for k in curvature.ends)
     return AutomaticHead(curvature, separate)
-
-
-def _per_sample(observation: Observation) -> bool:
-    """Whether J is linear in the values of a loss, and there is one per sample."""
-    reduced_by_keras = type(observation.loss).__call__ is keras.losses.Loss.__call__
-    return reduced_by_keras and observation.values.shape.rank != 0
 
 
 def _rows(z: Tensors) -> int | tf.Tensor:

@@ -32,6 +32,11 @@ def check_game(options: GameOptions, metric: object, step_control: object) -> No
             "step_control", "be None unless value_hessian='batch', group_size=None and information is not 'open': "
             "only then is there a predicted decrease of the whole batch", step_control,
         )  # fmt: skip
+    if step_control is not None and options.player_losses:
+        raise _checks.error(
+            "step_control", "be None where players have losses of their own: no player minimises J", step_control,
+            "Leave `step_control` or `player_losses` out.",
+        )  # fmt: skip
     if step_control is not None and isinstance(metric, Adam) and metric.beta_1:
         raise _checks.error(
             "step_control", "be None with Adam's mean of gradients, of which the quadratic model of the step knows "

@@ -14,6 +14,7 @@ from bellman_tf.optimizers.records import first_control_state
 from bellman_tf.optimizers.rejections import Rejections
 from bellman_tf.optimizers.stepping import Stepping
 from bellman_tf.training.momentum import Momentum
+from bellman_tf.training.own_losses import rules_of
 from bellman_tf.training.settings import GameOptions
 from bellman_tf.training.step_control import STATE_SIZE
 from bellman_tf.training.step_control import get as step_control_named
@@ -76,6 +77,10 @@ class GTDDP(Rejections, Stepping):
         gram_memory: bytes that what one Gram matrix is formed of may take, gradients per sample or products of pairs of
             positions; above it the matrix is formed in blocks of samples, with the same result, layers one after the
             other. `game_summary` says from how many samples on. The matrix itself, B x B, is not counted.
+        player_losses: which outputs' losses players feel, of a model with several outputs: maps names of players, as
+            `game_summary` shows them, or patterns of them ("critic_*") to names of outputs. Players not named feel
+            every loss; penalties that layers add are felt by all. Each player then minimises its own loss, in
+            gradient, value and curvature, and sees what the others do to it. With information="feedback" or "open".
         step_control: `None`, "levenberg_marquardt" or a `bellman_tf.LevenbergMarquardt`: damping to where the step is
             best for samples that had no part in it, and steps that raise the loss refused. Needs
             `value_hessian="batch"` without groups, an `information` with a value, a curvature without a mean of
@@ -121,6 +126,7 @@ class GTDDP(Rejections, Stepping):
         value_damping: float = 0.0,
         gram: str = "auto",
         gram_memory: int = LIMITS.memory,
+        player_losses: dict[str, list[str]] | None = None,
         step_control: object = None,
         weight_decay: float | None = None,
         clipnorm: float | None = None,
@@ -148,6 +154,7 @@ class GTDDP(Rejections, Stepping):
             outer_gain,
             value_damping,
             gram_memory,
+            rules_of(player_losses),
         )
         inner, control = inner_named(inner_optimizer), step_control_named(step_control)
         check_inner(
@@ -289,6 +296,7 @@ class GTDDP(Rejections, Stepping):
             value_damping=options.value_damping,
             gram=options.gram,
             gram_memory=options.gram_memory,
+            player_losses={pattern: list(names) for pattern, names in options.player_losses} or None,
             step_control=keras.saving.serialize_keras_object(self.step_control),
         )
         if self.inner is not None:

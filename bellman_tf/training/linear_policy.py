@@ -19,7 +19,11 @@ class LinearPolicy:
     Attributes:
         group_size: samples per group; `None` is the whole batch.
         information: what a player knows.
+        mean_weights: mean of all players' weights, `[B, m]`, for each objective of the step: here one.
     """
+
+    mean_weights: list[tf.Tensor]
+    _own = False  # whether every player has a terminal value of its own
 
     def __init__(
         self,
@@ -42,14 +46,22 @@ class LinearPolicy:
         """
         self.information, self.group_size = information, group_size
         self._columns, self._batch_size, self._direct = columns, batch_size, direct
-        one = group_size is None
-        self._terminal = SampleValue(tf.squeeze(value.a, 0), tf.squeeze(value.L, 0)) if one else value
+        self._terminal = self._in_one_group(value)
         self._diagonal = columns == 1
         self._players: list[Player] = []
         self._grams: list[tf.Tensor] = []
         self._summed: tf.Tensor | None = None
         self._pulls: list[tf.Tensor | None] = []
         self._shared: tf.Tensor | None = None
+
+    @property
+    def _start(self) -> SampleValue:
+        """The terminal value of every player."""
+        return self._terminal
+
+    def _in_one_group(self, value: SampleValue) -> SampleValue:
+        """A value without the axis of the groups, where there is one."""
+        return value if self.group_size is not None else SampleValue(tf.squeeze(value.a, 0), tf.squeeze(value.L, 0))
 
     def add(self, player: Player, gram: tf.Tensor, pull: tf.Tensor | None, ahead: tf.Tensor | None = None) -> tf.Tensor:
         """Adds a player.
@@ -87,18 +99,25 @@ class LinearPolicy:
             gram, pull = self._summed, _sum(self._pulls)
             w = rollout.cooperative_weights(self._terminal, gram, pull, diagonal=self._diagonal)
             self._weights = {player.index: w for player in self._players}
-            self.mean_weights = self._shared = self._columns_of(w)
+            self._shared = self._columns_of(w)
+            self.mean_weights = [self._shared]
             self._solved = gram, w, pull  # of one stage
             return
-        stages = self._stages
         grams, pulls = self._stacked
         joint, feedback = self.information.joint, self.information.feedback
-        w = rollout.roll_out(self._terminal, grams, pulls, joint=joint, feedback=feedback, diagonal=self._diagonal)
+        end, diagonal = self._start, self._diagonal
+        w = rollout.roll_out(end, grams, pulls, joint=joint, feedback=feedback, diagonal=diagonal, own=self._own)
         self._solved = grams, w, pulls
         self._weights = {
-            k: w[t] if joint else w[t, agent] for t, stage in enumerate(stages) for agent, k in enumerate(stage)
+            k: w[t] if joint else w[t, seat]
+            for t, seats in enumerate(self._seats)
+            for seat, k in enumerate(seats)
+            if k is not None
         }
-        self.mean_weights = self._columns_of(tf.add_n(list(self._weights.values())) / len(self._weights))
+        self.mean_weights = self._means()
+
+    def _means(self) -> list[tf.Tensor]:
+        return [self._columns_of(tf.add_n(list(self._weights.values())) / len(self._weights))]
 
     @functools.cached_property
     def _stages(self) -> list[list[int]]:
@@ -110,24 +129,33 @@ class LinearPolicy:
         return [stage for stage in [*stages, loose] if stage]
 
     @functools.cached_property
-    def _stacked(self) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Gram matrices and pulls, `[T, ...]` with the players of a stage added, or `[T, N, ...]` one per agent."""
+    def _seats(self) -> list[list[int | None]]:
+        """Stage by stage the index of the player in every seat: those in one seat have one value over all stages."""
         agents = max(len(stage) for stage in self._stages)
+        return [[*stage, *[None] * (agents - len(stage))] for stage in self._stages]
+
+    @functools.cached_property
+    def _stacked(self) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Gram matrices and pulls, `[T, ...]` with the players of a stage added, or `[T, N, ...]` one per seat."""
         grams = dict(zip((p.index for p in self._players), self._grams, strict=True))
         pulls = dict(zip((p.index for p in self._players), self._pulls, strict=True))
-        gram, pull = tf.zeros_like(self._grams[0]), tf.zeros_like(self._terminal.a)
+        gram, pull = tf.zeros_like(self._grams[0]), tf.zeros_like(self._grams[0][..., 0])
 
         def rows(parts: dict, zero: tf.Tensor) -> tf.Tensor:
-            filled = [[zero if parts[k] is None else parts[k] for k in stage] for stage in self._stages]
+            filled = [[zero if parts.get(k) is None else parts[k] for k in seats] for seats in self._seats]
             if self.information.joint:
-                return tf.stack([_sum(stage) for stage in filled])
-            return tf.stack([tf.stack([*stage, *[zero] * (agents - len(stage))]) for stage in filled])
+                return tf.stack([_sum(stage[: len(at)]) for stage, at in zip(filled, self._stages, strict=True)])
+            return tf.stack([tf.stack(seats) for seats in filled])
 
         return rows(grams, gram), rows(pulls, pull) if any(p is not None for p in self._pulls) else None
 
     def _columns_of(self, w: tf.Tensor) -> tf.Tensor:
         shape = [self._batch_size, self._columns]
         return reshape(w if self.group_size is None else from_groups(w, *shape), shape)
+
+    def _own_columns(self, index: int, w: tf.Tensor) -> tf.Tensor:
+        """The columns of a player's own objective, `[B, m]`: here all."""
+        return self._columns_of(w)
 
     def weights(self, player: Player) -> tf.Tensor:
         """Weights of a player.
@@ -138,7 +166,9 @@ class LinearPolicy:
         Returns:
             `[B, m]`; their mean-gradient value is 1/B.
         """
-        return self._columns_of(self._weights[player.index]) if self._shared is None else self._shared
+        if self._shared is not None:
+            return self._shared
+        return self._own_columns(player.index, self._weights[player.index])
 
     def plain(self) -> list[tf.Tensor]:
         """Weights of every stage without feedback, a_t; of a stage's first player where each has its own.
@@ -147,8 +177,12 @@ class LinearPolicy:
             T tensors `[B, m]`.
         """
         grams, pulls = self._stacked
-        a = sample_space.backward_all(self._terminal, grams, pulls, diagonal=self._diagonal).a
-        return [self._columns_of(row if self.information.joint else row[0]) for row in tf.unstack(a)]
+        a = sample_space.backward_all(self._start, grams, pulls, diagonal=self._diagonal).a
+        if self.information.joint:
+            return [self._columns_of(row) for row in tf.unstack(a)]
+        firsts = [stage[0] for stage in self._stages]
+        found = zip(firsts, self._seats, tf.unstack(a), strict=True)
+        return [self._own_columns(first, row[seats.index(first)]) for first, seats, row in found]
 
     def first_weights(self) -> list[tf.Tensor]:
         """Weights of the first player of every stage.
@@ -156,7 +190,7 @@ class LinearPolicy:
         Returns:
             T tensors `[B, m]`.
         """
-        return [self._columns_of(self._weights[stage[0]]) for stage in self._stages]
+        return [self._own_columns(stage[0], self._weights[stage[0]]) for stage in self._stages]
 
     def predicted_reduction(self, own: tf.Tensor | None) -> tf.Tensor:
         """Decrease of J in the quadratic model under these weights, scalar.

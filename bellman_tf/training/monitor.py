@@ -11,7 +11,7 @@ OF_OUTCOMES = ("predicted_reduction", "actual_reduction", "damping")  # numbers 
 
 
 def predicts(options: GameOptions) -> bool:
-    """Whether the recursion's model is that of the whole batch, so that its predicted decrease is one of J.
+    """Whether the recursion's model is that of the whole batch and of J, so that its predicted decrease is one of J.
 
     Args:
         options: a `GameOptions`.
@@ -19,7 +19,7 @@ def predicts(options: GameOptions) -> bool:
     Returns:
         Whether it is.
     """
-    return options.value_hessian == "batch" and options.group_size is None
+    return options.value_hessian == "batch" and options.group_size is None and not options.player_losses
 
 
 def names_of(options: GameOptions, game: Players) -> list[str]:

@@ -18,7 +18,6 @@ import functools
 
 import tensorflow as tf
 
-from bellman_tf.bellman import sample_space
 from bellman_tf.curvature.gram import condense, gram
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import COTANGENTS, Player
@@ -27,13 +26,15 @@ from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture, weigh_each
 from bellman_tf.layers.coverage import PREACTIVATION
 from bellman_tf.layers.tensors import Tensors
-from bellman_tf.losses import find_ends, keras_computes_loss, record_loss, terminal_cost, terminal_curvature
+from bellman_tf.losses import find_ends, keras_computes_loss, record_loss
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.displacement import decrease_of
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.monitor import numbers_of, predicts
 from bellman_tf.training.moves import BatchOnly
+from bellman_tf.training.own_losses import Objective, gradient_of, objectives_of
+from bellman_tf.training.own_policy import policy_of
 from bellman_tf.training.round import Round, rows_of
 
 
@@ -53,8 +54,8 @@ class NativeStep:
         self.step, self.game = step, step.game
         self.options, self.blocks = step.settings.options, step.settings.blocks
         self.information = INFORMATION[self.options.information]
-        self.captures: dict[int, Capture] = {}
-        self.columns: list[dict[int, Tensors]] = []  # cotangents at the noted tensors of each layer, by `id`
+        self.captures: dict[int, Capture] = {}  # the columns of the player's own objective
+        self.wholes: dict[int, Capture] = {}  # the columns of all objectives
         self.policy: LinearPolicy | None = None
 
     def run(self) -> None:
@@ -104,7 +105,11 @@ class NativeStep:
         self.rows = rows_of([end.output for end in record.ends])
         if self.rows is not None:
             step.batch_size, step.total = self.rows, tf.cast(self.rows, step.dtype)
-            self.cost = terminal_cost(record, step.loss, step.total, keras_computes_loss(step.model))
+        self.objectives = objectives_of(step, record, self.tape)
+        self.objective = {player.index: o for o in self.objectives for player in o.players}
+        if self.rows is not None:
+            for objective in self.objectives:
+                objective.end(record, step.total, keras_computes_loss(step.model))
         calls = self.notes.calls.items()
         self.sites = {key: [n.site for n in some] for key, some in calls if key not in self.notes.hidden}
         # A layer that this call of the model did not reach, or only inside a loop, is open-loop in this step.
@@ -122,35 +127,28 @@ class NativeStep:
         return self.information.curved and bool(self.covered) and self.rows is not None
 
     def _backward(self, curved: bool) -> None:
-        """Cotangents of phi_i = R J_i at every noted tensor, R the rows of the loss."""
-        step, options = self.step, self.options
-        plain = [] if curved else [[v.value for v in player.variables] for player in self.game.players]
-        ends = [self.cost.z, self.cost.values] if curved else [[], []]
-        if not self.covered:  # no cotangents: the gradient as Keras takes it, to the last bit
-            self.plain = [[tf.cast(g, step.dtype) for g in parts] for parts in self._gradient(step.loss, plain, None)]
-            return
-        at_sites, at_z, at_values, at_plain = self._gradient(step.loss, [self.sites, *ends, plain], step.seed())
-        self.plain = [[tf.cast(g, step.dtype) / step.total for g in parts] for parts in at_plain]
-        self.columns, self.columns_at_z = [at_sites], [at_z]
-        self.beta_squared = None
-        if curved:
-            curvature = terminal_curvature(self.cost, at_z, at_values, options.terminal_hessian)
-            if curvature.beta_squared is not None:
-                self.beta_squared = tf.cast(curvature.beta_squared, step.dtype)
-            for seeds in curvature.columns or ():
-                self.columns.append(self._gradient(self.cost.z, self.sites, seeds))
-                self.columns_at_z.append(seeds)
-        self.captures = {player.index: self._capture(player) for player in self.covered}
+        """Cotangents of phi_i = R J_i at every noted tensor, R the rows of the loss, for every objective."""
+        step, hessian = self.step, self.options.terminal_hessian if curved else None
+        self.plain: dict[int, Tensors] = {}
+        for objective in self.objectives:
+            players = [] if curved else objective.players
+            variables = [[v.value for v in player.variables] for player in players]
+            if self.covered:
+                found = objective.differentiate(self.sites, variables, step.seed(), hessian, step.dtype)
+                found = [[tf.cast(g, step.dtype) / step.total for g in parts] for parts in found]
+            else:  # no cotangents: the gradient as Keras takes it, to the last bit
+                found = objective.gradient(variables, tf.ones_like(step.loss))
+                found = [[tf.cast(g, step.dtype) for g in parts] for parts in found]
+            self.plain |= {player.index: parts for player, parts in zip(players, found, strict=True)}
+        self.captures = {p.index: self._capture(p, self.objective[p.index].columns) for p in self.covered}
+        self.wholes = self.captures
+        if len(self.objectives) > 1:
+            columns = [column for objective in self.objectives for column in objective.columns]
+            self.wholes = {p.index: self._capture(p, columns) for p in self.covered}
 
-    def _gradient(self, targets: object, sources: list, seeds: object) -> list:
-        """`tape.gradient` in the nested structure of `sources`, zeros where nothing connects."""
-        flat = tf.nest.flatten(sources)
-        found = self.tape.gradient(targets, flat, output_gradients=seeds, unconnected_gradients="zero")
-        return tf.nest.pack_sequence_as(sources, [tf.convert_to_tensor(g) for g in found])
-
-    def _capture(self, player: Player) -> Capture:
+    def _capture(self, player: Player, columns: list[dict[int, Tensors]]) -> Capture:
         layer, capture = player.layers[0], player.coverage.capture
-        cotangents = zip(*(column[id(layer)] for column in self.columns), strict=True)
+        cotangents = zip(*(column[id(layer)] for column in columns), strict=True)
         parts = [
             capture(layer, at_compute_dtype(layer, note.inputs), list(c))
             for note, c in zip(self.notes.calls[id(layer)], cotangents, strict=True)
@@ -180,16 +178,12 @@ class NativeStep:
         group_size = 1 if options.value_hessian == "block_diagonal" else options.group_size
         if group_size is not None and isinstance(step.batch_size, int) and group_size >= step.batch_size > 1:
             group_size = None
-        columns = len(self.columns_at_z)
-        value = sample_space.init(
-            step.batch_size, beta_squared=self.beta_squared, rank=columns - 1, group_size=group_size, dtype=step.dtype
-        )
         direct = step.settings.momentum.direct if step.settings.momentum.known else 1.0
-        self.policy = LinearPolicy(value, self.information, group_size, columns, step.batch_size, direct)
+        self.policy = policy_of(self.objectives, self.information, group_size, step.batch_size, step.dtype, direct)
         leading = [player for player in self.covered if self._leads(player)]
         done: list[tf.Tensor] = []
         for index in (p.index for p in leading if self.blocks[p.index].needs_capture):  # may wait for others' captures
-            condense(self.captures[index], self.metrics[index].kind, group_size, options.gram, options.gram_limits)
+            condense(self.wholes[index], self.metrics[index].kind, group_size, options.gram, options.gram_limits)
         for player in reversed(leading):  # the order in which the backward pass gives their cotangents
             with tf.control_dependencies(done):  # gradients per sample of one layer at a time
                 found = self._gram(player, group_size)
@@ -207,14 +201,14 @@ class NativeStep:
 
     def _gram(self, player: Player, group_size: int | None) -> tf.Tensor:
         def own(member: Player) -> tf.Tensor:
-            capture, metric = self.captures[member.index], self.metrics[member.index]
+            capture, metric = self.wholes[member.index], self.metrics[member.index]
             found = gram(capture, metric, group_size, self.options.gram, self.options.gram_limits)
             return tf.cast(found, self.step.dtype)
 
         together = self.step.together.get(player.index)
         if together is None:
             return own(player)
-        captures = [self.captures[member.index] for member in together.players]
+        captures = [self.wholes[member.index] for member in together.players]
         forms = [functools.partial(own, member) for member in together.players]
         return tf.cast(together.metric.gram(captures, group_size, forms), self.step.dtype)
 
@@ -224,7 +218,7 @@ class NativeStep:
         if all(cost is None for member in members for cost in step.own[member.index]):
             return None
         solved = self._solve(player, [step.own_cost(member) for member in members])
-        return tf.add_n([self.captures[m.index].inner(s) for m, s in zip(members, solved, strict=True)])
+        return tf.add_n([self.wholes[m.index].inner(s) for m, s in zip(members, solved, strict=True)])
 
     def _ahead(self, player: Player) -> tf.Tensor | None:
         """`<q_ij, D>`, `[R, m]`, D what momentum will move; `None` without momentum in the policy."""
@@ -232,7 +226,7 @@ class NativeStep:
         if not momentum.known:
             return None
         moved = [(m, [tf.cast(v, step.dtype) for v in step.context.velocities[m.index]]) for m in self._members(player)]
-        return tf.add_n([self.captures[m.index].inner(momentum.ahead(velocity)) for m, velocity in moved])
+        return tf.add_n([self.wholes[m.index].inner(momentum.ahead(velocity)) for m, velocity in moved])
 
     def _solve(self, player: Player, parts: list[Tensors]) -> list[Tensors]:
         together = self.step.together.get(player.index)
@@ -244,7 +238,7 @@ class NativeStep:
         """The gradient of sum_i w_i phi_i and of all own costs, in the order of the players."""
         step, players = self.step, self.game.players
         if self.policy is None:
-            gradients = self.plain
+            gradients = [self.plain[player.index] for player in players]
         else:
             found: dict[int, Tensors] = {}
             for player in self.covered:
@@ -254,9 +248,9 @@ class NativeStep:
             found |= self._enclosed()
             if keras_computes_loss(step.model) and not step.direct:  # another loss may see what the outputs do not
                 found |= {p.index: step.own_cost(p) for p in players if p.null}
-            rest = [p for p in players if p.index not in found]
-            if rest:
-                found |= dict(zip((p.index for p in rest), self._weighed_backward(rest), strict=True))
+            for objective in self.objectives:
+                rest = [p for p in objective.players if p.index not in found]
+                found |= self._weighed_backward(objective, rest) if rest else {}
             gradients = [found[player.index] for player in players]
         if step.settings.clipping.global_norm:
             flat, _ = tf.clip_by_global_norm(tf.nest.flatten(gradients), step.settings.clipping.global_norm)
@@ -271,32 +265,32 @@ class NativeStep:
         """Gradients of open-loop players, each from the outputs of the layer that it acts within, by index."""
         inside = [p for p in self.game.players if id(p.within) in self.sites and self._weighs(p)]
         found: dict[int, Tensors] = {}
-        for key in {id(player.within): None for player in inside}:  # one layer may lie in another: not all at once
-            members = [player for player in inside if id(player.within) == key]
-            columns = [column[key] for column in self.columns]
-            seeds = weigh_each(self.sites[key], columns, self.policy.mean_weights)
-            parts = self._gradient(self.sites[key], [[v.value for v in p.variables] for p in members], seeds)
+        # one layer may lie in another: not all at once
+        for key, objective in {(id(p.within), self.objective[p.index]): None for p in inside}:
+            members = [p for p in inside if id(p.within) == key and self.objective[p.index] is objective]
+            columns = [column[key] for column in objective.columns]
+            seeds = weigh_each(self.sites[key], columns, self.policy.mean_weights[objective.number])
+            variables = [[v.value for v in p.variables] for p in members]
+            parts = gradient_of(self.tape, self.sites[key], variables, seeds)
             found |= {p.index: self.step.with_own_cost(p, g) for p, g in zip(members, parts, strict=True)}
         return found
 
-    def _weighed_backward(self, players: list[Player]) -> list[Tensors]:
+    def _weighed_backward(self, objective: Objective, players: list[Player]) -> dict[int, Tensors]:
         """One more backward pass, of `J + sum_i (w_i - 1/R) phi_i`, regularizers included in J.
 
         Where players have weights of their own (information structures without a joint value) the pass takes the mean
-        of all players' weights.
+        of the weights of all players with the same objective.
 
         Args:
+            objective: what the players minimise.
             players: whose gradients are wanted.
 
         Returns:
-            The gradients, in their order.
+            The gradients, by index.
         """
-        step, weights = self.step, self.policy.mean_weights
-        plain = tf.one_hot(0, weights.shape[1], dtype=weights.dtype) / tf.cast(step.total, weights.dtype)
-        seeds = weigh_each(self.cost.z, self.columns_at_z, weights - plain)
-        sources = [[v.value for v in player.variables] for player in players]
-        found = self._gradient([step.loss, *self.cost.z], sources, [tf.ones_like(step.loss), *seeds])
-        return [[tf.cast(g, step.dtype) for g in parts] for parts in found]
+        step, weights = self.step, self.policy.mean_weights[objective.number]
+        found = objective.weighed([[v.value for v in p.variables] for p in players], weights, step.total)
+        return {p.index: [tf.cast(g, step.dtype) for g in parts] for p, parts in zip(players, found, strict=True)}
 
     # ---- moves
 

@@ -38,6 +38,7 @@ class GameOptions:
         rollout: "linear" (one pass of the model as it runs, then the gradient of a re-weighted loss) or "nonlinear"
             (the papers' second forward pass, on a traced copy of the model).
         gram_memory: bytes from which on a Gram matrix is formed in blocks of samples.
+        player_losses: which outputs' losses players feel, of `own_losses.rules_of`; without a rule every player all.
     """
 
     information: str
@@ -51,6 +52,7 @@ class GameOptions:
     outer_gain: str = "batch"
     value_damping: float = 0.0
     gram_memory: int = LIMITS.memory
+    player_losses: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         """Checks every option and their combinations.
@@ -95,6 +97,16 @@ class GameOptions:
             raise _checks.error(
                 "value_damping", "be 0 unless value_hessian='per_sample': V_xx + eps_V I has full rank",
                 self.value_damping, "Pass value_hessian='per_sample', or use `DDP(value_damping=...)`.",
+            )  # fmt: skip
+        if self.player_losses and INFORMATION[self.information].joint:
+            raise _checks.error(
+                "player_losses", f"be None with information={self.information!r}, where players share one value",
+                dict(self.player_losses), "Pass information='feedback': every player has a value of its own loss.",
+            )  # fmt: skip
+        if self.player_losses and self.rollout != "linear":
+            raise _checks.error(
+                "player_losses", "be None with rollout='nonlinear', whose recursion carries one loss",
+                dict(self.player_losses), "Leave `rollout`, `bilinear`, `alignment` and the papers' forms out.",
             )  # fmt: skip
 
     @property

@@ -53,10 +53,10 @@ class Given:
     """A policy with weights that a test has chosen."""
 
     def __init__(self, weights):
-        self.mean_weights = weights
+        self.mean_weights = [weights]
 
     def weights(self, player):
-        return self.mean_weights
+        return self.mean_weights[0]
 
 
 @pytest.mark.parametrize("columns", [1, 3])
@@ -76,6 +76,7 @@ def test_the_gradient_is_that_of_the_weighted_loss(name, columns):
     step = NativeStep(round_of(model, (x, y)))
     step._forward()
     step._backward(curved=True)
+    [objective] = step.objectives
     random = np.random.default_rng(5)
     weights = tf.constant(random.normal(size=(6, columns)), tf.float32)
     step.policy = Given(weights)
@@ -87,12 +88,12 @@ def test_the_gradient_is_that_of_the_weighted_loss(name, columns):
         loss = model.compute_loss(x, y, y_pred, training=True)
         leaves = keras.tree.flatten(y_pred)
         z = [leaf if keras_access.logits_of(leaf) is None else keras_access.logits_of(leaf) for leaf in leaves]
-        order = [next(k for k, own in enumerate(z) if own.shape == of.shape) for of in step.cost.z]
+        order = [next(k for k, own in enumerate(z) if own.shape == of.shape) for of in objective.cost.z]
         moved = [
             tf.reduce_sum(
                 tf.stop_gradient(tf.cast(seed, z[k].dtype)) * z[k] * _rows(weights[:, j] - (j == 0) / 6, z[k])
             )
-            for j, seeds_of in enumerate(step.columns_at_z)
+            for j, seeds_of in enumerate(objective.columns_at_z)
             for k, seed in zip(order, seeds_of, strict=True)
         ]
         weighted = loss + tf.add_n(moved)

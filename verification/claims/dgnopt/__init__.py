@@ -10,6 +10,7 @@ from verification.claims.dgnopt import (
     kronecker,
     lemmas,
     open_loop,
+    own_costs,
     principles,
     updates,
 )
