@@ -7,7 +7,7 @@
 No paper says what its terminal value is divided by: the value of the mean loss or of each sample's own, z = g/B or
 z = g, the batch's Q_u or the sample's own (`outer_scale`, `outer_gain` of `as_published`). You will see the train loss
 at the end, seed by seed, of every reading, of the loss's own Hessian, and of the baseline; `as_published()` is to train
-wherever its baseline trains at the papers' rates. DIGITS with the tanh network of DDP1, one
+where its baseline trains at the papers' rates. DIGITS with the tanh network of DDP1, one
 residual block of three convolutions with a trainable shortcut on MNIST and CIFAR-10, as in GT-DDP.
 """
 

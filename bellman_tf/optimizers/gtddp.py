@@ -67,8 +67,8 @@ class GTDDP(Rejections, Stepping):
             value is that of the batch's mean loss, c = 1/B, and g g' the outer product of that loss's gradient, as
             automatic differentiation of a mean returns it: beta^2 starts at 1/B), "batch" (c = 1/B as well, but
             beta^2 = 1: the outer product of each sample's own gradient) or "sample" (the value is each sample's own:
-            beta^2 = 1 and c = 1). Of an outer product only "mean" trains where its baseline does, see
-            `keras_examples/README.md`; for other terminal Hessians "mean" and "batch" are the same.
+            beta^2 = 1 and c = 1). Of an outer product only "mean" trains where its baseline does, and not on
+            every network (claim OURS-23); for other terminal Hessians "mean" and "batch" are the same.
         outer_gain: of the same: "batch" (V_x^(i) with the gain of the batch, DDP1 Eq. 36) or "own" (with each sample's
             own Q_u^(i), as DDPN Alg. 3 prints it).
         value_damping: of `value_hessian="per_sample"`: eps_V of DDPN Alg. 3, a Tikhonov term on V_xx at every stage,
