@@ -146,7 +146,7 @@ def test_at_a_vanishing_rate_every_player_follows_the_gradient_of_its_own_loss(i
         assert_close((before[path] - after[path]) / rate, gradient, atol=rounding + (information == "feedback") * 0.03)
 
 
-@pytest.mark.parametrize("curvature", ["kfac", "rmsprop"])
+@pytest.mark.parametrize("curvature", ["kfac", pytest.param("rmsprop", marks=pytest.mark.slow)])
 def test_a_metric_is_that_of_the_players_own_loss(curvature):
     """Open-loop every player steps as if its losses were the only ones."""
     kwargs = {"curvature": curvature, "information": "open"}
@@ -231,10 +231,10 @@ def towers(names):
 @pytest.mark.parametrize(
     "options",
     [
-        {"curvature": "kfac"},
+        pytest.param({"curvature": "kfac"}, marks=pytest.mark.slow),
         {"curvature": "identity", "momentum": 0.9, "nesterov": True},
         {"inner_optimizer": "adam"},
-        {"curvature": "rmsprop", "group_size": 4, "terminal_hessian": 1},
+        pytest.param({"curvature": "rmsprop", "group_size": 4, "terminal_hessian": 1}, marks=pytest.mark.slow),
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )

@@ -257,6 +257,7 @@ def test_large_layers_keep_the_gram_matrices_of_the_players_alone(rng, monkeypat
     team.assert_solves(team.inverse(), rng, 1e-9)  # the step itself stays joint
 
 
+@pytest.mark.slow
 def test_compiled_and_eager_agree(rng):
     team = Team(options.EKFAC(damping=DAMPING, cooperative="exact"), rng, SIZES["two"])
     order = team.coupling.players
