@@ -18,7 +18,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import tensorflow as tf
 
-import bellman_tf as btf
 from benchmarks import step_time
 from benchmarks.networks import PROBLEMS, Problem
 
@@ -43,12 +42,9 @@ def first_step(network: str, row: str) -> float:
     Returns:
         Seconds.
     """
-    keras.utils.set_random_seed(0)
     problem = NETWORKS[network]
-    model, data = problem.network(), problem.data()
-    model = model if row.startswith("keras") else btf.as_game(model)
-    optimizer = step_time.optimizers(10)[row] or keras.optimizers.SGD(0.01)
-    batches = tf.data.Dataset.from_tensors(data)
+    model, optimizer = step_time.made(problem, row)
+    batches = tf.data.Dataset.from_tensors(problem.data())
     start = time.process_time()
     model.compile(optimizer=optimizer, loss=problem.loss(), jit_compile=False)
     model.fit(batches, verbose=0)

@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -29,7 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 import bellman_tf as btf
-from benchmarks.networks import PROBLEMS
+from benchmarks.networks import PROBLEMS, Problem
 
 # What a row is compared with besides SGD, and what the ratio may be: a number, or one per network.
 PER_NETWORK = {
@@ -81,34 +82,62 @@ def optimizers(kfac_every: int) -> dict:
     }
 
 
+def made(problem: Problem, row: str, kfac_every: int = 10) -> tuple[keras.Model, keras.optimizers.Optimizer]:
+    """A network and the optimizer of a row, not compiled.
+
+    Args:
+        problem: the network's.
+        row: of `optimizers`.
+        kfac_every: steps between factorisations.
+
+    Returns:
+        Model and optimizer.
+    """
+    keras.utils.set_random_seed(0)
+    model, optimizer = problem.network(), optimizers(kfac_every)[row]
+    if row == "monitored":
+        optimizer.watched = True
+    return model if row.startswith("keras") else btf.as_game(model), optimizer or keras.optimizers.SGD(0.01)
+
+
+def traced(model: keras.Model, data: tuple, steps: int, jit: bool = False) -> Callable[[], tf.Tensor]:
+    """Looks at a compiled model's layers and traces its step inside one loop.
+
+    Args:
+        model: compiled.
+        data: one batch.
+        steps: of the loop.
+        jit: compile the step with XLA.
+
+    Returns:
+        Runs the loop and gives the last loss.
+    """
+    step = tf.function(model.train_step, jit_compile=jit, autograph=False)  # as Keras does
+    model.optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def block() -> tf.Tensor:
+        total = tf.zeros([])
+        for _ in tf.range(steps):
+            total = step(data)["loss"]
+        return total
+
+    block.get_concrete_function()
+    return block
+
+
 class Row:
     """One compiled model that can run a block of steps."""
 
     def __init__(self, model_name: str, row: str, jit: bool, steps: int, kfac_every: int) -> None:
-        keras.utils.set_random_seed(0)
         problem = PROBLEMS[model_name]
-        model, data = problem.network(), problem.data()
-        optimizer = optimizers(kfac_every)[row]
-        self.model = model if row.startswith("keras") else btf.as_game(model)
-        optimizer = keras.optimizers.SGD(0.01) if optimizer is None else optimizer
-        if row == "monitored":
-            optimizer.watched = True
+        self.model, optimizer = made(problem, row, kfac_every)
+        data = problem.data()
         self.model.compile(optimizer=optimizer, loss=problem.loss(), jit_compile=jit)
         self.steps = steps
-        step = tf.function(self.model.train_step, jit_compile=jit, autograph=False)  # as Keras does
         start = time.perf_counter()
-        self.model.optimizer.build(self.model.trainable_variables)  # looks at the model's layers
-
-        @tf.function
-        def block() -> tf.Tensor:
-            total = tf.zeros([])
-            for _ in tf.range(steps):
-                total = step(data)["loss"]
-            return total
-
-        block.get_concrete_function()
+        self._block = block = traced(self.model, data, steps, jit)
         self.trace = time.perf_counter() - start
-        self._block = block
         start = time.perf_counter()
         float(block())
         self.compile = time.perf_counter() - start - self.graph() * steps

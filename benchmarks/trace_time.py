@@ -18,7 +18,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import tensorflow as tf
 
-import bellman_tf as btf
 from benchmarks import step_time
 from benchmarks.networks import PROBLEMS
 
@@ -33,24 +32,12 @@ def trace(network: str, row: str) -> float:
     Returns:
         Seconds.
     """
-    keras.utils.set_random_seed(0)
     problem = PROBLEMS[network]
-    model, data = problem.network(), problem.data()
-    model = model if row.startswith("keras") else btf.as_game(model)
-    optimizer = step_time.optimizers(10)[row] or keras.optimizers.SGD(0.01)
+    model, optimizer = step_time.made(problem, row)
+    data = problem.data()
     model.compile(optimizer=optimizer, loss=problem.loss(), jit_compile=False)
-    step = tf.function(model.train_step, autograph=False)  # as Keras does
     start = time.process_time()
-    model.optimizer.build(model.trainable_variables)
-
-    @tf.function
-    def block() -> tf.Tensor:
-        total = tf.zeros([])
-        for _ in tf.range(4):
-            total = step(data)["loss"]
-        return total
-
-    block.get_concrete_function()
+    step_time.traced(model, data, 4)
     return time.process_time() - start
 
 

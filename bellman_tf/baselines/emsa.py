@@ -20,7 +20,7 @@ from bellman_tf import _checks
 from bellman_tf.baselines.base import Baseline
 from bellman_tf.baselines.hamiltonian import PlayerHamiltonian, segment_of
 from bellman_tf.game.graph import Slot
-from bellman_tf.game.stages import Game
+from bellman_tf.game.stages import Game, require_one_call
 from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.lbfgs import minimise
 from bellman_tf.training.passes import Forward
@@ -199,12 +199,7 @@ def _minimised(
 
 def _check_game(game: Game) -> None:
     """Refuses what has no stage of its own."""
-    scattered = [player.name for player in game.players if player.stage is None or len(player.calls) != 1]
-    if game.graph is None or scattered:
-        raise _checks.error(
-            "model", "have every trainable layer applied once, at a known place, for E-MSA",
-            game.reason or scattered, "Make a layer of its own for every use, or take SGD, EKFAC or GTDDP.",
-        )  # fmt: skip
+    require_one_call(game, "E-MSA", "Make a layer of its own for every use, or take SGD, EKFAC or GTDDP.")
     repeated = _repeated_generators(game)
     if repeated:
         raise _checks.error(

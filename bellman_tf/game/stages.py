@@ -261,3 +261,20 @@ def _players_of(calls: tuple[Call, ...]) -> list[list[Call]]:
 def _masked_normalisation(call: Call) -> bool:
     is_batch = isinstance(call.operation, keras.layers.BatchNormalization)
     return is_batch and call.kwargs.get("mask") is not None
+
+
+def require_one_call(game: Game, method: str, advice: str) -> None:
+    """Refuses layers that have no one place in the network, for methods that treat each at its stage.
+
+    Args:
+        game: the game.
+        method: whose demand it is.
+        advice: what to do instead.
+
+    Raises:
+        ValueError: if a trainable layer is applied several times, or at a place that is not known.
+    """
+    scattered = [player.name for player in game.players if player.stage is None or len(player.calls) != 1]
+    if game.graph is None or scattered:
+        rule = f"have every trainable layer applied once, at a known place, for {method}"
+        raise _checks.error("model", rule, game.reason or scattered, advice)

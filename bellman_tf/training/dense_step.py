@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.bellman import Expansion, Gains, Value, augment_batch, expand, gains, value_update
-from bellman_tf.game.stages import Game, Player
+from bellman_tf.game.players import Player
+from bellman_tf.game.stages import require_one_call
 from bellman_tf.keras_access import flat_inputs
 from bellman_tf.layers.tensors import Tensors, to_work
 from bellman_tf.linalg import symmetrize
@@ -68,7 +69,7 @@ class DenseStep:
 
     def __init__(self, batch: Round, options: DenseOptions) -> None:
         self.batch, self.game, self.options = batch, batch.game, options
-        _check_game(self.game)
+        require_one_call(self.game, "dense DDP", "Use GTDDP, which trains such layers open-loop.")
 
     def run(self) -> None:
         """Passes, recursion, search, new values."""
@@ -274,13 +275,3 @@ class _Both:
 def _size(tensors: list) -> int | None:
     sizes = [tf.TensorShape(tensor.shape).num_elements() for tensor in tensors]
     return None if None in sizes else sum(sizes)
-
-
-def _check_game(game: Game) -> None:
-    """Refuses what has no place in one stage."""
-    scattered = [player.name for player in game.players if player.stage is None or len(player.calls) != 1]
-    if game.graph is None or scattered:
-        raise _checks.error(
-            "model", "have every trainable layer applied once, at a known place, for dense DDP",
-            game.reason or scattered, "Use GTDDP, which trains such layers open-loop.",
-        )  # fmt: skip
