@@ -1,10 +1,11 @@
-"""Seconds until the first training step of a deep network is done: looking at it, tracing, TensorFlow's own work.
+"""Seconds until the first training step of a network is done, or until its trace is: looking at it, tracing.
 
-    python -m benchmarks.first_step [--networks mobilenet,resnet18] [--rows ...] [--rounds 3] [--out FILE]
+    python -m benchmarks.first_step [--part step|trace] [--networks mobilenet,resnet18] [--rows ...] [--rounds 3]
 
-Every row compiles a new model and runs `fit` on one batch, rounds in turns; a first model of another kind is trained
-before, so that the process's own first trace is not counted. Seconds are processor time of the process, so that other
-work on the machine does not enter.
+Every measurement makes a new model, rows in turns, after one round that is not counted. *step* is from `compile` to
+the end of `fit` on one batch, TensorFlow's own work included; *trace* is what `benchmarks.step_time` calls so:
+`optimizer.build` and tracing a loop around the training step, without running it. Seconds are processor time of the
+process, so that other work on the machine enters little.
 """
 
 import argparse
@@ -51,25 +52,46 @@ def first_step(network: str, row: str) -> float:
     return time.process_time() - start
 
 
+def trace(network: str, row: str) -> float:
+    """Processor seconds to look at a model and trace its training step.
+
+    Args:
+        network: of `NETWORKS`.
+        row: of `step_time.optimizers`.
+
+    Returns:
+        Seconds.
+    """
+    problem = NETWORKS[network]
+    model, optimizer = step_time.made(problem, row)
+    data = problem.data()
+    model.compile(optimizer=optimizer, loss=problem.loss(), jit_compile=False)
+    start = time.process_time()
+    step_time.traced(model, data, 4)
+    return time.process_time() - start
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("step", "trace"), default="step")
     parser.add_argument("--networks", default="mobilenet,resnet18,vit")
     parser.add_argument("--rows", default="keras sgd,open,linear identity,linear adam,linear kfac")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", default="")
     options = parser.parse_args()
+    measure = {"step": first_step, "trace": trace}[options.part]
     rows, results = options.rows.split(","), {}
-    first_step("mlp", "keras sgd")
     for network in options.networks.split(","):
-        seconds = {row: [] for row in rows}
-        for _ in range(options.rounds):
+        seconds: dict[str, list[float]] = {row: [] for row in rows}
+        for counted in range(-1, options.rounds):
             for row in rows:
-                seconds[row].append(first_step(network, row))
-        medians = {row: statistics.median(own) for row, own in seconds.items()}
-        results[network] = medians
+                measured = measure(network, row)
+                if counted >= 0:
+                    seconds[row].append(measured)
+        results[network] = medians = {row: statistics.median(own) for row, own in seconds.items()}
         for row, median in medians.items():
-            print(f"{network:12}{row:18}{median:8.2f} s{median / medians[rows[0]]:8.2f}", flush=True)
+            print(f"{network:12}{row:18}{median:8.3f} s{median / medians[rows[0]]:8.2f}", flush=True)
     if options.out:
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "rounds": options.rounds}
         with open(options.out, "w") as file:
