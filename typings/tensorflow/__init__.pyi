@@ -13,9 +13,19 @@ pyright 1.1.414 and TensorFlow 2.21:
 
 from typing import Any
 
+class DType:
+    name: str
+    as_numpy_dtype: Any
+    min: Any
+    max: Any
+    size: int
+    is_floating: bool
+    is_integer: bool
+    is_bool: bool
+
 class Tensor:
     shape: Any
-    dtype: Any
+    dtype: DType
     name: Any
     graph: Any
     op: Any
