@@ -1,4 +1,4 @@
-"""Trains, saves and loads with the installed wheel and nothing of the checkout: `python -I .ci/wheel.py`, from elsewhere."""
+"""Trains, saves and loads with the installed wheel alone: `python -I .ci/wheel.py`, from outside the checkout."""
 
 import importlib.metadata
 import importlib.util
