@@ -20,6 +20,7 @@ from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_fo
 from bellman_tf.optimizers.records import Saved
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
+from bellman_tf.training.own_losses import ruled
 from bellman_tf.training.settings import GameOptions
 
 _NEEDS_MODEL = (
@@ -269,6 +270,18 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         """
         blocks = self.blocks or [self.make_block(player) for player in game.players]
         return gram_forms(self.options, game, blocks)
+
+    def describe_losses(self, game: Players) -> list[str] | None:
+        """The outputs whose losses each player minimises.
+
+        Args:
+            game: the model's game.
+
+        Returns:
+            Names per player, "all" for players without a rule; `None` without `player_losses`.
+        """
+        own = ruled(game.players, self.options.player_losses)
+        return [", ".join(own.get(player.index, ("all",))) for player in game.players] if own else None
 
     # ---- training loops that are not ours
 
