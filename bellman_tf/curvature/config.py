@@ -4,21 +4,24 @@ A string names the class with its defaults, which are Keras's own where Keras ha
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
 
 import keras
 
 from bellman_tf import _checks
 
 
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Base of the curvature options; subclasses are frozen dataclasses, serialisable by their fields."""
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """The fields, for Keras serialisation."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_config(cls, config: dict) -> "Config":
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Rebuilds the options from their fields."""
         return cls(**config)
 
@@ -174,7 +177,7 @@ class Full(Config):
 NAMES = {"identity": Identity, "rmsprop": RMSprop, "adam": Adam, "kfac": KFAC, "ekfac": EKFAC, "full": Full}
 
 
-def get(identifier: object) -> Config:
+def get(identifier: str | Config | Mapping[str, Any]) -> Config:
     """Resolves the `curvature` option.
 
     Args:
