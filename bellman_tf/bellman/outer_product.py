@@ -17,6 +17,8 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 
+__all__ = ["OuterValue", "backward", "init", "weights"]
+
 
 class OuterValue(NamedTuple):
     """Value of each sample along its own gradient: B V_x = alpha g, B V_xx = beta^2 g g'.

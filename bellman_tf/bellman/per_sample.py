@@ -21,6 +21,8 @@ from bellman_tf import _checks
 from bellman_tf.linalg import eigh, symmetrize
 from bellman_tf.linalg.products import matmul, matvec
 
+__all__ = ["MatrixValue", "backward", "init", "weights"]
+
 
 class MatrixValue(NamedTuple):
     """Value of each sample in its columns: B V_x = C a, B V_xx = C L L' C'.
