@@ -35,6 +35,12 @@ class Player:
         weighing: how the gradient of the weighted loss is had: `COTANGENTS` or `BACKWARD`.
         null: whether the variables have no effect on the outputs.
         within: of an open-loop player with `COTANGENTS`: the layer whose noted outputs lead to its gradient.
+
+    Example:
+        >>> model = btf.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="only")])
+        >>> [player] = model.game.players
+        >>> player.name, player.kind, player.parameters, player.covered
+        ('only', 'dense', 16, True)
     """
 
     index: int
@@ -128,6 +134,11 @@ class Stage(tuple):
         before: calls without parameters that lead up to the cut before this stage.
         state: slots crossing the cut.
         calls: calls of players at this stage, in graph order.
+
+    Example:
+        >>> model = btf.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)])
+        >>> [len(stage) for stage in model.game.stages]
+        [1, 1]
     """
 
     before: tuple[Call, ...]

@@ -39,6 +39,14 @@ class Game(Program):
             `index`, the call of that normalisation.
         player_of: player of each call that has one, by `id` of the call.
         when: stage of each of these calls, by `id` of the call.
+
+    Example:
+        >>> inputs = keras.Input((3,))
+        >>> x = keras.layers.Dense(4, activation="tanh", name="first")(inputs)
+        >>> y = keras.layers.Dense(4, name="second")(x)
+        >>> model = keras.Model(inputs, keras.layers.Add()([keras.layers.Dense(4, name="shortcut")(inputs), y]))
+        >>> [sorted(player.name for player in stage) for stage in Game(model).stages]
+        [['first', 'shortcut'], ['second']]
     """
 
     def __init__(self, model: keras.Model) -> None:
