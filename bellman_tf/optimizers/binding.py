@@ -2,12 +2,14 @@
 
 import warnings
 import weakref
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from bellman_tf import _checks, keras_access
 from bellman_tf.curvature.block import Block, state_dtype
+from bellman_tf.curvature.config import Config
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
 from bellman_tf.curvature.inner import InnerBlock, make_inner_block
@@ -61,11 +63,11 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
     """
 
     options: GameOptions
-    curvature: object
+    curvature: Config | None
     whole_states = False
     inner_metric = "gain"
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.blocks: list[Block] = []
         self.players: list[Player] = []
@@ -81,7 +83,7 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         return self.__dict__.get("_momentum", Momentum())
 
     @momentum.setter
-    def momentum(self, value: object) -> None:
+    def momentum(self, value: Momentum) -> None:
         if not isinstance(value, Momentum):
             raise _checks.error(
                 "momentum", "be given to the constructor", value,
@@ -239,8 +241,8 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
             The block.
         """
         if self.inner is None:
-            return curvature_block(self.curvature, player)
-        variables = player.coverage.variables if player.covered else player.variables
+            return curvature_block(_checks.given("curvature", self.curvature), player)
+        variables = player.covering.variables if player.covered else player.variables
         layout = player_layout(player.name, tuple(tuple(v.shape) for v in variables), player.coverage)
         return make_inner_block(layout, self.inner, variables, self.inner_metric)
 
@@ -285,11 +287,11 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
 
     # ---- training loops that are not ours
 
-    def scale_loss(self, loss: object) -> object:
+    def scale_loss(self, loss: Any) -> Any:
         """Refuses: only a `train_step` that is not ours calls this."""
         raise self._refusal()
 
-    def apply(self, grads: object, trainable_variables: object = None) -> None:
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Refuses: gradients alone are not enough."""
         raise self._refusal()
 

@@ -1,16 +1,29 @@
 """DGNOpt: the game with any number of players per layer, and with movable players."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self, Unpack
 
 import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf import bandit as bandits
+from bellman_tf.bandit import Bandit
 from bellman_tf.curvature.block import Block
+from bellman_tf.curvature.config import KFAC, Full
 from bellman_tf.game.alignments import Placement
 from bellman_tf.game.stages import Game, Player
 from bellman_tf.optimizers.gtddp import GTDDP
+from bellman_tf.optimizers.keywords import (
+    Alignment,
+    AllKeywords,
+    BanditName,
+    LearningRate,
+    Paper,
+    PlayersKeywords,
+    Reward,
+)
 from bellman_tf.optimizers.metrics import curvature_block
 from bellman_tf.training.context import Outcome
 
@@ -60,15 +73,15 @@ class DGNOpt(GTDDP):
 
     def __init__(
         self,
-        learning_rate: object = None,
+        learning_rate: LearningRate | None = None,
         *,
         players: int = 1,
-        alignment: str | dict[str, int] = "asap",
-        bandit: object = "exp3++",
-        reward: str = "loss",
+        alignment: Alignment = "asap",
+        bandit: BanditName | Bandit | Mapping[str, Any] = "exp3++",
+        reward: Reward = "loss",
         most_alignments: int = 8,
         seed: int = 0,
-        **options: object,
+        **options: Unpack[AllKeywords],
     ) -> None:
         _checks.check_integer("players", players, least=1)
         if not isinstance(alignment, dict):
@@ -101,7 +114,13 @@ class DGNOpt(GTDDP):
     published_in = "dgnopt"
 
     @classmethod
-    def as_published(cls, learning_rate: object = None, *, paper: str | None = None, **options: object) -> "DGNOpt":
+    def as_published(  # pyright: ignore[reportIncompatibleMethodOverride]  # takes its own options as well
+        cls,
+        learning_rate: LearningRate | None = None,
+        *,
+        paper: Paper | None = None,
+        **options: Unpack[PlayersKeywords],
+    ) -> Self:
         """As `GTDDP.as_published`; with `alignment="adaptive"` rewards are accuracies on held-out data (DGN Alg. 2).
 
         `bellman_tf.callbacks.AlignmentReward(..., every=1)` measures them at every step, as the paper does.
@@ -133,7 +152,7 @@ class DGNOpt(GTDDP):
     @property
     def rate_factor(self) -> float:
         """What N players make of the learning rate of a metric without damping."""
-        return 1.0 if hasattr(self.curvature, "damping") else float(self.agents)
+        return 1.0 if isinstance(self.curvature, KFAC | Full) else float(self.agents)
 
     def make_block(self, player: Player) -> Block:
         """The curvature block that a player gets: its damping is shared by the agents.
@@ -147,7 +166,7 @@ class DGNOpt(GTDDP):
         curvature = self.curvature
         if curvature is None:
             return super().make_block(player)
-        if hasattr(curvature, "damping"):
+        if isinstance(curvature, KFAC | Full):
             curvature = dataclasses.replace(curvature, damping=curvature.damping / self.agents)
         return curvature_block(curvature, player)
 
