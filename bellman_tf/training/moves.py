@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from bellman_tf import replicas
 from bellman_tf.curvature.block import Metric, StepScalars
 from bellman_tf.curvature.cached import Seen, update_all
 from bellman_tf.curvature.coupling.joint import JointMetric
@@ -44,6 +45,7 @@ class Moves:
         settings: of the step.
         players: of the game, by index.
         batch_size: samples.
+        present: whether this replica has samples, boolean scalar; `None` on a single one.
         dtype: of the recursion.
         values: value before the step of every player's variables, read before the model's own `__call__` casts them.
         own: gradient l_u of each player's regularizers, `None` per variable where there is none.
@@ -68,7 +70,8 @@ class Moves:
         self.own = [own_cost_gradient(player.variables) for player in players]
         self.metrics: list[Metric | None] = [None] * len(players)
         self.together: dict[int, Together] = {}
-        self.step = StepScalars(context.iteration, context.learning_rate)
+        self.present = None if replicas.count() == 1 else tf.greater(batch_size, 0)
+        self.step = StepScalars(context.iteration, context.learning_rate, self.present)
         self.assignments = Assignments(
             {
                 id(v): t
@@ -104,8 +107,9 @@ class Moves:
         return [tf.zeros(v.shape, self.dtype) if l is None else tf.cast(l, self.dtype) for v, l in pairs]
 
     def with_own_cost(self, player: Player, gradient: Tensors) -> Tensors:
-        """Adds the gradient of the player's own cost."""
-        return add_own_cost([tf.cast(g, self.dtype) for g in gradient], self.own[player.index])
+        """Adds this replica's share of the gradient of the player's own cost."""
+        own = [None if cost is None else replicas.share(cost) for cost in self.own[player.index]]
+        return add_own_cost([tf.cast(g, self.dtype) for g in gradient], own)
 
     def complete(self, player: Player, gradient: Tensors) -> Tensors:
         """Adds the gradient of the player's own cost, then clips."""
