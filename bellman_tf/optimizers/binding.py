@@ -119,6 +119,11 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         elif self.options.rollout == "nonlinear":
             reason = "with rollout='nonlinear' a stage moves before the replicas' later gradients are known"
             hint = "Pass rollout='linear', or build the model outside the strategy's scope."
+        elif model.jit_compile:
+            raise _checks.error(
+                "jit_compile", "be False on several replicas: XLA compiles a function for one device", True,
+                "Leave it out; what runs on a single replica may be compiled.",
+            )  # fmt: skip
         else:
             return
         raise _checks.error("model", f"run on one replica: {reason}", model.name, hint)

@@ -45,7 +45,7 @@ def compare(name, count, make, shape, **options):
     for key in expected:
         assert_close(history[key], expected[key], rtol=1e-5, label=key)
     for (path, value), (_, reference) in zip(state_of(model), state_of(alone), strict=True):
-        if value.dtype.kind == "f":
+        if value.dtype.kind == "f" and "basis" not in path:  # eigenvectors have no sign
             assert_close(value, reference, rtol=1e-4, atol=1e-5, label=path)
     for weight, value in zip(model.get_weights(), alone.get_weights(), strict=True):
         assert_close(weight, value, atol=1e-5)
