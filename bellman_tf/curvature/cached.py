@@ -98,7 +98,9 @@ def update_all(players: list[Seen], step: StepScalars) -> list[tuple[Tensors, Me
         New state and metric of each.
     """
     caching = [k for k, seen in enumerate(players) if isinstance(seen.block, CachedBlock)]
-    statistics = _averaged({k: players[k].block.observe(players[k].state, players[k].capture, step) for k in caching}, step)
+    statistics = _averaged(
+        {k: players[k].block.observe(players[k].state, players[k].capture, step) for k in caching}, step
+    )
     cached: dict[int, Tensors] = {}
     for period in sorted({players[k].block.period for k in statistics}):
         due = {k: known for k, known in statistics.items() if players[k].block.period == period}

@@ -165,8 +165,7 @@ class Inside:
         accepted = _put_back_unless(accepted, touched, before, after)
         moves = {id(v): new - old for v, old, new in zip(variables, before, after, strict=False)}
         scaled = {k: block for k, block in enumerate(self.blocks) if isinstance(block, ScaledBlock)}
-        parts = [[gradients[id(v)] for v in block.variables] for block in scaled.values()]
-        whole = tf.nest.pack_sequence_as(parts, replicas.total(tf.nest.flatten(parts)))
+        whole = replicas.total([[gradients[id(v)] for v in block.variables] for block in scaled.values()])
         measured = {
             (k, 0): block.measured(result.old_state[k][0], [moves[id(v)] for v in block.variables], own)
             for (k, block), own in zip(scaled.items(), whole, strict=True)

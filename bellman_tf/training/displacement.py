@@ -79,7 +79,8 @@ def outcome_of_replicas(
         ahead = momentum.ahead(step.context.velocities[player.index]) if known else [0.0] * len(gradient)
         pairs = zip(gradient, ahead, player.variables, step.values[player.index], strict=True)
         metric += [
-            tf.reduce_sum(g * (tf.cast(D, g.dtype) + tf.cast(before - new[id(v)], g.dtype))) for g, D, v, before in pairs
+            tf.reduce_sum(g * (tf.cast(D, g.dtype) + tf.cast(before - new[id(v)], g.dtype)))
+            for g, D, v, before in pairs
         ]
     straight += tf.add_n(metric) / 2
     if moved is None:
@@ -96,7 +97,7 @@ def _moved(
     gradients: list[Tensors],
     new: dict[int, tf.Tensor],
 ) -> tuple[tf.Tensor | None, tf.Tensor]:
-    """d `[B, m]` of this replica's samples, and the slope of what does not pass through the end of the network."""
+    """Displacement d `[B, m]` of this replica's samples, and the slope of what does not pass through the end of the network."""
     at_end, straight = [], []
     for player, gradient in zip(step.players, gradients, strict=True):
         pairs = zip(player.variables, step.values[player.index], strict=True)

@@ -101,6 +101,14 @@ class Moves:
         """Clips per variable as the optimizer says."""
         return clip(gradient, self.settings.clipping.value, self.settings.clipping.norm)
 
+    def clip_all(self, gradients: list[Tensors]) -> list[Tensors]:
+        """Clips the gradients of all players, together and per variable, as the optimizer says."""
+        largest = self.settings.clipping.global_norm
+        if largest:
+            flat, _ = tf.clip_by_global_norm(tf.nest.flatten(gradients), largest)
+            gradients = tf.nest.pack_sequence_as(gradients, flat)
+        return [self.clip(gradient) for gradient in gradients]
+
     def own_cost(self, player: Player) -> Tensors:
         """Gradient l_u of a player's own cost, zeros where there is none."""
         pairs = zip(player.variables, self.own[player.index], strict=True)

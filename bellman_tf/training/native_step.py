@@ -75,9 +75,9 @@ class NativeStep:
         if settings.handed_over:
             step.gradients = gradients
             if wanted:
-                step.outcome_of = functools.partial(self._outcome, self._whole(gradients))
+                step.outcome_of = functools.partial(self._outcome, replicas.total(gradients))
             return
-        gradients = self._clipped(self._whole(gradients))
+        gradients = step.clip_all(replicas.total(gradients))
         self._move(gradients)
         if wanted:
             step.outcome = self._outcome(gradients, step.new_values())
@@ -256,19 +256,6 @@ class NativeStep:
                 found |= self._weighed_backward(objective, rest) if rest else {}
             gradients = [found[player.index] for player in players]
         return gradients
-
-    @staticmethod
-    def _whole(gradients: list[Tensors]) -> list[Tensors]:
-        """Sums the gradients over the replicas."""
-        return tf.nest.pack_sequence_as(gradients, replicas.total(tf.nest.flatten(gradients)))
-
-    def _clipped(self, gradients: list[Tensors]) -> list[Tensors]:
-        """Clips as the optimizer says; where another one moves the variables, that clips."""
-        clipping = self.step.settings.clipping
-        if clipping.global_norm:
-            flat, _ = tf.clip_by_global_norm(tf.nest.flatten(gradients), clipping.global_norm)
-            gradients = tf.nest.pack_sequence_as(gradients, flat)
-        return [self.step.clip(gradient) for gradient in gradients]
 
     def _weights(self, player: Player) -> tf.Tensor:
         together = self.step.together.get(player.index)
