@@ -55,10 +55,11 @@ class GameMixin:
             print_fn: what to print with; `print` by default.
         """
         optimizer = getattr(self, "optimizer", None)
-        metrics, grams = None, None
+        metrics, grams, losses = None, None, None
         if isinstance(optimizer, GTDDP):
             metrics, grams = optimizer.describe(self.game), optimizer.describe_grams(self.game)
-        print_game(self.game, self.name, metrics, print_fn, grams)
+            losses = optimizer.describe_losses(self.game)
+        print_game(self.game, self.name, metrics, print_fn, grams, losses)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """As Keras's; remembers the structure of the inputs, from which made-up samples are drawn."""

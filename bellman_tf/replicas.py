@@ -9,9 +9,8 @@ import contextlib
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.linalg.constants import number
-
-Tensors = list[tf.Tensor]
 
 
 def count() -> int:

@@ -12,9 +12,9 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.matrix_layout import MatrixLayout
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.constants import once
 
 

@@ -11,9 +11,10 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks, keras_access, replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.inner import ScaledBlock
 from bellman_tf.game.players import Players
-from bellman_tf.layers.tensors import Tensors, either
+from bellman_tf.layers.tensors import either
 from bellman_tf.training.context import StepResult
 from bellman_tf.training.update import all_finite
 

@@ -97,3 +97,12 @@ def test_several_steps_per_execution():
     fit(single, x, y, 8)
     for value, reference in zip(model.get_weights(), single.get_weights(), strict=True):
         assert_close(value, reference, atol=1e-6)
+
+
+def test_a_synchronised_normalisation_wants_the_loss_measured_at_every_step():
+    def make():
+        normalisation = keras.layers.BatchNormalization(synchronized=True)
+        return btf.Sequential([keras.Input((4,)), keras.layers.Dense(5), normalisation, keras.layers.Dense(3)])
+
+    with pytest.raises(ValueError, match="`step_control.every` must be 1 with a synchronised BatchNormalization"):
+        compiled(2, lambda: btf.GTDDP(0.1, step_control=btf.LevenbergMarquardt(every=2)), make)
