@@ -8,12 +8,12 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Metric, StepScalars
 from bellman_tf.curvature.cached import Seen, update_all
 from bellman_tf.curvature.coupling.joint import JointMetric
 from bellman_tf.curvature.identity import IdentityMetric
 from bellman_tf.game.players import Player
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.training.context import StepContext
 from bellman_tf.training.settings import StepSettings
 from bellman_tf.training.update import Assignments, add_own_cost, clip, constrain, move, own_cost_gradient

@@ -19,6 +19,7 @@ import functools
 import tensorflow as tf
 
 from bellman_tf import replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.gram import condense, gram
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import COTANGENTS, Player
@@ -26,7 +27,6 @@ from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture, weigh_each
 from bellman_tf.layers.coverage import PREACTIVATION
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.losses import find_ends, keras_computes_loss, record_loss
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.displacement import decrease_of, outcome_of_replicas
