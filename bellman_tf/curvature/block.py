@@ -11,7 +11,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from bellman_tf import _checks
+from bellman_tf import _checks, replicas
 from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.dense import LinearMap
@@ -26,11 +26,23 @@ class StepScalars:
     Attributes:
         iteration: number of updates done so far, int64 scalar.
         learning_rate: scalar in the metric's dtype.
+        present: whether this replica has samples in the step, boolean scalar; `None` on a single one.
     """
 
-    def __init__(self, iteration: tf.Tensor, learning_rate: tf.Tensor) -> None:
-        self.iteration, self.learning_rate = iteration, learning_rate
+    def __init__(self, iteration: tf.Tensor, learning_rate: tf.Tensor, present: tf.Tensor | None = None) -> None:
+        self.iteration, self.learning_rate, self.present = iteration, learning_rate, present
         self._rates: dict[tuple, tf.Tensor] = {}
+
+    def mean(self, statistics: Tensors) -> Tensors:
+        """Averages statistics of the batch over the replicas; not inside a branch of the graph.
+
+        Args:
+            statistics: of this replica's samples, or means that are linear in them.
+
+        Returns:
+            Those of the samples of all replicas; the same tensors on a single one.
+        """
+        return replicas.mean(statistics, self.present)
 
     def correction(self, beta: float, *, standing: bool = False) -> tf.Tensor:
         """What is missing from an exponential mean that starts at 0, one tensor for all players.

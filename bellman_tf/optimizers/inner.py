@@ -10,9 +10,11 @@ Source: engine.md Section 5.
 import keras
 import tensorflow as tf
 
-from bellman_tf import _checks, keras_access
+from bellman_tf import _checks, keras_access, replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.inner import ScaledBlock
 from bellman_tf.game.players import Players
+from bellman_tf.layers.tensors import either
 from bellman_tf.training.context import StepResult
 from bellman_tf.training.update import all_finite
 
@@ -161,25 +163,42 @@ class Inside:
         if result.outcome_of is not None:
             outcome = result.outcome_of({id(v): new for v, new in zip(variables, after, strict=False)})
         accepted = result.accepted & all_finite([value for value in after if value.dtype.is_floating])
-
-        def put_back() -> tf.Tensor:
-            for variable, value in zip(touched, before, strict=True):
-                variable.assign(value)
-            return tf.constant(False)
-
-        accepted = tf.cond(accepted, lambda: tf.constant(True), put_back)
+        accepted = _put_back_unless(accepted, touched, before, after)
         moves = {id(v): new - old for v, old, new in zip(variables, before, after, strict=False)}
+        scaled = {k: block for k, block in enumerate(self.blocks) if isinstance(block, ScaledBlock)}
+        whole = replicas.total([[gradients[id(v)] for v in block.variables] for block in scaled.values()])
         measured = {
-            (k, 0): block.measured(
-                result.old_state[k][0],
-                [moves[id(v)] for v in block.variables],
-                [gradients[id(v)] for v in block.variables],
-            )
-            for k, block in enumerate(self.blocks)
-            if isinstance(block, ScaledBlock)
+            (k, 0): block.measured(result.old_state[k][0], [moves[id(v)] for v in block.variables], own)
+            for (k, block), own in zip(scaled.items(), whole, strict=True)
         }
         state = {**result.state, **measured}
-        return result._replace(accepted=accepted, taken=accepted, state=state, outcome=outcome)
+        kept = accepted if replicas.count() == 1 else accepted & result.kept
+        return result._replace(accepted=accepted, taken=accepted, kept=kept, state=state, outcome=outcome)
+
+
+def _put_back_unless(accepted: tf.Tensor, variables: list, before: Tensors, after: Tensors) -> tf.Tensor:
+    """Gives variables their old values back unless the batch is good.
+
+    Args:
+        accepted: whether it is, boolean scalar.
+        variables: those that may have changed.
+        before: their values before the step.
+        after: and after it.
+
+    Returns:
+        `accepted`, once that is done.
+    """
+    if replicas.count() > 1:  # TensorFlow assigns nothing mirrored inside a branch
+        for variable, old, new in zip(variables, before, after, strict=True):
+            variable.assign(either(accepted, new, old))
+        return accepted
+
+    def put_back() -> tf.Tensor:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        return tf.constant(False)
+
+    return tf.cond(accepted, lambda: tf.constant(True), put_back)
 
 
 def _variables_of(part: object, seen: set[int]) -> list[keras.Variable | tf.Variable]:

@@ -123,6 +123,7 @@ class Coupling:
             lambda: self._moments(state[:count], captures, rate),
             state[:count],
         )
+        cross = step.mean(cross)
         cached = every(self.config.invert_every, step.iteration, lambda: self._refresh(cross, own), state[count:])
         turns, factor = None, cached
         if self.eigen:
