@@ -6,7 +6,7 @@ import weakref
 import keras
 import tensorflow as tf
 
-from bellman_tf import _checks, keras_access
+from bellman_tf import _checks, keras_access, keras_optimizers
 from bellman_tf.curvature.block import Block, state_dtype
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
@@ -87,6 +87,15 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
                 f"Compile the model with a new {type(self).__name__}(momentum=...).",
             )  # fmt: skip
         self.__dict__["_momentum"] = value
+
+    @property
+    def accumulators(self) -> list[list[keras.Variable]]:
+        """Sums of the gradients of every player's variables; empty without accumulation of our own."""
+        if self.inner is not None or self.options.micro_batches == 1:
+            return []
+        variables = keras_access.trained_variables(self)
+        known = {id(v): s for v, s in zip(variables, keras_optimizers.accumulators_of(self), strict=True)}
+        return [[known[id(v)] for v in player.variables] for player in self.players]
 
     @property
     def state(self) -> list[list[tf.Tensor]]:

@@ -1,7 +1,7 @@
 """New values of all players: metrics from what the step has seen, directions, decay, clipping; nothing is assigned."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -68,7 +68,9 @@ class Moves:
         self.own = [own_cost_gradient(player.variables) for player in players]
         self.metrics: list[Metric | None] = [None] * len(players)
         self.together: dict[int, Together] = {}
-        self.step = StepScalars(context.iteration, context.learning_rate)
+        self.step = StepScalars(
+            context.iteration, context.learning_rate, context.micro_batch, settings.options.micro_batches
+        )
         self.assignments = Assignments(
             {
                 id(v): t
@@ -97,6 +99,14 @@ class Moves:
     def clip(self, gradient: Tensors) -> Tensors:
         """Clips per variable as the optimizer says."""
         return clip(gradient, self.settings.clipping.value, self.settings.clipping.norm)
+
+    def clip_all(self, gradients: list[Tensors]) -> list[Tensors]:
+        """Clips the gradients of all players as the optimizer says, together or one by one."""
+        bound = self.settings.clipping.global_norm
+        if bound:
+            flat, _ = tf.clip_by_global_norm(tf.nest.flatten(gradients), bound)
+            gradients = tf.nest.pack_sequence_as(gradients, flat)
+        return [self.clip(gradient) for gradient in gradients]
 
     def own_cost(self, player: Player) -> Tensors:
         """Gradient l_u of a player's own cost, zeros where there is none."""
@@ -202,6 +212,39 @@ class Moves:
             decays = id(variable) not in self.settings.undecayed
             values.append(move(old, decrease, self.context.decay if decays else None))
         return values
+
+    def move_if(self, condition: tf.Tensor, act: Callable[[], None]) -> None:
+        """Runs what queues the moves of all players where a condition holds; elsewhere everything stays as it is.
+
+        State that comes of captures is not touched by moves, so that only state made of gradients is chosen.
+
+        Args:
+            condition: boolean scalar.
+            act: queues moves.
+        """
+        made = [k for k, block in enumerate(self.settings.blocks) if block.needs_gradient]
+        variables = [v for player in self.players for v in player.variables]
+        before = dict(self.assignments.before)
+
+        def found() -> list:
+            values = before | self.assignments.by_variable()
+            velocities = [self.velocities.get(k, old) for k, old in enumerate(self.context.velocities)]
+            return [[values[id(v)] for v in variables], [self._new_state[k] for k in made], velocities]
+
+        stays = found()
+
+        def acted() -> Tensors:
+            act()
+            return tf.nest.flatten(found())
+
+        chosen = tf.cond(condition, acted, lambda: [tf.identity(t) for t in tf.nest.flatten(stays)])
+        values, states, velocities = tf.nest.pack_sequence_as(stays, chosen)
+        self.assignments = Assignments(before)
+        for variable, value in zip(variables, values, strict=True):
+            self.assignments.add(variable, value)
+        for k, state in zip(made, states, strict=True):
+            self._new_state[k] = state
+        self.velocities = dict(enumerate(velocities))
 
     def changed_state(self) -> dict[tuple[int, int], tf.Tensor]:
         """New curvature state, by player and position, where it is not the old one."""

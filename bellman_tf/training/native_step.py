@@ -27,6 +27,7 @@ from bellman_tf.layers.capture import Capture, weigh_each
 from bellman_tf.layers.coverage import PREACTIVATION
 from bellman_tf.layers.tensors import Tensors
 from bellman_tf.losses import find_ends, keras_computes_loss, record_loss
+from bellman_tf.training.accumulation import accumulate
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.displacement import decrease_of
 from bellman_tf.training.information import INFORMATION
@@ -69,12 +70,16 @@ class NativeStep:
         gradients = self._gradients()
         step, settings = self.step, self.step.settings
         wanted = settings.wants_outcome and self.information.curved
-        if settings.watched and wanted:
+        if settings.watched and self.information.curved:
             step.telemetry |= numbers_of(self.policy, self.options, self.game, step.dtype)
         if settings.handed_over:
             step.gradients = gradients
             step.outcome_of = functools.partial(self._outcome, gradients) if wanted else None
             return
+        if self.options.micro_batches > 1:
+            accumulate(step, gradients, self.captures, lambda mean: self._move(step.clip_all(mean)))
+            return
+        gradients = step.clip_all(gradients)
         self._move(gradients)
         if wanted:
             step.outcome = self._outcome(gradients, step.new_values())
@@ -179,7 +184,8 @@ class NativeStep:
         if group_size is not None and isinstance(step.batch_size, int) and group_size >= step.batch_size > 1:
             group_size = None
         direct = step.settings.momentum.direct if step.settings.momentum.known else 1.0
-        self.policy = policy_of(self.objectives, self.information, group_size, step.batch_size, step.dtype, direct)
+        share, sizes = 1 / options.micro_batches, (group_size, step.batch_size)
+        self.policy = policy_of(self.objectives, self.information, *sizes, step.dtype, direct, share)
         leading = [player for player in self.covered if self._leads(player)]
         done: list[tf.Tensor] = []
         for index in (p.index for p in leading if self.blocks[p.index].needs_capture):  # may wait for others' captures
@@ -252,10 +258,7 @@ class NativeStep:
                 rest = [p for p in objective.players if p.index not in found]
                 found |= self._weighed_backward(objective, rest) if rest else {}
             gradients = [found[player.index] for player in players]
-        if step.settings.clipping.global_norm:
-            flat, _ = tf.clip_by_global_norm(tf.nest.flatten(gradients), step.settings.clipping.global_norm)
-            gradients = tf.nest.pack_sequence_as(gradients, flat)
-        return [step.clip(gradient) for gradient in gradients]
+        return gradients
 
     def _weights(self, player: Player) -> tf.Tensor:
         together = self.step.together.get(player.index)
@@ -297,7 +300,7 @@ class NativeStep:
     def _move(self, gradients: list[Tensors]) -> None:
         """Statistics that read the gradient, then every player's step."""
         step, players = self.step, self.game.players
-        nothing = BatchOnly(step.batch_size)
+        nothing = BatchOnly(step.batch_size * self.options.micro_batches)
         late = [p for p in players if step.metrics[p.index] is None]
         for player in [p for p in late if self.blocks[p.index].needs_capture and p.index not in self.captures]:
             late.remove(player)  # not called in this step: its statistics stay as they are

@@ -35,6 +35,7 @@ class OwnPolicy(LinearPolicy):
         columns: Sequence[int],
         batch_size: tf.Tensor | int,
         direct: float = 1.0,
+        share: float = 1.0,
     ) -> None:
         """Stores the terminal values.
 
@@ -46,8 +47,9 @@ class OwnPolicy(LinearPolicy):
             columns: of every objective, per sample.
             batch_size: B.
             direct: as in `LinearPolicy`.
+            share: as in `LinearPolicy`.
         """
-        super().__init__(values[0], information, group_size, sum(columns), batch_size, direct)
+        super().__init__(values[0], information, group_size, sum(columns), batch_size, direct, share)
         a, L = side_by_side(values, columns)
         self._ends = [self._in_one_group(SampleValue(*end)) for end in zip(tf.unstack(a), tf.unstack(L), strict=True)]
         self._numbers, self._widths = numbers, list(columns)
@@ -97,6 +99,7 @@ def policy_of(
     batch_size: tf.Tensor | int,
     dtype: tf.DType,
     direct: float,
+    share: float = 1.0,
 ) -> LinearPolicy:
     """The policy of a step, before it has seen a Gram matrix.
 
@@ -107,6 +110,7 @@ def policy_of(
         batch_size: B.
         dtype: of the recursion.
         direct: as in `LinearPolicy`.
+        share: as in `LinearPolicy`.
 
     Returns:
         One value for all players, or one for each objective.
@@ -119,6 +123,6 @@ def policy_of(
         for objective, m in zip(objectives, columns, strict=True)
     ]
     if len(objectives) == 1:
-        return LinearPolicy(values[0], information, group_size, columns[0], batch_size, direct)
+        return LinearPolicy(values[0], information, group_size, columns[0], batch_size, direct, share)
     numbers = {player.index: objective.number for objective in objectives for player in objective.players}
-    return OwnPolicy(values, numbers, information, group_size, columns, batch_size, direct)
+    return OwnPolicy(values, numbers, information, group_size, columns, batch_size, direct, share)

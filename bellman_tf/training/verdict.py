@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from bellman_tf.training.accumulation import kept_sums
 from bellman_tf.training.context import StepResult
 from bellman_tf.training.round import Round
 from bellman_tf.training.step_control import judge, measures
@@ -21,7 +22,9 @@ def conclude(step: Round) -> StepResult:
     handed = [] if step.gradients is None else [part for parts in step.gradients for part in parts]
     floating = [t for t in changed.values() if t.dtype.is_floating]
     values = all_finite([*step.assignments.values, *floating, *handed])
-    accepted, control = all_finite([step.loss, *step.witnesses]), step.context.control
+    summed = [part for parts in step.sums for part in parts]
+    accepted, control = all_finite([step.loss, *step.witnesses, *summed]), step.context.control
+    good = accepted  # a micro-batch; the update that it completes may still be bad
     if step.settings.control is None:
         accepted = taken = accepted & values
     else:
@@ -47,6 +50,8 @@ def conclude(step: Round) -> StepResult:
         gradients=step.gradients,
         velocities=step.velocities,
         outcome_of=step.outcome_of,
+        sums=kept_sums(step, good),
+        spoiled=None if step.completes is None else good & step.completes & ~accepted,
     )
 
 

@@ -118,7 +118,13 @@ class Coupling:
             lambda: self._moments(state[:count], captures, rate),
             state[:count],
         )
-        cached = every(self.config.invert_every, step.iteration, lambda: self._refresh(cross, own), state[count:])
+        cached = every(
+            self.config.invert_every,
+            step.iteration,
+            lambda: self._refresh(cross, own),
+            state[count:],
+            step.refreshing,
+        )
         ratios, factor = None, cached
         if self.eigen:
             values, factor = cached[: 2 * len(own)], cached[2 * len(own) :]
