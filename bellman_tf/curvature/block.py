@@ -43,9 +43,9 @@ class StepScalars:
             micro_batches: how many make one.
         """
         self.iteration, self.learning_rate = iteration, learning_rate
-        self._micro_batch, self._micro_batches = micro_batch, micro_batches
+        self._micro_batch, self._micro_batches = micro_batch if micro_batches > 1 else None, micro_batches
         self.refreshing = None
-        if micro_batch is not None:
+        if self._micro_batch is not None:
             last = tf.equal(micro_batch, micro_batches - 1)
             self.refreshing = last | tf.equal(iteration + micro_batch, 0)
         self._rates: dict[tuple, tf.Tensor] = {}
