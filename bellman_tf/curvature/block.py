@@ -11,6 +11,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from bellman_tf import replicas
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.tensors import Tensors
@@ -25,12 +26,14 @@ class StepScalars:
         learning_rate: scalar in the metric's dtype.
         refreshing: whether factorisations may be renewed, boolean scalar; `None` for always. Of the micro-batches of
             one update the last one renews them, and the very first one of all: before it nothing is known.
+        present: whether this replica has samples in the step, boolean scalar; `None` on a single one.
     """
 
     def __init__(
         self,
         iteration: tf.Tensor,
         learning_rate: tf.Tensor,
+        present: tf.Tensor | None = None,
         micro_batch: tf.Tensor | None = None,
         micro_batches: int = 1,
     ) -> None:
@@ -39,16 +42,28 @@ class StepScalars:
         Args:
             iteration: number of updates done so far, int64 scalar.
             learning_rate: scalar.
+            present: whether this replica has samples, or `None`.
             micro_batch: number of the batch among those that make one update, int64 scalar, or `None`.
             micro_batches: how many make one.
         """
-        self.iteration, self.learning_rate = iteration, learning_rate
+        self.iteration, self.learning_rate, self.present = iteration, learning_rate, present
         self._micro_batch, self._micro_batches = micro_batch if micro_batches > 1 else None, micro_batches
         self.refreshing = None
         if self._micro_batch is not None:
             last = tf.equal(micro_batch, micro_batches - 1)
             self.refreshing = last | tf.equal(iteration + micro_batch, 0)
         self._rates: dict[tuple, tf.Tensor] = {}
+
+    def mean(self, statistics: Tensors) -> Tensors:
+        """Averages statistics of the batch over the replicas; not inside a branch of the graph.
+
+        Args:
+            statistics: of this replica's samples, or means that are linear in them.
+
+        Returns:
+            Those of the samples of all replicas; the same tensors on a single one.
+        """
+        return replicas.mean(statistics, self.present)
 
     def correction(self, beta: float, *, standing: bool = False) -> tf.Tensor:
         """What is missing from an exponential mean that starts at 0, one tensor for all players.

@@ -60,10 +60,14 @@ class CachedBlock(Block):
         """What is kept of the factorisations, the other entries of the state; `kept` are those of the last time."""
         raise NotImplementedError
 
+    def measure(self, cached: Tensors, capture: Capture) -> Tensors:
+        """Statistics of the batch that are taken in the factorisations; none by default."""
+        return []
+
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: Capture, step: StepScalars
+        self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
     ) -> tuple[Tensors, Metric]:
-        """The new state and this step's metric."""
+        """The new state and this step's metric, `measured` of `measure`."""
         raise NotImplementedError
 
     def update(
@@ -93,11 +97,10 @@ def update_all(players: list[Seen], step: StepScalars) -> list[tuple[Tensors, Me
     Returns:
         New state and metric of each.
     """
-    statistics = {
-        k: seen.block.observe(seen.state, seen.capture, step)
-        for k, seen in enumerate(players)
-        if isinstance(seen.block, CachedBlock)
-    }
+    caching = [k for k, seen in enumerate(players) if isinstance(seen.block, CachedBlock)]
+    statistics = _averaged(
+        {k: players[k].block.observe(players[k].state, players[k].capture, step) for k in caching}, step
+    )
     cached: dict[int, Tensors] = {}
     for period in sorted({players[k].block.period for k in statistics}):
         due = {k: known for k, known in statistics.items() if players[k].block.period == period}
@@ -111,12 +114,19 @@ def update_all(players: list[Seen], step: StepScalars) -> list[tuple[Tensors, Me
         )
         remaining = iter(refreshed)
         cached.update({k: [next(remaining) for _ in parts] for k, parts in kept.items()})
+    measured = _averaged({k: players[k].block.measure(cached[k], players[k].capture) for k in caching}, step)
     return [
-        seen.block.finish(statistics[k], cached[k], seen.capture, step)
+        seen.block.finish(statistics[k], cached[k], measured[k], step)
         if k in statistics
         else seen.block.update(seen.state, seen.capture, seen.gradient, step)
         for k, seen in enumerate(players)
     ]
+
+
+def _averaged(statistics: dict[int, Tensors], step: StepScalars) -> dict[int, Tensors]:
+    """Statistics of the samples of all replicas, exchanged at once."""
+    remaining = iter(step.mean([part for parts in statistics.values() for part in parts]))
+    return {k: [next(remaining) for _ in parts] for k, parts in statistics.items()}
 
 
 def _refresh(players: list[Seen], statistics: dict[int, Tensors]) -> list[Tensors]:

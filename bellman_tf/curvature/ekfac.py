@@ -196,21 +196,19 @@ class EKFACBlock(KFACBlock):
         """The diagonal of `R' diag(s) R`, R = R_A (x) R_B the rotation from the old bases to the new ones."""
         return matmul(self.rows.apply(tf.transpose(tf.square(R_A)), s), tf.square(R_B))
 
+    def measure(self, cached: Tensors, capture: MatrixCapture) -> Tensors:
+        """The second moments of this step in the bases."""
+        return [self._second_moments(capture, Eigenbasis(self.rows, *cached[:2]))]
+
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: StepScalars
+        self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """The scalings of this step in the bases, and the metric."""
         U_A, U_B, s = cached
-        s = self._scalings(s, U_A, U_B, capture, step)
+        for moments in measured:
+            s = running_mean(s, moments, step.mean_rate(self.config.decay))
         state = [*statistics, U_A, U_B, s]
         return state, self.standing(state, step)
-
-    def _scalings(
-        self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: StepScalars
-    ) -> tf.Tensor:
-        """The running mean of second moments, this step's included."""
-        measured = self._second_moments(capture, Eigenbasis(self.rows, U_A, U_B))
-        return running_mean(s, measured, step.mean_rate(self.config.decay))
 
     def _second_moments(self, capture: MatrixCapture, metric: Eigenbasis) -> tf.Tensor:
         """`E[(U_A' q U_B)^2]`, `[rows(+1), e]`, from column 0."""
@@ -268,11 +266,9 @@ class KFACEigenBlock(EKFACBlock):
             rows.append(self._positions(capture, eig_A.dtype)[None])
         return [U_A, U_B, tf.maximum(tf.concat(rows, 0), 0)[:, None] * tf.maximum(eig_B, 0)]
 
-    def _scalings(
-        self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: StepScalars
-    ) -> tf.Tensor:
-        """K-FAC's own eigenvalues."""
-        return s
+    def measure(self, cached: Tensors, capture: MatrixCapture) -> Tensors:
+        """Nothing: the scalings are K-FAC's own eigenvalues."""
+        return []
 
     def describe(self) -> str:
         """A word or two for `game_summary`."""

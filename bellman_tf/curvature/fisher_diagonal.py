@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from bellman_tf import replicas
 from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
@@ -31,10 +32,10 @@ class DiagonalFisherBlock(Block):
     ) -> tuple[Tensors, Metric]:
         """Running mean of squares, then the inverse of the damped diagonal."""
         if not self.layout.covered:
-            batch = tf.cast(capture.batch_size, step.learning_rate.dtype)
+            [batch] = replicas.total([tf.cast(capture.batch_size, step.learning_rate.dtype)])
             squares = [batch * tf.square(g) for g in gradient]
         else:
-            squares = capture.mean_squares()
+            squares = step.mean(capture.mean_squares())
         rate = step.mean_rate(self.decay)
         state = [running_mean(v, new, rate) for v, new in zip(state, squares, strict=True)]
         return state, self.standing(state, step)

@@ -135,7 +135,7 @@ class GroupedKFACBlock(CachedBlock):
         return [A_inv, B_inv, 1 / (tf.cast(count, A_inv.dtype) + damping_A)]
 
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: StepScalars
+        self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """The inverses as a metric."""
         return [*statistics, *cached], GroupedMetric(self.layout.matrix, self.kind, *cached, step.learning_rate)

@@ -160,7 +160,7 @@ class KFACBlock(CachedBlock):
         return [A_inv, B_inv, tf.math.reciprocal(bias + damping_A)]
 
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: StepScalars
+        self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """The inverses as a metric."""
         return [*statistics, *cached], KroneckerMetric(self.rows, *cached, step.learning_rate)

@@ -117,13 +117,23 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
                 f"Create another {type(self).__name__} for the model '{model.name}'.",
             )  # fmt: skip
         if model.distribute_strategy.num_replicas_in_sync > 1:
-            raise _checks.error(
-                "model",
-                "run on one replica: gradients and statistics are not reduced across replicas yet",
-                model.name,
-                "Build it outside the strategy's scope.",
-            )
+            self._check_replicas(model)
         self._model = weakref.ref(model)
+
+    def _check_replicas(self, model: keras.Model) -> None:
+        """Refuses what does not work on several replicas, each of which sees its own samples only."""
+        if self.solver is not None:
+            reason = f"{type(self).__name__} computes one step from all samples of the batch"
+            hint = "Use GTDDP, or build the model outside the strategy's scope."
+        elif self.options.rollout == "nonlinear":
+            reason = "with rollout='nonlinear' a stage moves before the replicas' later gradients are known"
+            hint = "Pass rollout='linear', or build the model outside the strategy's scope."
+        elif self.inner is not None and self.options.micro_batches > 1:
+            reason = "Keras's optimizers cannot accumulate gradients on several replicas"
+            hint = "Use a `curvature` of ours with gradient_accumulation_steps, or build the model outside the scope."
+        else:
+            return
+        raise _checks.error("model", f"run on one replica: {reason}", model.name, hint)
 
     def _holds(self, model: keras.Model) -> bool:
         """Whether the optimizer was built for the model's trainable variables."""

@@ -13,10 +13,10 @@ Source: engine.md Section 5.
 import keras
 import tensorflow as tf
 
-from bellman_tf import _checks, keras_access, keras_optimizers
+from bellman_tf import _checks, keras_access, keras_optimizers, replicas
 from bellman_tf.curvature.inner import ScaledBlock
 from bellman_tf.game.players import Players
-from bellman_tf.layers.tensors import either
+from bellman_tf.layers.tensors import Tensors, either
 from bellman_tf.training.context import StepResult
 from bellman_tf.training.settings import GameOptions
 from bellman_tf.training.update import all_finite
@@ -197,24 +197,23 @@ class Inside:
             outcome = result.outcome_of({id(v): new for v, new in zip(variables, after, strict=False)})
         accepted = result.accepted & all_finite([value for value in after if value.dtype.is_floating])
         spoiled = None if completes is None else result.accepted & completes & ~accepted
-
-        def put_back() -> tf.Tensor:
-            for variable, value in zip(touched, before, strict=True):
-                variable.assign(value)
-            if spoiled is not None:
-                self._drop(spoiled)
-            return tf.constant(False)
-
-        accepted = tf.cond(accepted, lambda: tf.constant(True), put_back)
+        accepted = _put_back_unless(accepted, touched, before, after)
+        if spoiled is not None:
+            self._drop(spoiled)
         moves = {id(v): new - old for v, old, new in zip(variables, before, after, strict=False)}
+        scaled = {k: block for k, block in enumerate(self.blocks) if isinstance(block, ScaledBlock)}
+        parts = [[moving[id(v)] for v in block.variables] for block in scaled.values()]
+        whole = tf.nest.pack_sequence_as(parts, replicas.total(tf.nest.flatten(parts)))
         measured = {}
-        for k, block in enumerate(self.blocks):
-            if isinstance(block, ScaledBlock):
-                old, parts = result.old_state[k][0], [[of[id(v)] for v in block.variables] for of in (moves, moving)]
-                new = block.measured(old, *parts)
-                measured[k, 0] = new if completes is None else tf.where(completes, new, old)
+        for (k, block), own in zip(scaled.items(), whole, strict=True):
+            old = result.old_state[k][0]
+            new = block.measured(old, [moves[id(v)] for v in block.variables], own)
+            measured[k, 0] = new if completes is None else tf.where(completes, new, old)
         state = {**result.state, **measured}
-        return result._replace(accepted=accepted, taken=accepted, state=state, outcome=outcome, spoiled=spoiled)
+        kept = accepted if replicas.count() == 1 else accepted & result.kept
+        return result._replace(
+            accepted=accepted, taken=accepted, kept=kept, state=state, outcome=outcome, spoiled=spoiled
+        )
 
     def _mean_with(self, gradients: dict[int, tf.Tensor]) -> dict[int, tf.Tensor]:
         """Mean of a micro-batch's gradients and of those that the other optimizer has summed up, by `id`."""
@@ -256,6 +255,31 @@ def accumulation_of(optimizer: keras.optimizers.Optimizer) -> int:
             "update of all players", sorted(found),
         )  # fmt: skip
     return found.pop()
+
+
+def _put_back_unless(accepted: tf.Tensor, variables: list, before: Tensors, after: Tensors) -> tf.Tensor:
+    """Gives variables their old values back unless the batch is good.
+
+    Args:
+        accepted: whether it is, boolean scalar.
+        variables: those that may have changed.
+        before: their values before the step.
+        after: and after it.
+
+    Returns:
+        `accepted`, once that is done.
+    """
+    if replicas.count() > 1:  # TensorFlow assigns nothing mirrored inside a branch
+        for variable, old, new in zip(variables, before, after, strict=True):
+            variable.assign(either(accepted, new, old))
+        return accepted
+
+    def put_back() -> tf.Tensor:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        return tf.constant(False)
+
+    return tf.cond(accepted, lambda: tf.constant(True), put_back)
 
 
 def _variables_of(part: object, seen: set[int]) -> list[keras.Variable | tf.Variable]:

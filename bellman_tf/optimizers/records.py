@@ -63,7 +63,7 @@ class Records:
         for k, tensors in result.velocities.items():
             for variable, tensor in zip(self.velocities[k], tensors, strict=True):
                 result.assignments.add(variable, tensor)
-        result.assignments.apply(self, result.taken, result.restore)
+        result.assignments.apply(self, result.taken, result.kept, result.restore)
         for accumulators, tensors in zip(self.accumulators, result.sums, strict=True):
             for variable, tensor in zip(accumulators, tensors, strict=True):
                 self.assign(variable, tensor)
@@ -102,6 +102,25 @@ class Records:
         """`[2, K + 1]`: sums over steps and latest values of what `names_of` names; the last column counts steps."""
         return self.__dict__.get("_monitor")
 
+    def make_monitor(self, game: Players) -> None:
+        """Makes the variable of `monitor`, if there is none for the numbers of this game.
+
+        Args:
+            game: the model's game.
+        """
+        shape = (2, len(names_of(self.options, game)) + 1)
+        if self.monitor is None or self.monitor.shape != shape:
+            object.__setattr__(self, "_monitor", tf.Variable(tf.zeros(shape), trainable=False))
+
+    def prepare(self, game: Players) -> None:
+        """Makes the variables of a step that cannot be made inside a replica, before it is traced.
+
+        Args:
+            game: the model's game.
+        """
+        if self.watched and self.watchable:
+            self.make_monitor(game)
+
     def add_to_monitor(self, game: Players, outcome: Outcome | None, telemetry: dict, accepted: tf.Tensor) -> None:
         """Adds the numbers of a step to the sums of `monitor`.
 
@@ -112,9 +131,8 @@ class Records:
             accepted: whether the batch is good; a bad one is not counted.
         """
         names = names_of(self.options, game)
-        if self.monitor is None or self.monitor.shape != (2, len(names) + 1):
-            with tf.init_scope():
-                object.__setattr__(self, "_monitor", tf.Variable(tf.zeros([2, len(names) + 1]), trainable=False))
+        with tf.init_scope():
+            self.make_monitor(game)
         known = dict(telemetry)
         if outcome is not None:
             known |= {"predicted_reduction": outcome.predicted, "actual_reduction": outcome.actual}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from bellman_tf import _checks, keras_access, keras_optimizers
+from bellman_tf import _checks, keras_access, keras_optimizers, replicas
 from bellman_tf.curvature.inner import InnerBlock
 from bellman_tf.curvature.stacks import StoredState
 from bellman_tf.game.players import Players
@@ -47,12 +47,17 @@ class Stepping(Records, Bound):
         """
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         sizes = [leaf.shape[0] for leaf in keras.tree.flatten(x) if leaf is not None and len(leaf.shape)]
-        if 0 in sizes:
+        if 0 in sizes and replicas.count() == 1:  # of several replicas some may have no part in the last batch
             raise _checks.error("x", "hold at least one sample", sizes, "The batch is empty.")
         if any(isinstance(leaf, tf.RaggedTensor) for leaf in keras.tree.flatten(x)):
             raise _checks.error(
                 "x", "be dense or sparse: the samples of a ragged batch have no tensors of one shape", sizes,
                 "Pad it, `ragged.to_tensor()`, and let `Embedding(mask_zero=True)` or `Masking` mark the padding.",
+            )  # fmt: skip
+        if tf.distribute.get_replica_context() is None:
+            raise _checks.error(
+                "train_step", "run inside the replicas of the model's strategy", model.name,
+                "Call `fit` or `train_on_batch`; a loop calls `strategy.run(model.train_step, args=(data,))`.",
             )  # fmt: skip
         if not model.built:
             model(x)

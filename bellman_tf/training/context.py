@@ -52,7 +52,7 @@ class StepResult(NamedTuple):
     """What a step hands to its optimizer. Nothing is assigned yet.
 
     Attributes:
-        loss: J before the step, scalar.
+        loss: J before the step, scalar; of several replicas this one's term, and J is their sum.
         y_pred: the model's outputs before the step.
         assignments: new values of the model's variables.
         state: new curvature state, by player and position, where it changes.
@@ -60,6 +60,7 @@ class StepResult(NamedTuple):
         restore: (variable, value before the step) of what the model wrote itself.
         accepted: whether the batch is good, boolean scalar.
         taken: whether its step is to be taken.
+        kept: whether what the model wrote itself is to stay: not where a replica had no samples to write it from.
         control: new state of step control, or `None`.
         clamped: clamps of the papers' recursion.
         outcome: what the step does to J; `None` where neither step control nor a monitor reads it.
@@ -80,6 +81,7 @@ class StepResult(NamedTuple):
     restore: list[tuple[keras.Variable, tf.Tensor]]
     accepted: tf.Tensor
     taken: tf.Tensor
+    kept: tf.Tensor
     control: tf.Tensor | None
     clamped: tf.Tensor
     outcome: Outcome | None

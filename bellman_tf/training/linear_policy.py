@@ -228,9 +228,19 @@ class LinearPolicy:
         a, L = self._terminal
         return -tf.reduce_sum(a * d) - tf.reduce_sum(tf.square(matvec(L, d, transpose_a=True))) / 2
 
-    def held_out_model(self) -> tf.Tensor:
+    def moved(self) -> tf.Tensor:
+        """How far these weights alone move the columns downhill, `sum (l + G w)` over all players; one group.
+
+        Returns:
+            `[B m]`.
+        """
+        grams, weights, pulls = self._solved
+        moved = matvec(grams, weights) if pulls is None else matvec(grams, weights) + pulls
+        return tf.reduce_sum(moved, axis=list(range(moved.shape.rank - 1)))
+
+    def held_out_model(self, elsewhere: tf.Tensor | None = None) -> tf.Tensor:
         """What the cooperative step does to samples that were left out of it, `[3]`; see `held_out.held_out_model`."""
-        return held_out.held_out_model(self._terminal, self._summed, _sum(self._pulls), self._columns)
+        return held_out.held_out_model(self._terminal, self._summed, _sum(self._pulls), self._columns, elsewhere)
 
 
 def _sum(parts: list) -> tf.Tensor | None:

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from bellman_tf import replicas
 from bellman_tf.game.players import Players
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.linear_policy import LinearPolicy
@@ -88,8 +89,8 @@ def leverage(weights: tf.Tensor) -> tf.Tensor:
     Returns:
         Scalar.
     """
-    w = weights[:, 0]
-    return 1 - tf.reduce_sum(w)
+    total = tf.reduce_sum(weights[:, 0])  # of the samples of one replica
+    return 1 - (total if replicas.count() == 1 else total * replicas.count())
 
 
 def feedback_ratio(weights: tf.Tensor, plain: tf.Tensor) -> tf.Tensor:

@@ -7,12 +7,13 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from bellman_tf import replicas
 from bellman_tf.curvature.block import Metric, StepScalars
 from bellman_tf.curvature.cached import Seen, update_all
 from bellman_tf.curvature.coupling.joint import JointMetric
 from bellman_tf.curvature.identity import IdentityMetric
 from bellman_tf.game.players import Player
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.layers.tensors import Tensors, either
 from bellman_tf.training.context import StepContext
 from bellman_tf.training.settings import StepSettings
 from bellman_tf.training.update import Assignments, add_own_cost, clip, constrain, move, own_cost_gradient
@@ -44,6 +45,7 @@ class Moves:
         settings: of the step.
         players: of the game, by index.
         batch_size: samples.
+        present: whether this replica has samples, boolean scalar; `None` on a single one.
         dtype: of the recursion.
         values: value before the step of every player's variables, read before the model's own `__call__` casts them.
         own: gradient l_u of each player's regularizers, `None` per variable where there is none.
@@ -68,9 +70,9 @@ class Moves:
         self.own = [own_cost_gradient(player.variables) for player in players]
         self.metrics: list[Metric | None] = [None] * len(players)
         self.together: dict[int, Together] = {}
-        self.step = StepScalars(
-            context.iteration, context.learning_rate, context.micro_batch, settings.options.micro_batches
-        )
+        self.present = None if replicas.count() == 1 else tf.greater(batch_size, 0)
+        micro = context.micro_batch, settings.options.micro_batches
+        self.step = StepScalars(context.iteration, context.learning_rate, self.present, *micro)
         self.assignments = Assignments(
             {
                 id(v): t
@@ -114,8 +116,9 @@ class Moves:
         return [tf.zeros(v.shape, self.dtype) if l is None else tf.cast(l, self.dtype) for v, l in pairs]
 
     def with_own_cost(self, player: Player, gradient: Tensors) -> Tensors:
-        """Adds the gradient of the player's own cost."""
-        return add_own_cost([tf.cast(g, self.dtype) for g in gradient], self.own[player.index])
+        """Adds this replica's share of the gradient of the player's own cost."""
+        own = [None if cost is None else replicas.share(cost) for cost in self.own[player.index]]
+        return add_own_cost([tf.cast(g, self.dtype) for g in gradient], own)
 
     def complete(self, player: Player, gradient: Tensors) -> Tensors:
         """Adds the gradient of the player's own cost, then clips."""
@@ -237,7 +240,11 @@ class Moves:
             act()
             return tf.nest.flatten(found())
 
-        chosen = tf.cond(condition, acted, lambda: [tf.identity(t) for t in tf.nest.flatten(stays)])
+        kept = tf.nest.flatten(stays)
+        if replicas.count() > 1:  # whose sums cannot be exchanged inside a branch
+            chosen = [either(condition, new, old) for new, old in zip(acted(), kept, strict=True)]
+        else:
+            chosen = tf.cond(condition, acted, lambda: [tf.identity(t) for t in kept])
         values, states, velocities = tf.nest.pack_sequence_as(stays, chosen)
         self.assignments = Assignments(before)
         for variable, value in zip(variables, values, strict=True):

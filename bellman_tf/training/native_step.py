@@ -18,6 +18,7 @@ import functools
 
 import tensorflow as tf
 
+from bellman_tf import replicas
 from bellman_tf.curvature.gram import condense, gram
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import COTANGENTS, Player
@@ -29,7 +30,7 @@ from bellman_tf.layers.tensors import Tensors
 from bellman_tf.losses import find_ends, keras_computes_loss, record_loss
 from bellman_tf.training.accumulation import accumulate
 from bellman_tf.training.context import Outcome
-from bellman_tf.training.displacement import decrease_of
+from bellman_tf.training.displacement import decrease_of, outcome_of_replicas
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.monitor import numbers_of, predicts
@@ -67,15 +68,17 @@ class NativeStep:
         if curved:
             self._measure()
             self._roll_out()
-        gradients = self._gradients()
+        gradients = self._gradients()  # of this replica's samples
         step, settings = self.step, self.step.settings
         wanted = settings.wants_outcome and self.information.curved
         if settings.watched and self.information.curved:
             step.telemetry |= numbers_of(self.policy, self.options, self.game, step.dtype)
         if settings.handed_over:
             step.gradients = gradients
-            step.outcome_of = functools.partial(self._outcome, gradients) if wanted else None
+            if wanted:
+                step.outcome_of = functools.partial(self._outcome, self._whole(gradients))
             return
+        gradients = self._whole(gradients)
         if self.options.micro_batches > 1:
             accumulate(step, gradients, self.captures, lambda mean: self._move(step.clip_all(mean)))
             return
@@ -109,7 +112,7 @@ class NativeStep:
         step.read_again(self.game.written)
         self.rows = rows_of([end.output for end in record.ends])
         if self.rows is not None:
-            step.batch_size, step.total = self.rows, tf.cast(self.rows, step.dtype)
+            step.batch_size, step.total = self.rows, step.counted(self.rows)
         self.objectives = objectives_of(step, record, self.tape)
         self.objective = {player.index: o for o in self.objectives for player in o.players}
         if self.rows is not None:
@@ -241,7 +244,7 @@ class NativeStep:
     # ---- gradient of the weighted loss
 
     def _gradients(self) -> list[Tensors]:
-        """The gradient of sum_i w_i phi_i and of all own costs, in the order of the players."""
+        """The gradient of sum_i w_i phi_i and of all own costs in the order of the players, this replica's terms."""
         step, players = self.step, self.game.players
         if self.policy is None:
             gradients = [self.plain[player.index] for player in players]
@@ -253,12 +256,17 @@ class NativeStep:
                     found[player.index] = step.with_own_cost(player, weighed)
             found |= self._enclosed()
             if keras_computes_loss(step.model) and not step.direct:  # another loss may see what the outputs do not
-                found |= {p.index: step.own_cost(p) for p in players if p.null}
+                found |= {p.index: [replicas.share(cost) for cost in step.own_cost(p)] for p in players if p.null}
             for objective in self.objectives:
                 rest = [p for p in objective.players if p.index not in found]
                 found |= self._weighed_backward(objective, rest) if rest else {}
             gradients = [found[player.index] for player in players]
         return gradients
+
+    @staticmethod
+    def _whole(gradients: list[Tensors]) -> list[Tensors]:
+        """Sums the gradients over the replicas."""
+        return tf.nest.pack_sequence_as(gradients, replicas.total(tf.nest.flatten(gradients)))
 
     def _weights(self, player: Player) -> tf.Tensor:
         together = self.step.together.get(player.index)
@@ -321,12 +329,15 @@ class NativeStep:
     def _outcome(self, gradients: list[Tensors], new: dict[int, tf.Tensor]) -> Outcome:
         """What new values do to J; without a prediction where the model is not that of the whole batch."""
         step, policy = self.step, self.policy
-        actual = tf.cast(step.loss, step.dtype) - step.loss_after(new)
+        [actual] = replicas.total([tf.cast(step.loss, step.dtype) - step.loss_after(new)])
         if not predicts(self.options):
             return Outcome(tf.constant(float("nan"), actual.dtype), actual, tf.zeros([3], actual.dtype))
         if step.settings.handed_over or (step.settings.momentum.beta and step.settings.control is None):
             decrease = decrease_of(step, policy, self.captures, gradients, new)
             return Outcome(decrease, actual, tf.zeros([3], actual.dtype))
+        if replicas.count() > 1:
+            predicted, held_out = outcome_of_replicas(step, policy, self.captures, gradients, new)
+            return Outcome(predicted, actual, held_out)
         own, loose = [], []
         for player in self.game.players:
             if policy is None or player.index not in self.captures:

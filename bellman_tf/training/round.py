@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable
 import keras
 import tensorflow as tf
 
-from bellman_tf import keras_access
+from bellman_tf import keras_access, replicas
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
@@ -28,7 +28,7 @@ class Round(Moves):
 
     Attributes:
         batch_size: samples.
-        total: the same as a scalar in `dtype`, B.
+        total: B as a scalar in `dtype`: the samples, of several replicas as `counted` counts them.
         frozen: (variable, value before the step) of every variable that is not trained and may be written to.
         raw: the same of TensorFlow's own variables, which Keras's scopes do not hold.
         clamped: clamps of the papers' recursion.
@@ -52,7 +52,7 @@ class Round(Moves):
         first = next(leaf for leaf in keras.tree.flatten(self.x) if leaf is not None)
         size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
         super().__init__(game.players, settings, context, recursion_dtype(model.trainable_variables), size)
-        self.total = tf.cast(size, self.dtype)
+        self.total = self.counted(size)
         written = game.written if isinstance(game, NativeGame) else kept_variables(model)
         self.frozen = _before([*written, *_of_losses(model)])
         self.raw = [(v, tf.identity(v)) for v in raw_variables(model)]
@@ -67,6 +67,22 @@ class Round(Moves):
         self.completes: tf.Tensor | None = None
         self.direct: dict[int, keras.Variable] = {}
         self.left_out: list[keras.Variable] = []
+
+    def counted(self, rows: int | tf.Tensor) -> tf.Tensor:
+        """B, with which `phi_i = B J_i` is a sample's own cost and 1/B its weight in the mean.
+
+        Keras divides the mean over a replica's samples by the number of replicas n, so that J is the sum of what the
+        replicas compute. Where they hold equally many samples B is that of the whole batch; a sample of a replica with
+        fewer ones counts for more, as it does in Keras.
+
+        Args:
+            rows: of this replica.
+
+        Returns:
+            Scalar; n for a replica without samples.
+        """
+        size, count = tf.cast(rows, self.dtype), replicas.count()
+        return size if count == 1 else count * tf.maximum(size, 1)
 
     # ---- the model
 

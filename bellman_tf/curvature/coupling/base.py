@@ -118,6 +118,7 @@ class Coupling:
             lambda: self._moments(state[:count], captures, rate),
             state[:count],
         )
+        cross = step.mean(cross)
         cached = every(
             self.config.invert_every,
             step.iteration,
