@@ -108,7 +108,7 @@ class GameMonitor(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Writes a line."""
-        step = int(self._optimizer.iterations)
+        step = int(self._optimizer.iterations.numpy())
         if (self._file is None and self._writer is None) or step % self._every:
             return
         values = self._latest()
@@ -158,11 +158,11 @@ class GameMonitor(keras.callbacks.Callback):
 
     def _counts(self) -> dict[str, float]:
         optimizer = self._optimizer
-        counts: dict[str, float] = {"rejected_batches": int(optimizer.rejected_batches)}
+        counts: dict[str, float] = {"rejected_batches": int(optimizer.rejected_batches.numpy())}
         if optimizer.options.published:
             counts["clamped_values"] = int(optimizer.clamped_values)
         if optimizer.step_control is not None:
-            counts["refused_steps"] = int(optimizer.refused_steps)
+            counts["refused_steps"] = int(optimizer.refused_steps.numpy())
         if isinstance(optimizer, DGNOpt) and optimizer.adaptive and optimizer.built:
             for k, p in enumerate(optimizer.probabilities.numpy()):
                 counts[f"alignment_probability/{k}"] = float(p)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import keras
 
-from bellman_tf import _checks, keras_access
+from bellman_tf import _checks, keras_access, replicas
 from bellman_tf._typing import Nested, Signature
 from bellman_tf.game import signatures
 from bellman_tf.game.aside import is_aside
@@ -141,7 +141,9 @@ class GameMixin(_Mixed):
         """As Keras's; warns about players without feedback, or leaves that to the first step of a delayed build."""
         function = super().make_train_function(force)
         if isinstance(self.optimizer, GTDDP) and self.built:
-            self.optimizer.build(self.trainable_variables)  # variables made while tracing cost a second trace
+            with replicas.scope_of(self.distribute_strategy):
+                self.optimizer.build(self.trainable_variables)  # variables made while tracing cost a second trace
+                self.optimizer.prepare(self.game)
             self.warn_open_loop()
         return function
 
