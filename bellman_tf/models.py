@@ -109,7 +109,7 @@ class GameMixin(_Mixed):
         self._warn_next()
         if isinstance(getattr(self, "optimizer", None), GTDDP):
             given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
-            given.arguments["callbacks"] = watching(given.arguments.get("callbacks"))
+            given.arguments["callbacks"] = watching(given.arguments.get("callbacks"), self)
             args, kwargs = given.args[1:], given.kwargs
         return super().fit(*args, **kwargs)
 

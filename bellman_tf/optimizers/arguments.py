@@ -136,7 +136,7 @@ def inner_named(identifier: Any) -> keras.optimizers.Optimizer | None:
     return optimizer
 
 
-def micro_batches_of(inner: keras.optimizers.Optimizer | None, steps: object) -> int:
+def micro_batches_of(inner: keras.optimizers.Optimizer | None, steps: int | None) -> int:
     """How many batches make one update of the weights.
 
     Args:

@@ -17,13 +17,13 @@ from bellman_tf.curvature.registry import player_layout
 from bellman_tf.curvature.stacks import StateStore
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.stages import Game
-from bellman_tf.optimizers.inner import Inside
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_forms
-from bellman_tf.optimizers.records import Saved
+from bellman_tf.optimizers.saving import Saved
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.own_losses import ruled
 from bellman_tf.training.settings import GameOptions
+from bellman_tf.training.step_control import LevenbergMarquardt
 
 _NEEDS_MODEL = (
     "{name} needs the layers of the network, not only its gradients. Received: a plain Keras model or training loop. "
@@ -48,7 +48,7 @@ _WAY_OUT = (
 _WHOLE_WAY_OUT = "Use GTDDP, whose default rollout='linear' runs the model's own `call`."
 
 
-class Bound(Saved, Inside, keras.optimizers.Optimizer):
+class Bound(Saved, keras.optimizers.Optimizer):
     """An optimizer that belongs to one model and keeps curvature state for each of its players.
 
     Attributes:
@@ -59,10 +59,15 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         blocks: curvature of every player.
         players: of the game that the blocks were made for.
         couplings: joint curvature of players of one stage.
+        step_control: rule for the damping, or `None`.
         velocities: of every player's variables; empty without momentum.
     """
 
     options: GameOptions
+    step_control: LevenbergMarquardt | None = None
+    control_state: keras.Variable
+    rejected_in_a_row: keras.Variable
+    refused_steps: keras.Variable
     curvature: Config | None
     whole_states = False
     inner_metric = "gain"

@@ -1,7 +1,7 @@
 """DGNOpt: the game with any number of players per layer, and with movable players."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, Unpack
 
 import keras
@@ -13,6 +13,7 @@ from bellman_tf.bandit import Bandit
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.config import KFAC, Full
 from bellman_tf.game.alignments import Placement
+from bellman_tf.game.players import Players
 from bellman_tf.game.stages import Game, Player
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.optimizers.keywords import (
@@ -199,7 +200,7 @@ class DGNOpt(GTDDP):
             return [game.alignments.alap]
         return game.alignments.sample(self.most_alignments, self.seed)
 
-    def games(self, game: Game) -> list[Game]:
+    def games(self, game: Players) -> Sequence[Players]:
         """The placements of the players that a step may be taken in.
 
         Args:
@@ -208,6 +209,8 @@ class DGNOpt(GTDDP):
         Returns:
             One game per placement.
         """
+        if not isinstance(game, Game):  # of the linear roll-out, which has no order of layers
+            return [game]
         return [game.aligned(placement) if placement else game for placement in self.placements(game)]
 
     def branch(self, count: int) -> tf.Tensor:
@@ -232,13 +235,13 @@ class DGNOpt(GTDDP):
         seed = tf.stack([tf.cast(state.rounds, tf.int32), self.seed])
         return tf.cast(self.bandit.choose(state, seed), tf.int32)
 
-    def make_more_state(self, game: Game) -> None:
+    def make_more_state(self, game: Players) -> None:
         """Creates the bandit's state.
 
         Args:
             game: the model's game.
         """
-        if not self.adaptive:
+        if not self.adaptive or not isinstance(game, Game):
             return
         arms = len(self.placements(game))
         tensors = [*self.bandit.init(arms), *_RESCALER.init()]
