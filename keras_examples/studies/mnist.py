@@ -1,7 +1,7 @@
 """GTDDP beside SGD and RMSprop on MNIST: a residual CNN, with and without BatchNormalization.
 
-    python -m keras_examples.mnist --data-dir DIRECTORY            # about an hour on two cores
-    python -m keras_examples.mnist --data-dir DIRECTORY --quick    # less than two minutes
+    python -m keras_examples.studies.mnist --data-dir DIRECTORY            # about an hour on two cores
+    python -m keras_examples.studies.mnist --data-dir DIRECTORY --quick    # less than two minutes
 
 You will see: the mean train loss of the last 30 of 250 steps and the test accuracy, for the baseline and for three
 forms of GTDDP (samples uncoupled; coupled, the method; coupled with the papers' terminal Hessian g g'), at learning
@@ -12,8 +12,8 @@ import functools
 import os
 from collections.abc import Sequence
 
-from keras_examples import _command, _data, _networks, _study
-from keras_examples._methods import BASE, BLOCK, MATCHED, OUTER, Method
+from keras_examples.studies import _command, _data, _networks, _study
+from keras_examples.studies._methods import BASE, BLOCK, MATCHED, OUTER, Method
 
 RATES = {"identity": 0.3, "rmsprop": 0.01, "adam": 0.01, "kfac": 0.1, "ekfac": 0.1}
 EVERY, TAIL = 10, 30

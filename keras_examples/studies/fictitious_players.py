@@ -1,7 +1,7 @@
 """Fictitious players, and the learning rate or damping that does the same.
 
-    python -m keras_examples.fictitious_players --data-dir DIRECTORY    # 21 minutes, two cores with ten other jobs
-    python -m keras_examples.fictitious_players --quick                 # less than half a minute, on DIGITS
+    python -m keras_examples.studies.fictitious_players --data-dir DIRECTORY    # 21 minutes, two busy cores
+    python -m keras_examples.studies.fictitious_players --quick                 # less than half a minute, on DIGITS
 
 DGNOpt lets N players share the weights of a layer, theta = theta_1 + ... + theta_N, and reports fewer training steps
 for larger N (its Table 3). You will see a small CNN trained for N = 1, 2, 4, 6 at one learning rate, in three ways,
@@ -27,8 +27,8 @@ import keras
 import numpy as np
 
 import bellman_tf as btf
-from keras_examples import _command, _networks, _report, _study
-from keras_examples._methods import Variant
+from keras_examples.studies import _command, _networks, _report, _study
+from keras_examples.studies._methods import Variant
 
 PLAYERS = (1, 2, 4, 6)
 RATES = {"SGD": 0.03, "game": 0.03, "K-FAC": 0.01}

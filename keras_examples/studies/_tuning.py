@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 
-from keras_examples._contest import CONSTANT, COSINE, Cell, Setting
+from keras_examples.studies._contest import CONSTANT, COSINE, Cell, Setting
 
 EXTENSIONS = 2
 

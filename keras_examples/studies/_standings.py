@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy import stats
 
-from keras_examples._contest import COSINE, Cell, Entry, Setting, Store
-from keras_examples._report import markdown
-from keras_examples._tuning import Budget, finalists
+from keras_examples.studies._contest import COSINE, Cell, Entry, Setting, Store
+from keras_examples.studies._report import markdown
+from keras_examples.studies._tuning import Budget, finalists
 
 WIDE, NARROW = 2.0, 1.1  # a rate counts to the width of a method up to so many times its best loss
 # Lengths of a baseline's runs at equal time, in runs of the usual length.

@@ -1,7 +1,7 @@
 """Step control against a bad initial learning rate, over four decades, on DIGITS and MNIST.
 
-    python -m keras_examples.step_control --data-dir DIRECTORY    # 10 minutes, two cores with ten other jobs
-    python -m keras_examples.step_control --quick                 # less than half a minute, on DIGITS
+    python -m keras_examples.studies.step_control --data-dir DIRECTORY    # 10 minutes, two cores with ten other jobs
+    python -m keras_examples.studies.step_control --quick                 # less than half a minute, on DIGITS
 
 You will see: GTDDP with `step_control="levenberg_marquardt"` and without, from the same weights on the same batches, at
 initial learning rates over four decades, with two curvatures. The table has the final loss at every rate and how many
@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 
 import bellman_tf as btf
-from keras_examples import _command, _networks, _report, _study
-from keras_examples._methods import Variant
+from keras_examples.studies import _command, _networks, _report, _study
+from keras_examples.studies._methods import Variant
 
 RATES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 METRICS = ("identity", "kfac")

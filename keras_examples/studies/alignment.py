@@ -1,7 +1,7 @@
 """Where the shortcuts act: fixed, random and adaptive alignment of a residual network with trainable shortcuts.
 
-    python -m keras_examples.alignment --data-dir DIRECTORY    # 8 minutes, two cores with ten other jobs
-    python -m keras_examples.alignment --quick                 # less than a minute, on DIGITS
+    python -m keras_examples.studies.alignment --data-dir DIRECTORY    # 8 minutes, two cores with ten other jobs
+    python -m keras_examples.studies.alignment --quick                 # less than a minute, on DIGITS
 
 A trainable shortcut may act in the stage of the first or of the second convolution beside it. The network computes the
 same, the game's update does not. You will see DGNOpt with K-FAC as the metric: with the shortcuts as early and as late
@@ -20,8 +20,8 @@ import keras
 import numpy as np
 
 import bellman_tf as btf
-from keras_examples import _command, _networks, _report, _study
-from keras_examples._methods import Variant
+from keras_examples.studies import _command, _networks, _report, _study
+from keras_examples.studies._methods import Variant
 
 STRATEGIES = {
     "open loop": {"information": "open"},

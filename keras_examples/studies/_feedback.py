@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from keras_examples._data import Data
+from keras_examples.studies._data import Data
 
 
 def nearest_pair(image: np.ndarray, data: Data) -> tuple[float, int, int]:

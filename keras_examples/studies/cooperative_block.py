@@ -1,7 +1,7 @@
 """The cooperative-block network: EKFAC under four information structures, GT-EKFAC, and plain SGD as the control.
 
-    python -m keras_examples.cooperative_block --data-dir DIRECTORY    # 14 minutes, two cores with ten other jobs
-    python -m keras_examples.cooperative_block --quick                 # less than a minute, on DIGITS
+    python -m keras_examples.studies.cooperative_block --data-dir DIRECTORY    # 14 minutes, two busy cores
+    python -m keras_examples.studies.cooperative_block --quick                 # less than a minute, on DIGITS
 
 The network of GT-DDP Fig. 7 and DGNOpt Fig. 3: pairs of layers with a common input whose outputs are added, B = 12. You
 will see, from the same weights on the same batches:
@@ -29,8 +29,8 @@ import keras
 import numpy as np
 
 import bellman_tf as btf
-from keras_examples import _command, _networks, _report, _study
-from keras_examples._methods import Variant
+from keras_examples.studies import _command, _networks, _report, _study
+from keras_examples.studies._methods import Variant
 
 RATES = (0.001, 0.003)
 DAMPING = 0.01

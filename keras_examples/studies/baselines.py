@@ -1,8 +1,8 @@
 """The papers' baselines side by side: SGD, EKFAC as cited, KWNG and E-MSA on the papers' network for DIGITS.
 
-    python -m keras_examples.baselines            # about a quarter of an hour on two cores
-    python -m keras_examples.baselines --quick    # less than one minute
-    python -m keras_examples.baselines --data mnist --data-dir DIRECTORY
+    python -m keras_examples.studies.baselines            # about a quarter of an hour on two cores
+    python -m keras_examples.studies.baselines --quick    # less than one minute
+    python -m keras_examples.studies.baselines --data mnist --data-dir DIRECTORY
 
 You will see: the train loss of every method at every rate of a small grid, mean and spread over the seeds; at the best
 rate the test accuracy and the time of a step; and what the papers report for the same network. Pixels are standardised,
@@ -18,8 +18,8 @@ import keras
 import numpy as np
 
 import bellman_tf as btf
-from keras_examples import _command, _data, _networks, _report, _study
-from keras_examples._methods import Variant
+from keras_examples.studies import _command, _data, _networks, _report, _study
+from keras_examples.studies._methods import Variant
 
 EVERY = 25
 BATCH_SIZES = {"digits": 8, "mnist": 16, "cifar10": 16}

@@ -1,7 +1,7 @@
 """GTDDP against the optimizers that people use, each at its best of the same budget, at equal steps and at equal time.
 
-    python -m keras_examples.against_the_best --data-dir DIRECTORY            # hours; goes on where it stopped
-    python -m keras_examples.against_the_best --quick                         # less than a minute
+    python -m keras_examples.studies.against_the_best --data-dir DIRECTORY            # hours; goes on where it stopped
+    python -m keras_examples.studies.against_the_best --quick                         # less than a minute
 
 Six tasks on real data. All methods are tuned by the same rule on the same budget (`_tuning.py`), and for one seed they
 get the same initial weights and batches. A step is timed with all methods of a task in one process, in turns; a
@@ -23,11 +23,11 @@ import keras
 import tensorflow as tf
 
 import bellman_tf as btf
-from keras_examples import _command, _data, _goals, _networks
-from keras_examples._contest import Entry, Ring, Store
-from keras_examples._standings import Standing, champion, length_in, standings, table
-from keras_examples._study import LOSS, Task
-from keras_examples._tuning import Budget, next_settings, other_lengths
+from keras_examples.studies import _command, _data, _goals, _networks
+from keras_examples.studies._contest import Entry, Ring, Store
+from keras_examples.studies._standings import Standing, champion, length_in, standings, table
+from keras_examples.studies._study import LOSS, Task
+from keras_examples.studies._tuning import Budget, next_settings, other_lengths
 
 optimizers = keras.optimizers
 

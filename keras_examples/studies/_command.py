@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from bellman_tf.curvature.gram import FORMS
-from keras_examples import _data, _report, _study
-from keras_examples._methods import METRICS, Method
+from keras_examples.studies import _data, _report, _study
+from keras_examples.studies._methods import METRICS, Method
 
 
 def whole(least: int) -> Callable[[str], int]:

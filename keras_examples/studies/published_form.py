@@ -1,8 +1,8 @@
 """The papers' form in every reading of its scale, beside the baseline of the same metric at the same rates.
 
-    python -m keras_examples.published_form              # on DIGITS
-    python -m keras_examples.published_form --data mnist cifar10 --data-dir DIRECTORY
-    python -m keras_examples.published_form --quick      # less than a minute
+    python -m keras_examples.studies.published_form              # on DIGITS
+    python -m keras_examples.studies.published_form --data mnist cifar10 --data-dir DIRECTORY
+    python -m keras_examples.studies.published_form --quick      # less than a minute
 
 No paper says what its terminal value is divided by: the value of the mean loss or of each sample's own, z = g/B or
 z = g, the batch's Q_u or the sample's own (`outer_scale`, `outer_gain` of `as_published`). You will see the train loss
@@ -20,8 +20,8 @@ from collections.abc import Sequence
 import keras
 
 import bellman_tf as btf
-from keras_examples import _command, _networks, _report, _study
-from keras_examples._methods import KERAS_BASELINES, Variant
+from keras_examples.studies import _command, _networks, _report, _study
+from keras_examples.studies._methods import KERAS_BASELINES, Variant
 
 BASELINE = "baseline"
 # Name: options of `as_published`.

@@ -1,6 +1,6 @@
 """A cart-pole swings up under a limited force, by differential dynamic programming.
 
-    python -m keras_examples.swing_up [--quick] [--out DIRECTORY]
+    python -m keras_examples.studies.swing_up [--quick] [--out DIRECTORY]
 
 What you will see: the pole hangs; `bellman_tf.trajectory.solve` finds the force on the cart that swings it up and holds
 it, within +-12 N, with derivatives of the dynamics by automatic differentiation. A table compares the second-order

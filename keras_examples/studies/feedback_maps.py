@@ -1,7 +1,7 @@
 """What the feedback policy of a layer answers: as images on MNIST, and as a spectrum on Gaussian clusters.
 
-    python -m keras_examples.feedback_maps --data-dir DIRECTORY    # 12 minutes, two cores with ten other jobs
-    python -m keras_examples.feedback_maps --quick                 # less than a minute, on DIGITS
+    python -m keras_examples.studies.feedback_maps --data-dir DIRECTORY    # 12 minutes, two cores with ten other jobs
+    python -m keras_examples.studies.feedback_maps --quick                 # less than a minute, on DIGITS
 
 You will see: (1) the deviations of a layer's input that its feedback gain answers most, pulled back to the pixels,
 before and after training (DDPNOpt Fig. 5 says: differences between similar classes). The table compares each map with
@@ -21,9 +21,9 @@ import keras
 import numpy as np
 
 import bellman_tf as btf
-from keras_examples import _command, _data, _networks, _report, _study
-from keras_examples._feedback import nearest_pair
-from keras_examples._methods import Variant
+from keras_examples.studies import _command, _data, _networks, _report, _study
+from keras_examples.studies._feedback import nearest_pair
+from keras_examples.studies._methods import Variant
 
 CLUSTERS, DIMENSIONS, SPREAD = (5, 8, 12, 15), 30, 0.5
 TRAINED, MEASURED = 20, 6  # points per cluster to train on, and in the batch of the spectrum

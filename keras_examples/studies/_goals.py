@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_examples._contest import COSINE, Store
-from keras_examples._report import markdown, new_figure
-from keras_examples._standings import Standing, best_baseline, champion, loss_at, mean_text
-from keras_examples._tuning import Budget
+from keras_examples.studies._contest import COSINE, Store
+from keras_examples.studies._report import markdown, new_figure
+from keras_examples.studies._standings import Standing, best_baseline, champion, loss_at, mean_text
+from keras_examples.studies._tuning import Budget
 
 TIME, WIDTH = 0.8, 1.5  # goals: of AdamW's time to its loss, of the best baseline's width
 

@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 import bellman_tf
-from keras_examples._methods import BASE, BLOCK, DECADE, MATCHED, OUTER, rate_of
-from keras_examples._study import Run, Task, best_rate, mean_loss
+from keras_examples.studies._methods import BASE, BLOCK, DECADE, MATCHED, OUTER, rate_of
+from keras_examples.studies._study import Run, Task, best_rate, mean_loss
 
 COLOURS = {BASE: "0.3", MATCHED: "tab:blue", BLOCK: "tab:orange", OUTER: "tab:green"}
 CEILING = 10.0  # losses above this are drawn here

@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_examples._data import Data
-from keras_examples._methods import BASE, DECADE, Method, learning_rates, rate_of
+from keras_examples.studies._data import Data
+from keras_examples.studies._methods import BASE, DECADE, Method, learning_rates, rate_of
 
 COPIED = 2**28  # bytes of a run's batches that are written out, one copy per seed
 LOSS = functools.partial(keras.losses.SparseCategoricalCrossentropy, from_logits=True)
@@ -276,7 +276,7 @@ def compare(
         decades: spanned by the learning rates.
         per_decade: rates in each, 2 or 4.
         seeds: runs per rate.
-        progress: told about every run, see `keras_examples._report.Progress`.
+        progress: told about every run, see `keras_examples.studies._report.Progress`.
 
     Returns:
         All runs.

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 
 import keras
 
-from keras_examples._lines import Lines
-from keras_examples._methods import Variant
-from keras_examples._study import Task, Trainer
+from keras_examples.studies._lines import Lines
+from keras_examples.studies._methods import Variant
+from keras_examples.studies._study import Task, Trainer
 
 CONSTANT, COSINE = "constant", "cosine"
 
