@@ -25,9 +25,8 @@ exclude_patterns = ["figures", "extensions"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-suppress_warnings = [
-    "autoapi.python_import_resolution",  # of keras and tensorflow, which are not read
-]
+html_math_renderer = "mathml"
+suppress_warnings = ["autoapi.python_import_resolution"]  # of names assigned in pairs, which astroid does not follow
 
 autoapi_dirs = [str(ROOT / "bellman_tf")]
 autoapi_generate_api_docs = False  # the pages of docs/api name what is public

@@ -1,5 +1,4 @@
-"""One look for all figures: no background and colours of middle brightness, so that both themes of the site can show
-them, and files that do not change from run to run."""
+"""One look for all figures: no background, colours that both themes of the site can show, the same file every run."""
 
 import pathlib
 

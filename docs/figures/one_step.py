@@ -42,7 +42,7 @@ def step(u: list[np.ndarray], q: list[np.ndarray], w: np.ndarray, rate: float) -
 
 
 def sample_weights(q: list[np.ndarray], g: np.ndarray, rate: float) -> np.ndarray:
-    """w = (I + S Gamma)^{-1} 1/B."""
+    """The weights `(I + S Gamma)^{-1} 1/B`."""
     flat = np.concatenate([part.reshape(len(g), -1) for part in q], axis=1)
     gamma, S = rate * flat @ flat.T, np.diag(2 / g**2) / len(g)
     return np.linalg.solve(np.eye(len(g)) + S @ gamma, np.full(len(g), 1 / len(g)))

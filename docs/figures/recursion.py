@@ -45,7 +45,9 @@ def draw_recursion() -> None:
     axes.text(0.55, 2.1, "batch", ha="center", va="center", color=INK)
     arrow(axes, (0.95, 2.1), (1.3, 2.1), INK)
     axes.text(0.1, 3.95, "backwards: what a change of the samples' losses is worth", color=BLUE, fontsize=12)
-    axes.text(0.1, 0.1, "forwards: what the layers before have changed, $d_{t+1}=d_t-G_t w_t$", color=GREEN, fontsize=12)
+    axes.text(
+        0.1, 0.1, "forwards: what the layers before have changed, $d_{t+1}=d_t-G_t w_t$", color=GREEN, fontsize=12
+    )
     for x in (3.8, 6.6):
         arrow(axes, (x - 0.32, 0.83), (x + 0.28, 0.83), GREEN)
     print(save(figure, "recursion"))
@@ -77,7 +79,9 @@ def draw_value() -> None:
     matrix(8.6, 1.2, 3.6, "$C^T$")
     for i in range(4):
         block(8.65 + 0.9 * i, 0.03 + 0.3 * i, 0.8, 0.24, ORANGE)
-    axes.text(6.6, 1.5, "one column per sample: its gradient,\ncarried back by back-propagation", color=INK, fontsize=12)
+    axes.text(
+        6.6, 1.5, "one column per sample: its gradient,\ncarried back by back-propagation", color=INK, fontsize=12
+    )
     print(save(figure, "value"))
 
 
