@@ -7,6 +7,7 @@ something, `tests/test_keras_access.py` says what it must give and this file is 
 import contextlib
 import inspect
 from collections.abc import Generator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -161,7 +162,7 @@ def replaced(layer: object, name: str, value: object) -> Generator[None, None, N
 # ---- symbolic tensors ----------------------------------------------------------------------------------------------
 
 
-def node_of(tensor: keras.KerasTensor) -> object:
+def node_of(tensor: keras.KerasTensor) -> Any:
     """Finds the call that has made a symbolic tensor.
 
     Args:
@@ -170,7 +171,7 @@ def node_of(tensor: keras.KerasTensor) -> object:
     Returns:
         Keras's node, with `operation`, `arguments.args`, `arguments.kwargs`, `input_tensors` and `outputs`.
     """
-    history = tensor._keras_history
+    history: Any = getattr(tensor, "_keras_history")  # noqa: B009  # Keras sets it and declares it nowhere
     return history.operation._inbound_nodes[history.node_index]
 
 
@@ -240,13 +241,14 @@ def input_like(tensor: keras.KerasTensor) -> keras.KerasTensor:
         A `keras.Input` of its shape and dtype, sparse or ragged as it is.
     """
     kind = {"ragged": True} if is_ragged(tensor) else {"sparse": tensor.sparse}
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, **kind)
+    made: Any = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, **kind)
+    return made
 
 
 # ---- what Keras attaches to tensors --------------------------------------------------------------------------------
 
 
-def mask_of(tensor: object) -> tf.Tensor | None:
+def mask_of(tensor: Any) -> tf.Tensor | None:
     """Reads the mask that a layer has attached to its output.
 
     Args:
@@ -266,7 +268,7 @@ def set_mask(tensor: tf.Tensor, mask: tf.Tensor | None) -> None:
         mask: `[batch, positions]`, boolean.
     """
     if mask is not None:
-        tensor._keras_mask = mask
+        setattr(tensor, "_keras_mask", mask)  # noqa: B010  # an attribute that only Keras knows
 
 
 def logits_of(tensor: tf.Tensor) -> tf.Tensor | None:

@@ -24,21 +24,22 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Config, Vector
 from bellman_tf.bandit.base import Bandit, State, mean_rewards
 
 _register = keras.saving.register_keras_serializable("bellman_tf.bandit")
 
 
-def _round(state):  # k, with an axis for the arms
+def _round(state: State) -> tf.Tensor:  # k, with an axis for the arms
     return tf.cast(state.rounds + 1, state.losses.dtype)[..., None]
 
 
 # sqrt(ln M / (k M)), in [0, 1): the step of exponential weights with M arms.
-def _step(state):
+def _step(state: State) -> tf.Tensor:
     return tf.sqrt(math.log(state.arms) / (state.arms * _round(state)))
 
 
-def _excess(losses):
+def _excess(losses: Vector) -> Vector:
     return losses - tf.reduce_min(losses, axis=-1, keepdims=True)
 
 
@@ -204,7 +205,7 @@ class Uniform(Bandit):
 NAMES = {"exp3++": Exp3PlusPlus, "exp3": Exp3, "ucb1": UCB1, "uniform": Uniform}
 
 
-def get(identifier: object) -> Bandit:
+def get(identifier: str | Bandit | Config) -> Bandit:
     """Resolves a `bandit` option.
 
     Args:

@@ -17,11 +17,11 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.baselines.base import Baseline
 from bellman_tf.baselines.hamiltonian import PlayerHamiltonian, segment_of
 from bellman_tf.game.graph import Slot
 from bellman_tf.game.stages import Game, require_one_call
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.lbfgs import minimise
 from bellman_tf.training.passes import Forward
 from bellman_tf.training.round import Round

@@ -20,9 +20,9 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.baselines import wasserstein
 from bellman_tf.baselines.base import Baseline
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.training.round import Round, rows_of
 
 COORDINATES = ("one", "all")

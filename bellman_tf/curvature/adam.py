@@ -2,11 +2,11 @@
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, StepScalars
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric, where_known
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.constants import number
 
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.matrix_layout import MatrixLayout
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.constants import once
 
 

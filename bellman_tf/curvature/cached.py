@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block, Metric, StepScalars
 from bellman_tf.curvature.damping import factor_damping
 from bellman_tf.curvature.stacks import Stacks
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import factor_spd, inverse_spd
 from bellman_tf.linalg.constants import constant
 

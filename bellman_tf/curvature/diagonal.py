@@ -17,12 +17,12 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Metric, MetricKind, Pair, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.constants import number, once
 
 DIAGONAL = MetricKind(tapwise=True, rowwise=True, diagonal=True)

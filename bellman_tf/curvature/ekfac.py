@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Metric, MetricKind, Pair, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import RankOneMetric, rank_one_sides
@@ -14,7 +15,6 @@ from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.layers.convolution import Convolution
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import eigh
 from bellman_tf.linalg.products import matmul
 

@@ -2,11 +2,11 @@
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 
 
 class DiagonalFisherBlock(Block):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 
 
 class DenseMetric(Metric):

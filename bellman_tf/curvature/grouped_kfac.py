@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.layers.matrix_layout import MatrixLayout
-from bellman_tf.layers.tensors import Tensors, leading
+from bellman_tf.layers.tensors import leading
 from bellman_tf.linalg import split_damping
 from bellman_tf.linalg.products import matmul
 

@@ -2,10 +2,10 @@
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block, Metric, MetricKind, Pair, StepScalars, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.dense import LinearMap
-from bellman_tf.layers.tensors import Tensors
 
 IDENTITY = MetricKind(kronecker=True, tapwise=True, sided=True, rowwise=True)
 

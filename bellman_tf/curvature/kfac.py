@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import (
     Metric,
@@ -30,7 +31,6 @@ from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.layers.convolution import Convolution
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.constants import number
 from bellman_tf.linalg.kronecker import split_by_means
 from bellman_tf.linalg.products import matmul, times, trace

@@ -9,8 +9,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import StateSpec
-from bellman_tf.layers.tensors import Tensors
 
 SMALL = 2**14  # entries of a tensor
 

@@ -26,6 +26,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import keras_access
+from bellman_tf._typing import Tensors
 from bellman_tf.game.aside import run_aside
 from bellman_tf.game.enclosing import enclosing_layers
 from bellman_tf.game.instrument import Note
@@ -35,7 +36,6 @@ from bellman_tf.game.trial import Trial, agree, distance, norm
 from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
-from bellman_tf.layers.tensors import Tensors
 
 DRAWS = 4  # further checks of a model that draws random numbers: a shuffle of three rows moves none in one of six
 UNKNOWN_SIZES = (16, 64)  # tried in turn for axes of the inputs that have no static size

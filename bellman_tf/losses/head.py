@@ -6,8 +6,6 @@ import tensorflow as tf
 
 from bellman_tf.losses.samples import dot_per_sample
 
-Tensors = list[tf.Tensor]
-
 
 class Head(abc.ABC):
     """Hessian H of the terminal cost of one output `z`, the loss's weights multiplied in.

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Metric, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.cached import every
 from bellman_tf.curvature.coupling.joint import JointMetric, Samples
@@ -10,7 +11,6 @@ from bellman_tf.curvature.ekfac import EKFACBlock
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.layers.capture import MatrixCapture
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import split_damping, symmetrize
 from bellman_tf.linalg.products import matmul
 

@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.coupling.base import Blocks, Coupling
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import GameFactor, factor_game, solve_game
 
 

@@ -7,10 +7,10 @@ from typing import Protocol
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block, Metric
 from bellman_tf.curvature.gram.products import stacked
 from bellman_tf.layers.capture import MatrixCapture
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.products import matmul
 
 

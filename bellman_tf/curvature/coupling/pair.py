@@ -2,11 +2,11 @@
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.coupling.base import Blocks, Coupling
 from bellman_tf.curvature.coupling.joint import Samples
 from bellman_tf.curvature.gram.products import inner_products
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import PairFactor, factor_pair, solve_pair
 
 

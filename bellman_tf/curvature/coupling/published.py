@@ -3,12 +3,12 @@
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.coupling.base import Blocks, Coupling
 from bellman_tf.curvature.coupling.joint import OuterSamples, Samples
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.kfac import KFACBlock
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import factor_block_form, solve_block_form
 from bellman_tf.linalg.products import matmul
 

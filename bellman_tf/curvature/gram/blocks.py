@@ -14,12 +14,13 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.bellman.sample_space import size_of_groups
 from bellman_tf.curvature.block import ONE
 from bellman_tf.curvature.gram.load import Load, largest
 from bellman_tf.curvature.gram.products import inner_products, split
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors, leading
+from bellman_tf.layers.tensors import leading
 
 Size = int | tf.Tensor
 

@@ -8,6 +8,7 @@ others. The slice is the same at every step: drawn anew it would be another prog
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Metric, MetricKind
 from bellman_tf.curvature.gram.blocks import gradient_products
 from bellman_tf.curvature.gram.load import Load
@@ -15,7 +16,6 @@ from bellman_tf.curvature.gram.plan import GramLimits, kept_channels, pairs_are_
 from bellman_tf.curvature.gram.positions import of_sides
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.layers.convolution import Convolution
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.constants import number
 
 

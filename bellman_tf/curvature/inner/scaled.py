@@ -2,13 +2,13 @@
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Metric, MetricKind, Pair, StateSpec, StepScalars, TwoSided
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.curvature.inner.base import InnerBlock
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
-from bellman_tf.layers.tensors import Tensors
 
 
 class ScaledMetric(Metric, TwoSided):
