@@ -7,7 +7,7 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "docs" / "extensions"))
+sys.path[:0] = [str(ROOT / "docs" / "extensions"), str(ROOT)]
 
 project = "bellman_tf"
 author = "bellman_tf"
@@ -20,6 +20,7 @@ extensions = [
     "layers_table",
     "mathml",
     "repository",
+    "lessons",
 ]
 exclude_patterns = ["figures", "extensions"]
 
@@ -31,13 +32,14 @@ suppress_warnings = ["autoapi.python_import_resolution"]  # of names assigned in
 autoapi_dirs = [str(ROOT / "bellman_tf")]
 autoapi_generate_api_docs = False  # the pages of docs/api name what is public
 autoapi_add_toctree_entry = False
-autoapi_options = ["members", "undoc-members"]
+autoapi_options = ["members"]
 autoapi_member_order = "bysource"
-autodoc_typehints = "none"
+autodoc_typehints = "signature"
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 add_module_names = False
 python_display_short_literal_types = True
+python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"

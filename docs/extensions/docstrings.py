@@ -11,6 +11,7 @@ from sphinx.application import Sphinx
 CODE = re.compile(r"(?<![`:\w])`([^`]+)`(?!`)")
 MARKUP = re.compile(r"([\\*|]|(?<=\w)_(?!\w))")
 REMARK = re.compile(r"(Source|Numerics|Checked against): ")
+PREFIX = re.compile(r"\b(?:bellman_tf\._typing|collections\.abc|typing)\.")
 STARRED = re.compile(r"(\s*\*{1,2}\w+: )(.*)")  # an argument `**options:` of Google's sections
 
 
@@ -66,7 +67,34 @@ def rewrite(app: Sphinx, what: str, name: str, obj: object, options: object, lin
     lines[:] = as_rest("\n".join(lines))
 
 
+def shorten(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """A signature whose annotations are named as readers know them.
+
+    Args:
+        app: the build.
+        what: kind of the object.
+        name: of the object.
+        obj: its description.
+        options: of the directive.
+        signature: its arguments.
+        returns: its return annotation.
+
+    Returns:
+        Both.
+    """
+    return tuple(part and PREFIX.sub("", part).replace("tensorflow.", "tf.") for part in (signature, returns))
+
+
+def skip(app: Sphinx, what: str, name: str, obj: object, skipped: bool, options: object) -> bool | None:
+    """Whether a member is left out: attributes are, which their class's docstring describes."""
+    return True if what == "attribute" else None
+
+
 def setup(app: Sphinx) -> dict:
-    """Connects the rewriting, before napoleon's."""
+    """Connects all three, the rewriting before napoleon's."""
     app.connect("autodoc-process-docstring", rewrite, priority=100)
+    app.connect("autodoc-process-signature", shorten)
+    app.connect("autoapi-skip-member", skip)
     return {"parallel_read_safe": True}

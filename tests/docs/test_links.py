@@ -12,7 +12,7 @@ from bellman_tf.layers.registry import FAMILIES
 from tests.docs.pages import DOCS, PAGES, ROOT, name
 
 LINK = re.compile(r"\]\(([^)\s]+)(?<!\.png)\)")  # the site's build looks at images, which a source distribution lacks
-MODULE = re.compile(r"(?<![\w/.])(?:keras_examples|benchmarks|verification)(?:\.[a-z]\w*)+(?![\w/])")
+MODULE = re.compile(r"(?<![\w/.(])(?:keras_examples|benchmarks|verification)(?:\.[a-z]\w*)+(?![\w/])")
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "keras_examples" / "README.md", ROOT / "benchmarks" / "README.md"]
 MODULES = ("trajectory", "baselines", "analysis")  # their `__all__` is shown name by name
 
