@@ -89,12 +89,12 @@ def shorten(
 
 def skip(app: Sphinx, what: str, name: str, obj: object, skipped: bool, options: object) -> bool | None:
     """Whether a member is left out: attributes are, which their class's docstring describes."""
-    return True if what == "attribute" else None
+    return True if getattr(obj, "type", what) == "attribute" else None
 
 
 def setup(app: Sphinx) -> dict:
     """Connects all three, the rewriting before napoleon's."""
     app.connect("autodoc-process-docstring", rewrite, priority=100)
     app.connect("autodoc-process-signature", shorten)
-    app.connect("autoapi-skip-member", skip)
+    app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True}
