@@ -8,7 +8,7 @@ import inspect
 
 import keras
 
-from bellman_tf import _checks, keras_access
+from bellman_tf import _checks, keras_access, replicas
 from bellman_tf.game import signatures
 from bellman_tf.game.aside import is_aside
 from bellman_tf.game.native import NativeGame
@@ -133,7 +133,9 @@ class GameMixin:
         """As Keras's; warns about players without feedback, or leaves that to the first step of a delayed build."""
         function = super().make_train_function(force)
         if isinstance(self.optimizer, GTDDP) and self.built:
-            self.optimizer.build(self.trainable_variables)  # variables made while tracing cost a second trace
+            with replicas.scope_of(self.distribute_strategy):
+                self.optimizer.build(self.trainable_variables)  # variables made while tracing cost a second trace
+                self.optimizer.prepare(self.game)
             self.warn_open_loop()
         return function
 

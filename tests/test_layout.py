@@ -13,6 +13,7 @@ ORDER = (
     "keras_optimizers",
     "keras_graphs",
     "linalg",
+    "replicas",
     "bandit",
     "bellman",
     "trajectory",

@@ -68,6 +68,8 @@ class SampleValue(NamedTuple):
 def size_of_groups(batch_size: Size, group_size: int | None) -> Size:
     """Samples per group: where B is known only when the step runs, a larger group costs no more than the batch.
 
+    A replica may have no samples; it has no groups then, and their size is 1.
+
     Args:
         batch_size: B, an integer or a scalar tensor.
         group_size: what was asked for; `None` is the whole batch.
@@ -77,10 +79,14 @@ def size_of_groups(batch_size: Size, group_size: int | None) -> Size:
     """
     if group_size is None:
         return batch_size
-    return tf.minimum(group_size, batch_size) if group_size > 1 and tf.is_tensor(batch_size) else group_size
+    if group_size > 1 and tf.is_tensor(batch_size):
+        return tf.clip_by_value(batch_size, 1, group_size)
+    return group_size
 
 
 def _size_and_groups(batch_size: Size, group_size: int | None) -> tuple[Size, Size]:
+    if group_size is None:
+        return batch_size, 1
     size = size_of_groups(batch_size, group_size)
     return size, -(-batch_size // size)
 

@@ -63,10 +63,14 @@ class CachedBlock(Block, Generic[Captured]):
         """What is kept of the factorisations, the other entries of the state; `kept` are those of the last time."""
         raise NotImplementedError
 
+    def measure(self, cached: Tensors, capture: Captured) -> Tensors:
+        """Statistics of the batch that are taken in the factorisations; none by default."""
+        return []
+
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: Captured, step: StepScalars
+        self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
     ) -> tuple[Tensors, Metric]:
-        """The new state and this step's metric."""
+        """The new state and this step's metric, `measured` of `measure`."""
         raise NotImplementedError
 
     def update(
@@ -96,11 +100,7 @@ def update_all(players: list[Seen], step: StepScalars) -> list[tuple[Tensors, Me
     Returns:
         New state and metric of each.
     """
-    observed = {
-        k: _observed(seen.block, seen.state, _checks.given("capture", seen.capture), step)
-        for k, seen in enumerate(players)
-        if isinstance(seen.block, CachedBlock)
-    }
+    observed = _observed(players, step)
     cached: dict[int, Tensors] = {}
     for period in sorted({one.block.period for one in observed.values()}):
         due = {k: one for k, one in observed.items() if one.block.period == period}
@@ -110,11 +110,13 @@ def update_all(players: list[Seen], step: StepScalars) -> list[tuple[Tensors, Me
             step.iteration,
             lambda due=due: [part for parts in _refresh(list(due.values())) for part in parts],
             [part for parts in kept.values() for part in parts],
+            step.refreshing,
         )
         remaining = iter(refreshed)
         cached.update({k: [next(remaining) for _ in parts] for k, parts in kept.items()})
+    measured = _averaged({k: one.block.measure(cached[k], one.capture) for k, one in observed.items()}, step)
     return [
-        observed[k].block.finish(observed[k].statistics, cached[k], observed[k].capture, step)
+        observed[k].block.finish(observed[k].statistics, cached[k], measured[k], step)
         if k in observed
         else seen.block.update(seen.state, seen.capture, seen.gradient, step)
         for k, seen in enumerate(players)
@@ -130,9 +132,25 @@ class _Observed(NamedTuple):
     kept: Tensors
 
 
-def _observed(block: CachedBlock, state: Tensors, capture: Capture, step: StepScalars) -> _Observed:
-    statistics = block.observe(state, capture, step)
-    return _Observed(block, capture, statistics, state[len(statistics) :])
+def _observed(players: list[Seen], step: StepScalars) -> dict[int, _Observed]:
+    """The blocks with factorisations, by the place of the player."""
+    caching = {
+        k: (seen.block, _checks.given("capture", seen.capture), seen.state)
+        for k, seen in enumerate(players)
+        if isinstance(seen.block, CachedBlock)
+    }
+    seen = {k: block.observe(state, capture, step) for k, (block, capture, state) in caching.items()}
+    statistics = _averaged(seen, step)
+    return {
+        k: _Observed(block, capture, statistics[k], state[len(statistics[k]) :])
+        for k, (block, capture, state) in caching.items()
+    }
+
+
+def _averaged(statistics: dict[int, Tensors], step: StepScalars) -> dict[int, Tensors]:
+    """Statistics of the samples of all replicas, exchanged at once."""
+    remaining = iter(step.mean([part for parts in statistics.values() for part in parts]))
+    return {k: [next(remaining) for _ in parts] for k, parts in statistics.items()}
 
 
 def _refresh(observed: list[_Observed]) -> list[Tensors]:
@@ -219,7 +237,13 @@ def _padded(matrices: tf.Tensor, size: int) -> tf.Tensor:
     return tf.pad(matrices, [[0, 0], [0, missing], [0, missing]]) + ones
 
 
-def every(period: int, iteration: tf.Tensor, refresh: Callable[[], Tensors], keep: Tensors) -> Tensors:
+def every(
+    period: int,
+    iteration: tf.Tensor,
+    refresh: Callable[[], Tensors],
+    keep: Tensors,
+    allowed: tf.Tensor | None = None,
+) -> Tensors:
     """Runs `refresh` on iterations divisible by `period`, returns `keep` on the others.
 
     Args:
@@ -227,14 +251,16 @@ def every(period: int, iteration: tf.Tensor, refresh: Callable[[], Tensors], kee
         iteration: integer scalar.
         refresh: function of no arguments returning tensors like `keep`.
         keep: what stands otherwise, of static shapes.
+        allowed: whether `refresh` may run at all, boolean scalar; `None` for always.
 
     Returns:
         The chosen tensors.
     """
-    if period == 1:
+    if period == 1 and allowed is None:
         return refresh()
     stacks = Stacks([part.shape for part in keep], [part.dtype for part in keep])
     kept = stacks.pack(keep)
     due = tf.equal(iteration % constant(period, iteration.dtype), constant(0, iteration.dtype))
+    due = due if allowed is None else due & allowed
     chosen = tf.cond(due, lambda: stacks.pack(refresh()), lambda: [tf.identity(part) for part in kept])
     return stacks.unpack(chosen)

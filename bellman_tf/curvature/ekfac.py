@@ -188,19 +188,14 @@ class EigenBlock(KFACBlock):
         return [[(factor,) for factor in factors] for factors in statistics]
 
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: StepScalars
+        self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
     ) -> tuple[Tensors, Metric]:
-        """The scalings of this step in the bases, and the metric."""
+        """The scalings in the bases, running means where they are measured, and the metric."""
         U_A, U_B, s = cached
-        s = self._scalings(s, U_A, U_B, capture, step)
+        for moments in measured:
+            s = running_mean(s, moments, step.mean_rate(self.config.decay))
         state = [*statistics, U_A, U_B, s]
         return state, self.standing(state, step)
-
-    def _scalings(
-        self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: StepScalars
-    ) -> tf.Tensor:
-        """The second moments of this step in the bases."""
-        raise NotImplementedError
 
     def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The scalings so far in the cached bases."""
@@ -241,12 +236,9 @@ class EKFACBlock(EigenBlock):
         """The diagonal of `R' diag(s) R`, R = R_A (x) R_B the rotation from the old bases to the new ones."""
         return matmul(self.rows.apply(tf.transpose(tf.square(R_A)), s), tf.square(R_B))
 
-    def _scalings(
-        self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: StepScalars
-    ) -> tf.Tensor:
-        """The running mean of second moments, this step's included."""
-        measured = self._second_moments(capture, Eigenbasis(self.rows, U_A, U_B))
-        return running_mean(s, measured, step.mean_rate(self.config.decay))
+    def measure(self, cached: Tensors, capture: MatrixCapture) -> Tensors:
+        """The second moments of this step in the bases."""
+        return [self._second_moments(capture, Eigenbasis(self.rows, *cached[:2]))]
 
     def _second_moments(self, capture: MatrixCapture, metric: Eigenbasis) -> tf.Tensor:
         """`E[(U_A' q U_B)^2]`, `[rows(+1), e]`, from column 0."""
@@ -292,9 +284,3 @@ class KFACEigenBlock(EigenBlock):
         if self.rows.bias_apart:
             rows.append(number(positions_of(capture), eig_A.dtype)[None])
         return [U_A, U_B, tf.maximum(tf.concat(rows, 0), 0)[:, None] * tf.maximum(eig_B, 0)]
-
-    def _scalings(
-        self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: StepScalars
-    ) -> tf.Tensor:
-        """K-FAC's own eigenvalues."""
-        return s

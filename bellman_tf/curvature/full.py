@@ -103,7 +103,7 @@ class FullBlock(CachedBlock[Capture]):
         return factors[0][:1]
 
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: Capture, step: StepScalars
+        self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """The inverse as a metric."""
         return [*statistics, *cached], DenseMetric(cached[0], self.layout.shapes, step.learning_rate)

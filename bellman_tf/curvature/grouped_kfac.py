@@ -137,7 +137,7 @@ class GroupedKFACBlock(CachedBlock[TapCapture]):
         return [A_inv, B_inv, 1 / (tf.cast(positions_of(capture), A_inv.dtype) + damping_A)]
 
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: TapCapture, step: StepScalars
+        self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """The inverses as a metric."""
         state = [*statistics, *cached]

@@ -164,7 +164,7 @@ class KFACBlock(CachedBlock[MatrixCapture]):
         return [A_inv, B_inv, tf.math.reciprocal(bias + damping_A)]
 
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: StepScalars
+        self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """The inverses as a metric."""
         state = [*statistics, *cached]

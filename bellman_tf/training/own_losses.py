@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.game.players import Player
 from bellman_tf.layers.capture import weigh_each
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.losses import (
     LossRecord,
     Observation,
