@@ -46,6 +46,17 @@ def test_a_false_one_falls(measurement):
     assert "tolerance" in run(claim(lambda x: [measurement(x)]), "fast").contradiction
 
 
+def test_a_result_is_standard_json_whatever_the_numbers_are():
+    """NumPy's scalars, and an infinite error, which JSON has no number for."""
+    one = claim(lambda x: [Measurement(np.float32(0.25), np.float32(0.5), "x"), measured(np.float32(2.0), "size")])
+    entries = as_json({"TEST-1": one}, {"TEST-1": run(one, "fast")}, {})["claims"]
+    read = json.loads(json.dumps(entries, allow_nan=False))["TEST-1"]
+    assert read["worst"] == {"error": 0.25, "tolerance": 0.5, "label": "x"} and read["sizes"]["size"]["median"] == 2.0
+    wrong = claim(lambda x: [same(np.nan, x)])
+    entries = as_json({"TEST-1": wrong}, {"TEST-1": run(wrong, "fast")}, {})["claims"]
+    assert json.loads(json.dumps(entries, allow_nan=False))["TEST-1"]["worst"]["error"] == "inf"
+
+
 def test_tolerances_grow_with_the_condition():
     assert not run(claim(lambda x: [same(x * (1 + 1e-9), x, condition=1e5)]), "fast").contradiction
 
