@@ -4,6 +4,7 @@ from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
+from bellman_tf._typing import Batch, Matrix, Scalar
 from bellman_tf.bellman import Expansion, Gains, Value, expand, gains, value_update
 from bellman_tf.linalg import symmetrize
 from bellman_tf.linalg.products import matmul, matvec
@@ -54,8 +55,10 @@ def no_sweep(T: int, B: int, m: int, n: int, dtype: tf.DType) -> Sweep:
     Returns:
         `Sweep` of zeros and False.
     """
-    shapes = [T, B, m], [T, B, m, n], [T + 1, B, n], [T + 1, B, n, n], [B], [B], [B]
-    return Sweep(*(tf.zeros(shape, dtype) for shape in shapes), tf.zeros([B], tf.bool))
+    along = [T, B, m], [T, B, m, n], [T + 1, B, n], [T + 1, B, n, n]
+    k, K, V_x, V_xx = (tf.zeros(shape, dtype) for shape in along)
+    none = tf.zeros([B], dtype)
+    return Sweep(k, K, V_x, V_xx, none, none, none, tf.zeros([B], tf.bool))
 
 
 def stage_expansion(
@@ -166,7 +169,9 @@ def sweep(
     n = model.jacobian.shape[-2]
     dtype = controls.dtype
 
-    def stage(t, value, costate, sums, definite, arrays):
+    def stage(
+        t: Scalar, value: Value, costate: Matrix, sums: tuple[Batch, Batch, Batch], definite: Batch, arrays: tuple
+    ) -> tuple:
         cost_z, cost_zz, jacobian = (tf.gather(array, t) for array in (model.cost_z, model.cost_zz, model.jacobian))
         dynamics_zz = None if model.dynamics_zz is None else tf.gather(model.dynamics_zz, t)
         Q = stage_expansion(value, cost_z, cost_zz, jacobian, dynamics_zz)
@@ -190,20 +195,22 @@ def sweep(
         arrays = tuple(array.write(t, entry) for array, entry in zip(arrays, new, strict=True))
         return t - 1, value, adjoint[:, :n], sums, definite, arrays
 
-    def unfinished(t, value, costate, sums, definite, arrays):
+    def unfinished(t: Scalar, value: Value, costate: Matrix, sums: tuple, definite: Batch, arrays: tuple) -> Scalar:
         return (t >= 0) & tf.reduce_any(definite if wanted is None else definite & wanted)
 
     zeros = tf.zeros([B], dtype)
     arrays = tuple(tf.TensorArray(dtype, T, element_shape=shape) for shape in ([B, m], [B, m, n], [B, n], [B, n, n]))
     start = (T - 1, model.terminal, model.terminal.V_x, (zeros, zeros, zeros), tf.ones([B], tf.bool), arrays)
-    *_, sums, definite, arrays = tf.while_loop(unfinished, stage, start, maximum_iterations=T)
+    *_, (slope, curvature, largest), definite, arrays = tf.while_loop(unfinished, stage, start, maximum_iterations=T)
     k, K, V_x, V_xx = (array.stack() for array in arrays)
     return Sweep(
         k,
         K,
         tf.concat([V_x, model.terminal.V_x[None]], axis=0),
         tf.concat([V_xx, symmetrize(model.terminal.V_xx)[None]], axis=0),
-        *sums,
+        slope,
+        curvature,
+        largest,
         definite,
     )
 
@@ -238,13 +245,15 @@ def zero_where(model: Model, bad: tf.Tensor) -> Model:
         `Model`.
     """
 
-    def zeroed(part, axis):
+    def zeroed(part: tf.Tensor, axis: int) -> tf.Tensor:
         shape = [1] * axis + [-1] + [1] * (part.shape.rank - axis - 1)
         return tf.where(tf.reshape(bad, shape), tf.zeros_like(part), part)
 
     terminal = Value(*(zeroed(part, 0) for part in model.terminal))
-    parts = (None if part is None else zeroed(part, 1) for part in model[:4])
-    return type(model)(*parts, terminal)
+    second = None if model.dynamics_zz is None else zeroed(model.dynamics_zz, 1)
+    along = (zeroed(part, 1) for part in (model.cost_z, model.cost_zz, model.jacobian))
+    cost_z, cost_zz, jacobian = along
+    return Model(cost_z, cost_zz, jacobian, second, terminal)
 
 
 def regularised_sweep(
@@ -271,18 +280,22 @@ def regularised_sweep(
         `Sweep`, mu and rate.
     """
 
-    def failed(done, mu):
+    def failed(done: Sweep, mu: Batch) -> Batch:
         return wanted & ~done.definite & (mu <= schedule.largest)
 
-    def unfinished(attempts, done, mu, rate):
+    def unfinished(attempts: Scalar, done: Sweep, mu: Batch, rate: Batch) -> Scalar:
         return (attempts < 1) | tf.reduce_any(failed(done, mu))
 
-    def attempt(attempts, done, mu, rate):  # the first as it is, so that the sweep is traced once
+    def attempt(
+        attempts: Scalar, done: Sweep, mu: Batch, rate: Batch
+    ) -> tuple[Scalar, Sweep, Batch, Batch]:  # the first as it is, so that the sweep is traced once
         failing = failed(done, mu) & (attempts > 0)
         raised, raised_rate = stronger(mu, rate, schedule)
         mu, rate = tf.where(failing, raised, mu), tf.where(failing, raised_rate, rate)
-        done = sweep(model, controls, limits, *strengths(mu, schedule.on), wanted)
+        mu_state, mu_control = strengths(mu, schedule.on)
+        done = sweep(model, controls, limits, mu_state, mu_control, wanted)
         return attempts + 1, done, mu, rate
 
-    nothing = no_sweep(*controls.shape, model.jacobian.shape[-2], controls.dtype)
+    T, B, m = controls.shape
+    nothing = no_sweep(T, B, m, model.jacobian.shape[-2], controls.dtype)
     return tf.while_loop(unfinished, attempt, (tf.constant(0), nothing, mu, rate))[1:]

@@ -215,7 +215,7 @@ def _of_cost(problem: "Problem", x: tf.Tensor, u: tf.Tensor, t: tf.Tensor) -> tu
             1,
             True,
         )
-        return gradient[:, 0], hessian[:, 0]
+        return gradient[:, 0], _checks.given("Hessian", hessian)[:, 0]
     shapes = {"cost_x": [n], "cost_u": [m], "cost_xx": [n, n], "cost_ux": [m, n], "cost_uu": [m, m]}
     cost = _checked("running_cost", CostDerivatives(*given(x, u, t)), shapes, x)
     return tf.concat([cost.cost_x, cost.cost_u], axis=1), _block(cost.cost_xx, cost.cost_ux, cost.cost_uu)
@@ -255,7 +255,7 @@ def _of_terminal_cost(problem: "Problem", x: tf.Tensor) -> Value:
     given = problem.derivatives.terminal_cost
     if given is None:
         gradient, hessian = differentiate(lambda x, copies: problem.terminal_cost_of(x)[:, None], x, 1, True)
-        return Value(gradient[:, 0], hessian[:, 0])
+        return Value(gradient[:, 0], _checks.given("Hessian", hessian)[:, 0])
     n = x.shape[1]
     return _checked("terminal_cost", Value(*given(x)), {"V_x": [n], "V_xx": [n, n]}, x)
 

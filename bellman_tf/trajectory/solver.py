@@ -167,12 +167,12 @@ def _swap(array: tf.Tensor) -> tf.Tensor:
 
 
 def _inputs(
-    problem: Problem, x0: tf.Tensor | np.ndarray, u_init: tf.Tensor | np.ndarray
+    problem: Problem, states: tf.Tensor | np.ndarray, controls: tf.Tensor | np.ndarray
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The initial states and controls as tensors, checked."""
-    x0 = tf.convert_to_tensor(x0)
+    x0: tf.Tensor = tf.convert_to_tensor(states)
     _checks.check_float_dtype("x0", x0)
-    u_init = tf.convert_to_tensor(u_init)
+    u_init: tf.Tensor = tf.convert_to_tensor(controls)
     if u_init.dtype != x0.dtype:
         raise _checks.error("u_init.dtype", f"be that of `x0`, {x0.dtype.name}", u_init.dtype.name)
     if x0.shape.rank not in {1, 2} or not x0.shape.is_fully_defined() or 0 in x0.shape:
