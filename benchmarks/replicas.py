@@ -3,10 +3,10 @@
     python -m benchmarks.replicas [--networks mlp,cnn] [--rows ...] [--devices 1,2,4] [--steps 20] [--out FILE.json]
 
 The batch of a network is shared by the devices, so all columns do the same work for the samples. Every point is a
-process of its own. *Bytes* are those of the tensors that go into an all-reduce, per replica and step, read off the graph of the
-step; what the network carries for that depends on the algorithm (a ring sends 2 (n - 1) / n times as much). *Time* is
-processor time of a step, the median after the first two, of all devices together: on one machine it says what is
-computed several times (factorisations are, in every replica), not what several machines would gain.
+process of its own. *Bytes* are those of the tensors that go into an all-reduce, per replica and step, read off the
+graph of the step; what the network carries for that depends on the algorithm (a ring sends 2 (n - 1) / n times as
+much). *Time* is processor time of a step, the median after the first two, of all devices together: on one machine it
+says what is computed several times (factorisations are, in every replica), not what several machines would gain.
 """
 
 import argparse
