@@ -30,6 +30,24 @@ def error(argument: str, rule: str, received: object, hint: str = "") -> ValueEr
     return ValueError(f"{text} {hint}".rstrip())
 
 
+def given(argument: str, value: Kind | None) -> Kind:
+    """Takes what may be `None` elsewhere and must not be here.
+
+    Args:
+        argument: its name.
+        value: what was passed.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: if it is `None`.
+    """
+    if value is None:
+        raise error(argument, "be given here", value)
+    return value
+
+
 def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
     """Checks that an option is one of the names it may have.
 

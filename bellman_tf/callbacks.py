@@ -12,6 +12,8 @@ from bellman_tf.optimizers.dgnopt import DGNOpt
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.training.monitor import names_of
 
+__all__ = ["AlignmentReward", "GameMonitor"]
+
 
 class GameMonitor(keras.callbacks.Callback):
     """Logs predicted and actual decrease of J, damping and sample weights, per epoch and on request per step.
@@ -41,6 +43,14 @@ class GameMonitor(keras.callbacks.Callback):
     Raises:
         ValueError: if `every` is below 1, if TensorBoard is asked for and not installed, or at `fit` if the model's
             optimizer is not of this package.
+
+    Example:
+        >>> model = btf.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(1)])
+        >>> model.compile(optimizer=btf.GTDDP(learning_rate=0.01, curvature="identity"), loss="mse")
+        >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], "float32")
+        >>> history = model.fit(x, x[:, :1], epochs=2, verbose=0, callbacks=[btf.callbacks.GameMonitor()]).history
+        >>> sorted(history)[:3], [0 < ratio < 3 for ratio in history["reduction_ratio"]]
+        (['actual_reduction', 'damping', 'feedback_ratio/stage_1'], [True, True])
     """
 
     def __init__(self, csv: str | None = None, tensorboard: str | None = None, every: int = 1) -> None:
@@ -162,6 +172,11 @@ class AlignmentReward(keras.callbacks.Callback):
 
     Raises:
         ValueError: if a number is below 1.
+
+    Example:
+        >>> x, y = np.eye(4, dtype="float32"), np.arange(4)
+        >>> reward = btf.callbacks.AlignmentReward(x, y, every=5)
+        >>> optimizer = btf.DGNOpt(0.1, alignment="adaptive", reward="held_out")  # then fit(..., callbacks=[reward])
     """
 
     def __init__(self, x: object, y: object, every: int = 10, batch_size: int = 256) -> None:

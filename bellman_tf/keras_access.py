@@ -6,11 +6,13 @@ something, `tests/test_keras_access.py` says what it must give and this file is 
 
 import contextlib
 import inspect
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from bellman_tf._typing import Nested
 
 # ---- layers and models ---------------------------------------------------------------------------------------------
 
@@ -104,7 +106,7 @@ def functional_core(model: keras.Model) -> keras.Model:
     return model if core is None else core
 
 
-def inputs_of(function: keras.Function) -> object:
+def inputs_of(function: keras.Function) -> Nested:
     """The inputs that a functional model was made of.
 
     Args:
@@ -116,7 +118,7 @@ def inputs_of(function: keras.Function) -> object:
     return function._inputs_struct
 
 
-def flat_inputs(model: keras.Model, inputs: object) -> list:
+def flat_inputs(model: keras.Model, inputs: Nested) -> list:
     """Flattens a batch into the order of a model's inputs, as Keras does before it runs the graph.
 
     Args:
@@ -134,7 +136,7 @@ def flat_inputs(model: keras.Model, inputs: object) -> list:
 
 
 @contextlib.contextmanager
-def replaced(layer: object, name: str, value: object) -> Generator[None, None, None]:
+def replaced(layer: object, name: str, value: Any) -> Generator[None, None, None]:
     """Replaces an attribute of one layer inside the context, unseen by Keras's attribute tracking.
 
     `Layer.__call__` runs `self.call`, so replacing "call" puts a function in place of the layer's own `call`;
@@ -157,6 +159,19 @@ def replaced(layer: object, name: str, value: object) -> Generator[None, None, N
             object.__setattr__(layer, name, kept)
         else:
             object.__delattr__(layer, name)
+
+
+def mapped(function: Callable[[Any], Any], structure: Nested) -> Nested:
+    """`keras.tree.map_structure`, of which type checkers read that it may return nothing.
+
+    Args:
+        function: from leaf to leaf.
+        structure: leaves in dicts, lists and tuples.
+
+    Returns:
+        The leaves' values in the same structure.
+    """
+    return keras.tree.map_structure(function, structure)
 
 
 # ---- symbolic tensors ----------------------------------------------------------------------------------------------

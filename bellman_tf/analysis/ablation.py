@@ -24,6 +24,11 @@ class Ablation(NamedTuple):
     Attributes:
         losses: name of the structure to the final values, one per seed.
         metric: the logged quantity.
+
+    Example:
+        >>> table = btf.analysis.Ablation({"O": [1.0, 2.0], "C": [0.5, 1.0]}, "loss")
+        >>> table.rows()[1]
+        ('C', 0.75, 0.25, -0.75)
     """
 
     losses: dict[str, list[float]]
@@ -75,6 +80,17 @@ def information_ablation(
         The table.
 
     Source: DGN Sec. 3.2, Table 1, Definition 8.
+
+    Example:
+        >>> x = np.eye(2, dtype="float32")
+        >>> def build():
+        ...     return btf.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> def fit(model):
+        ...     return model.fit(x, x[:, :1], verbose=0)
+        >>> found = btf.analysis.information_ablation(build, fit, btf.GTDDP, loss="mse", seeds=[0],
+        ...                                       compile_options={"run_eagerly": True})
+        >>> sorted(found.losses)
+        ['C', 'C-CG', 'O', 'O-CG']
     """
     losses: dict[str, list[float]] = {name: [] for name in STRUCTURES}
     for seed in seeds:

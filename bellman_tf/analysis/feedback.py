@@ -44,6 +44,13 @@ def feedback_spectrum(model: keras.Model, x: object, layer: object, y: object = 
             with an optimizer of this package.
 
     Source: DDP1 Fig. 3, with the exact Gauss-Newton Hessian of the loss.
+
+    Example:
+        >>> hidden, last = keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(1)
+        >>> model = btf.Sequential([keras.Input((2,)), hidden, last])
+        >>> model.compile(optimizer=btf.GTDDP(0.1, curvature="identity"), loss="mse")
+        >>> btf.analysis.feedback_spectrum(model, np.eye(2, dtype="float32"), last).shape
+        (4,)
     """
     gain = _gain(model, x, layer, y)
     R_u = np.linalg.qr(gain.left, mode="r")
@@ -78,6 +85,13 @@ def feedback_maps(
         ValueError: as `feedback_spectrum`; if the layer's input does not cross its cut.
 
     Source: GT-DDP Fig. 6c, DDPNOpt Fig. 5.
+
+    Example:
+        >>> hidden, last = keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(1)
+        >>> model = btf.Sequential([keras.Input((2,)), hidden, last])
+        >>> model.compile(optimizer=btf.GTDDP(0.1, curvature="identity"), loss="mse")
+        >>> btf.analysis.feedback_maps(model, np.eye(2, dtype="float32"), last, count=1, project=True).shape
+        (1, 2)
     """
     _checks.check_integer("count", count, least=1)
     gain, player = _gain(model, x, layer, y), player_of(model, layer)

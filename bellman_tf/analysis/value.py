@@ -73,6 +73,14 @@ def value_hessian(
 
     Source: GTDDP Fig. 4, DDP1 Eqs. 29-34; claims OURS-2.
     Checked against: `verification/references/training.py`.
+
+    Example:
+        >>> hidden, last = keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(1)
+        >>> model = btf.Sequential([keras.Input((2,)), hidden, last])
+        >>> model.compile(optimizer=btf.GTDDP(0.1, curvature="identity"), loss="mse")
+        >>> V = btf.analysis.value_hessian(model, np.eye(2, dtype="float32"), last).reshape(6, 6)
+        >>> np.allclose(V, V.T), int(np.linalg.matrix_rank(V))
+        (True, 2)
     """
     step, columns, stage, cores = _solved(model, x, layer, y, memory)
     D, L = columns.states[stage], cores[stage][0]
@@ -102,6 +110,14 @@ def gains(model: keras.Model, x: object, layer: object, y: object = None, *, mem
 
     Source: GTDDP Fig. 4, DDP1 Eqs. 29-34; claims OURS-2.
     Checked against: `verification/references/training.py`.
+
+    Example:
+        >>> hidden, last = keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(1)
+        >>> model = btf.Sequential([keras.Input((2,)), hidden, last])
+        >>> model.compile(optimizer=btf.GTDDP(0.1, curvature="identity"), loss="mse")
+        >>> found = btf.analysis.gains(model, np.eye(2, dtype="float32"), last, np.ones((2, 1), "float32"))
+        >>> found.open.shape, found.feedback.shape  # four parameters, two samples, three units before the layer
+        ((4,), (4, 2, 3))
     """
     step, columns, stage, cores = _solved(model, x, layer, y, memory)
     player = player_of(model, layer)

@@ -48,7 +48,17 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Bandit:
-    """Base of the bandits; subclasses are frozen dataclasses with one function, `probabilities`."""
+    """Base of the bandits; subclasses are frozen dataclasses with one function, `probabilities`.
+
+    Example:
+        >>> from bellman_tf.bandit import UCB1
+        >>> bandit, state = UCB1(), UCB1().init(2)
+        >>> for step in range(6):
+        ...     arm = bandit.choose(state, seed=[0, step])
+        ...     state = bandit.update(state, arm, reward=float(arm))  # the second arm pays
+        >>> int(state.pulls.numpy().argmax())
+        1
+    """
 
     def get_config(self) -> dict[str, Any]:
         """The fields, for Keras serialisation."""
@@ -191,6 +201,11 @@ def mean_rewards(state: State) -> tf.Tensor:
 
     Returns:
         `[..., M]`, 0 for an arm never played.
+
+    Example:
+        >>> from bellman_tf.bandit import Uniform
+        >>> mean_rewards(Uniform().update(Uniform().init(2), 1, 0.25)).numpy().tolist()
+        [0.0, 0.25]
     """
     return tf.math.divide_no_nan(state.rewards, tf.cast(state.pulls, state.rewards.dtype))
 

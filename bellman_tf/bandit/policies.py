@@ -54,6 +54,13 @@ class Exp3(Bandit):
 
     Attributes:
         rate: of the step size; 1 has the least bound, 2 sqrt(M k ln M).
+
+    Example:
+        >>> bandit = Exp3()
+        >>> state = bandit.update(bandit.init(2), 0, reward=0.0)  # the first arm has lost
+        >>> first, second = bandit.probabilities(state).numpy()
+        >>> bool(first < second)
+        True
     """
 
     rate: float = 1.0
@@ -84,6 +91,11 @@ class Exp3PlusPlus(Bandit):
         analysis: where the exploration rate xi comes from, "2014" or "2017"; see the head of this file.
         constant: c of 2014 or beta of 2017; `None` is 18 or 256, the least and the one for which the logarithmic
             bounds are proved. Smaller ones explore less; the bound 4 sqrt(M k ln M) does not depend on it.
+
+    Example:
+        >>> bandit = Exp3PlusPlus()
+        >>> bandit.exploration(bandit.init(4)).numpy().tolist()
+        [0.125, 0.125, 0.125, 0.125]
     """
 
     analysis: str = "2014"
@@ -175,6 +187,11 @@ class UCB1(Bandit):
 
     Attributes:
         exploration: factor of ln k / pulls under the root; the bound is for 2.
+
+    Example:
+        >>> bandit = UCB1()
+        >>> bandit.probabilities(bandit.update(bandit.init(2), 0, 1.0)).numpy().tolist()  # the other was never played
+        [0.0, 1.0]
     """
 
     exploration: float = 2.0
@@ -195,7 +212,12 @@ class UCB1(Bandit):
 @_register
 @dataclasses.dataclass(frozen=True)
 class Uniform(Bandit):
-    """Every arm alike, whatever the rewards."""
+    """Every arm alike, whatever the rewards.
+
+    Example:
+        >>> Uniform().probabilities(Uniform().init(4)).numpy().tolist()
+        [0.25, 0.25, 0.25, 0.25]
+    """
 
     def probabilities(self, state: State) -> tf.Tensor:
         """Probability of each arm in the next round, `[..., M]`."""
@@ -216,5 +238,9 @@ def get(identifier: str | Bandit | Config) -> Bandit:
 
     Raises:
         ValueError: if the name is not known or the object is not a bandit.
+
+    Example:
+        >>> get("exp3++")
+        Exp3PlusPlus(analysis='2014', constant=None)
     """
     return _checks.resolve("bandit", identifier, NAMES, Bandit, "an object of `bellman_tf.bandit`")

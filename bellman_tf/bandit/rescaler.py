@@ -42,6 +42,15 @@ class Rescaler:
         window: how many raw rewards are remembered.
         lower: the quantile that becomes 0, in [0, 1).
         upper: the quantile that becomes 1, in (lower, 1]. With 0 and 1 the range is from the least to the largest.
+
+    Example:
+        >>> rescaler = Rescaler(window=10, lower=0.0, upper=1.0)
+        >>> state, scaled = rescaler.init(), []
+        >>> for reward in (3.0, 5.0, 4.0):
+        ...     state, value = rescaler.update(state, reward)
+        ...     scaled.append(float(value))
+        >>> scaled[1:]
+        [1.0, 0.5]
     """
 
     window: int = 100

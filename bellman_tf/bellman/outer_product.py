@@ -18,6 +18,8 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf._typing import Batch, Number, Size, Vector
 
+__all__ = ["OuterValue", "backward", "init", "weights"]
+
 
 class OuterValue(NamedTuple):
     """Value of each sample along its own gradient: B V_x = alpha g, B V_xx = beta^2 g g'.

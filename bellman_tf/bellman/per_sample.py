@@ -22,6 +22,8 @@ from bellman_tf._typing import Batch, Cube, Matrix, Number, Size, Vector
 from bellman_tf.linalg import eigh, symmetrize
 from bellman_tf.linalg.products import matmul, matvec
 
+__all__ = ["MatrixValue", "backward", "init", "weights"]
+
 
 class MatrixValue(NamedTuple):
     """Value of each sample in its columns: B V_x = C a, B V_xx = C L L' C'.

@@ -32,6 +32,8 @@ from bellman_tf.linalg import Factor, solve_spd
 from bellman_tf.linalg.constants import expand_dims
 from bellman_tf.linalg.products import diag_part, matvec
 
+__all__ = ["cooperative_weights", "predicted_reduction", "roll_out"]
+
 
 def cooperative_weights(
     terminal: SampleValue, gram: tf.Tensor, linear: tf.Tensor | None = None, *, diagonal: bool = False

@@ -41,6 +41,17 @@ from bellman_tf.linalg import Factor, factor_gram, whiten
 from bellman_tf.linalg.constants import constant, expand_dims, number, reshape
 from bellman_tf.linalg.products import diag, diag_part, matmul, matvec
 
+__all__ = [
+    "SampleValue",
+    "backward",
+    "backward_all",
+    "from_groups",
+    "init",
+    "predicted_reduction",
+    "to_groups",
+    "weights",
+]
+
 
 class SampleValue(NamedTuple):
     """Value function in sample coordinates: V_X = C a and V_XX = C L L' C'.

@@ -136,6 +136,6 @@ class StoredState(list):
         self.stacks = list(stacks)
 
 
-def _identities(shape: Sequence[int], dtype: object = None) -> tf.Tensor:
+def _identities(shape: Sequence[int], dtype: str | None = None) -> tf.Tensor:
     """The identity, for every matrix of a stack."""
     return tf.broadcast_to(tf.eye(shape[-1], dtype=dtype), shape)

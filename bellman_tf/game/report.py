@@ -55,7 +55,7 @@ def _row(
 ) -> tuple[str, ...]:  # fmt: skip
     gram = player.gram if grams is None else grams[player.index]
     metric = "-" if metrics is None else metrics[player.index]
-    covered = f"covered ({player.coverage.site})" if player.covered else f"{player.kind}: {player.coverage}"
+    covered = f"covered ({player.covering.site})" if player.covered else f"{player.kind}: {player.coverage}"
     parameters = f"{player.parameters:,}"
     way = "none" if player.null else player.weighing
     if player.within is not None and player.within is not player.layers[0]:

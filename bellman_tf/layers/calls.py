@@ -11,11 +11,12 @@ from typing import Any
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.layers.capture import Capture, MatrixCapture
+from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.embedding import Lookup
 from bellman_tf.layers.matrix_layout import Extent
+from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.layers.tensors import with_ones
 
 
@@ -97,7 +98,7 @@ class RepeatedLookup(Lookup):
         super().__init__(tokens, [tf.concat(column, axis=1) for column in columns], calls[0].vocabulary)
 
 
-class RepeatedConvolution(MatrixCapture):
+class RepeatedConvolution(TapCapture):
     """Calls of a convolution: sums of what the taps bring together, positions side by side elsewhere.
 
     Attributes:
@@ -107,7 +108,7 @@ class RepeatedConvolution(MatrixCapture):
     def __init__(self, calls: Sequence[Convolution]) -> None:
         columns = zip(*(call.cotangents for call in calls), strict=True)
         super().__init__([tf.concat(column, axis=1) for column in columns], calls[0].layout)
-        self.calls, self.groups, self.centre = list(calls), calls[0].groups, calls[0].centre
+        self.calls, self.groups = list(calls), calls[0].groups
         counts = [call.positions for call in calls]
         self.positions = total(counts)
 
@@ -115,6 +116,11 @@ class RepeatedConvolution(MatrixCapture):
     def extent(self) -> Extent:
         """Static sizes."""
         return self.layout.extent(self.columns, self.positions, self.calls[0].extent.taps)
+
+    @property
+    def centre(self) -> int:
+        """Number of the kernel's centre tap."""
+        return self.calls[0].centre
 
     def _add(self, result: Callable[[Convolution], tf.Tensor]) -> tf.Tensor:
         return tf.add_n([result(call) for call in self.calls])

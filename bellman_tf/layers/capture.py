@@ -217,8 +217,15 @@ class MatrixCapture(Capture):
         """`augmented` without the constant feature of the bias, `[B(, L), rows]`."""
         raise NotImplementedError
 
-    def input_moment(self) -> tf.Tensor:
-        """`A = (1/B) sum_i sum_l x_il x_il'` over the augmented rows, `[rows(+1), rows(+1)]`."""
+    def input_moment(self, form: str = "patches") -> tf.Tensor:
+        """`A = (1/B) sum_i sum_l x_il x_il'` over the augmented rows, `[rows(+1), rows(+1)]`.
+
+        Args:
+            form: of a convolution's moment; other layers have one.
+
+        Returns:
+            The moment.
+        """
         x = self.augmented()
         flat = _rows(x)
         return tf.matmul(flat, flat, transpose_a=True) / number(self.batch_size, x.dtype)

@@ -17,16 +17,17 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf._typing import Tensors
-from bellman_tf.layers.capture import MatrixCapture, along, weigh_smaller
+from bellman_tf.layers.capture import along, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
+from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.layers.taps import Taps, autocorrelation, channels_back, channels_last, ravel, sizes_of, static_product
 from bellman_tf.layers.tensors import after, as_number, beside, leading, to_work, with_ones
 from bellman_tf.linalg.constants import constant, number, once, reshape
 from bellman_tf.linalg.products import matmul
 
 
-class Convolution(MatrixCapture):
+class Convolution(TapCapture):
     """A convolution of any rank.
 
     Attributes:

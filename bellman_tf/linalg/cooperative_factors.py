@@ -74,7 +74,7 @@ def factor_pair(A_blocks: LowerBlocks, B_blocks: LowerBlocks) -> PairFactor:
 
     Example:
         >>> blocks = [[tf.constant([[4.0]]), None], [tf.constant([[2.0]]), tf.constant([[4.0]])]]
-        >>> factor_pair(blocks, blocks).weights.numpy().round(4).tolist()
+        >>> [[round(w, 4) for w in row] for row in factor_pair(blocks, blocks).weights.numpy().tolist()]
         [[1.0667]]
     """
     A_blocks, B_blocks = checked_games(A_blocks, B_blocks)

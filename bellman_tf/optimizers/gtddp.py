@@ -113,6 +113,15 @@ class GTDDP(Rejections, Stepping):
         ValueError: for an option outside its range or a combination that cannot work, with the reason.
 
     Source: GTDDP (all), DGN Secs. 3-4, in the exact form of claims OURS-2, OURS-4.
+
+    Example:
+        >>> model = btf.Sequential([keras.Input((2,)), keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1)])
+        >>> model.compile(optimizer=btf.GTDDP(learning_rate=0.03), loss="mse")
+        >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], "float32")
+        >>> losses = model.fit(x, x[:, :1] * x[:, 1:], epochs=20, verbose=0).history["loss"]
+        >>> losses[-1] < losses[0]
+        True
+        >>> around = btf.GTDDP(inner_optimizer=keras.optimizers.AdamW(1e-3))  # AdamW moves the variables
     """
 
     def __init__(

@@ -1,5 +1,7 @@
 """What the diagonal families share: second moments that are known only after the first step."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from bellman_tf import keras_optimizers
@@ -39,7 +41,7 @@ class DiagonalInnerBlock(InnerBlock):
         """
         raise NotImplementedError
 
-    def made(self, moments: Tensors, rate: tf.Tensor, divisor: object) -> DiagonalMetric:
+    def made(self, moments: Tensors, rate: tf.Tensor, divisor: Callable) -> DiagonalMetric:
         """`rate / divisor(moments)`, 0 where a moment is 0."""
         return DiagonalMetric(moments, rate, where_known(divisor), self.layout.matrix)
 
