@@ -10,6 +10,7 @@ import pytest
 
 from keras_examples import notebooks
 
+ROOT = pathlib.Path(__file__).parents[1]
 SLOW = {"02_any_keras_model"}
 NAMES = ("01_first_fit", "02_any_keras_model", "03_step_control", "04_reading_a_game", "05_control_problem")
 
@@ -67,7 +68,7 @@ def test_notebooks_run(tmp_path, monkeypatch):
     """Needs the extra `lessons`."""
     import nbformat
 
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pathlib.Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     notebooks.main(["--execute", "--out", str(tmp_path)])
     made = [nbformat.read(path, as_version=4) for path in sorted(tmp_path.glob("*.ipynb"))]
     assert len(made) == len(NAMES)

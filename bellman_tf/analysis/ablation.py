@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -53,11 +53,11 @@ def information_ablation(
     fit: Callable[[keras.Model], keras.callbacks.History],
     optimizer: Callable[..., keras.optimizers.Optimizer],
     *,
-    loss: object,
+    loss: Any,
     seeds: Sequence[int] = (0, 1, 2),
     metric: str = "loss",
     cross_blocks: str = "exact",
-    compile_options: dict | None = None,
+    compile_options: dict[str, Any] | None = None,
 ) -> Ablation:
     """Trains one network under open loop (O), feedback (C), cooperation without and with feedback (O-CG, C-CG).
 

@@ -110,6 +110,7 @@ def update_all(players: list[Seen], step: StepScalars) -> list[tuple[Tensors, Me
             step.iteration,
             lambda due=due: [part for parts in _refresh(list(due.values())) for part in parts],
             [part for parts in kept.values() for part in parts],
+            step.refreshing,
         )
         remaining = iter(refreshed)
         cached.update({k: [next(remaining) for _ in parts] for k, parts in kept.items()})
@@ -132,16 +133,17 @@ class _Observed(NamedTuple):
 
 
 def _observed(players: list[Seen], step: StepScalars) -> dict[int, _Observed]:
-    """The statistics of blocks with factorisations, by the place of the player."""
-    asked: dict[int, tuple[CachedBlock, Capture, Tensors]] = {
+    """The blocks with factorisations, by the place of the player."""
+    caching = {
         k: (seen.block, _checks.given("capture", seen.capture), seen.state)
         for k, seen in enumerate(players)
         if isinstance(seen.block, CachedBlock)
     }
-    found = {k: block.observe(state, capture, step) for k, (block, capture, state) in asked.items()}
+    seen = {k: block.observe(state, capture, step) for k, (block, capture, state) in caching.items()}
+    statistics = _averaged(seen, step)
     return {
-        k: _Observed(block, capture, parts, state[len(parts) :])
-        for (k, (block, capture, state)), parts in zip(asked.items(), _averaged(found, step).values(), strict=True)
+        k: _Observed(block, capture, statistics[k], state[len(statistics[k]) :])
+        for k, (block, capture, state) in caching.items()
     }
 
 
@@ -235,7 +237,13 @@ def _padded(matrices: tf.Tensor, size: int) -> tf.Tensor:
     return tf.pad(matrices, [[0, 0], [0, missing], [0, missing]]) + ones
 
 
-def every(period: int, iteration: tf.Tensor, refresh: Callable[[], Tensors], keep: Tensors) -> Tensors:
+def every(
+    period: int,
+    iteration: tf.Tensor,
+    refresh: Callable[[], Tensors],
+    keep: Tensors,
+    allowed: tf.Tensor | None = None,
+) -> Tensors:
     """Runs `refresh` on iterations divisible by `period`, returns `keep` on the others.
 
     Args:
@@ -243,14 +251,16 @@ def every(period: int, iteration: tf.Tensor, refresh: Callable[[], Tensors], kee
         iteration: integer scalar.
         refresh: function of no arguments returning tensors like `keep`.
         keep: what stands otherwise, of static shapes.
+        allowed: whether `refresh` may run at all, boolean scalar; `None` for always.
 
     Returns:
         The chosen tensors.
     """
-    if period == 1:
+    if period == 1 and allowed is None:
         return refresh()
     stacks = Stacks([part.shape for part in keep], [part.dtype for part in keep])
     kept = stacks.pack(keep)
     due = tf.equal(iteration % constant(period, iteration.dtype), constant(0, iteration.dtype))
+    due = due if allowed is None else due & allowed
     chosen = tf.cond(due, lambda: stacks.pack(refresh()), lambda: [tf.identity(part) for part in kept])
     return stacks.unpack(chosen)

@@ -190,7 +190,7 @@ class EigenBlock(KFACBlock):
     def finish(
         self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
     ) -> tuple[Tensors, Metric]:
-        """The scalings in the bases, with the second moments of this step where they are measured, and the metric."""
+        """The scalings in the bases, running means where they are measured, and the metric."""
         U_A, U_B, s = cached
         for moments in measured:
             s = running_mean(s, moments, step.mean_rate(self.config.decay))

@@ -31,11 +31,10 @@ class DiagonalFisherBlock(Block):
         self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """Running mean of squares, then the inverse of the damped diagonal."""
-        seen = _checks.given("capture", capture)
         if self.layout.covered:
-            squares = step.mean(seen.mean_squares())
+            squares = step.mean(_checks.given("capture", capture).mean_squares())
         else:
-            [batch] = replicas.total([tf.cast(seen.batch_size, step.learning_rate.dtype)])
+            [batch] = replicas.total([tf.cast(_checks.given("capture", capture).batch_size, step.learning_rate.dtype)])
             squares = [batch * tf.square(g) for g in _checks.given("gradient", gradient)]
         rate = step.mean_rate(self.decay)
         state = [running_mean(v, new, rate) for v, new in zip(state, squares, strict=True)]

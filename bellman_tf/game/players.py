@@ -164,11 +164,13 @@ class Players:
         players: every player, in order; then those whose place is not known.
         stages: tuples of players that act at the same time.
         reason: why the network's layers cannot be told apart; empty if they can.
+        written: Keras variables that the model writes while it runs, as far as that is known.
     """
 
     players: list[Player]
     stages: list[Stage]
     reason: str = ""
+    written: tuple[keras.Variable, ...] = ()
 
     @property
     def open_loop_players(self) -> list[Player]:

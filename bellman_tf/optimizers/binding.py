@@ -6,7 +6,7 @@ import weakref
 import keras
 import tensorflow as tf
 
-from bellman_tf import _checks, keras_access
+from bellman_tf import _checks, keras_access, keras_optimizers
 from bellman_tf.curvature.block import Block, state_dtype
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
@@ -90,6 +90,15 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         self.__dict__["_momentum"] = value
 
     @property
+    def accumulators(self) -> list[list[keras.Variable]]:
+        """Sums of the gradients of every player's variables; empty without accumulation of our own."""
+        if self.inner is not None or self.options.micro_batches == 1:
+            return []
+        variables = keras_access.trained_variables(self)
+        known = {id(v): s for v, s in zip(variables, keras_optimizers.accumulators_of(self), strict=True)}
+        return [[known[id(v)] for v in player.variables] for player in self.players]
+
+    @property
     def state(self) -> list[list[tf.Tensor]]:
         """Values of the state of every block, then of every coupling."""
         return self._store.read()
@@ -130,6 +139,9 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
                 "step_control.every", "be 1 with a synchronised BatchNormalization on several replicas, which exchange "
                 "nothing inside a branch of the graph", self.step_control.every,
             )  # fmt: skip
+        elif self.inner is not None and self.options.micro_batches > 1:
+            reason = "Keras's optimizers cannot accumulate gradients on several replicas"
+            hint = "Use a `curvature` of ours with gradient_accumulation_steps, or build the model outside the scope."
         else:
             return
         raise _checks.error("model", f"run on one replica: {reason}", model.name, hint)

@@ -8,7 +8,14 @@ import keras
 
 from bellman_tf.curvature import config as curvature_config
 from bellman_tf.curvature.gram.plan import LIMITS
-from bellman_tf.optimizers.arguments import check_game, check_inner, check_keras, check_momentum, inner_named
+from bellman_tf.optimizers.arguments import (
+    check_game,
+    check_inner,
+    check_keras,
+    check_momentum,
+    inner_named,
+    micro_batches_of,
+)
 from bellman_tf.optimizers.published import published_curvature, published_options
 from bellman_tf.optimizers.records import first_control_state
 from bellman_tf.optimizers.rejections import Rejections
@@ -105,7 +112,11 @@ class GTDDP(Rejections, Stepping):
         ema_momentum: as in Keras.
         ema_overwrite_frequency: as in Keras.
         loss_scale_factor: must be `None`.
-        gradient_accumulation_steps: must be `None`.
+        gradient_accumulation_steps: as in Keras: weights move every k-th step, by the mean of k gradients, and
+            `iterations` counts their moves. Every micro-batch plays a game of its own, so that k of them are one batch
+            with `group_size` of a micro-batch; see `bellman_tf.training.accumulation` for what is exact. With an inner
+            optimizer it is the inner one's. Not with the nonlinear roll-out or `step_control`. A micro-batch that is
+            not finite is left out; where the update that k of them make is not finite, all k are dropped.
         name: as in Keras.
         **kwargs: refused by Keras.
 
@@ -161,6 +172,7 @@ class GTDDP(Rejections, Stepping):
     ) -> None:
         if rollout is None:
             rollout = "nonlinear" if value_hessian in {"outer_product", "per_sample"} or bilinear else "linear"
+        inner, control = inner_named(inner_optimizer), step_control_named(step_control)
         options = GameOptions(
             information,
             value_hessian,
@@ -174,8 +186,8 @@ class GTDDP(Rejections, Stepping):
             value_damping,
             gram_memory,
             rules_of(player_losses),
+            micro_batches_of(inner, gradient_accumulation_steps),
         )
-        inner, control = inner_named(inner_optimizer), step_control_named(step_control)
         check_inner(
             inner,
             options,
@@ -188,6 +200,7 @@ class GTDDP(Rejections, Stepping):
             clipvalue=clipvalue,
             global_clipnorm=global_clipnorm,
             use_ema=use_ema or None,
+            gradient_accumulation_steps=gradient_accumulation_steps,
             momentum=momentum or None,
             nesterov=nesterov or None,
         )
@@ -204,7 +217,6 @@ class GTDDP(Rejections, Stepping):
             clipvalue=clipvalue,
             global_clipnorm=global_clipnorm,
             loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
         )
         super().__init__(
             learning_rate,
@@ -215,6 +227,7 @@ class GTDDP(Rejections, Stepping):
             use_ema=use_ema,
             ema_momentum=ema_momentum,
             ema_overwrite_frequency=ema_overwrite_frequency,
+            gradient_accumulation_steps=gradient_accumulation_steps,
             name=name,
             **kwargs,
         )
@@ -295,7 +308,6 @@ class GTDDP(Rejections, Stepping):
         """The options, for Keras serialisation."""
         config = super().get_config()
         config.pop("loss_scale_factor", None)
-        config.pop("gradient_accumulation_steps", None)
         options = self.options
         config.update(
             curvature=keras.saving.serialize_keras_object(self.curvature),

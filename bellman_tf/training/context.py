@@ -20,6 +20,8 @@ class StepContext(NamedTuple):
         state: of every player's curvature, then of every coupling.
         control: state of step control, or `None`.
         velocities: of every player's variables; empty without momentum.
+        micro_batch: number of the batch among those that make one update of the weights, int64 scalar, or `None`.
+        sums: of the gradients of the micro-batches so far, by player; empty without accumulation.
     """
 
     iteration: tf.Tensor
@@ -28,6 +30,8 @@ class StepContext(NamedTuple):
     state: list[Tensors]
     control: tf.Tensor | None = None
     velocities: Sequence[Tensors] = ()
+    micro_batch: tf.Tensor | None = None
+    sums: Sequence[Tensors] = ()
 
 
 class Outcome(NamedTuple):
@@ -65,6 +69,8 @@ class StepResult(NamedTuple):
         gradients: of the re-weighted loss, by player, where another optimizer moves the variables; else `None`.
         velocities: new ones, by player, with momentum.
         outcome_of: gives the outcome for new values by `id` of the variable, where another optimizer makes them.
+        sums: of the micro-batches' gradients, as the next one finds them, by player; empty without accumulation.
+        spoiled: whether the batch is good and the update that it completes is not, or `None`.
     """
 
     loss: tf.Tensor
@@ -84,6 +90,8 @@ class StepResult(NamedTuple):
     gradients: list[Tensors] | None
     velocities: dict[int, Tensors]
     outcome_of: Callable[[dict[int, tf.Tensor]], Outcome] | None
+    sums: Sequence[Tensors] = ()
+    spoiled: tf.Tensor | None = None
 
 
 def recursion_dtype(variables: list) -> tf.DType:

@@ -33,6 +33,7 @@ class LinearPolicy:
         columns: int,
         batch_size: tf.Tensor | int,
         direct: float = 1.0,
+        share: float = 1.0,
     ) -> None:
         """Stores the terminal value.
 
@@ -43,9 +44,12 @@ class LinearPolicy:
             columns: m, columns per sample.
             batch_size: B.
             direct: how many times a direction is in its own step, above 1 with Nesterov's momentum.
+            share: of the batch in the step that it is part of, below 1 with gradient accumulation: a factor on Gram
+                matrices.
         """
         self.information, self.group_size = information, group_size
         self._columns, self._batch_size, self._direct = columns, batch_size, direct
+        self._share = share
         self._terminal = self._in_one_group(value)
         self._diagonal = columns == 1
         self._players: list[Player] = []
@@ -76,8 +80,10 @@ class LinearPolicy:
         Returns:
             The sum of the Gram matrices so far: where the next one waits for it, TensorFlow keeps none of them.
         """
-        if self._direct != 1:
-            gram, pull = self._direct * gram, None if pull is None else self._direct * pull
+        if self._direct * self._share != 1:
+            gram = self._direct * self._share * gram
+        if self._direct != 1 and pull is not None:
+            pull = self._direct * pull
         if ahead is not None:
             pull = -ahead if pull is None else pull - ahead
         self._players.append(player)

@@ -28,6 +28,7 @@ from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture, weigh_each
 from bellman_tf.layers.coverage import PREACTIVATION
 from bellman_tf.losses import find_ends, keras_computes_loss, record_loss
+from bellman_tf.training.accumulation import accumulate
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.displacement import decrease_of, outcome_of_replicas
 from bellman_tf.training.information import INFORMATION
@@ -70,14 +71,18 @@ class NativeStep:
         gradients = self._gradients()  # of this replica's samples
         step, settings = self.step, self.step.settings
         wanted = settings.wants_outcome and self.information.curved
-        if settings.watched and wanted:
+        if settings.watched and self.information.curved:
             step.telemetry |= numbers_of(self.policy, self.options, self.game, step.dtype)
         if settings.handed_over:
             step.gradients = gradients
             if wanted:
                 step.outcome_of = functools.partial(self._outcome, replicas.total(gradients))
             return
-        gradients = step.clip_all(replicas.total(gradients))
+        gradients = replicas.total(gradients)
+        if self.options.micro_batches > 1:
+            accumulate(step, gradients, self.captures, lambda mean: self._move(step.clip_all(mean)))
+            return
+        gradients = step.clip_all(gradients)
         self._move(gradients)
         if wanted:
             step.outcome = self._outcome(gradients, step.new_values())
@@ -182,7 +187,8 @@ class NativeStep:
         if group_size is not None and isinstance(step.batch_size, int) and group_size >= step.batch_size > 1:
             group_size = None
         direct = step.settings.momentum.direct if step.settings.momentum.known else 1.0
-        self.policy = policy_of(self.objectives, self.information, group_size, step.batch_size, step.dtype, direct)
+        share, sizes = 1 / options.micro_batches, (group_size, step.batch_size)
+        self.policy = policy_of(self.objectives, self.information, *sizes, step.dtype, direct, share)
         leading = [player for player in self.covered if self._leads(player)]
         done: list[tf.Tensor] = []
         for index in (p.index for p in leading if self.blocks[p.index].needs_capture):  # may wait for others' captures
@@ -297,7 +303,7 @@ class NativeStep:
     def _move(self, gradients: list[Tensors]) -> None:
         """Statistics that read the gradient, then every player's step."""
         step, players = self.step, self.game.players
-        nothing = BatchOnly(step.batch_size)
+        nothing = BatchOnly(step.batch_size * self.options.micro_batches)
         late = [p for p in players if step.metrics[p.index] is None]
         for player in [p for p in late if self.blocks[p.index].needs_capture and p.index not in self.captures]:
             late.remove(player)  # not called in this step: its statistics stay as they are

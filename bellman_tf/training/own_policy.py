@@ -37,6 +37,7 @@ class OwnPolicy(LinearPolicy):
         columns: Sequence[int],
         batch_size: tf.Tensor | int,
         direct: float = 1.0,
+        share: float = 1.0,
     ) -> None:
         """Stores the terminal values.
 
@@ -48,8 +49,9 @@ class OwnPolicy(LinearPolicy):
             columns: of every objective, per sample.
             batch_size: B.
             direct: as in `LinearPolicy`.
+            share: as in `LinearPolicy`.
         """
-        super().__init__(values[0], information, group_size, sum(columns), batch_size, direct)
+        super().__init__(values[0], information, group_size, sum(columns), batch_size, direct, share)
         a, L = side_by_side(values, columns)
         self._ends = [self._in_one_group(SampleValue(*end)) for end in zip(tf.unstack(a), tf.unstack(L), strict=True)]
         self._numbers, self._widths = numbers, list(columns)
@@ -100,6 +102,7 @@ def policy_of(
     batch_size: tf.Tensor | int,
     dtype: tf.DType,
     direct: float,
+    share: float = 1.0,
 ) -> LinearPolicy:
     """The policy of a step, before it has seen a Gram matrix.
 
@@ -110,6 +113,7 @@ def policy_of(
         batch_size: samples of this replica.
         dtype: of the recursion.
         direct: as in `LinearPolicy`.
+        share: as in `LinearPolicy`.
 
     Returns:
         One value for all players, or one for each objective.
@@ -125,6 +129,6 @@ def policy_of(
     if count > 1:  # a = 1/B and S = beta^2/B of the whole batch
         values = [SampleValue(replicas.share(value.a), value.L / math.sqrt(count)) for value in values]
     if len(objectives) == 1:
-        return LinearPolicy(values[0], information, group_size, columns[0], batch_size, direct)
+        return LinearPolicy(values[0], information, group_size, columns[0], batch_size, direct, share)
     numbers = {player.index: objective.number for objective in objectives for player in objective.players}
-    return OwnPolicy(values, numbers, information, group_size, columns, batch_size, direct)
+    return OwnPolicy(values, numbers, information, group_size, columns, batch_size, direct, share)

@@ -38,6 +38,8 @@ class Round(Moves):
         searched: the step length that a line search took, or `None`.
         gradients: of the re-weighted loss, by player, where another optimizer moves the variables.
         outcome_of: gives the outcome for new values, where another optimizer makes them and it is read.
+        sums: of the micro-batches' gradients, this one's in them, by player; empty without accumulation.
+        completes: whether this micro-batch completes an update, or `None`.
         direct: variables that the loss reads itself, by `id`.
         left_out: variables with a regularizer that the loss does not hold.
     """
@@ -61,6 +63,8 @@ class Round(Moves):
         self.searched: tf.Tensor | None = None
         self.gradients: list[Tensors] | None = None
         self.outcome_of: Callable[[dict[int, tf.Tensor]], Outcome] | None = None
+        self.sums: list[Tensors] = []
+        self.completes: tf.Tensor | None = None
         self.direct: dict[int, keras.Variable] = {}
         self.left_out: list[keras.Variable] = []
 

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from bellman_tf import replicas
+from bellman_tf.training.accumulation import kept_sums
 from bellman_tf.training.context import StepResult
 from bellman_tf.training.round import Round
 from bellman_tf.training.step_control import judge, measures
@@ -21,11 +22,13 @@ def conclude(step: Round) -> StepResult:
     changed = step.changed_state()
     handed = [] if step.gradients is None else [part for parts in step.gradients for part in parts]
     floating = [t for t in changed.values() if t.dtype.is_floating]
+    summed = [part for parts in step.sums for part in parts]
     control = step.context.control
     accepted, values = replicas.agreed([
-        all_finite([step.loss, *step.witnesses]),
+        all_finite([step.loss, *step.witnesses, *summed]),
         all_finite([*step.assignments.values, *floating, *handed]),
     ])  # fmt: skip
+    good = accepted  # a micro-batch; the update that it completes may still be bad
     if step.settings.control is None:
         accepted = taken = accepted & values
     else:
@@ -53,6 +56,8 @@ def conclude(step: Round) -> StepResult:
         gradients=step.gradients,
         velocities=step.velocities,
         outcome_of=step.outcome_of,
+        sums=kept_sums(step, good),
+        spoiled=None if step.completes is None else good & step.completes & ~accepted,
     )
 
 

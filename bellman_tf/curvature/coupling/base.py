@@ -124,7 +124,13 @@ class Coupling:
             state[:count],
         )
         cross = step.mean(cross)
-        cached = every(self.config.invert_every, step.iteration, lambda: self._refresh(cross, own), state[count:])
+        cached = every(
+            self.config.invert_every,
+            step.iteration,
+            lambda: self._refresh(cross, own),
+            state[count:],
+            step.refreshing,
+        )
         turns, factor = None, cached
         if self.eigen:
             values, factor = cached[: 2 * len(own)], cached[2 * len(own) :]

@@ -23,7 +23,7 @@ class DiagonalInnerBlock(InnerBlock):
         """Learning rate, steps taken, second moments."""
         mover = self.mover
         moments = keras_optimizers.moments_of(mover, self.variables)
-        return [tf.convert_to_tensor(t) for t in (mover.learning_rate, mover.iterations, *moments)]
+        return [tf.convert_to_tensor(t) for t in (keras_optimizers.rate_of(mover), mover.iterations, *moments)]
 
     def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The diagonal of the moments so far."""
