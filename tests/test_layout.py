@@ -24,6 +24,7 @@ ORDER = (
     "optimizers",
     "baselines",
     "models",
+    "workers",
     "callbacks",
     "analysis",
 )
