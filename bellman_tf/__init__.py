@@ -6,7 +6,7 @@ from bellman_tf.models import Model, Sequential, as_game
 from bellman_tf.optimizers import DDP, EKFAC, GTDDP, KFAC, DDPNOpt, DGNOpt
 from bellman_tf.training.step_control import LevenbergMarquardt
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     # models

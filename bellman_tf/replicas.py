@@ -9,9 +9,8 @@ import contextlib
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.linalg.constants import number
-
-Tensors = list[tf.Tensor]
 
 
 def count() -> int:
@@ -36,18 +35,20 @@ def scope_of(strategy: tf.distribute.Strategy) -> contextlib.AbstractContextMana
     return strategy.scope() if strategy.num_replicas_in_sync > 1 else contextlib.nullcontext()
 
 
-def total(tensors: Tensors) -> Tensors:
+def total(tensors: list) -> list:
     """Sums tensors over the replicas, in one exchange.
 
     Args:
-        tensors: this replica's terms.
+        tensors: this replica's terms, in lists of any depth.
 
     Returns:
         The sums; on a single replica the terms themselves.
     """
-    if count() == 1 or not tensors:
+    flat = tf.nest.flatten(tensors)
+    if count() == 1 or not flat:
         return tensors
-    return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors))
+    context = tf.distribute.get_replica_context()
+    return tf.nest.pack_sequence_as(tensors, context.all_reduce(tf.distribute.ReduceOp.SUM, flat))
 
 
 def share(tensor: tf.Tensor) -> tf.Tensor:

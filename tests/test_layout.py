@@ -7,6 +7,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "bellman_tf"
 ORDER = (
+    "_typing",
     "_checks",
     "keras_access",
     "keras_optimizers",

@@ -11,10 +11,12 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from bellman_tf import replicas
+from bellman_tf import _checks, replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import Capture, MatrixCapture
+from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg.constants import once
 
 
@@ -174,6 +176,15 @@ class PlayerLayout:
     taps: int = 1
     covered: bool = True
 
+    @property
+    def matrix_form(self) -> MatrixLayout:
+        """`matrix`, of a player that has one.
+
+        Raises:
+            ValueError: if it has none.
+        """
+        return _checks.given(f"matrix form of {self.name}", self.matrix)
+
 
 @dataclasses.dataclass(frozen=True)
 class MetricKind:
@@ -241,12 +252,12 @@ class Metric:
         """`M^{-1}` on the bias of a convolution, `[..., c_out]`."""
         raise NotImplementedError
 
-    def tap_pair(self, capture: Capture, tap: int) -> Pair:
+    def tap_pair(self, capture: TapCapture, tap: int) -> Pair:
         """The same of one tap of a convolution's kernel, tensors `[B, m, c_in, c_out]`; fewer rows of a thinned one."""
         q = capture.tap_gradients(tap)
         return Pair([q], [self.solve_tap(q, tap)])
 
-    def feature_pair(self, capture: MatrixCapture, count: int) -> Pair:
+    def feature_pair(self, capture: LinearMap, count: int) -> Pair:
         """As `sample_pair`, of the kernel rows of the first `count` input features, tensors `[B, m, count, e]`."""
         raise NotImplementedError
 

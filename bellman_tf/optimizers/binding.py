@@ -20,6 +20,7 @@ from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_fo
 from bellman_tf.optimizers.records import Saved
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
+from bellman_tf.training.own_losses import ruled
 from bellman_tf.training.settings import GameOptions
 
 _NEEDS_MODEL = (
@@ -128,6 +129,16 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         elif self.options.rollout == "nonlinear":
             reason = "with rollout='nonlinear' a stage moves before the replicas' later gradients are known"
             hint = "Pass rollout='linear', or build the model outside the strategy's scope."
+        elif model.jit_compile:
+            raise _checks.error(
+                "jit_compile", "be False on several replicas: XLA compiles a function for one device", True,
+                "Leave it out; what runs on a single replica may be compiled.",
+            )  # fmt: skip
+        elif self.step_control is not None and self.step_control.every > 1 and _synchronises(model):
+            raise _checks.error(
+                "step_control.every", "be 1 with a synchronised BatchNormalization on several replicas, which exchange "
+                "nothing inside a branch of the graph", self.step_control.every,
+            )  # fmt: skip
         elif self.inner is not None and self.options.micro_batches > 1:
             reason = "Keras's optimizers cannot accumulate gradients on several replicas"
             hint = "Use a `curvature` of ours with gradient_accumulation_steps, or build the model outside the scope."
@@ -289,6 +300,18 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         blocks = self.blocks or [self.make_block(player) for player in game.players]
         return gram_forms(self.options, game, blocks)
 
+    def describe_losses(self, game: Players) -> list[str] | None:
+        """The outputs whose losses each player minimises.
+
+        Args:
+            game: the model's game.
+
+        Returns:
+            Names per player, "all" for players without a rule; `None` without `player_losses`.
+        """
+        own = ruled(game.players, self.options.player_losses)
+        return [", ".join(own.get(player.index, ("all",))) for player in game.players] if own else None
+
     # ---- training loops that are not ours
 
     def scale_loss(self, loss: object) -> object:
@@ -304,6 +327,11 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         if model is None:
             return ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
         return ValueError(_OWN_LOOP.format(name=type(self).__name__, model=model.name))
+
+
+def _synchronises(model: keras.Model) -> bool:
+    """Whether a layer exchanges its statistics with other replicas."""
+    return any(getattr(layer, "synchronized", False) for layer in keras_access.layers_of(model))
 
 
 def _needs(game: Players, blocks: list[Block], couplings: list[Coupling]) -> tuple:

@@ -36,6 +36,16 @@ class GTDDP(Rejections, Stepping):
     how the layers before it have just changed the state. With `information="open"` all weights are 1/B and the
     optimizer is its curvature's baseline: SGD, RMSprop, Adam, K-FAC, EKFAC.
 
+    On several replicas (`with tf.distribute.MirroredStrategy(...).scope():` around model and `compile`) each replica
+    solves the game of its own samples, as one replica does with `group_size` = samples of a replica; `group_size`
+    makes smaller groups. Gradients are added, statistics of the metrics averaged before the metric is used, and a
+    batch is rejected by all replicas if it is bad on one, so that weights and state are the same bits everywhere.
+    As in Keras, J is the mean of the replicas' mean losses: in a last batch that cannot be shared evenly the samples
+    of a replica with fewer count for more, and replicas without samples have no part in gradient and statistics (J is
+    still divided by the number of all). What is Keras's stays Keras's: an `inner_optimizer` clips each replica's
+    gradient before they are added, moving statistics of a BatchNormalization are each replica's own unless it has
+    `synchronized=True`, and Dropout draws the same mask on every replica. For the linear roll-out, without XLA.
+
     Args:
         learning_rate: float, `keras.optimizers.schedules.LearningRateSchedule`, or callable; `None` is 0.03.
         curvature: metric M: "identity", "rmsprop", "adam", "kfac", "ekfac", "full", or an object of
@@ -114,6 +124,15 @@ class GTDDP(Rejections, Stepping):
         ValueError: for an option outside its range or a combination that cannot work, with the reason.
 
     Source: GTDDP (all), DGN Secs. 3-4, in the exact form of claims OURS-2, OURS-4.
+
+    Example:
+        >>> model = btf.Sequential([keras.Input((2,)), keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1)])
+        >>> model.compile(optimizer=btf.GTDDP(learning_rate=0.03), loss="mse")
+        >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], "float32")
+        >>> losses = model.fit(x, x[:, :1] * x[:, 1:], epochs=20, verbose=0).history["loss"]
+        >>> losses[-1] < losses[0]
+        True
+        >>> around = btf.GTDDP(inner_optimizer=keras.optimizers.AdamW(1e-3))  # AdamW moves the variables
     """
 
     def __init__(

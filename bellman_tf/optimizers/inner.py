@@ -14,9 +14,10 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks, keras_access, keras_optimizers, replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.inner import ScaledBlock
 from bellman_tf.game.players import Players
-from bellman_tf.layers.tensors import Tensors, either
+from bellman_tf.layers.tensors import either
 from bellman_tf.training.context import StepResult
 from bellman_tf.training.settings import GameOptions
 from bellman_tf.training.update import all_finite
@@ -202,8 +203,7 @@ class Inside:
             self._drop(spoiled)
         moves = {id(v): new - old for v, old, new in zip(variables, before, after, strict=False)}
         scaled = {k: block for k, block in enumerate(self.blocks) if isinstance(block, ScaledBlock)}
-        parts = [[moving[id(v)] for v in block.variables] for block in scaled.values()]
-        whole = tf.nest.pack_sequence_as(parts, replicas.total(tf.nest.flatten(parts)))
+        whole = replicas.total([[moving[id(v)] for v in block.variables] for block in scaled.values()])
         measured = {}
         for (k, block), own in zip(scaled.items(), whole, strict=True):
             old = result.old_state[k][0]

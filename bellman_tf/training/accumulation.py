@@ -43,8 +43,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors, either
+from bellman_tf.layers.tensors import either
 from bellman_tf.training.round import Round
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf._typing import Tensors
 from bellman_tf.training.update import Assignments
 
 

@@ -13,8 +13,8 @@ for small ones. Players without a Gram form count with <g, du>.
 import tensorflow as tf
 
 from bellman_tf import replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.round import Round
 
@@ -97,7 +97,7 @@ def _moved(
     gradients: list[Tensors],
     new: dict[int, tf.Tensor],
 ) -> tuple[tf.Tensor | None, tf.Tensor]:
-    """d `[B, m]` of this replica's samples, and the slope of what does not pass through the end of the network."""
+    """Displacement d `[B, m]` of this replica's samples, and the slope of all that does not pass through the end."""
     at_end, straight = [], []
     for player, gradient in zip(step.players, gradients, strict=True):
         pairs = zip(player.variables, step.values[player.index], strict=True)

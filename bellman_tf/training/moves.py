@@ -8,12 +8,13 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Metric, StepScalars
 from bellman_tf.curvature.cached import Seen, update_all
 from bellman_tf.curvature.coupling.joint import JointMetric
 from bellman_tf.curvature.identity import IdentityMetric
 from bellman_tf.game.players import Player
-from bellman_tf.layers.tensors import Tensors, either
+from bellman_tf.layers.tensors import either
 from bellman_tf.training.context import StepContext
 from bellman_tf.training.settings import StepSettings
 from bellman_tf.training.update import Assignments, add_own_cost, clip, constrain, move, own_cost_gradient
@@ -103,10 +104,10 @@ class Moves:
         return clip(gradient, self.settings.clipping.value, self.settings.clipping.norm)
 
     def clip_all(self, gradients: list[Tensors]) -> list[Tensors]:
-        """Clips the gradients of all players as the optimizer says, together or one by one."""
-        bound = self.settings.clipping.global_norm
-        if bound:
-            flat, _ = tf.clip_by_global_norm(tf.nest.flatten(gradients), bound)
+        """Clips the gradients of all players, together and per variable, as the optimizer says."""
+        largest = self.settings.clipping.global_norm
+        if largest:
+            flat, _ = tf.clip_by_global_norm(tf.nest.flatten(gradients), largest)
             gradients = tf.nest.pack_sequence_as(gradients, flat)
         return [self.clip(gradient) for gradient in gradients]
 

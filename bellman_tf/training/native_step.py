@@ -19,6 +19,7 @@ import functools
 import tensorflow as tf
 
 from bellman_tf import replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.gram import condense, gram
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import COTANGENTS, Player
@@ -26,7 +27,6 @@ from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture, weigh_each
 from bellman_tf.layers.coverage import PREACTIVATION
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.losses import find_ends, keras_computes_loss, record_loss
 from bellman_tf.training.accumulation import accumulate
 from bellman_tf.training.context import Outcome
@@ -76,9 +76,9 @@ class NativeStep:
         if settings.handed_over:
             step.gradients = gradients
             if wanted:
-                step.outcome_of = functools.partial(self._outcome, self._whole(gradients))
+                step.outcome_of = functools.partial(self._outcome, replicas.total(gradients))
             return
-        gradients = self._whole(gradients)
+        gradients = replicas.total(gradients)
         if self.options.micro_batches > 1:
             accumulate(step, gradients, self.captures, lambda mean: self._move(step.clip_all(mean)))
             return
@@ -262,11 +262,6 @@ class NativeStep:
                 found |= self._weighed_backward(objective, rest) if rest else {}
             gradients = [found[player.index] for player in players]
         return gradients
-
-    @staticmethod
-    def _whole(gradients: list[Tensors]) -> list[Tensors]:
-        """Sums the gradients over the replicas."""
-        return tf.nest.pack_sequence_as(gradients, replicas.total(tf.nest.flatten(gradients)))
 
     def _weights(self, player: Player) -> tf.Tensor:
         together = self.step.together.get(player.index)

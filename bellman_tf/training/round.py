@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import keras_access, replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
@@ -14,7 +15,6 @@ from bellman_tf.game.raw_variables import raw_variables
 from bellman_tf.game.replay_check import kept_variables
 from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.losses import keras_computes_loss
 from bellman_tf.training.context import Outcome, StepContext, recursion_dtype
 from bellman_tf.training.moves import Moves

@@ -3,7 +3,8 @@
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.tensors import Tensors, either
+from bellman_tf._typing import Tensors
+from bellman_tf.layers.tensors import either
 from bellman_tf.linalg.constants import constant
 
 _SMALL = 2**14  # entries; of larger tensors a copy costs more than it saves

@@ -22,6 +22,10 @@ class Status(enum.IntEnum):
             an instance are zero.
         NON_FINITE: the cost, a state or a derivative of the nominal trajectory is not finite: at the start, or
             where a derivative is infinite at a finite cost. Gains and value of such an instance are zero.
+
+    Example:
+        >>> Status(1).name
+        'CONVERGED_GRADIENT'
     """
 
     RUNNING = 0

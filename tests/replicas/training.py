@@ -1,6 +1,7 @@
 """Models that are trained on several logical CPU devices, and on one in groups of a replica's batch."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -13,9 +14,13 @@ from tests.strategies.networks import normal
 CLASSES = 3
 
 
+@functools.cache
 def strategy_of(count):
-    """A strategy of `count` replicas on logical CPU devices."""
-    # TensorFlow takes strategies of two sizes in one process for one group of collective operations.
+    """The strategy of `count` replicas on logical CPU devices, one for all tests of a process.
+
+    TensorFlow numbers the collective operations of every strategy alike, and takes those of a second one in the same
+    process for the first one's.
+    """
     reduction = tf.distribute.ReductionToOneDevice() if count > 2 else None
     return tf.distribute.MirroredStrategy([f"CPU:{k}" for k in range(count)], cross_device_ops=reduction)
 
