@@ -2,9 +2,9 @@
 
 `fit` of Keras 3 does not run under this strategy (keras-team/keras#20585; seen with Keras 3.15.1, TensorFlow 2.21):
 before the first step it averages the batch of all workers in order to build the model, which TensorFlow refuses
-(`_maybe_symbolic_build`: "Attempt to convert a value (PerReplica ...) to a Tensor"), and after it the step's numbers are
-averaged along an axis that they do not have (`reduce_per_replica`: "Invalid reduction dimension 0"). What lies between,
-`strategy.run(model.train_step)`, works, and so does everything that our optimizers exchange in it.
+(`_maybe_symbolic_build`: "Attempt to convert a value (PerReplica ...) to a Tensor"), and after it the step's numbers
+are averaged along an axis that they do not have (`reduce_per_replica`: "Invalid reduction dimension 0"). What is
+between, `strategy.run(model.train_step)`, works, and so does what our optimizers exchange in it.
 
     TF_CONFIG   in the environment of every process, before TensorFlow is imported
     strategy = tf.distribute.MultiWorkerMirroredStrategy()     before anything else is done with TensorFlow
@@ -35,9 +35,16 @@ _BROKEN = (
 )
 _SUFFIX = ".weights.h5"
 
+__all__ = ["WorkerLost", "fit"]
+
 
 class WorkerLost(RuntimeError):
-    """Another worker has ended, or cannot be reached: the step that was under way is lost."""
+    """Another worker has ended, or cannot be reached: the step that was under way is lost.
+
+    Example:
+        >>> issubclass(WorkerLost, RuntimeError)
+        True
+    """
 
 
 def fit(
@@ -69,6 +76,13 @@ def fit(
     Raises:
         ValueError: if the model is not built and compiled, or the workers find different checkpoints.
         WorkerLost: if another worker ends; start all of them again, and they go on from the last checkpoint.
+
+    Example:
+        >>> model = btf.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> model.compile(btf.GTDDP(0.1), loss="mse")
+        >>> batches = tf.data.Dataset.from_tensor_slices((tf.ones([8, 2]), tf.ones([8, 1]))).batch(4)
+        >>> len(fit(model, batches, epochs=2)["loss"])
+        2
     """
     _checks.check_integer("epochs", epochs, least=1)
     if not model.built or getattr(model, "optimizer", None) is None:
@@ -103,13 +117,13 @@ def _train(
     first = 0 if directory is None else _resume(model, strategy, pathlib.Path(directory))
     made = dataset if callable(dataset) else lambda epoch: dataset
 
-    def step_of(iterator: object) -> dict:
-        return strategy.run(model.train_step, args=(next(iterator),))
+    def step_of(batch: object) -> dict:
+        return strategy.run(model.train_step, args=(batch,))
 
     def summed() -> list:
         return strategy.run(_summed, args=(model,))
 
-    step, total = tf.function(step_of), tf.function(summed)
+    step, total = None, tf.function(summed, autograph=False)  # as Keras traces a step
     given = watching(callbacks) if isinstance(model.optimizer, GTDDP) else list(callbacks)
     events = keras.callbacks.CallbackList(given, add_history=True, model=model, epochs=epochs)
     model.stop_training = False
@@ -117,15 +131,14 @@ def _train(
     for epoch in range(first, epochs):
         model.reset_metrics()
         events.on_epoch_begin(epoch)
-        iterator, number = iter(strategy.experimental_distribute_dataset(made(epoch))), 0
-        while True:
+        distributed = strategy.experimental_distribute_dataset(made(epoch))
+        if step is None:
+            step = tf.function(step_of, input_signature=[distributed.element_spec], autograph=False)
+        # A batch is fetched before its step: a step that finds none has drawn random numbers already.
+        for number, batch in enumerate(distributed):
             events.on_train_batch_begin(number)
-            try:
-                logs = step(iterator)
-            except tf.errors.OutOfRangeError:
-                break
-            events.on_train_batch_end(number, {k: strategy.experimental_local_results(v)[0] for k, v in logs.items()})
-            number += 1
+            logs = {k: strategy.experimental_local_results(v)[0] for k, v in step(batch).items()}
+            events.on_train_batch_end(number, logs)
         events.on_epoch_end(epoch, _results(model, strategy, total()))
         if directory is not None:
             _save(model, strategy, pathlib.Path(directory), epoch + 1)
@@ -172,26 +185,17 @@ def _file(directory: pathlib.Path, epoch: int) -> pathlib.Path:
 def _resume(model: keras.Model, strategy: tf.distribute.Strategy, directory: pathlib.Path) -> int:
     """Loads the last checkpoint, if there is one, and says after which epoch it was written."""
     found = (_numbers(directory) or [0])[-1]
-    least, most = (_agreed(strategy, sign * found) for sign in (-1, 1))
-    if -least != most:
+    count = strategy.num_replicas_in_sync
+    total = tf.function(lambda: strategy.run(lambda: replicas.total([tf.constant(found)])), autograph=False)()
+    if int(strategy.experimental_local_results(total[0])[0]) != count * found:
         raise _checks.error(
-            "directory", "hold the same checkpoints for all workers", f"epoch {-least} to {most}",
+            "directory", "hold the same checkpoints for all workers", f"epoch {found} for this one",
             "Use a file system that they share.",
         )  # fmt: skip
     if found:
         with strategy.scope():
             model.load_weights(_file(directory, found))
     return found
-
-
-def _agreed(strategy: tf.distribute.Strategy, number: int) -> int:
-    """The largest of the workers' numbers."""
-
-    def gather() -> tf.Tensor:
-        return tf.distribute.get_replica_context().all_gather(tf.constant([number]), axis=0)
-
-    [numbers, *_] = strategy.experimental_local_results(strategy.run(tf.function(gather)))
-    return int(tf.reduce_max(numbers))
 
 
 def _save(model: keras.Model, strategy: tf.distribute.Strategy, directory: pathlib.Path, epoch: int) -> None:
