@@ -122,7 +122,7 @@ def test_a_mean_takes_up_micro_batches_as_if_all_at_once(k, t, decay, period, se
     mean = tf.constant(old)
     for j, value in enumerate(values):
         mean = running_mean(
-            mean, value, StepScalars(iteration, one, tf.constant(j, tf.int64), k).mean_rate(decay, period)
+            mean, value, StepScalars(iteration, one, None, tf.constant(j, tf.int64), k).mean_rate(decay, period)
         )
     assert_close(mean, expected, atol=1e-13 * (1 + np.abs([old, *values]).max()))
 
