@@ -8,7 +8,7 @@ import inspect
 
 import keras
 
-from bellman_tf import _checks, keras_access
+from bellman_tf import _checks, keras_access, replicas
 from bellman_tf.game import signatures
 from bellman_tf.game.aside import is_aside
 from bellman_tf.game.native import NativeGame
@@ -55,10 +55,11 @@ class GameMixin:
             print_fn: what to print with; `print` by default.
         """
         optimizer = getattr(self, "optimizer", None)
-        metrics, grams = None, None
+        metrics, grams, losses = None, None, None
         if isinstance(optimizer, GTDDP):
             metrics, grams = optimizer.describe(self.game), optimizer.describe_grams(self.game)
-        print_game(self.game, self.name, metrics, print_fn, grams)
+            losses = optimizer.describe_losses(self.game)
+        print_game(self.game, self.name, metrics, print_fn, grams, losses)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """As Keras's; remembers the structure of the inputs, from which made-up samples are drawn."""
@@ -132,7 +133,9 @@ class GameMixin:
         """As Keras's; warns about players without feedback, or leaves that to the first step of a delayed build."""
         function = super().make_train_function(force)
         if isinstance(self.optimizer, GTDDP) and self.built:
-            self.optimizer.build(self.trainable_variables)  # variables made while tracing cost a second trace
+            with replicas.scope_of(self.distribute_strategy):
+                self.optimizer.build(self.trainable_variables)  # variables made while tracing cost a second trace
+                self.optimizer.prepare(self.game)
             self.warn_open_loop()
         return function
 
@@ -190,6 +193,11 @@ class SequentialGame(GameMixin, keras.Sequential):
 
     `keras.models.clone_model` makes a plain `keras.Sequential` of every Sequential model, whatever its class;
     `as_game` turns the clone into a game.
+
+    Example:
+        >>> model = btf.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(2)])
+        >>> len(model.game.stages), model.game.coverage
+        (2, 1.0)
     """
 
 
@@ -206,6 +214,13 @@ class Model(GameMixin, keras.Model):
 
     Keras turns a class used as `M(inputs, outputs)` into a functional one for good, so that call goes to
     `FunctionalGame` and this class stays free to be subclassed.
+
+    Example:
+        >>> inputs = keras.Input((2,))
+        >>> model = btf.Model(inputs, keras.layers.Dense(1)(keras.layers.Dense(4, activation="tanh")(inputs)))
+        >>> model.compile(optimizer=btf.GTDDP(learning_rate=0.1), loss="mse")  # then fit, as in Keras
+        >>> [player.kind for player in model.game.players]
+        ['dense', 'dense']
     """
 
     def __new__(cls, *args: object, **kwargs: object) -> keras.Model:
@@ -311,6 +326,13 @@ def as_game(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: if `model` is not a Keras model, is a Sequential model that is not built, or is subclassed with a
             training step, loss or metrics of its own.
+
+    Example:
+        >>> hidden, last = keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(2)
+        >>> model = keras.Sequential([keras.Input((3,)), hidden, last])
+        >>> game = btf.as_game(model)
+        >>> [player.kind for player in game.game.players], game.layers[-1] is model.layers[-1]
+        (['dense', 'dense'], True)
     """
     if isinstance(model, GameMixin):
         return model

@@ -5,7 +5,7 @@ import keras
 from bellman_tf import _checks, keras_optimizers
 from bellman_tf.curvature.config import Adam
 from bellman_tf.curvature.inner import METRICS
-from bellman_tf.optimizers.inner import Inside
+from bellman_tf.optimizers.inner import Inside, accumulation_of
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import GameOptions
 
@@ -37,6 +37,11 @@ def check_game(options: GameOptions, metric: object, step_control: object) -> No
             "step_control", "be None where players have losses of their own: no player minimises J", step_control,
             "Leave `step_control` or `player_losses` out.",
         )  # fmt: skip
+    if step_control is not None and options.micro_batches > 1:
+        raise _checks.error(
+            "step_control", "be None with gradient accumulation: a predicted decrease belongs to one micro-batch, the "
+            "step to all of them", step_control, "Leave `step_control` or `gradient_accumulation_steps` out.",
+        )  # fmt: skip
     if step_control is not None and isinstance(metric, Adam) and metric.beta_1:
         raise _checks.error(
             "step_control", "be None with Adam's mean of gradients, of which the quadratic model of the step knows "
@@ -53,7 +58,6 @@ def check_keras(
     clipvalue: object,
     global_clipnorm: object,
     loss_scale_factor: object,
-    gradient_accumulation_steps: object,
 ) -> object:
     """Checks the arguments that every Keras optimizer has.
 
@@ -65,7 +69,6 @@ def check_keras(
         clipvalue: `None` or a number.
         global_clipnorm: `None` or a number.
         loss_scale_factor: must be `None`.
-        gradient_accumulation_steps: must be `None`.
 
     Returns:
         The learning rate; an integer as a float.
@@ -95,11 +98,6 @@ def check_keras(
             "loss_scale_factor", "be None: curvature needs unscaled cotangents", loss_scale_factor,
             "bfloat16 needs no loss scaling.",
         )  # fmt: skip
-    if gradient_accumulation_steps is not None:
-        raise _checks.error(
-            "gradient_accumulation_steps", "be None: the policy belongs to the batch it was computed on",
-            gradient_accumulation_steps, "Use a larger batch with `group_size`.",
-        )  # fmt: skip
     return learning_rate
 
 
@@ -128,14 +126,33 @@ def inner_named(identifier: object) -> keras.optimizers.Optimizer | None:
             "inner_optimizer", "be an optimizer that moves variables by their gradients alone", optimizer.name,
             "Pass the optimizer that it wraps, or choose a `curvature`.",
         )  # fmt: skip
-    for part in optimizer.optimizers if keras_optimizers.is_multi(optimizer) else [optimizer]:
-        for argument in ("gradient_accumulation_steps", "loss_scale_factor"):
-            if getattr(part, argument) is not None:
-                raise _checks.error(
-                    f"inner_optimizer.{argument}", "be None: the policy belongs to the batch it was computed on, and "
-                    "its gradients are not scaled", getattr(part, argument),
-                )  # fmt: skip
+    for part in keras_optimizers.parts_of(optimizer):
+        if part.loss_scale_factor is not None:
+            raise _checks.error(
+                "inner_optimizer.loss_scale_factor", "be None: its gradients are not scaled", part.loss_scale_factor
+            )
     return optimizer
+
+
+def micro_batches_of(inner: keras.optimizers.Optimizer | None, steps: object) -> int:
+    """How many batches make one update of the weights.
+
+    Args:
+        inner: the other optimizer, or `None`.
+        steps: the argument `gradient_accumulation_steps`, of an optimizer without another one inside.
+
+    Returns:
+        The number, 1 without accumulation.
+
+    Raises:
+        ValueError: if it is no integer of at least 2, or the optimizers inside do not agree.
+    """
+    if inner is not None:
+        return accumulation_of(inner)
+    if steps is None:
+        return 1
+    _checks.check_integer("gradient_accumulation_steps", steps, least=2)
+    return steps
 
 
 def check_inner(

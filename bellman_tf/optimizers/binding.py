@@ -6,7 +6,7 @@ import weakref
 import keras
 import tensorflow as tf
 
-from bellman_tf import _checks, keras_access
+from bellman_tf import _checks, keras_access, keras_optimizers
 from bellman_tf.curvature.block import Block, state_dtype
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
@@ -20,6 +20,7 @@ from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_fo
 from bellman_tf.optimizers.records import Saved
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
+from bellman_tf.training.own_losses import ruled
 from bellman_tf.training.settings import GameOptions
 
 _NEEDS_MODEL = (
@@ -89,6 +90,15 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         self.__dict__["_momentum"] = value
 
     @property
+    def accumulators(self) -> list[list[keras.Variable]]:
+        """Sums of the gradients of every player's variables; empty without accumulation of our own."""
+        if self.inner is not None or self.options.micro_batches == 1:
+            return []
+        variables = keras_access.trained_variables(self)
+        known = {id(v): s for v, s in zip(variables, keras_optimizers.accumulators_of(self), strict=True)}
+        return [[known[id(v)] for v in player.variables] for player in self.players]
+
+    @property
     def state(self) -> list[list[tf.Tensor]]:
         """Values of the state of every block, then of every coupling."""
         return self._store.read()
@@ -108,13 +118,33 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
                 f"Create another {type(self).__name__} for the model '{model.name}'.",
             )  # fmt: skip
         if model.distribute_strategy.num_replicas_in_sync > 1:
-            raise _checks.error(
-                "model",
-                "run on one replica: gradients and statistics are not reduced across replicas yet",
-                model.name,
-                "Build it outside the strategy's scope.",
-            )
+            self._check_replicas(model)
         self._model = weakref.ref(model)
+
+    def _check_replicas(self, model: keras.Model) -> None:
+        """Refuses what does not work on several replicas, each of which sees its own samples only."""
+        if self.solver is not None:
+            reason = f"{type(self).__name__} computes one step from all samples of the batch"
+            hint = "Use GTDDP, or build the model outside the strategy's scope."
+        elif self.options.rollout == "nonlinear":
+            reason = "with rollout='nonlinear' a stage moves before the replicas' later gradients are known"
+            hint = "Pass rollout='linear', or build the model outside the strategy's scope."
+        elif model.jit_compile:
+            raise _checks.error(
+                "jit_compile", "be False on several replicas: XLA compiles a function for one device", True,
+                "Leave it out; what runs on a single replica may be compiled.",
+            )  # fmt: skip
+        elif self.step_control is not None and self.step_control.every > 1 and _synchronises(model):
+            raise _checks.error(
+                "step_control.every", "be 1 with a synchronised BatchNormalization on several replicas, which exchange "
+                "nothing inside a branch of the graph", self.step_control.every,
+            )  # fmt: skip
+        elif self.inner is not None and self.options.micro_batches > 1:
+            reason = "Keras's optimizers cannot accumulate gradients on several replicas"
+            hint = "Use a `curvature` of ours with gradient_accumulation_steps, or build the model outside the scope."
+        else:
+            return
+        raise _checks.error("model", f"run on one replica: {reason}", model.name, hint)
 
     def _holds(self, model: keras.Model) -> bool:
         """Whether the optimizer was built for the model's trainable variables."""
@@ -270,6 +300,18 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         blocks = self.blocks or [self.make_block(player) for player in game.players]
         return gram_forms(self.options, game, blocks)
 
+    def describe_losses(self, game: Players) -> list[str] | None:
+        """The outputs whose losses each player minimises.
+
+        Args:
+            game: the model's game.
+
+        Returns:
+            Names per player, "all" for players without a rule; `None` without `player_losses`.
+        """
+        own = ruled(game.players, self.options.player_losses)
+        return [", ".join(own.get(player.index, ("all",))) for player in game.players] if own else None
+
     # ---- training loops that are not ours
 
     def scale_loss(self, loss: object) -> object:
@@ -285,6 +327,11 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         if model is None:
             return ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
         return ValueError(_OWN_LOOP.format(name=type(self).__name__, model=model.name))
+
+
+def _synchronises(model: keras.Model) -> bool:
+    """Whether a layer exchanges its statistics with other replicas."""
+    return any(getattr(layer, "synchronized", False) for layer in keras_access.layers_of(model))
 
 
 def _needs(game: Players, blocks: list[Block], couplings: list[Coupling]) -> tuple:

@@ -46,6 +46,14 @@ class DDP(GTDDP):
             or has a layer that is applied twice.
 
     Source: DDP1 Alg. 1, Eqs. 29-34.
+
+    Example:
+        >>> model = btf.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="tanh"), keras.layers.Dense(1)])
+        >>> model.compile(optimizer=btf.DDP(learning_rate=1.0, line_search=5), loss="mse")
+        >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], "float32")
+        >>> first, second = (float(model.train_on_batch(x, x[:, :1] + x[:, 1:])) for _ in range(2))
+        >>> second < first
+        True
     """
 
     def __init__(

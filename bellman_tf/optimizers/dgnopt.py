@@ -46,6 +46,16 @@ class DGNOpt(GTDDP):
         ValueError: for an option outside its range, or a placement that the network does not allow.
 
     Source: DGN Secs. 3-4, Algs. 1-3.
+
+    Example:
+        >>> inputs = keras.Input((3,))
+        >>> x = keras.layers.Dense(4, activation="tanh", name="first")(inputs)
+        >>> y = keras.layers.Dense(4, name="second")(keras.layers.Dense(4, activation="tanh")(x))
+        >>> x = keras.layers.Add()([keras.layers.Dense(4, name="shortcut")(x), y])
+        >>> model = btf.Model(inputs, keras.layers.Dense(1)(x))
+        >>> model.compile(optimizer=btf.DGNOpt(0.1, alignment="adaptive"), loss="mse")
+        >>> len(model.game.alignments)  # the shortcut acts beside the first or the second layer of its block
+        2
     """
 
     def __init__(

@@ -13,6 +13,10 @@ class DDPNOpt(GTDDP):
     `GTDDP` with `information="feedback"`; arguments and errors as there.
 
     Source: DDPN (all), DDP1.
+
+    Example:
+        >>> btf.DDPNOpt(0.1, curvature="rmsprop").get_config()["information"]
+        'feedback'
     """
 
     published_in = "ddpnopt"
@@ -29,6 +33,11 @@ class KFAC(GTDDP):
     `convolution="sua"`: pixels taken as spatially uncorrelated.
 
     Source: Martens & Grosse 2015; Grosse & Martens 2016 for convolutions.
+
+    Example:
+        >>> optimizer = btf.KFAC(0.01, curvature=btf.curvature.KFAC(damping=0.1, invert_every=1))
+        >>> optimizer.get_config()["information"]
+        'open'
     """
 
     published_in = None
@@ -47,6 +56,12 @@ class EKFAC(GTDDP):
     eigenbasis; for convolutions the default is `convolution="sua"`. `as_cited` is the variant of the four papers.
 
     Source: George et al. 2018.
+
+    Example:
+        >>> btf.EKFAC(0.01).curvature == btf.curvature.EKFAC()
+        True
+        >>> btf.EKFAC.as_cited().curvature.convolution
+        'patches'
     """
 
     published_in = None

@@ -13,6 +13,7 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf.game.players import Players
 from bellman_tf.keras_access import averages_of, trained_variables
+from bellman_tf.keras_optimizers import counter_of
 from bellman_tf.layers.tensors import either
 from bellman_tf.training.context import Outcome, StepResult
 from bellman_tf.training.monitor import names_of
@@ -62,10 +63,13 @@ class Records:
         for k, tensors in result.velocities.items():
             for variable, tensor in zip(self.velocities[k], tensors, strict=True):
                 result.assignments.add(variable, tensor)
-        result.assignments.apply(self, result.taken, result.restore)
+        result.assignments.apply(self, result.taken, result.kept, result.restore)
+        for accumulators, tensors in zip(self.accumulators, result.sums, strict=True):
+            for variable, tensor in zip(accumulators, tensors, strict=True):
+                self.assign(variable, tensor)
         if result.control is not None:
             self.assign(self.control_state, result.control)
-        self.count(result.accepted, result.taken, result.clamped)
+        self.count(result.accepted, result.taken, result.clamped, result.spoiled)
 
     def queue_averages(self, assignments: Assignments) -> None:
         """Queues the moving averages of the variables (`use_ema`), and their overwriting.
@@ -98,6 +102,25 @@ class Records:
         """`[2, K + 1]`: sums over steps and latest values of what `names_of` names; the last column counts steps."""
         return self.__dict__.get("_monitor")
 
+    def make_monitor(self, game: Players) -> None:
+        """Makes the variable of `monitor`, if there is none for the numbers of this game.
+
+        Args:
+            game: the model's game.
+        """
+        shape = (2, len(names_of(self.options, game)) + 1)
+        if self.monitor is None or self.monitor.shape != shape:
+            object.__setattr__(self, "_monitor", tf.Variable(tf.zeros(shape), trainable=False))
+
+    def prepare(self, game: Players) -> None:
+        """Makes the variables of a step that cannot be made inside a replica, before it is traced.
+
+        Args:
+            game: the model's game.
+        """
+        if self.watched and self.watchable:
+            self.make_monitor(game)
+
     def add_to_monitor(self, game: Players, outcome: Outcome | None, telemetry: dict, accepted: tf.Tensor) -> None:
         """Adds the numbers of a step to the sums of `monitor`.
 
@@ -108,9 +131,8 @@ class Records:
             accepted: whether the batch is good; a bad one is not counted.
         """
         names = names_of(self.options, game)
-        if self.monitor is None or self.monitor.shape != (2, len(names) + 1):
-            with tf.init_scope():
-                object.__setattr__(self, "_monitor", tf.Variable(tf.zeros([2, len(names) + 1]), trainable=False))
+        with tf.init_scope():
+            self.make_monitor(game)
         known = dict(telemetry)
         if outcome is not None:
             known |= {"predicted_reduction": outcome.predicted, "actual_reduction": outcome.actual}
@@ -127,17 +149,23 @@ class Records:
             accepted: whether the batch is good.
         """
 
-    def count(self, accepted: tf.Tensor, taken: tf.Tensor, clamped: tf.Tensor) -> None:
+    def count(
+        self, accepted: tf.Tensor, taken: tf.Tensor, clamped: tf.Tensor, spoiled: tf.Tensor | None = None
+    ) -> None:
         """Advances the iteration on a step taken; counts rejected batches, refused steps and clamps.
 
         Args:
             accepted: boolean scalar, whether the batch is good.
             taken: boolean scalar, whether its step is taken.
             clamped: integer scalar.
+            spoiled: boolean scalar, whether the micro-batches that were accumulated are dropped; `None` for no.
         """
         good, yes = tf.cast(accepted, tf.int64), tf.cast(taken, tf.int64)
-        self.assign_add(self.iterations, yes)
-        self.assign_add(self.rejected_batches, 1 - good)
+        dropped = tf.zeros([], tf.int64)  # of those before this one
+        if spoiled is not None:
+            dropped = tf.cast(spoiled, tf.int64) * (self.options.micro_batches - 1)
+        self.assign_add(counter_of(self), yes - dropped)
+        self.assign_add(self.rejected_batches, 1 - good + dropped)
         self.assign(self.rejected_in_a_row, (tf.convert_to_tensor(self.rejected_in_a_row) + 1) * (1 - good))
         if self.step_control is not None:
             self.assign_add(self.refused_steps, good - yes)

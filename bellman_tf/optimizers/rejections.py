@@ -15,7 +15,7 @@ class Rejections:
 
     def warn_rejected(self) -> None:
         """Warns if the last batches were all rejected."""
-        count = int(self.rejected_in_a_row)
+        count = int(self.rejected_in_a_row.numpy())
         if count < IN_A_ROW:
             self._said = False
         elif not self._said:

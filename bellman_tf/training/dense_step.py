@@ -15,11 +15,12 @@ import math
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.bellman import Expansion, Gains, Value, augment_batch, expand, gains, value_update
 from bellman_tf.game.players import Player
 from bellman_tf.game.stages import require_one_call
 from bellman_tf.keras_access import flat_inputs
-from bellman_tf.layers.tensors import Tensors, to_work
+from bellman_tf.layers.tensors import to_work
 from bellman_tf.linalg import symmetrize
 from bellman_tf.linalg.products import matmul, matvec
 from bellman_tf.training.passes import Applied, policy_forward, unflatten

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.game.graph import Call, Slot
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.training.passes import Forward, unflatten
 from bellman_tf.training.round import Round
 from bellman_tf.training.terminal import Terminal, record_terminal

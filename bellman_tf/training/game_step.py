@@ -5,6 +5,7 @@ import functools
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.bellman import SampleValue, sample_space
 from bellman_tf.curvature.gram import gram
 from bellman_tf.game.graph import Slot
@@ -12,7 +13,7 @@ from bellman_tf.game.stages import Player
 from bellman_tf.keras_access import flat_inputs
 from bellman_tf.layers.capture import Capture, weigh
 from bellman_tf.layers.normalization import normalised_input, scaled
-from bellman_tf.layers.tensors import Tensors, after, to_work
+from bellman_tf.layers.tensors import after, to_work
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.derivatives import differentiate
 from bellman_tf.training.information import INFORMATION

@@ -1,18 +1,20 @@
 """New values of all players: metrics from what the step has seen, directions, decay, clipping; nothing is assigned."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+from bellman_tf import replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Metric, StepScalars
 from bellman_tf.curvature.cached import Seen, update_all
 from bellman_tf.curvature.coupling.joint import JointMetric
 from bellman_tf.curvature.identity import IdentityMetric
 from bellman_tf.game.players import Player
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.layers.tensors import either
 from bellman_tf.training.context import StepContext
 from bellman_tf.training.settings import StepSettings
 from bellman_tf.training.update import Assignments, add_own_cost, clip, constrain, move, own_cost_gradient
@@ -44,6 +46,7 @@ class Moves:
         settings: of the step.
         players: of the game, by index.
         batch_size: samples.
+        present: whether this replica has samples, boolean scalar; `None` on a single one.
         dtype: of the recursion.
         values: value before the step of every player's variables, read before the model's own `__call__` casts them.
         own: gradient l_u of each player's regularizers, `None` per variable where there is none.
@@ -68,7 +71,9 @@ class Moves:
         self.own = [own_cost_gradient(player.variables) for player in players]
         self.metrics: list[Metric | None] = [None] * len(players)
         self.together: dict[int, Together] = {}
-        self.step = StepScalars(context.iteration, context.learning_rate)
+        self.present = None if replicas.count() == 1 else tf.greater(batch_size, 0)
+        micro = context.micro_batch, settings.options.micro_batches
+        self.step = StepScalars(context.iteration, context.learning_rate, self.present, *micro)
         self.assignments = Assignments(
             {
                 id(v): t
@@ -98,14 +103,23 @@ class Moves:
         """Clips per variable as the optimizer says."""
         return clip(gradient, self.settings.clipping.value, self.settings.clipping.norm)
 
+    def clip_all(self, gradients: list[Tensors]) -> list[Tensors]:
+        """Clips the gradients of all players, together and per variable, as the optimizer says."""
+        largest = self.settings.clipping.global_norm
+        if largest:
+            flat, _ = tf.clip_by_global_norm(tf.nest.flatten(gradients), largest)
+            gradients = tf.nest.pack_sequence_as(gradients, flat)
+        return [self.clip(gradient) for gradient in gradients]
+
     def own_cost(self, player: Player) -> Tensors:
         """Gradient l_u of a player's own cost, zeros where there is none."""
         pairs = zip(player.variables, self.own[player.index], strict=True)
         return [tf.zeros(v.shape, self.dtype) if l is None else tf.cast(l, self.dtype) for v, l in pairs]
 
     def with_own_cost(self, player: Player, gradient: Tensors) -> Tensors:
-        """Adds the gradient of the player's own cost."""
-        return add_own_cost([tf.cast(g, self.dtype) for g in gradient], self.own[player.index])
+        """Adds this replica's share of the gradient of the player's own cost."""
+        own = [None if cost is None else replicas.share(cost) for cost in self.own[player.index]]
+        return add_own_cost([tf.cast(g, self.dtype) for g in gradient], own)
 
     def complete(self, player: Player, gradient: Tensors) -> Tensors:
         """Adds the gradient of the player's own cost, then clips."""
@@ -202,6 +216,43 @@ class Moves:
             decays = id(variable) not in self.settings.undecayed
             values.append(move(old, decrease, self.context.decay if decays else None))
         return values
+
+    def move_if(self, condition: tf.Tensor, act: Callable[[], None]) -> None:
+        """Runs what queues the moves of all players where a condition holds; elsewhere everything stays as it is.
+
+        State that comes of captures is not touched by moves, so that only state made of gradients is chosen.
+
+        Args:
+            condition: boolean scalar.
+            act: queues moves.
+        """
+        made = [k for k, block in enumerate(self.settings.blocks) if block.needs_gradient]
+        variables = [v for player in self.players for v in player.variables]
+        before = dict(self.assignments.before)
+
+        def found() -> list:
+            values = before | self.assignments.by_variable()
+            velocities = [self.velocities.get(k, old) for k, old in enumerate(self.context.velocities)]
+            return [[values[id(v)] for v in variables], [self._new_state[k] for k in made], velocities]
+
+        stays = found()
+
+        def acted() -> Tensors:
+            act()
+            return tf.nest.flatten(found())
+
+        kept = tf.nest.flatten(stays)
+        if replicas.count() > 1:  # whose sums cannot be exchanged inside a branch
+            chosen = [either(condition, new, old) for new, old in zip(acted(), kept, strict=True)]
+        else:
+            chosen = tf.cond(condition, acted, lambda: [tf.identity(t) for t in kept])
+        values, states, velocities = tf.nest.pack_sequence_as(stays, chosen)
+        self.assignments = Assignments(before)
+        for variable, value in zip(variables, values, strict=True):
+            self.assignments.add(variable, value)
+        for k, state in zip(made, states, strict=True):
+            self._new_state[k] = state
+        self.velocities = dict(enumerate(velocities))
 
     def changed_state(self) -> dict[tuple[int, int], tf.Tensor]:
         """New curvature state, by player and position, where it is not the old one."""

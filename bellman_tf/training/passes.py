@@ -13,11 +13,11 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import keras_access
+from bellman_tf._typing import Tensors
 from bellman_tf.game.graph import Call, Replay, Slot
 from bellman_tf.game.instrument import tapped
 from bellman_tf.game.stages import Game, Player
 from bellman_tf.layers.coverage import PREACTIVATION
-from bellman_tf.layers.tensors import Tensors
 
 
 def last_activation(call: Call) -> str | None:

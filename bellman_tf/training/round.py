@@ -6,7 +6,8 @@ from collections.abc import Callable, Generator, Iterable
 import keras
 import tensorflow as tf
 
-from bellman_tf import keras_access
+from bellman_tf import keras_access, replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
@@ -14,7 +15,6 @@ from bellman_tf.game.raw_variables import raw_variables
 from bellman_tf.game.replay_check import kept_variables
 from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.losses import keras_computes_loss
 from bellman_tf.training.context import Outcome, StepContext, recursion_dtype
 from bellman_tf.training.moves import Moves
@@ -28,7 +28,7 @@ class Round(Moves):
 
     Attributes:
         batch_size: samples.
-        total: the same as a scalar in `dtype`, B.
+        total: B as a scalar in `dtype`: the samples, of several replicas as `counted` counts them.
         frozen: (variable, value before the step) of every variable that is not trained and may be written to.
         raw: the same of TensorFlow's own variables, which Keras's scopes do not hold.
         clamped: clamps of the papers' recursion.
@@ -38,6 +38,8 @@ class Round(Moves):
         searched: the step length that a line search took, or `None`.
         gradients: of the re-weighted loss, by player, where another optimizer moves the variables.
         outcome_of: gives the outcome for new values, where another optimizer makes them and it is read.
+        sums: of the micro-batches' gradients, this one's in them, by player; empty without accumulation.
+        completes: whether this micro-batch completes an update, or `None`.
         direct: variables that the loss reads itself, by `id`.
         left_out: variables with a regularizer that the loss does not hold.
     """
@@ -50,7 +52,7 @@ class Round(Moves):
         first = next(leaf for leaf in keras.tree.flatten(self.x) if leaf is not None)
         size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
         super().__init__(game.players, settings, context, recursion_dtype(model.trainable_variables), size)
-        self.total = tf.cast(size, self.dtype)
+        self.total = self.counted(size)
         written = game.written if isinstance(game, NativeGame) else kept_variables(model)
         self.frozen = _before([*written, *_of_losses(model)])
         self.raw = [(v, tf.identity(v)) for v in raw_variables(model)]
@@ -61,8 +63,26 @@ class Round(Moves):
         self.searched: tf.Tensor | None = None
         self.gradients: list[Tensors] | None = None
         self.outcome_of: Callable[[dict[int, tf.Tensor]], Outcome] | None = None
+        self.sums: list[Tensors] = []
+        self.completes: tf.Tensor | None = None
         self.direct: dict[int, keras.Variable] = {}
         self.left_out: list[keras.Variable] = []
+
+    def counted(self, rows: int | tf.Tensor) -> tf.Tensor:
+        """B, with which `phi_i = B J_i` is a sample's own cost and 1/B its weight in the mean.
+
+        Keras divides the mean over a replica's samples by the number of replicas n, so that J is the sum of what the
+        replicas compute. Where they hold equally many samples B is that of the whole batch; a sample of a replica with
+        fewer ones counts for more, as it does in Keras.
+
+        Args:
+            rows: of this replica.
+
+        Returns:
+            Scalar; n for a replica without samples.
+        """
+        size, count = tf.cast(rows, self.dtype), replicas.count()
+        return size if count == 1 else count * tf.maximum(size, 1)
 
     # ---- the model
 

@@ -56,6 +56,11 @@ class LevenbergMarquardt:
     Source: Levenberg 1944, Marquardt 1963 for the damping; slope over curvature as the rate is Schaul, Zhang & LeCun
         2013; a sample left out of a linear solve in closed form is Allen's PRESS, 1974; refusing only what rises above
         a mean of losses is Zhang & Hager 2004.
+
+    Example:
+        >>> optimizer = btf.GTDDP(10.0, step_control=btf.LevenbergMarquardt(every=5))  # the rate matters little
+        >>> float(optimizer.damping), int(optimizer.refused_steps)
+        (1.0, 0)
     """
 
     every: int = 1

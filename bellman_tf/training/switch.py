@@ -9,9 +9,9 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.game.stages import Game
 from bellman_tf.keras_access import mask_of, set_mask
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.training.round import Round
 
 

@@ -3,7 +3,8 @@
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.tensors import Tensors, either
+from bellman_tf._typing import Tensors
+from bellman_tf.layers.tensors import either
 from bellman_tf.linalg.constants import constant
 
 _SMALL = 2**14  # entries; of larger tensors a copy costs more than it saves
@@ -136,12 +137,15 @@ class Assignments:
             direction for _, direction, _ in self._steps
         ]
 
-    def apply(self, optimizer: keras.optimizers.Optimizer, accepted: tf.Tensor, restore: list[tuple]) -> None:
+    def apply(
+        self, optimizer: keras.optimizers.Optimizer, accepted: tf.Tensor, kept: tf.Tensor, restore: list[tuple]
+    ) -> None:
         """Assigns the queued values, or on a bad batch puts back what the forward pass has changed.
 
         Args:
             optimizer: assigns, as Keras's own optimizers do.
             accepted: boolean scalar.
+            kept: boolean scalar, whether what pass 1 wrote stays.
             restore: (variable, value before the step) of floating-point variables that pass 1 wrote to.
         """
         rates: dict[object, tf.Tensor] = {}
@@ -158,4 +162,4 @@ class Assignments:
             old = self.before.get(id(variable))
             optimizer.assign(variable, either(accepted, new, tf.convert_to_tensor(variable) if old is None else old))
         for variable, value in restore:
-            optimizer.assign(variable, either(accepted, tf.convert_to_tensor(variable), value))
+            optimizer.assign(variable, either(kept, tf.convert_to_tensor(variable), value))

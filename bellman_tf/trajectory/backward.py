@@ -1,14 +1,19 @@
 """The backward sweep: one Bellman recursion along the nominal trajectory, repeated where it met an indefinite Q_uu."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
-from bellman_tf.bellman import Gains, Value, expand, gains, value_update
+from bellman_tf.bellman import Expansion, Gains, Value, expand, gains, value_update
 from bellman_tf.linalg import symmetrize
 from bellman_tf.linalg.products import matmul, matvec
 from bellman_tf.linalg.solve import solve_spd
 from bellman_tf.trajectory.box import solve_box
+from bellman_tf.trajectory.derivatives import Model
+from bellman_tf.trajectory.options import Regularization
+from bellman_tf.trajectory.regularisation import strengths, stronger
+
+Limits: TypeAlias = tuple[tf.Tensor, tf.Tensor] | None
 
 
 class Sweep(NamedTuple):
@@ -36,7 +41,7 @@ class Sweep(NamedTuple):
     definite: tf.Tensor
 
 
-def no_sweep(T, B, m, n, dtype):
+def no_sweep(T: int, B: int, m: int, n: int, dtype: tf.DType) -> Sweep:
     """What stands in for a sweep before the first.
 
     Args:
@@ -53,7 +58,9 @@ def no_sweep(T, B, m, n, dtype):
     return Sweep(*(tf.zeros(shape, dtype) for shape in shapes), tf.zeros([B], tf.bool))
 
 
-def stage_expansion(value, cost_z, cost_zz, jacobian, dynamics_zz):
+def stage_expansion(
+    value: Value, cost_z: tf.Tensor, cost_zz: tf.Tensor, jacobian: tf.Tensor, dynamics_zz: tf.Tensor | None
+) -> Expansion:
     """`bellman.expand` from derivatives in z = (x, u).
 
     Args:
@@ -81,7 +88,14 @@ def stage_expansion(value, cost_z, cost_zz, jacobian, dynamics_zz):
     )
 
 
-def stage_gains(expansion, jacobian, mu_state, mu_control, limits, alive):
+def stage_gains(
+    expansion: Expansion,
+    jacobian: tf.Tensor,
+    mu_state: tf.Tensor,
+    mu_control: tf.Tensor,
+    limits: Limits,
+    alive: tf.Tensor,
+) -> tuple[Gains, tf.Tensor]:
     """Gains of one stage from a regularised expansion.
 
     With f = (f_x, f_u), Q_uu + mu_state f_u' f_u + mu_control I and Q_ux + mu_state f_u' f_x stand in place of Q_uu and
@@ -120,7 +134,14 @@ def stage_gains(expansion, jacobian, mu_state, mu_control, limits, alive):
     return Gains(k, K), alive
 
 
-def sweep(model, controls, limits, mu_state, mu_control, wanted=None):
+def sweep(
+    model: Model,
+    controls: tf.Tensor,
+    limits: Limits,
+    mu_state: tf.Tensor,
+    mu_control: tf.Tensor,
+    wanted: tf.Tensor | None = None,
+) -> Sweep:
     """One backward recursion, which ends early once every instance that is wanted has failed.
 
     The value is that of the policy with these gains (`value_update(policy=True)`), so the expected reduction is right
@@ -187,7 +208,7 @@ def sweep(model, controls, limits, mu_state, mu_control, wanted=None):
     )
 
 
-def is_finite(model):
+def is_finite(model: Model) -> tf.Tensor:
     """Whether every derivative along a trajectory is finite.
 
     Args:
@@ -206,7 +227,7 @@ def is_finite(model):
     return finite
 
 
-def zero_where(model, bad):
+def zero_where(model: Model, bad: tf.Tensor) -> Model:
     """A model with zeros for the instances that have no usable derivatives.
 
     Args:
@@ -226,52 +247,15 @@ def zero_where(model, bad):
     return type(model)(*parts, terminal)
 
 
-def strengths(mu, on):
-    """The two places where mu can act.
-
-    Args:
-        mu: `[B]`.
-        on: as in `Regularization`.
-
-    Returns:
-        mu_state and mu_control, `[B]` each.
-    """
-    none = tf.zeros_like(mu)
-    return (none if on == "control" else mu), (none if on == "state" else mu)
-
-
-def stronger(mu, rate, schedule):
-    """One step up of the regularisation.
-
-    Args:
-        mu: `[B]`.
-        rate: `[B]`.
-        schedule: `Regularization`.
-
-    Returns:
-        New mu and rate.
-    """
-    rate = tf.maximum(tf.constant(schedule.factor, mu.dtype), rate * schedule.factor)
-    return tf.maximum(tf.constant(schedule.smallest, mu.dtype), mu * rate), rate
-
-
-def weaker(mu, rate, schedule):
-    """One step down of the regularisation, to zero once it is small.
-
-    Args:
-        mu: `[B]`.
-        rate: `[B]`.
-        schedule: `Regularization`.
-
-    Returns:
-        New mu and rate.
-    """
-    rate = tf.minimum(tf.constant(1.0 / schedule.factor, mu.dtype), rate / schedule.factor)
-    mu = mu * rate
-    return tf.where(mu >= schedule.smallest, mu, tf.zeros_like(mu)), rate
-
-
-def regularised_sweep(model, controls, limits, mu, rate, wanted, schedule):
+def regularised_sweep(
+    model: Model,
+    controls: tf.Tensor,
+    limits: Limits,
+    mu: tf.Tensor,
+    rate: tf.Tensor,
+    wanted: tf.Tensor,
+    schedule: Regularization,
+) -> tuple[Sweep, tf.Tensor, tf.Tensor]:
     """Sweeps until Q_uu is positive definite in every instance that is wanted, or mu is too large.
 
     Args:

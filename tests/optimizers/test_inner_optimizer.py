@@ -302,7 +302,6 @@ def test_what_cannot_go_with_it_is_refused(case):
             lambda: optimizers.LossScaleOptimizer(MAKE["adam"]()),
             "`inner_optimizer` must be an optimizer that moves variables",
         ),
-        (lambda: optimizers.SGD(gradient_accumulation_steps=2), "gradient_accumulation_steps` must be None"),
         (lambda: optimizers.SGD(loss_scale_factor=2.0), "loss_scale_factor` must be None"),
     ],
 )

@@ -1,0 +1,72 @@
+"""Types of the constructors' arguments, for type checkers: the names an option may have, and what is passed through."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, TypedDict
+
+import keras
+
+from bellman_tf.curvature.config import Config
+from bellman_tf.training.step_control import LevenbergMarquardt
+
+LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]
+Curvature: TypeAlias = Literal["identity", "rmsprop", "adam", "kfac", "ekfac", "full"] | Config | Mapping[str, Any]
+InnerOptimizer: TypeAlias = str | keras.optimizers.Optimizer | Mapping[str, Any]
+InnerMetric: TypeAlias = Literal["rate", "gain"]
+StepControl: TypeAlias = Literal["levenberg_marquardt"] | LevenbergMarquardt | Mapping[str, Any]
+Information: TypeAlias = Literal["open", "feedback", "cooperative_open", "cooperative"]
+ValueHessian: TypeAlias = Literal["batch", "block_diagonal", "outer_product", "per_sample"]
+TerminalHessian: TypeAlias = Literal["matched", "outer_product", "full"] | int
+Rollout: TypeAlias = Literal["linear", "nonlinear"]
+OuterScale: TypeAlias = Literal["mean", "batch", "sample"]
+OuterGain: TypeAlias = Literal["batch", "own"]
+Gram: TypeAlias = Literal["auto", "exact", "per_sample", "positions", "sketch", "features", "hashed"]
+Paper: TypeAlias = Literal["ddp", "ddpnopt", "gtddp", "dgnopt"]
+
+
+class KerasKeywords(TypedDict, total=False):
+    """What every Keras optimizer takes and every optimizer of this package has."""
+
+    weight_decay: float | None
+    use_ema: bool
+    ema_momentum: float
+    ema_overwrite_frequency: int | None
+    name: str | None
+
+
+class GameKeywords(KerasKeywords, total=False):
+    """Arguments of `GTDDP` that its subclasses pass through."""
+
+    inner_optimizer: InnerOptimizer | None
+    inner_metric: InnerMetric
+    momentum: float
+    nesterov: bool
+    momentum_in_policy: bool
+    value_hessian: ValueHessian
+    terminal_hessian: TerminalHessian
+    group_size: int | None
+    bilinear: bool
+    rollout: Rollout | None
+    outer_scale: OuterScale
+    outer_gain: OuterGain
+    value_damping: float
+    gram: Gram
+    gram_memory: int
+    player_losses: dict[str, list[str]] | None
+    step_control: StepControl | None
+    clipnorm: float | None
+    clipvalue: float | None
+    global_clipnorm: float | None
+    loss_scale_factor: float | None
+    gradient_accumulation_steps: int | None
+
+
+class MetricKeywords(GameKeywords, total=False):
+    """The same with the metric."""
+
+    curvature: Curvature | None
+
+
+class AllKeywords(MetricKeywords, total=False):
+    """All keyword arguments of `GTDDP`."""
+
+    information: Information
