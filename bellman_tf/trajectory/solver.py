@@ -118,8 +118,10 @@ def solve(
     if key not in problem.compiled:
         problem.compiled[key] = _compiled(problem, options, x0, u_init)
     solution, history, entries = problem.compiled[key](x0, u_init)
-    history = tf.unstack(history[..., :entries], axis=0)  # nothing but this depends on how long it took
-    return solution._replace(history=History(*history))
+    # Nothing but this depends on how long it took; an eager slice by indexing takes ten operations.
+    size = [*history.shape[:-1], int(entries)] if tf.executing_eagerly() else tf.stack([*history.shape[:-1], entries])
+    history = tf.slice(history, [0] * history.shape.rank, size)
+    return solution._replace(history=History(*tf.unstack(history, axis=0)))
 
 
 def _compiled(problem: Problem, options: Options, x0: tf.Tensor, u_init: tf.Tensor) -> Callable:
