@@ -24,9 +24,9 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_one_nan_rejects_the_batch_on_all_replicas(name):
-    x, y = data(24)
+    x, y = data(16)
     model, _ = compiled(2, OPTIMIZERS[name], normalised, run_eagerly=True)
-    fit(model, np.concatenate([x[:8], x[16:]]), np.concatenate([y[:8], y[16:]]), 8, 1)
+    fit(model, x[:8], y[:8], 8, 1)
     expected = state_of(model)
     x[14] = np.nan  # in the second replica's half of the second batch
     model, _ = compiled(2, OPTIMIZERS[name], normalised, run_eagerly=True)
@@ -97,7 +97,7 @@ def test_training_is_the_same_twice():
     x, y = data(16)
     runs = []
     for _ in range(2):
-        model, _ = compiled(2, lambda: btf.GTDDP(0.03, curvature="ekfac"), run_eagerly=True)
+        model, _ = compiled(2, lambda: btf.GTDDP(0.03), run_eagerly=True)
         fit(model, x, y, 8, 1)
         runs.append(state_of(model))
     for (path, value), (_, reference) in zip(*runs, strict=True):
