@@ -12,6 +12,7 @@ the cost reached: the Gauss-Newton rows and Crocoddyl do the same iterations.
     crocoddyl python   SolverDDP with the same model and its derivatives in NumPy, as a model of one's own would be
     gauss_newton       ours, second_order=False, derivatives by automatic differentiation, XLA
     second_order       ours, second_order=True, XLA; from this start it repeats sweeps with more regularisation
+    64 starts          gauss_newton for 64 initial states around the same start in one batch
     gauss_newton graph ours, second_order=False, jit_compile=False
 """
 
@@ -33,7 +34,7 @@ import tensorflow as tf
 from bellman_tf.trajectory import Problem, solve
 
 START = (-1.0, -1.0, 1.0)
-ROWS = ("crocoddyl", "crocoddyl python", "gauss_newton", "second_order", "gauss_newton graph")
+ROWS = ("crocoddyl", "crocoddyl python", "gauss_newton", "second_order", "64 starts", "gauss_newton graph")
 
 
 def unicycle(horizon: int) -> Problem:
@@ -88,10 +89,16 @@ def theirs(horizon: int, iterations: int, python: bool) -> Callable[[], tuple[in
     return run
 
 
-def ours(horizon: int, iterations: int, second_order: bool, jit_compile: bool) -> Callable[[], tuple[int, float]]:
-    """One solve by us: iterations done and cost reached."""
+def ours(
+    horizon: int, iterations: int, second_order: bool, jit_compile: bool, starts: int | None = None
+) -> Callable[[], tuple[int, float]]:
+    """One solve by us: iterations done and cost reached, of the first initial state if there are several."""
     problem = unicycle(horizon)
-    x0, u_init = tf.constant(START, tf.float64), tf.zeros([horizon, 2], tf.float64)
+    x0, u_init = np.array(START), np.zeros([horizon, 2])
+    if starts is not None:
+        x0 = x0 + 0.1 * np.random.default_rng(0).standard_normal([starts, 3])
+        x0[0], u_init = START, np.zeros([starts, horizon, 2])
+    x0, u_init = tf.constant(x0), tf.constant(u_init)
 
     def run() -> tuple[int, float]:
         found = solve(
@@ -104,7 +111,8 @@ def ours(horizon: int, iterations: int, second_order: bool, jit_compile: bool) -
             cost_tolerance=0.0,
             jit_compile=jit_compile,
         )
-        return int(found.iterations), float(found.cost)
+        done, cost = found.iterations.numpy(), found.cost.numpy()
+        return int(done.max()), float(cost.flat[0])
 
     return run
 
@@ -116,6 +124,7 @@ def rows(horizon: int, iterations: int) -> dict[str, Callable[[], tuple[int, flo
         "crocoddyl python": theirs(horizon, iterations, True),
         "gauss_newton": ours(horizon, iterations, False, True),
         "second_order": ours(horizon, iterations, True, True),
+        "64 starts": ours(horizon, iterations, False, True, 64),
         "gauss_newton graph": ours(horizon, iterations, False, False),
     }
 
@@ -144,6 +153,7 @@ def measure(horizon: int, iterations: int, rounds: int) -> dict:
             "ms_quartiles": [round(1e3 * float(q), 4) for q in np.percentile(cpu[name], [25, 75])],
             "ms_wall": round(1e3 * statistics.median(wall[name]), 4),
             "ratio": round(statistics.median(cpu[name]) / base, 2),
+            "ratio_to_gauss_newton": round(statistics.median(cpu[name]) / statistics.median(cpu["gauss_newton"]), 2),
             "first_call_cpu_s": round(first[name], 2),
             "iterations": reached[name][0],
             "cost": reached[name][1],

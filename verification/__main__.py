@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"\n{line}\n" + "; ".join(f"{name} {value}" for name, value in settings.items()))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(as_json(CLAIMS, results, settings), indent=1) + "\n")
+        options.json.write_text(json.dumps(as_json(CLAIMS, results, settings), indent=1, allow_nan=False) + "\n")
     if options.report:
         options.report.mkdir(parents=True, exist_ok=True)
         (options.report / "index.html").write_text(page(PAPERS, results, settings, line))

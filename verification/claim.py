@@ -104,9 +104,9 @@ def same(ours, truth, *, condition: float = 1.0, scale: float = 0.0, label: str 
     """
     ours, truth = np.asarray(ours, np.float64), np.asarray(truth, np.float64)
     if ours.shape != truth.shape or not np.isfinite(ours).all():
-        return Measurement(float("inf"), SAFETY * EPS * condition, label)
+        return Measurement(float("inf"), float(SAFETY * EPS * condition), label)
     unit = max(np.linalg.norm(truth), scale) or 1.0
-    return Measurement(float(np.linalg.norm(ours - truth) / unit), SAFETY * EPS * condition, label)
+    return Measurement(float(np.linalg.norm(ours - truth) / unit), float(SAFETY * EPS * condition), label)
 
 
 def at_most(left, right, *, scale: float = 1.0, condition: float = 1.0, label: str = "") -> Measurement:
@@ -124,7 +124,7 @@ def at_most(left, right, *, scale: float = 1.0, condition: float = 1.0, label: s
     """
     excess = np.max(np.asarray(left, np.float64) - np.asarray(right, np.float64))
     error = float("inf") if not np.isfinite(excess) else max(float(excess), 0.0) / (scale or 1.0)
-    return Measurement(error, SAFETY * EPS * condition, label)
+    return Measurement(error, float(SAFETY * EPS * condition), label)
 
 
 def measured(value: float, label: str = "") -> Measurement:

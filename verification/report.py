@@ -1,4 +1,7 @@
-"""Results as one self-contained HTML page: tables, a histogram of errors per claim, every misprint in numbers."""
+"""Results as one self-contained HTML page: tables, a histogram of errors per claim, every misprint in numbers.
+
+On a screen narrower than 50 em a row of a table becomes a block with its headings in it.
+"""
 
 import html
 
@@ -9,12 +12,23 @@ from verification.run import Result
 from verification.table import found
 
 STYLE = """
-body { font: 15px/1.5 sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222; }
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; margin-bottom: 2em; }
-td, th { border-bottom: 1px solid #ddd; padding: .3em .6em; text-align: left; vertical-align: top; }
-tr.contradicted { background: #fdd; } pre { background: #f6f6f6; padding: .6em; white-space: pre-wrap; }
-svg rect { fill: #47a; } svg text { font: 9px sans-serif; fill: #666; } .small { color: #666; font-size: .85em; }
+td, th { border-bottom: 1px solid #8885; padding: .3em .6em; text-align: left; vertical-align: top; }
+th:nth-child(2) { width: 45%; } td:nth-child(1), td:nth-child(3) { overflow-wrap: normal; }
+tr.contradicted { background: #f005; }
+pre { background: #8882; padding: .6em; overflow-x: auto; white-space: pre-wrap; }
+svg { max-width: 100%; } svg rect { fill: #58b; } svg text { font: 9px sans-serif; fill: #888; }
+.small { opacity: .7; font-size: .85em; }
+@media (max-width: 50em) {
+  body { margin: 1em auto; } h1 { font-size: 1.4em; } h2 { font-size: 1.2em; } h3 { font-size: 1em; }
+  table, tbody, tr, td { display: block; } th { display: none; }
+  tr { border-bottom: 2px solid #8888; padding: .6em 0; } td { border: 0; padding: .15em 0; }
+  td:empty { display: none; } td[data-label]::before { content: attr(data-label) ": "; opacity: .7; font-size: .85em; }
+}
 """
+HEADS = ("claim", "statement", "verdict", "worst error, or median [quartiles]", "errors", "examples")
 LOWEST, HIGHEST, BARS = -17.0, 1.0, 36  # of the histograms: log10 of the error
 
 
@@ -43,7 +57,7 @@ def histogram(errors: np.ndarray) -> str:
         f'<text x="{width * BARS * (at - LOWEST) / (HIGHEST - LOWEST):.0f}" y="41">1e{at}</text>'
         for at in (-16, -8, -2)
     )
-    return f'<svg width="{width * BARS}" height="44" role="img">{bars}{marks}</svg>'
+    return f'<svg viewBox="0 0 {width * BARS} 44" width="{width * BARS}" height="44" role="img">{bars}{marks}</svg>'
 
 
 def numbers(value: object) -> str:
@@ -72,7 +86,8 @@ def _row(claim: Claim, result: Result) -> str:
         f"{result.examples}<br><span class=small>{result.seconds:.2f} s</span>",
     ]
     mark = ' class="contradicted"' if result.contradiction else ""
-    return f"<tr{mark}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    labels = ("", "", *(f' data-label="{_text(head)}"' for head in HEADS[2:]))  # shown where a row is a block
+    return f"<tr{mark}>" + "".join(f"<td{x}>{cell}</td>" for x, cell in zip(labels, cells, strict=True)) + "</tr>"
 
 
 def _misprint(claim: Claim, example: Counterexample) -> str:
@@ -101,8 +116,7 @@ def page(papers: dict[str, Paper], results: dict[str, Result], settings: dict[st
     """
     parts = ["<h1>Claims of the four papers, checked</h1>", f"<p>{_text(line)}</p>"]
     parts.append("<p class=small>" + "; ".join(f"{_text(k)} {_text(v)}" for k, v in settings.items()) + "</p>")
-    heads = ("claim", "statement", "verdict", "worst error, or median [quartiles]", "errors", "examples")
-    head = "<tr>" + "".join(f"<th>{name}</th>" for name in heads) + "</tr>"
+    head = "<tr>" + "".join(f"<th>{name}</th>" for name in HEADS) + "</tr>"
     for paper in papers.values():
         rows = [_row(claim, results[name]) for name, claim in paper.claims.items() if name in results]
         if rows:
@@ -117,4 +131,5 @@ def page(papers: dict[str, Paper], results: dict[str, Result], settings: dict[st
     if wrong:
         parts.append("<h2>Misprints, with the smallest counterexample</h2>" + "".join(wrong))
     head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>bellman_tf: claims</title>'
+    head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
     return f"{head}<style>{STYLE}</style><body>{''.join(parts)}</body></html>"

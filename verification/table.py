@@ -111,6 +111,12 @@ def summary(claims: dict[str, Claim], results: dict[str, Result], seconds: float
     return f"{len(results)} claims ({parts}), {problems} problems, {wrong} contradicted, {seconds:.0f} s"
 
 
+def _number(value: float) -> float | str:
+    """A number as standard JSON can hold it: "inf" and "nan" in words."""
+    value = float(value)
+    return value if np.isfinite(value) else str(value)
+
+
 def as_json(claims: dict[str, Claim], results: dict[str, Result], settings: dict[str, str]) -> dict:
     """Everything measured, for another program.
 
@@ -135,10 +141,12 @@ def as_json(claims: dict[str, Claim], results: dict[str, Result], settings: dict
             "examples": result.examples,
             "seconds": round(result.seconds, 3),
             "contradiction": result.contradiction,
-            "worst": None if worst is None else worst._asdict(),
+            "worst": None
+            if worst is None
+            else {"error": _number(worst.error), "tolerance": _number(worst.tolerance), "label": worst.label},
             "sizes": {
-                label: dict(zip(("q25", "median", "q75"), np.quantile(values, [0.25, 0.5, 0.75]).tolist(), strict=True))
-                for label, values in result.sizes.items()
+                label: dict(zip(("q25", "median", "q75"), map(_number, quartiles), strict=True))
+                for label, quartiles in ((x, np.quantile(y, [0.25, 0.5, 0.75])) for x, y in result.sizes.items())
             },
         }
     return {"environment": settings, "claims": entries}

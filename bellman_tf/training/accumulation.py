@@ -65,10 +65,10 @@ def accumulate(
     seen = [p for p in seen if blocks[p.index].needs_capture and not blocks[p.index].needs_gradient]
     step.update_metrics([(p, captures[p.index], None) for p in seen])
     step.couple()
-    step.completes = tf.equal(step.context.micro_batch, count - 1)
+    completes = step.completes = tf.equal(step.context.micro_batch, count - 1)
     sums = [[s + g for s, g in zip(*pair, strict=True)] for pair in zip(step.context.sums, gradients, strict=True)]
     mean = [[s / count for s in parts] for parts in sums]
-    step.move_if(step.completes, lambda: move(mean))
+    step.move_if(completes, lambda: move(mean))
     step.sums = sums
 
 

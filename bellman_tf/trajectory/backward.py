@@ -1,14 +1,20 @@
 """The backward sweep: one Bellman recursion along the nominal trajectory, repeated where it met an indefinite Q_uu."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
-from bellman_tf.bellman import Gains, Value, expand, gains, value_update
-from bellman_tf.linalg import symmetrize
-from bellman_tf.linalg.products import matmul, matvec
-from bellman_tf.linalg.solve import solve_spd
+from bellman_tf.bellman import Value
+from bellman_tf.linalg import factor_spd, solve_spd
 from bellman_tf.trajectory.box import solve_box
+from bellman_tf.trajectory.derivatives import Model
+from bellman_tf.trajectory.options import Regularization
+from bellman_tf.trajectory.regularisation import strengths, stronger
+
+Limits: TypeAlias = tuple[tf.Tensor, tf.Tensor] | None
+
+_SMALL = 4096  # multiplications of a product that is written out
+_UNROLLED = 3  # unknowns of a system that is written out
 
 
 class Sweep(NamedTuple):
@@ -36,7 +42,7 @@ class Sweep(NamedTuple):
     definite: tf.Tensor
 
 
-def no_sweep(T, B, m, n, dtype):
+def no_sweep(T: int, B: int, m: int, n: int, dtype: tf.DType) -> Sweep:
     """What stands in for a sweep before the first.
 
     Args:
@@ -53,79 +59,127 @@ def no_sweep(T, B, m, n, dtype):
     return Sweep(*(tf.zeros(shape, dtype) for shape in shapes), tf.zeros([B], tf.bool))
 
 
-def stage_expansion(value, cost_z, cost_zz, jacobian, dynamics_zz):
-    """`bellman.expand` from derivatives in z = (x, u).
+def _times(A: tf.Tensor, B: tf.Tensor) -> tf.Tensor:
+    """A B per instance, `[i, j, B]` and `[j, k, B]` to `[i, k, B]`.
 
-    Args:
-        value: `Value` behind the stage.
-        cost_z: `[B, z]`.
-        cost_zz: `[B, z, z]`.
-        jacobian: `[B, n, z]`.
-        dynamics_zz: `[B, n, z, z]` or `None`.
+    Small products are sums of elementwise ones, which XLA fuses with what stands around them: a call of a matrix
+    product per instance takes longer than its arithmetic.
 
     Returns:
-        `Expansion`.
+        The product.
     """
-    n = jacobian.shape[-2]
-    if dynamics_zz is not None:  # V_x . f_zz, once for its three blocks
-        cost_zz += tf.reduce_sum(value.V_x[:, :, None, None] * dynamics_zz, axis=1)
-    return expand(
-        value,
-        jacobian[..., :n],
-        jacobian[..., n:],
-        cost_x=cost_z[:, :n],
-        cost_u=cost_z[:, n:],
-        cost_xx=cost_zz[:, :n, :n],
-        cost_ux=cost_zz[:, n:, :n],
-        cost_uu=cost_zz[:, n:, n:],
-    )
+    if A.shape[0] * A.shape[1] * B.shape[1] > _SMALL:
+        return tf.einsum("ijb,jkb->ikb", A, B)
+    return tf.reduce_sum(A[:, :, None] * B[None], axis=1)
 
 
-def stage_gains(expansion, jacobian, mu_state, mu_control, limits, alive):
-    """Gains of one stage from a regularised expansion.
+def _pulled(A: tf.Tensor, B: tf.Tensor) -> tf.Tensor:
+    """A' B per instance, `[j, i, B]` and `[j, k, B]` to `[i, k, B]`."""
+    return _times(tf.transpose(A, [1, 0, 2]), B)
 
-    With f = (f_x, f_u), Q_uu + mu_state f_u' f_u + mu_control I and Q_ux + mu_state f_u' f_x stand in place of Q_uu and
-    Q_ux.
+
+def _applied(A: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """A' x per instance, `[j, i, B]` and `[j, B]` to `[i, B]`."""
+    return tf.reduce_sum(A * x[:, None], axis=0)
+
+
+def _symmetric(A: tf.Tensor) -> tf.Tensor:
+    return A if A.shape[0] == 1 else 0.5 * (A + tf.transpose(A, [1, 0, 2]))
+
+
+def _first(array: tf.Tensor) -> tf.Tensor:
+    """The instances moved from the last axis to the first."""
+    return tf.transpose(array, [array.shape.rank - 1, *range(array.shape.rank - 1)])
+
+
+def _last(array: tf.Tensor, axis: int = 0) -> tf.Tensor:
+    """The instances moved from `axis` to the last one."""
+    rank = array.shape.rank
+    return tf.transpose(array, [*range(axis), *range(axis + 1, rank), axis])
+
+
+def solve_definite(A: tf.Tensor, rhs: tf.Tensor) -> tf.Tensor:
+    """Solves A X = rhs by Cholesky factorisation, instance axis last.
 
     Args:
-        expansion: `Expansion`.
-        jacobian: `[B, n, n + m]`.
-        mu_state: `[B]`.
-        mu_control: `[B]`.
-        limits: least and largest step, `[B, m]` each, or `None`.
+        A: `[m, m, B]`, symmetric.
+        rhs: `[m, k, B]`.
+
+    Returns:
+        `[m, k, B]`, not finite where A is not positive definite.
+
+    Numerics: up to three unknowns are eliminated entry by entry, elementwise over the instances; the factorisation of
+        the library is a loop of its own under XLA.
+    """
+    m = A.shape[0]
+    if m > _UNROLLED:
+        return _last(solve_spd(factor_spd(_first(A)), _first(rhs)))
+    L: list[list[tf.Tensor]] = [[] for _ in range(m)]
+    for i in range(m):
+        for j in range(i + 1):
+            entry = A[i, j] - sum(L[i][k] * L[j][k] for k in range(j)) if j else A[i, j]
+            L[i].append(tf.sqrt(entry) if i == j else entry / L[j][j])
+    y: list[tf.Tensor] = []
+    for i in range(m):
+        y.append((rhs[i] - sum(L[i][k] * y[k] for k in range(i)) if i else rhs[i]) / L[i][i])
+    x: list[tf.Tensor] = []
+    for i in reversed(range(m)):
+        x.insert(0, (y[i] - sum(L[k][i] * x[k - i - 1] for k in range(i + 1, m)) if x else y[i]) / L[i][i])
+    return tf.stack(x)
+
+
+def stage_gains(
+    gradient: tf.Tensor, hessian: tf.Tensor, limits: Limits, alive: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Gains of one stage from the regularised Q, instance axis last.
+
+    Args:
+        gradient: `[m, B]`, Q_u.
+        hessian: `[m, n + m, B]`, Q_ux and Q_uu.
+        limits: least and largest step, `[m, B]` each, or `None`.
         alive: `[B]`, bool: the instances that have not failed behind this stage.
 
     Returns:
-        `Gains`, zero for the others and where Q_uu was not positive definite, and `[B]`, bool: those still alive.
+        k, `[m, B]`, and K, `[m, n, B]`, zero for the others and where Q_uu was not positive definite, and `[B]`, bool:
+        those still alive.
 
     Source: Tassa, Erez, Todorov (2012), Eqs. 10; with limits Tassa, Mansard, Todorov (2014), Section III-B.
     """
-    n, m = jacobian.shape[-2], expansion.Q_u.shape[-1]
-    pull = matmul(jacobian[..., n:], jacobian, transpose_a=True) * mu_state[:, None, None]  # [B, m, n + m]
-    identity = tf.eye(m, batch_shape=[jacobian.shape[0]], dtype=jacobian.dtype)
-    Q_uu = symmetrize(expansion.Q_uu + pull[..., n:] + mu_control[:, None, None] * identity)
-    if m == 1 and limits is None:  # TensorFlow logs every failing Cholesky factorisation: here it can be foreseen
-        alive &= Q_uu[:, 0, 0] > 0.0
-    regularised = expansion._replace(
-        Q_ux=expansion.Q_ux + pull[..., :n], Q_uu=tf.where(alive[:, None, None], Q_uu, identity)
-    )
+    m = gradient.shape[0]
+    n = hessian.shape[1] - m
+    identity = tf.eye(m, dtype=hessian.dtype)[:, :, None]
+    Q_ux, Q_uu = hessian[:, :n], _symmetric(hessian[:, n:])
+    if m == 1 and limits is None:
+        alive &= Q_uu[0, 0] > 0.0
+    Q_uu = tf.where(alive, Q_uu, identity)
     if limits is None:
-        k, K, _ = gains(regularised)
+        both = -solve_definite(Q_uu, tf.concat([gradient[:, None], Q_ux], axis=1))
+        k, K = both[:, 0], both[:, 1:]
     else:
-        k, free, factor = solve_box(regularised.Q_uu, expansion.Q_u, *limits)
-        K = -solve_spd(factor, tf.cast(free, k.dtype)[..., None] * regularised.Q_ux)
-    alive &= tf.reduce_all(tf.math.is_finite(k), axis=-1) & tf.reduce_all(tf.math.is_finite(K), axis=(-2, -1))
-    k = tf.where(alive[:, None], k, tf.zeros_like(k))
-    K = tf.where(alive[:, None, None], K, tf.zeros_like(K))
-    return Gains(k, K), alive
+        step, free, factor = solve_box(_first(Q_uu), _first(gradient), *map(_first, limits))
+        K = _last(-solve_spd(factor, tf.cast(free, step.dtype)[..., None] * _first(Q_ux)))
+        k = _last(step)
+    alive &= tf.reduce_all(tf.math.is_finite(k), axis=0) & tf.reduce_all(tf.math.is_finite(K), axis=(0, 1))
+    return tf.where(alive, k, tf.zeros_like(k)), tf.where(alive, K, tf.zeros_like(K)), alive
 
 
-def sweep(model, controls, limits, mu_state, mu_control, wanted=None):
+def sweep(
+    model: Model,
+    controls: tf.Tensor,
+    limits: Limits,
+    mu_state: tf.Tensor,
+    mu_control: tf.Tensor,
+    wanted: tf.Tensor | None = None,
+) -> Sweep:
     """One backward recursion, which ends early once every instance that is wanted has failed.
 
-    The value is that of the policy with these gains (`value_update(policy=True)`), so the expected reduction is right
-    for regularised and for clamped gains. Next to it runs the adjoint, whose l_u + f_u' costate is the gradient of the
+    With z = (x, u), f the Jacobian in z and V the value behind a stage, Q_z = l_z + f' V_x and Q_zz = l_zz + f' V_xx f
+    + V_x . f_zz; the gains are made from Q_uu + mu_state f_u' f_u + mu_control I and Q_ux + mu_state f_u' f_x in place
+    of Q_uu and Q_ux. The value is that of the policy with these gains, so the expected reduction is right for
+    regularised and for clamped gains. Next to it runs the adjoint, whose l_u + f_u' costate is the gradient of the
     total cost in u_t at the nominal trajectory, whatever the gains.
+
+    Instances are the last axis here, so that every entry of a small matrix is a vector of instances.
 
     Args:
         model: `Model`.
@@ -139,55 +193,60 @@ def sweep(model, controls, limits, mu_state, mu_control, wanted=None):
         `Sweep`, without meaning where not `definite`.
 
     Source: Tassa, Erez, Todorov (2012), Eqs. 5, 10, 11.
-    Checked against: `verification/references/trajectory.py`.
+    Checked against: `verification/references/trajectory.py`, `bellman.backward_dense`.
     """
     T, B, m = controls.shape
     n = model.jacobian.shape[-2]
     dtype = controls.dtype
+    along = [_last(array, 1) for array in (model.cost_z, model.cost_zz, model.jacobian)]
+    dynamics_zz = None if model.dynamics_zz is None else _last(model.dynamics_zz, 1)
+    room = None if limits is None else tuple(_last(limit - controls, 1) for limit in limits)
+    identity = tf.eye(m, dtype=dtype)[:, :, None]
 
-    def stage(t, value, costate, sums, definite, arrays):
-        cost_z, cost_zz, jacobian = (tf.gather(array, t) for array in (model.cost_z, model.cost_zz, model.jacobian))
-        dynamics_zz = None if model.dynamics_zz is None else tf.gather(model.dynamics_zz, t)
-        Q = stage_expansion(value, cost_z, cost_zz, jacobian, dynamics_zz)
-        adjoint = cost_z + matvec(jacobian, costate, transpose_a=True)  # [B, n + m]
-        gradient, room = adjoint[:, n:], None
-        if limits is not None:
-            u = tf.gather(controls, t)
-            room = tuple(tf.gather(limit, t) - u for limit in limits)
-            gradient = -tf.clip_by_value(-gradient, *room)
-        policy, definite = stage_gains(Q, jacobian, mu_state, mu_control, room, definite)
-        k = policy.open_loop
+    def stage(t, V_x, V_xx, costate, sums, definite, arrays):
+        cost_z, Q_zz, f = (tf.gather(array, t) for array in along)  # [z, B], [z, z, B], [n, z, B]
+        if dynamics_zz is not None:  # V_x . f_zz, once for its three blocks
+            Q_zz += tf.reduce_sum(V_x[:, None, None] * tf.gather(dynamics_zz, t), axis=0)
+        Q_z = cost_z + _applied(f, V_x)
+        Q_zz += _pulled(f, _times(V_xx, f))
+        adjoint = cost_z + _applied(f, costate)
+        gradient, here = adjoint[n:], None
+        if room is not None:
+            here = tuple(tf.gather(limit, t) for limit in room)
+            gradient = -tf.clip_by_value(-gradient, *here)
+        used = Q_zz[n:] + mu_state * _pulled(f[:, n:], f)
+        used = tf.concat([used[:, :n], used[:, n:] + mu_control * identity], axis=1)
+        k, K, definite = stage_gains(Q_z[n:], used, here, definite)
+
+        Q_ux, Q_uu = Q_zz[n:, :n], Q_zz[n:, n:]
+        bent = _applied(Q_uu, k)  # Q_uu k
         slope, curvature, largest = sums
         sums = (
-            slope + tf.reduce_sum(k * Q.Q_u, axis=-1),
-            curvature + tf.reduce_sum(k * matvec(Q.Q_uu, k), axis=-1),
-            tf.maximum(largest, tf.reduce_max(tf.abs(gradient), axis=-1)),
+            slope + tf.reduce_sum(k * Q_z[n:], axis=0),
+            curvature + tf.reduce_sum(k * bent, axis=0),
+            tf.maximum(largest, tf.reduce_max(tf.abs(gradient), axis=0)),
         )
-        value = value_update(Q, policy, policy=True)
-        value = Value(value.V_x, symmetrize(value.V_xx))
-        new = (k, policy.feedback, value.V_x, value.V_xx)
-        arrays = tuple(array.write(t, entry) for array, entry in zip(arrays, new, strict=True))
-        return t - 1, value, adjoint[:, :n], sums, definite, arrays
+        V_x = Q_z[:n] + _applied(K, bent + Q_z[n:]) + _applied(Q_ux, k)
+        V_xx = _symmetric(Q_zz[:n, :n] + _pulled(K, _times(Q_uu, K) + Q_ux) + _pulled(Q_ux, K))
+        arrays = tuple(array.write(t, entry) for array, entry in zip(arrays, (k, K, V_x, V_xx), strict=True))
+        return t - 1, V_x, V_xx, adjoint[:n], sums, definite, arrays
 
-    def unfinished(t, value, costate, sums, definite, arrays):
+    def unfinished(t, V_x, V_xx, costate, sums, definite, arrays):
         return (t >= 0) & tf.reduce_any(definite if wanted is None else definite & wanted)
 
     zeros = tf.zeros([B], dtype)
-    arrays = tuple(tf.TensorArray(dtype, T, element_shape=shape) for shape in ([B, m], [B, m, n], [B, n], [B, n, n]))
-    start = (T - 1, model.terminal, model.terminal.V_x, (zeros, zeros, zeros), tf.ones([B], tf.bool), arrays)
+    arrays = tuple(tf.TensorArray(dtype, T, element_shape=shape) for shape in ([m, B], [m, n, B], [n, B], [n, n, B]))
+    last_x, last_xx = map(_last, model.terminal)
+    start = (T - 1, last_x, last_xx, last_x, (zeros, zeros, zeros), tf.ones([B], tf.bool), arrays)
     *_, sums, definite, arrays = tf.while_loop(unfinished, stage, start, maximum_iterations=T)
     k, K, V_x, V_xx = (array.stack() for array in arrays)
-    return Sweep(
-        k,
-        K,
-        tf.concat([V_x, model.terminal.V_x[None]], axis=0),
-        tf.concat([V_xx, symmetrize(model.terminal.V_xx)[None]], axis=0),
-        *sums,
-        definite,
-    )
+    V_x = tf.concat([V_x, last_x[None]], axis=0)
+    V_xx = tf.concat([V_xx, _symmetric(last_xx)[None]], axis=0)
+    k, K, V_x, V_xx = (tf.transpose(x, [0, x.shape.rank - 1, *range(1, x.shape.rank - 1)]) for x in (k, K, V_x, V_xx))
+    return Sweep(k, K, V_x, V_xx, *sums, definite)
 
 
-def is_finite(model):
+def is_finite(model: Model) -> tf.Tensor:
     """Whether every derivative along a trajectory is finite.
 
     Args:
@@ -206,7 +265,7 @@ def is_finite(model):
     return finite
 
 
-def zero_where(model, bad):
+def zero_where(model: Model, bad: tf.Tensor) -> Model:
     """A model with zeros for the instances that have no usable derivatives.
 
     Args:
@@ -226,52 +285,15 @@ def zero_where(model, bad):
     return type(model)(*parts, terminal)
 
 
-def strengths(mu, on):
-    """The two places where mu can act.
-
-    Args:
-        mu: `[B]`.
-        on: as in `Regularization`.
-
-    Returns:
-        mu_state and mu_control, `[B]` each.
-    """
-    none = tf.zeros_like(mu)
-    return (none if on == "control" else mu), (none if on == "state" else mu)
-
-
-def stronger(mu, rate, schedule):
-    """One step up of the regularisation.
-
-    Args:
-        mu: `[B]`.
-        rate: `[B]`.
-        schedule: `Regularization`.
-
-    Returns:
-        New mu and rate.
-    """
-    rate = tf.maximum(tf.constant(schedule.factor, mu.dtype), rate * schedule.factor)
-    return tf.maximum(tf.constant(schedule.smallest, mu.dtype), mu * rate), rate
-
-
-def weaker(mu, rate, schedule):
-    """One step down of the regularisation, to zero once it is small.
-
-    Args:
-        mu: `[B]`.
-        rate: `[B]`.
-        schedule: `Regularization`.
-
-    Returns:
-        New mu and rate.
-    """
-    rate = tf.minimum(tf.constant(1.0 / schedule.factor, mu.dtype), rate / schedule.factor)
-    mu = mu * rate
-    return tf.where(mu >= schedule.smallest, mu, tf.zeros_like(mu)), rate
-
-
-def regularised_sweep(model, controls, limits, mu, rate, wanted, schedule):
+def regularised_sweep(
+    model: Model,
+    controls: tf.Tensor,
+    limits: Limits,
+    mu: tf.Tensor,
+    rate: tf.Tensor,
+    wanted: tf.Tensor,
+    schedule: Regularization,
+) -> tuple[Sweep, tf.Tensor, tf.Tensor]:
     """Sweeps until Q_uu is positive definite in every instance that is wanted, or mu is too large.
 
     Args:

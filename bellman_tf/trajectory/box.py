@@ -28,7 +28,9 @@ class BoxStep(NamedTuple):
     factor: Factor
 
 
-def solve_box(hessian, gradient, lower, upper, *, max_iterations=50):
+def solve_box(
+    hessian: tf.Tensor, gradient: tf.Tensor, lower: tf.Tensor, upper: tf.Tensor, *, max_iterations: int = 50
+) -> BoxStep:
     """Minimises gradient' d + 1/2 d' hessian d within lower <= d <= upper, from d = 0.
 
     An entry is held where it stands at a limit and the gradient pushes it out; the others take a Newton step that is

@@ -5,12 +5,17 @@ so that two nested tapes give every entry of its Hessians in one call: no loop o
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.bellman import Value
+from bellman_tf.trajectory import constraints
+from bellman_tf.trajectory.constraints import Lagrangian
+
+if TYPE_CHECKING:
+    from bellman_tf.trajectory.problem import Problem
 
 
 class DynamicsDerivatives(NamedTuple):
@@ -58,9 +63,9 @@ class Derivatives(NamedTuple):
         terminal_cost: `(x) -> bellman.Value`, gradient `[rows, n]` and Hessian `[rows, n, n]`.
     """
 
-    dynamics: Callable | None = None
-    running_cost: Callable | None = None
-    terminal_cost: Callable | None = None
+    dynamics: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], DynamicsDerivatives] | None = None
+    running_cost: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], CostDerivatives] | None = None
+    terminal_cost: Callable[[tf.Tensor], Value] | None = None
 
 
 class Model(NamedTuple):
@@ -81,7 +86,9 @@ class Model(NamedTuple):
     terminal: Value
 
 
-def differentiate(function, z, outputs, second_order):
+def differentiate(
+    function: Callable[[tf.Tensor, int], tf.Tensor], z: tf.Tensor, outputs: int, second_order: bool
+) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Jacobians, and Hessians if wanted, of a function of rows.
 
     Args:
@@ -120,14 +127,21 @@ def differentiate(function, z, outputs, second_order):
     return first, tf.reshape(second, [rows, outputs, size, size])
 
 
-def model_along(problem, states, controls, second_order):
-    """Derivatives of costs and dynamics along a trajectory.
+def model_along(
+    problem: "Problem",
+    states: tf.Tensor,
+    controls: tf.Tensor,
+    second_order: bool,
+    lagrangian: Lagrangian | None = None,
+) -> Model:
+    """Derivatives of costs, augmented where a Lagrangian is given, and dynamics along a trajectory.
 
     Args:
         problem: `Problem`.
         states: `[T + 1, B, n]`.
         controls: `[T, B, m]`.
-        second_order: whether to make the tensors of the dynamics.
+        second_order: whether to make the tensors of the dynamics and of the inequalities.
+        lagrangian: `Lagrangian` or `None`.
 
     Returns:
         `Model`.
@@ -141,15 +155,57 @@ def model_along(problem, states, controls, second_order):
     x, u = tf.reshape(states[:-1], [rows, n]), tf.reshape(controls, [rows, m])
     t = tf.repeat(tf.range(T), B)
     cost_z, cost_zz = _of_cost(problem, x, u, t)
+    terminal = _of_terminal_cost(problem, states[-1])
+    if lagrangian is not None and problem.constrained:
+        stage, end = _of_inequalities(problem, x, u, t, states[-1], lagrangian, second_order)
+        cost_z, cost_zz = cost_z + stage[0], cost_zz + stage[1]
+        terminal = Value(terminal.V_x + end[0], terminal.V_xx + end[1])
     jacobian, dynamics_zz = _of_dynamics(problem, x, u, t, second_order)
     shapes = ([T, B, *array.shape[1:]] for array in (cost_z, cost_zz, jacobian))
-    arrays = map(tf.reshape, (cost_z, cost_zz, jacobian), shapes)
+    cost_z, cost_zz, jacobian = map(tf.reshape, (cost_z, cost_zz, jacobian), shapes)
     if dynamics_zz is not None:
         dynamics_zz = tf.reshape(dynamics_zz, [T, B, n, n + m, n + m])
-    return Model(*arrays, dynamics_zz, _of_terminal_cost(problem, states[-1]))
+    return Model(cost_z, cost_zz, jacobian, dynamics_zz, terminal)
 
 
-def _of_cost(problem, x, u, t):
+def _of_inequalities(
+    problem: "Problem",
+    x: tf.Tensor,
+    u: tf.Tensor,
+    t: tf.Tensor,
+    last: tf.Tensor,
+    lagrangian: Lagrangian,
+    second_order: bool,
+) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    """What the inequalities add to gradients and Hessians, of the stages and at the end; zeros where there are none."""
+    rows, n = x.shape
+    B = last.shape[0]
+    added = []
+    for z, function, multipliers, penalty in (
+        (
+            tf.concat([x, u], axis=1),
+            lambda z, copies: problem.inequality_of(z[:, :n], z[:, n:], tf.repeat(t, copies)),
+            tf.reshape(lagrangian.multipliers.stage, [rows, lagrangian.multipliers.stage.shape[-1]]),
+            tf.tile(lagrangian.penalty, [rows // B]),
+        ),
+        (
+            last,
+            lambda z, copies: problem.terminal_inequality_of(z),
+            tf.reshape(lagrangian.multipliers.terminal, [B, lagrangian.multipliers.terminal.shape[-1]]),
+            lagrangian.penalty,
+        ),
+    ):
+        if multipliers.shape[1] == 0:
+            zeros = tf.zeros_like(z)
+            added.append((zeros, tf.linalg.diag(zeros)))
+            continue
+        jacobian, hessian = differentiate(function, z, multipliers.shape[1], second_order)
+        g = function(z, 1)
+        added.append(constraints.added_derivatives(g, jacobian, hessian, multipliers, penalty))
+    return added
+
+
+def _of_cost(problem: "Problem", x: tf.Tensor, u: tf.Tensor, t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     n, m = x.shape[1], u.shape[1]
     given = problem.derivatives.running_cost
     if given is None:
@@ -165,7 +221,9 @@ def _of_cost(problem, x, u, t):
     return tf.concat([cost.cost_x, cost.cost_u], axis=1), _block(cost.cost_xx, cost.cost_ux, cost.cost_uu)
 
 
-def _of_dynamics(problem, x, u, t, second_order):
+def _of_dynamics(
+    problem: "Problem", x: tf.Tensor, u: tf.Tensor, t: tf.Tensor, second_order: bool
+) -> tuple[tf.Tensor, tf.Tensor | None]:
     n, m = x.shape[1], u.shape[1]
     given = problem.derivatives.dynamics
     if given is None:
@@ -193,7 +251,7 @@ def _of_dynamics(problem, x, u, t, second_order):
     return jacobian, _block(*blocks)
 
 
-def _of_terminal_cost(problem, x):
+def _of_terminal_cost(problem: "Problem", x: tf.Tensor) -> Value:
     given = problem.derivatives.terminal_cost
     if given is None:
         gradient, hessian = differentiate(lambda x, copies: problem.terminal_cost_of(x)[:, None], x, 1, True)
@@ -202,12 +260,12 @@ def _of_terminal_cost(problem, x):
     return _checked("terminal_cost", Value(*given(x)), {"V_x": [n], "V_xx": [n, n]}, x)
 
 
-def _block(xx, ux, uu):
+def _block(xx: tf.Tensor, ux: tf.Tensor, uu: tf.Tensor) -> tf.Tensor:
     top = tf.concat([xx, tf.linalg.matrix_transpose(ux)], axis=-1)
     return tf.concat([top, tf.concat([ux, uu], axis=-1)], axis=-2)
 
 
-def _checked(name, given, shapes, x):
+def _checked(name: str, given: Any, shapes: dict[str, list[int]], x: tf.Tensor) -> Any:
     arrays = []
     for (field, array), shape in zip(given._asdict().items(), shapes.values(), strict=True):
         if array is not None:

@@ -1,11 +1,17 @@
 """The forward pass: rolling out a policy, and backtracking until the cost falls as expected."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from bellman_tf.linalg.products import matvec
+from bellman_tf.trajectory import constraints
+from bellman_tf.trajectory.backward import Sweep
+from bellman_tf.trajectory.constraints import Lagrangian
+from bellman_tf.trajectory.options import LineSearch
+from bellman_tf.trajectory.problem import Problem
+
+Limits: TypeAlias = tuple[tf.Tensor, tf.Tensor] | None
 
 
 class Rollout(NamedTuple):
@@ -36,30 +42,37 @@ class Search(NamedTuple):
     reduction: tf.Tensor
 
 
-def total_cost(problem, states, controls):
-    """Cost of trajectories.
+def total_cost(
+    problem: Problem, states: tf.Tensor, controls: tf.Tensor, lagrangian: Lagrangian | None = None
+) -> tf.Tensor:
+    """Cost of trajectories, augmented where a Lagrangian is given.
 
     Args:
         problem: `Problem`.
         states: `[T + 1, B, n]`.
         controls: `[T, B, m]`.
+        lagrangian: `Lagrangian` or `None`.
 
     Returns:
         `[B]`.
     """
     T, B, m = controls.shape
-    x = tf.reshape(states[:-1], [T * B, -1])
+    x = tf.reshape(states[:-1], [T * B, states.shape[-1]])
     running = problem.cost_of(x, tf.reshape(controls, [T * B, m]), tf.repeat(tf.range(T), B))
-    return tf.reduce_sum(tf.reshape(running, [T, B]), axis=0) + problem.terminal_cost_of(states[-1])
+    total = tf.reduce_sum(tf.reshape(running, [T, B]), axis=0) + problem.terminal_cost_of(states[-1])
+    if lagrangian is None or not problem.constrained:
+        return total
+    return total + constraints.added_cost(constraints.values(problem, states, controls), lagrangian)
 
 
-def roll(problem, state, controls):
+def roll(problem: Problem, state: tf.Tensor, controls: tf.Tensor, lagrangian: Lagrangian | None = None) -> Rollout:
     """Follows given controls.
 
     Args:
         problem: `Problem`.
         state: `[B, n]`, the first.
         controls: `[T, B, m]`.
+        lagrangian: `Lagrangian` or `None`.
 
     Returns:
         `Rollout`.
@@ -73,10 +86,17 @@ def roll(problem, state, controls):
     states = tf.TensorArray(controls.dtype, T, element_shape=state.shape)
     *_, states = tf.while_loop(lambda t, *_: t < T, advance, (tf.constant(0), state, states), maximum_iterations=T)
     states = tf.concat([state[None], states.stack()], axis=0)
-    return Rollout(states, controls, total_cost(problem, states, controls))
+    return Rollout(states, controls, total_cost(problem, states, controls, lagrangian))
 
 
-def follow(problem, nominal, sweep, step, limits):
+def follow(
+    problem: Problem,
+    nominal: Rollout,
+    sweep: Sweep,
+    step: tf.Tensor,
+    limits: Limits,
+    lagrangian: Lagrangian | None = None,
+) -> Rollout:
     """Follows the policy `control + step open_loop + feedback @ (state - nominal_state)`, clipped to the limits.
 
     Args:
@@ -85,6 +105,7 @@ def follow(problem, nominal, sweep, step, limits):
         sweep: `Sweep`.
         step: `[B]`.
         limits: of the controls, `[T, 1, m]` each, or `None`.
+        lagrangian: `Lagrangian` or `None`.
 
     Returns:
         `Rollout`.
@@ -94,7 +115,9 @@ def follow(problem, nominal, sweep, step, limits):
     opened = nominal.controls + step[:, None] * sweep.open_loop
 
     def advance(t, x, states, controls):
-        u = tf.gather(opened, t) + matvec(tf.gather(sweep.feedback, t), x - tf.gather(nominal.states, t))
+        moved = x - tf.gather(nominal.states, t)
+        # elementwise, so that XLA fuses it; a matrix product would be a call per instance
+        u = tf.gather(opened, t) + tf.reduce_sum(tf.gather(sweep.feedback, t) * moved[:, None], axis=2)
         if limits is not None:
             u = tf.clip_by_value(u, *(tf.gather(limit, t) for limit in limits))
         x = problem.next_of(x, u, tf.fill([B], t))
@@ -105,10 +128,10 @@ def follow(problem, nominal, sweep, step, limits):
     *_, states, controls = tf.while_loop(lambda t, *_: t < T, advance, start, maximum_iterations=T)
     states = tf.concat([nominal.states[:1], states.stack()], axis=0)
     controls = controls.stack()
-    return Rollout(states, controls, total_cost(problem, states, controls))
+    return Rollout(states, controls, total_cost(problem, states, controls, lagrangian))
 
 
-def is_finite(rollout):
+def is_finite(rollout: Rollout) -> tf.Tensor:
     """Whether a trajectory and its cost are finite.
 
     Args:
@@ -121,7 +144,7 @@ def is_finite(rollout):
     return tf.math.is_finite(rollout.cost) & next(along) & next(along)
 
 
-def expected_reduction(sweep, step):
+def expected_reduction(sweep: Sweep, step: tf.Tensor | float) -> tf.Tensor:
     """Reduction of the cost that the quadratic model expects.
 
     Args:
@@ -136,7 +159,7 @@ def expected_reduction(sweep, step):
     return -step * (sweep.slope + 0.5 * step * sweep.curvature)
 
 
-def choose(chosen, new, old):
+def choose(chosen: tf.Tensor, new: Rollout, old: Rollout) -> Rollout:
     """`new` for the chosen instances, `old` for the others; tensors `[B, ...]`, or `[T, B, ...]` for a `Rollout`.
 
     Args:
@@ -151,7 +174,15 @@ def choose(chosen, new, old):
     return Rollout(states, controls, tf.where(chosen, new.cost, old.cost))
 
 
-def search(problem, nominal, sweep, wanted, limits, options):
+def search(
+    problem: Problem,
+    nominal: Rollout,
+    sweep: Sweep,
+    wanted: tf.Tensor,
+    limits: Limits,
+    options: LineSearch,
+    lagrangian: Lagrangian | None = None,
+) -> Search:
     """Backtracks, each instance for itself, until all that are wanted have been accepted or the steps are used up.
 
     Where the expected reduction is lost in the rounding of the cost, a step is accepted if the cost does not visibly
@@ -164,6 +195,7 @@ def search(problem, nominal, sweep, wanted, limits, options):
         wanted: `[B]`, bool.
         limits: of the controls, or `None`.
         options: `LineSearch`.
+        lagrangian: `Lagrangian` or `None`.
 
     Returns:
         `Search`.
@@ -172,7 +204,7 @@ def search(problem, nominal, sweep, wanted, limits, options):
     rounding = 10.0 * eps * (1.0 + tf.abs(nominal.cost))
 
     def trial(i, size, pending, best, step):
-        new = follow(problem, nominal, sweep, tf.fill(tf.shape(step), size), limits)
+        new = follow(problem, nominal, sweep, tf.fill(tf.shape(step), size), limits, lagrangian)
         reduction = nominal.cost - new.cost
         expected = expected_reduction(sweep, size)
         good = (expected > 0.0) & (reduction >= options.ratio * expected)

@@ -76,3 +76,45 @@ class LineSearch:
         _checks.check_real("factor", self.factor, above=0.0, below=1.0)
         _checks.check_integer("trials", self.trials, least=1)
         _checks.check_real("ratio", self.ratio, least=0.0, below=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentedLagrangian:
+    """Schedule of the penalty rho on inequality constraints, one rho per initial state.
+
+    Whenever the augmented cost has been minimised, the multipliers become y = max(0, lambda + rho g), and rho grows
+    where the largest |y - lambda| / rho has not shrunk enough since the last time.
+
+    Attributes:
+        initial: first penalty; small enough that the first minimisation is easy, in units of cost per squared
+            inequality.
+        factor: growth of the penalty.
+        progress: the penalty grows unless the gap shrinks to this share of the one before.
+        largest: an instance that asks for more stops with `Status.INFEASIBLE`.
+        tolerance: on the largest violation and on the slack of an inequality that has a multiplier, in units of the
+            inequality; `None` is the square root of the machine precision.
+
+    Raises:
+        ValueError: if a value is out of its range.
+
+    Source: Nocedal and Wright, "Numerical Optimization" (2006), Section 17.4; Howell, Jackson, Manchester, "ALTRO: a
+        fast solver for constrained trajectory optimization" (2019), Section III.
+
+    Example:
+        >>> AugmentedLagrangian(initial=10.0).factor
+        10.0
+    """
+
+    initial: float = 1.0
+    factor: float = 10.0
+    progress: float = 0.25
+    largest: float = 1e8
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        _checks.check_real("initial", self.initial, above=0.0)
+        _checks.check_real("factor", self.factor, above=1.0)
+        _checks.check_real("progress", self.progress, above=0.0, below=1.0)
+        _checks.check_real("largest", self.largest, least=self.initial)
+        if self.tolerance is not None:
+            _checks.check_real("tolerance", self.tolerance, above=0.0)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from bellman_tf.bellman import Gains, Value
+from bellman_tf.trajectory.constraints import Inequalities
 
 
 class Status(enum.IntEnum):
@@ -22,6 +23,9 @@ class Status(enum.IntEnum):
             an instance are zero.
         NON_FINITE: the cost, a state or a derivative of the nominal trajectory is not finite: at the start, or
             where a derivative is infinite at a finite cost. Gains and value of such an instance are zero.
+        INFEASIBLE: the inequalities are violated, or bind against their multipliers, by more than the tolerance at the
+            largest penalty: most often they contradict each other, the limits or the dynamics. The trajectory is one
+            with little violation.
 
     Example:
         >>> Status(1).name
@@ -35,13 +39,15 @@ class Status(enum.IntEnum):
     LINE_SEARCH_FAILED = 4
     INDEFINITE = 5
     NON_FINITE = 6
+    INFEASIBLE = 7
 
 
 class History(NamedTuple):
     """One entry per iteration; entry 0 is the first trajectory. After an instance has stopped its last is repeated.
 
     Attributes:
-        cost: `[..., iterations + 1]`.
+        cost: `[..., iterations + 1]`; with inequalities it is the augmented cost, which jumps where the step is 0 and
+            the multipliers were renewed.
         gradient: `[..., iterations + 1]`, largest entry of the projected gradient of the cost in the controls.
         expected: `[..., iterations + 1]`, reduction that the model promises for the full step that comes next.
         step: `[..., iterations + 1]`, step size that led here, 0 where none was accepted or the instance had stopped.
@@ -65,10 +71,13 @@ class Solution(NamedTuple):
         controls: `[..., T, m]`.
         gains: `Gains`, `[..., T, m]` and `[..., T, m, n]`; feedback rows of controls at a limit are zero.
         value: `Value`, `[..., T + 1, n]` and `[..., T + 1, n, n]`: the expansion of the cost-to-go of the policy.
-        cost: `[...]`.
+        cost: `[...]`, without what the augmented Lagrangian adds.
         status: `[...]`, int32, see `Status`.
         iterations: `[...]`, int32.
         history: `History`.
+        multipliers: `Inequalities`, `[..., T, p]` and `[..., q]`, not negative; gains and value are those of the cost
+            augmented with them.
+        violation: `[...]`, the largest violation of an inequality, 0 where all hold or there are none.
     """
 
     states: tf.Tensor
@@ -79,8 +88,10 @@ class Solution(NamedTuple):
     status: tf.Tensor
     iterations: tf.Tensor
     history: History
+    multipliers: Inequalities
+    violation: tf.Tensor
 
     @property
     def converged(self) -> tf.Tensor:
-        """`[...]`, bool: whether one of the two convergence tests was met."""
+        """`[...]`, bool: whether one of the two convergence tests was met, within all inequalities."""
         return (self.status == Status.CONVERGED_GRADIENT) | (self.status == Status.CONVERGED_COST)

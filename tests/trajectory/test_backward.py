@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bellman_tf.bellman import Value
-from bellman_tf.trajectory import Regularization
+from bellman_tf.trajectory import Regularization, regularisation
 from bellman_tf.trajectory import backward as ours
 from bellman_tf.trajectory.derivatives import Model, model_along
 from tests.helpers import assert_close
@@ -118,11 +118,11 @@ def test_the_schedule_goes_up_ever_faster_and_comes_down_to_zero():
     schedule = Regularization(factor=2.0, smallest=1e-6)
     mu, rate, ups = tf.zeros([1]), tf.ones([1]), []
     for _ in range(4):
-        mu, rate = ours.stronger(mu, rate, schedule)
+        mu, rate = regularisation.stronger(mu, rate, schedule)
         ups.append(float(mu[0]) / 1e-6)
     assert_close(ups, [1.0, 4.0, 32.0, 512.0], rtol=1e-6)
     downs = []
     for _ in range(4):
-        mu, rate = ours.weaker(mu, rate, schedule)
+        mu, rate = regularisation.weaker(mu, rate, schedule)
         downs.append(float(mu[0]) / 1e-6)
     assert_close(downs, [256.0, 64.0, 8.0, 0.0], rtol=1e-6)

@@ -94,26 +94,30 @@ def compare(solver, sweep, rtol):
         assert_close(ours, theirs, rtol=rtol, label=name)
 
 
-@pytest.mark.parametrize(("T", "n", "m"), [(1, 1, 1), (10, 3, 2), (40, 4, 2), (25, 6, 3)])
-def test_gains_of_random_time_varying_lq_problems(rng, T, n, m):
-    lq = cases.random_lq(rng, T, n, m)
+class Linear:
+    """A stage of `shooting` from a linear-quadratic problem."""
 
-    class Linear:
-        controls = m
+    def __init__(self, lq, t):
+        self.lq, self.t, self.controls = lq, t, lq.F.shape[2] - lq.F.shape[1]
 
-        def __init__(self, t):
-            self.t = t
+    def __call__(self, x, u):
+        z = np.concatenate([x, u])
+        g, H, F = (array[self.t] for array in (self.lq.g, self.lq.H, self.lq.F))
+        return F @ z + self.lq.c[self.t], g @ z + 0.5 * z @ H @ z, g + H @ z, H, F
 
-        def __call__(self, x, u):
-            z = np.concatenate([x, u])
-            g, H, F = lq.g[self.t], lq.H[self.t], lq.F[self.t]
-            return F @ z + lq.c[self.t], g @ z + 0.5 * z @ H @ z, g + H @ z, H, F
 
+def linear_quadratic(lq, x0):
     def terminal(x):
         return lq.v @ x + 0.5 * x @ lq.W @ x, lq.v + lq.W @ x, lq.W
 
+    return shooting(x0, [Linear(lq, t) for t in range(len(lq.F))], terminal)
+
+
+@pytest.mark.parametrize(("T", "n", "m"), [(1, 1, 1), (10, 3, 2), (40, 4, 2), (25, 6, 3)])
+def test_gains_of_random_time_varying_lq_problems(rng, T, n, m):
+    lq = cases.random_lq(rng, T, n, m)
     x0, U = rng.standard_normal(n), rng.standard_normal([T, m])
-    crocoddyl, problem = shooting(x0, [Linear(t) for t in range(T)], terminal)
+    crocoddyl, problem = linear_quadratic(lq, x0)
     X = problem.rollout(list(U))
     zero = tf.zeros([1], tf.float64)
     states, controls = tf.constant(np.array(X)[:, None]), tf.constant(U[:, None])
@@ -172,6 +176,38 @@ def test_a_pendulum_swing_up():
     assert found.converged.numpy()
     assert abs(float(found.states[-1, 0])) < 0.2, "it does not stand"
     assert_close(found.cost, solver.cost, rtol=1e-9)
+
+
+def boxed(crocoddyl, problem, U, limit):
+    """Crocoddyl's control-limited solver after convergence, with the same limit on every control."""
+    for model in problem.runningModels:
+        model.u_lb, model.u_ub = np.full(U.shape[1], -limit), np.full(U.shape[1], limit)
+    solver = crocoddyl.SolverBoxDDP(problem)
+    solver.th_stop = 1e-13
+    solver.solve(problem.rollout(list(U)), list(U), 500, True)
+    return solver
+
+
+@pytest.mark.parametrize(("T", "n", "m", "limit"), [(10, 3, 2, 0.3), (20, 4, 3, 0.1), (10, 3, 2, 100.0)])
+def test_control_limits_of_random_lq_problems(rng, T, n, m, limit):
+    lq = cases.random_lq(rng, T, n, m)
+    x0, U = rng.standard_normal(n), np.zeros([T, m])
+    solver = boxed(*linear_quadratic(lq, x0), U, limit)
+    found = solve(lq.problem(lower=-limit, upper=limit), tf.constant(x0), tf.constant(U))
+    assert found.converged.numpy()
+    held = np.abs(found.controls.numpy()) == limit
+    assert held.any() == (limit < 100.0) and not held.all()
+    assert_close(found.cost, solver.cost, rtol=1e-10)
+    assert_close(found.controls, np.array(solver.us), atol=1e-5)
+
+
+def test_a_limited_pendulum():
+    case = cases.pendulum(40, lower=-1.5, upper=1.5)
+    crocoddyl, problem = gauss_newton(case)
+    solver = boxed(crocoddyl, problem, case.u_init, 1.5)
+    found = solve(case.problem, *case.solve_inputs(), second_order=False, max_iterations=300)
+    assert found.converged.numpy() and (np.abs(found.controls.numpy()) == 1.5).any()
+    assert_close(found.cost, solver.cost, rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -1,13 +1,15 @@
 """The runner can tell a true claim from a false one, and the command says so."""
 
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
 from verification import __main__ as command
-from verification import mutate
+from verification import claims, mutate
 from verification.claim import Claim, Counterexample, Measurement, Paper, Verdict, at_most, measured, same
 from verification.report import histogram, page
 from verification.run import run
@@ -44,6 +46,36 @@ def test_a_true_claim_stands():
 )
 def test_a_false_one_falls(measurement):
     assert "tolerance" in run(claim(lambda x: [measurement(x)]), "fast").contradiction
+
+
+def test_a_result_is_standard_json_whatever_the_numbers_are():
+    """NumPy's scalars, and an infinite error, which JSON has no number for."""
+    one = claim(lambda x: [Measurement(np.float32(0.25), np.float32(0.5), "x"), measured(np.float32(2.0), "size")])
+    entries = as_json({"TEST-1": one}, {"TEST-1": run(one, "fast")}, {})["claims"]
+    read = json.loads(json.dumps(entries, allow_nan=False))["TEST-1"]
+    assert read["worst"] == {"error": 0.25, "tolerance": 0.5, "label": "x"} and read["sizes"]["size"]["median"] == 2.0
+    wrong = claim(lambda x: [same(np.nan, x)])
+    entries = as_json({"TEST-1": wrong}, {"TEST-1": run(wrong, "fast")}, {})["claims"]
+    assert json.loads(json.dumps(entries, allow_nan=False))["TEST-1"]["worst"]["error"] == "inf"
+
+
+def test_claims_of_one_paper_need_no_other_papers():
+    """What they share stands in `verification/derivations`."""
+    imports = re.compile(r"^from verification\.claims\.(\w+)", re.MULTILINE)
+    folders = sorted(
+        path for path in pathlib.Path(claims.__file__).parent.iterdir() if path.is_dir() and path.name[0] != "_"
+    )
+    assert len(folders) == 6
+    foreign = [
+        (path.name, paper)
+        for folder in folders
+        for path in folder.glob("*.py")
+        for paper in imports.findall(path.read_text())
+        if paper != folder.name
+    ]
+    assert not foreign
+    shared = list((pathlib.Path(claims.__file__).parents[1] / "derivations").glob("*.py"))
+    assert len(shared) > 5 and not any("verification.claims" in path.read_text() for path in shared)
 
 
 def test_tolerances_grow_with_the_condition():

@@ -9,8 +9,8 @@ from scipy.linalg import block_diag
 from bellman_tf import bellman
 from verification.claim import Counterexample, same
 from verification.claims.ddp.batch_pmp import stacked
-from verification.claims.ddp.layers import mixed_product
-from verification.claims.ddp.recursion import blocks
+from verification.derivations.expansion import blocks
+from verification.derivations.layers import mixed_product
 from verification.papers import DDP1
 from verification.problems.control import Behind, arguments, as_value, behinds
 from verification.problems.games import Game, games

@@ -6,14 +6,8 @@ from hypothesis import strategies as st
 
 from bellman_tf import bellman
 from verification.claim import Counterexample, same
-from verification.claims.ddp.optimality import (
-    ARGMIN,
-    argmin_counterexample,
-    cost_of_control,
-    costates,
-    gradient,
-    stationary_at_the_optimum,
-)
+from verification.claims.ddp.optimality import ARGMIN, argmin_counterexample, stationary_at_the_optimum
+from verification.derivations.pontryagin import cost_of_control, costates, gradient
 from verification.papers import DDP1
 from verification.problems.control import Behind, batches_of_linear_quadratics, behinds
 from verification.problems.networks import Chain, chains

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from bellman_tf import bellman, linalg
 from verification.claim import Counterexample, at_most, measured, same
-from verification.claims.gtddp.control import affine_minimiser, value_of_the_minimiser
+from verification.derivations.expansion import blocks, one_iteration
+from verification.derivations.quadratic import affine_minimiser, value_of_the_minimiser
 from verification.papers import DDP1
 from verification.problems.control import (
     Behind,
-    LinearQuadratic,
     arguments,
     as_stage,
     as_value,
@@ -22,15 +22,6 @@ from verification.problems.control import (
 from verification.problems.networks import Chain, chains
 from verification.problems.quadratics import quadratics
 from verification.references import jets
-
-PARTS = ("Q_x", "Q_u", "Q_xx", "Q_ux", "Q_uu")
-
-
-def blocks(gradient, hessian, n):
-    """The five parts of an expansion in z = [x; u]."""
-    return dict(
-        zip(PARTS, (gradient[:n], gradient[n:], hessian[:n, :n], hessian[n:, :n], hessian[n:, n:]), strict=True)
-    )
 
 
 def part_of_expansion(name):
@@ -103,29 +94,14 @@ DDP1.exact(
 )(value_of_the_minimiser)
 
 
-@DDP1.exact(
+DDP1.exact(
     "A1",
     "Algorithm 1",
     "backward pass by Eqs. 6-8, closed-loop forward pass; on a linear-quadratic problem one iteration is the minimum",
     assumes="linear dynamics, quadratic costs, joint Hessian positive definite",
     remark="As printed it has neither regularisation nor a line search; nonlinear problems need them.",
     over=linear_quadratics(),
-)
-def one_iteration(problem: LinearQuadratic):
-    """One iteration from a random nominal trajectory, against the Newton step on all controls at once."""
-    nominal = problem.split(np.random.default_rng(0).standard_normal(sum(problem.sizes)))
-    terminal, stages = problem.expansions(nominal)
-    policy, _ = bellman.backward_dense(as_value(*terminal), [as_stage(stage) for stage in stages])
-    old, x, controls = problem.states(nominal), problem.states(nominal)[0], []
-    for t, (k, K, _) in enumerate(policy):
-        controls.append(nominal[t] + k.numpy() + K.numpy() @ (x - old[t]))
-        s = problem.stages[t]
-        x = problem.offsets[t] + s["f_x"] @ x + s["f_u"] @ controls[t]
-    _, gradient, hessian = jets.expansion(problem.cost, np.concatenate(nominal))
-    truth = np.concatenate(nominal) - np.linalg.solve(hessian, gradient)
-    scale = np.linalg.norm(np.concatenate(nominal)) + np.linalg.norm(np.linalg.solve(hessian, gradient))
-    condition = np.linalg.cond(hessian)
-    yield same(np.concatenate(controls), truth, condition=condition, scale=scale, label="all controls")
+)(one_iteration)
 
 
 def ddp_step(chain: Chain, controls, second_order):

@@ -5,8 +5,8 @@ import tensorflow as tf
 
 from bellman_tf import bellman
 from verification.claim import Counterexample, same
-from verification.claims.ddp.degenerate import CAVEAT, FORCED, collapse, collapse_and_gauss_newton
-from verification.claims.ddp.optimality import (
+from verification.derivations.expansion import one_iteration
+from verification.derivations.pontryagin import (
     BELLMAN,
     FINITE,
     algorithm_2,
@@ -16,8 +16,8 @@ from verification.claims.ddp.optimality import (
     gradient,
     words,
 )
-from verification.claims.ddp.recursion import one_iteration
-from verification.claims.gtddp.control import affine_minimiser, value_of_the_minimiser
+from verification.derivations.quadratic import affine_minimiser, value_of_the_minimiser
+from verification.derivations.stagewise import CAVEAT, FORCED, collapse, collapse_and_gauss_newton
 from verification.papers import DDP1, DDPN
 from verification.problems.control import as_stage, as_value, finite_problems, linear_quadratics
 from verification.problems.networks import Chain, chains

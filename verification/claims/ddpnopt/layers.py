@@ -11,7 +11,7 @@ from bellman_tf import bellman
 from bellman_tf.layers.convolution import capture_convolution
 from bellman_tf.layers.dense import LinearMap
 from verification.claim import same
-from verification.claims.ddp.layers import layer_expansion, slopes_of_activations
+from verification.derivations.layers import layer_expansion, slopes_of_activations
 from verification.papers import DDPN
 from verification.problems.control import Behind, as_value, behinds, seeds
 from verification.references import capture, jets

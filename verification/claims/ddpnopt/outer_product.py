@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bellman_tf import bellman
 from verification.claim import Counterexample, measured, same
-from verification.claims.ddp.batch_end import coupled_gradient, coupled_hessian
+from verification.derivations.batch_end import coupled_gradient, coupled_hessian
 from verification.papers import DDPN
 from verification.problems.control import as_stage, classifiers
 from verification.problems.games import Game, games

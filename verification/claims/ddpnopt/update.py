@@ -8,7 +8,7 @@ from bellman_tf import bellman, linalg
 from bellman_tf.curvature.diagonal import DiagonalMetric
 from bellman_tf.curvature.identity import IdentityMetric
 from verification.claim import measured, same
-from verification.claims.ddp.optimality import cost_of_control, gradient
+from verification.derivations.pontryagin import cost_of_control, gradient
 from verification.papers import DDPN
 from verification.problems.control import NAMES, as_value, classifiers
 from verification.problems.networks import ACTIVATIONS, Chain, chains

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bellman_tf import bellman, linalg
 from verification.claim import at_most, measured, same
-from verification.claims.dgnopt.recursions import cooperate, roll_out, separate, stacked, value_of
+from verification.derivations.recursions import cooperate, roll_out, separate, stacked, value_of
 from verification.papers import DGN
 from verification.problems.dynamic_games import LinearGame, linear_games, random_linear_game
 from verification.problems.networks import Chain, chains

@@ -6,12 +6,7 @@ from hypothesis import strategies as st
 
 from bellman_tf import bellman, linalg
 from verification.claim import Counterexample, same
-from verification.claims.dgnopt.recursions import (
-    cooperate,
-    group_expansion,
-    stacked,
-    value_of,
-)
+from verification.derivations.recursions import cooperate, group_expansion, stacked, value_of
 from verification.papers import DGN
 from verification.problems.dynamic_games import LinearGame, linear_games
 from verification.problems.matrices import Partitioned, partitioned_spd

@@ -8,14 +8,7 @@ from bellman_tf import bellman
 from verification.claim import Counterexample, relative_error, same
 from verification.claims.dgnopt.lemmas import cooperate_uncoupled, first_gains, two_scalars, uncoupled
 from verification.claims.dgnopt.open_loop import first_order
-from verification.claims.dgnopt.recursions import (
-    group_expansion,
-    separate,
-    separate_gains,
-    spread,
-    stacked,
-    value_of,
-)
+from verification.derivations.recursions import group_expansion, separate, separate_gains, spread, stacked, value_of
 from verification.papers import DGN
 from verification.problems.dynamic_games import linear_games, random_linear_game
 from verification.problems.games import random_spd

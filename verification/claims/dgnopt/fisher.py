@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from bellman_tf import linalg
 from verification.claim import relative_error, same
 from verification.claims.dgnopt.kronecker import constants
-from verification.claims.dgnopt.recursions import spread
+from verification.derivations.recursions import spread
 from verification.papers import DGN
 from verification.problems.matrices import spd_matrices
 from verification.problems.pairs import random_pair

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bellman_tf import linalg
 from verification.claim import Counterexample, at_most, relative_error, same
-from verification.claims.dgnopt.recursions import spread
+from verification.derivations.recursions import spread
 from verification.papers import DGN
 from verification.problems.pairs import Pair, pairs, random_pair
 from verification.references import kronecker

@@ -6,11 +6,7 @@ from hypothesis import strategies as st
 
 from bellman_tf import bellman
 from verification.claim import Counterexample, relative_error, same
-from verification.claims.dgnopt.recursions import (
-    group_expansion,
-    spread,
-    value_of,
-)
+from verification.derivations.recursions import group_expansion, spread, value_of
 from verification.papers import DGN
 from verification.problems.dynamic_games import LinearGame, linear_games, random_linear_game
 from verification.references import nash, players

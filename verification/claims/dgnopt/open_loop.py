@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from bellman_tf import bellman
 from verification.claim import Counterexample, same
-from verification.claims.dgnopt.recursions import value_of
+from verification.derivations.recursions import value_of
 from verification.papers import DGN
 from verification.problems.networks import Chain, chains
 from verification.problems.objectives import STEP, Objective, objectives

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from bellman_tf.bellman import own_costs, rollout, sample_space
 from verification.claim import same
-from verification.claims.ours.rollout import reach, terminal_of
+from verification.derivations.rollout import reach, terminal_of
 from verification.papers import DGN
 from verification.problems.own_costs import OwnGame, own_games
 from verification.references import own_costs as reference

@@ -9,17 +9,12 @@ from hypothesis import strategies as st
 from bellman_tf import bellman
 from bellman_tf.bellman import sample_space
 from verification.claim import at_most, same
-from verification.claims.dgnopt.recursions import (
-    cooperate,
-    group_cost,
-    roll_out,
-    separate,
-    value_of,
-)
+from verification.derivations.equilibria import best_responses
+from verification.derivations.recursions import cooperate, group_cost, roll_out, separate, value_of
 from verification.papers import DGN
 from verification.problems.dynamic_games import LinearGame, linear_games
 from verification.problems.games import Game, games
-from verification.references import dense, nash
+from verification.references import dense
 
 
 def game_weights(game: Game, player=None):
@@ -73,20 +68,6 @@ def amplification(game: Game, t):
     G = sum(game.grams()[0][t:])
     beta = np.max(game.beta_squared) if game.root is None else 1.0
     return 1 + m * beta * np.linalg.norm(G, 2) / game.batch_size
-
-
-def best_responses(game: LinearGame):
-    """True feedback Nash of the quadratic game, stage by stage.
-
-    Returns:
-        Per stage: the values behind it, the joint k and K, the values before it, and the condition.
-    """
-    values, stages = [(game.v, game.W)] * game.players, []
-    for stage in reversed(game.stages):
-        k, K, before, system = nash.stage(values, stage.f_x, stage.f_us, stage.l_us, stage.l_uus)
-        stages.insert(0, (stage, values, k, K, before, np.linalg.cond(system)))
-        values = before
-    return stages
 
 
 def response(stage, values, p, k, K):

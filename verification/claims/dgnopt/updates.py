@@ -5,21 +5,13 @@ from hypothesis import strategies as st
 
 from bellman_tf import bellman
 from verification.claim import Counterexample, relative_error, same
-from verification.claims.dgnopt.principles import best_responses, whole_horizon
-from verification.claims.dgnopt.recursions import (
-    cooperate,
-    roll_out,
-    separate,
-    separate_gains,
-    spread,
-    stacked,
-    value_of,
-)
+from verification.claims.dgnopt.principles import whole_horizon
+from verification.derivations.equilibria import best_responses, decoupled
+from verification.derivations.recursions import cooperate, roll_out, separate, separate_gains, spread, value_of
 from verification.papers import DGN
 from verification.problems.dynamic_games import LinearGame, linear_games, random_linear_game
 from verification.problems.objectives import objectives, random_objective
 from verification.references import dense, players
-from verification.references.players import alone
 
 
 @DGN.misprint(
@@ -56,28 +48,6 @@ def printed_nash(drawn):
     game, seed = drawn
     yield from decoupled(game)
     yield from spread(seed, distance_to_nash, "distance")
-
-
-def decoupled(game: LinearGame):
-    """Player by player against dense recursions; the equilibrium where the values agree."""
-    apart, values = separate(game)
-    for p in range(game.players):
-        for t, stage in enumerate(game.stages):
-            pair = (values[t + 1][p].V_x.numpy(), values[t + 1][p].V_xx.numpy())
-            (k, K), (v, W) = alone(*pair, stage.f_x, stage.f_us[p], stage.l_us[p], stage.l_uus[p])
-            condition = np.linalg.cond(stage.l_uus[p] + stage.f_us[p].T @ pair[1] @ stage.f_us[p])
-            yield same(apart[t][p].open_loop, k, condition=condition, label="single player's k")
-            yield same(apart[t][p].feedback, K, condition=condition, label="single player's K")
-            scale = np.linalg.norm(stage.f_x) ** 2 * np.linalg.norm(pair[1])
-            yield same(values[t][p].V_xx, W, condition=condition, scale=scale, label="single player's V_xx")
-    shared = all(not l.any() for stage in game.stages for l in stage.l_uus)
-    equilibrium, together = best_responses(game), cooperate(game)[0]
-    condition = game.condition()
-    for t in range(len(game.stages)) if shared else [len(game.stages) - 1]:
-        _, _, k, K, _, _ = equilibrium[t]
-        ours = stacked(together[t])
-        yield same(ours[0], k, condition=condition, label="Nash = GR with phi once: k")
-        yield same(ours[1], K, condition=condition, label="Nash = GR with phi once: K")
 
 
 def distance_to_nash(rng):

@@ -9,6 +9,7 @@ from scipy.linalg import solve_discrete_are
 
 from bellman_tf import bellman
 from verification.claim import Counterexample, at_most, measured, same
+from verification.derivations.quadratic import affine_minimiser, value_of_the_minimiser
 from verification.papers import GTDDP
 from verification.problems.blocks import Horizon, horizons
 from verification.problems.networks import Chain, chains
@@ -75,20 +76,14 @@ def backpropagation(chain: Chain):
         yield same(nested, chain.cost_from(t, states[t], chain.controls), label="J")
 
 
-@GTDDP.exact(
+GTDDP.exact(
     "E4",
     "Eq. 4",
     "the quadratic model of Q is minimised over affine policies by k = -Q_uu^{-1} Q_u, K = -Q_uu^{-1} Q_ux",
     assumes="Q_uu positive definite",
     remark="The restriction to affine policies costs nothing: the minimiser over all maps is this one.",
     over=quadratics(),
-)
-def affine_minimiser(problem: Quadratic):
-    """Ours against the stationary point of the dense quadratic."""
-    ours = bellman.gains(problem.expansion())
-    k, K = dense.minimise(problem.gradient, problem.hessian, problem.n)
-    yield same(ours.open_loop, k, condition=problem.condition, label="k")
-    yield same(ours.feedback, K, condition=problem.condition, label="K")
+)(affine_minimiser)
 
 
 @GTDDP.exact(
@@ -122,22 +117,14 @@ def bellman_equation(problem: tuple[int, int, int]):
     yield same(value(0, 0.3), min(map(cost, itertools.product(*controls))), scale=1.0)
 
 
-@GTDDP.exact(
+GTDDP.exact(
     "E6",
     "Eq. 6",
     "V_x = Q_x + Q_ux' k, V_xx = Q_xx + Q_ux' K",
     assumes="k, K from the same Q_uu, taken constant in x",
     remark="With another positive definite matrix in the gains it is not the value of that policy: OURS-5.",
     over=quadratics(),
-)
-def value_of_the_minimiser(problem: Quadratic):
-    """Ours against the policy inserted in the quadratic."""
-    expansion = problem.expansion()
-    ours = bellman.value_update(expansion, bellman.gains(expansion))
-    k, K = dense.minimise(problem.gradient, problem.hessian, problem.n)
-    v, W = dense.follow(problem.gradient, problem.hessian, k, K)
-    yield same(ours.V_x, v, condition=problem.condition, scale=np.linalg.norm(problem.gradient), label="V_x")
-    yield same(ours.V_xx, W, condition=problem.condition, scale=np.linalg.norm(problem.hessian), label="V_xx")
+)(value_of_the_minimiser)
 
 
 @GTDDP.exact(

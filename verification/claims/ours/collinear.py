@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bellman_tf.bellman import outer_product, sample_space
 from verification.claim import at_most, same
-from verification.claims.dgnopt.recursions import spread
+from verification.derivations.recursions import spread
 from verification.papers import OURS
 from verification.problems.games import Game, Network, games
 from verification.references import dense

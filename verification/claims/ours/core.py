@@ -158,7 +158,7 @@ def absent_player(game: Game):
 def factorisation(problem):
     """`factor_gram` of Gram matrices up to 1e12, and of numbers."""
     A, seed = problem
-    n, eps = len(A), np.finfo(A.dtype).eps
+    n, eps = len(A), float(np.finfo(A.dtype).eps)
     L = linalg.factor_gram(tf.constant(A)).lower.numpy().astype(np.float64)
     size = 1 + np.trace(A.astype(np.float64))
     yield Measurement(float(not np.isfinite(L).all()), 0.5, "finite")

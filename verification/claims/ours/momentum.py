@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from bellman_tf.bellman import rollout
 from bellman_tf.training.momentum import Momentum
 from verification.claim import at_most, same
-from verification.claims.ours.rollout import STRUCTURES, condition_of, reach, terminal_of, terms
+from verification.claims.ours.rollout import STRUCTURES, condition_of, terms
+from verification.derivations.rollout import reach, terminal_of
 from verification.papers import OURS
 from verification.problems.games import Game, games
 from verification.references import momentum as whole

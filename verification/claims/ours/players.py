@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from bellman_tf import bellman, linalg
 from bellman_tf.bellman import sample_space
 from verification.claim import at_most, relative_error, same
-from verification.claims.dgnopt.principles import best_responses
-from verification.claims.dgnopt.recursions import cooperate, group_expansion, spread, stacked, value_of
-from verification.claims.dgnopt.updates import decoupled
+from verification.derivations.equilibria import best_responses, decoupled
+from verification.derivations.recursions import cooperate, group_expansion, spread, stacked, value_of
 from verification.papers import OURS
 from verification.problems.dynamic_games import LinearGame, linear_games, random_linear_game
 from verification.problems.games import random_spd

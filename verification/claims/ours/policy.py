@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bellman_tf import bellman, linalg
 from verification.claim import at_most, measured, same
-from verification.claims.dgnopt.recursions import spread
+from verification.derivations.recursions import spread
 from verification.papers import OURS
 from verification.problems.games import random_spd
 from verification.problems.networks import chains, random_chain

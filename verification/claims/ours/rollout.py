@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from bellman_tf.bellman import rollout, sample_space
 from verification.claim import at_most, same
+from verification.derivations.rollout import reach, terminal_of
 from verification.papers import OURS
 from verification.problems.games import Game, games
 from verification.problems.linear import Branches, branches, linear_networks
@@ -13,13 +14,6 @@ from verification.references import dense
 from verification.references import rollout as reference
 
 STRUCTURES = [(True, True), (True, False), (False, True)]
-
-
-def terminal_of(game: Game):
-    """Our value at the end, the whole batch in one group."""
-    if game.root is None:
-        return sample_space.init(game.batch_size, beta_squared=tf.constant(game.beta_squared))
-    return sample_space.init(game.batch_size, rank=game.root.shape[2], dtype=tf.float64)
 
 
 def terms(game: Game, *, joint=True):
@@ -47,16 +41,6 @@ def moves_of(game: Game, weights):
         ]
         for t, (stage, w) in enumerate(zip(game.stages, weights, strict=True))
     ]
-
-
-def reach(game: Game):
-    """Size of what is added up to a move: M^{-1} l_u and M^{-1} Qc a."""
-    return sum(
-        np.linalg.norm(np.linalg.inv(p.metric), 2)
-        * (np.linalg.norm(p.l_u) + np.linalg.norm(game.parameter_columns(t, p)))
-        for t, stage in enumerate(game.stages)
-        for p in stage.players
-    )
 
 
 @OURS.exact(

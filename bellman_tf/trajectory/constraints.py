@@ -1,0 +1,154 @@
+"""Inequality constraints g(x, u, t) <= 0 by an augmented Lagrangian: what it adds to cost, derivatives and loop.
+
+With a multiplier lambda >= 0 per inequality and a penalty rho > 0 the cost gains, per inequality,
+
+    (max(0, lambda + rho g)^2 - lambda^2) / (2 rho).
+
+Its gradient is y g_z with y = max(0, lambda + rho g), so at a minimiser of the augmented cost y is a multiplier of the
+constrained problem, and |y - lambda| / rho says how far the trajectory is from meeting its conditions.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import tensorflow as tf
+
+from bellman_tf.linalg.products import matmul, matvec
+
+if TYPE_CHECKING:
+    from bellman_tf.trajectory.problem import Problem
+
+
+class Inequalities(NamedTuple):
+    """One number per inequality: its value or its multiplier. An axis of size 0 stands for no inequality.
+
+    Attributes:
+        stage: `[..., T, p]`, of `inequality`; inside the solver `[T, B, p]`.
+        terminal: `[..., q]`, of `terminal_inequality`.
+    """
+
+    stage: tf.Tensor
+    terminal: tf.Tensor
+
+
+class Lagrangian(NamedTuple):
+    """What the augmented cost depends on next to the trajectory.
+
+    Attributes:
+        multipliers: `Inequalities`, not negative, `[T, B, p]` and `[B, q]`.
+        penalty: `[B]`, rho.
+    """
+
+    multipliers: Inequalities
+    penalty: tf.Tensor
+
+
+def values(problem: "Problem", states: tf.Tensor, controls: tf.Tensor) -> Inequalities:
+    """Values of all inequalities along a trajectory.
+
+    Args:
+        problem: `Problem`.
+        states: `[T + 1, B, n]`.
+        controls: `[T, B, m]`.
+
+    Returns:
+        `Inequalities`, `[T, B, p]` and `[B, q]`.
+    """
+    T, B, m = controls.shape
+    x = tf.reshape(states[:-1], [T * B, states.shape[-1]])
+    stage = problem.inequality_of(x, tf.reshape(controls, [T * B, m]), tf.repeat(tf.range(T), B))
+    return Inequalities(tf.reshape(stage, [T, B, stage.shape[-1]]), problem.terminal_inequality_of(states[-1]))
+
+
+def multipliers_of(found: Inequalities, lagrangian: Lagrangian) -> Inequalities:
+    """The multipliers y = max(0, lambda + rho g) that a trajectory implies.
+
+    Args:
+        found: values of the inequalities.
+        lagrangian: `Lagrangian`.
+
+    Returns:
+        `Inequalities`, not negative.
+    """
+    old, rho = lagrangian.multipliers, lagrangian.penalty[:, None]
+    return Inequalities(*(tf.nn.relu(y + rho * g) for y, g in zip(old, found, strict=True)))
+
+
+def added_cost(found: Inequalities, lagrangian: Lagrangian) -> tf.Tensor:
+    """What the augmented Lagrangian adds to the cost.
+
+    Args:
+        found: values of the inequalities.
+        lagrangian: `Lagrangian`.
+
+    Returns:
+        `[B]`.
+    """
+    total = tf.zeros_like(lagrangian.penalty)
+    new = multipliers_of(found, lagrangian)
+    for y, old, axes in zip(new, lagrangian.multipliers, ((0, 2), (1,)), strict=True):
+        total += tf.reduce_sum((y - old) * (y + old), axis=axes)
+    return 0.5 * total / lagrangian.penalty
+
+
+def _largest(parts: Inequalities) -> tf.Tensor:
+    """The largest entry per instance, at least 0, `[B]`."""
+    stage, terminal = (tf.reduce_max(x, axis=axes) for x, axes in zip(parts, ((0, 2), (1,)), strict=True))
+    return tf.nn.relu(tf.maximum(stage, terminal))
+
+
+def violation(found: Inequalities) -> tf.Tensor:
+    """The largest violation.
+
+    Args:
+        found: values of the inequalities.
+
+    Returns:
+        `[B]`, 0 where all hold.
+    """
+    return _largest(found)
+
+
+def gap(found: Inequalities, lagrangian: Lagrangian) -> tf.Tensor:
+    """How far a minimiser of the augmented cost is from one of the constrained problem.
+
+    Args:
+        found: values of the inequalities.
+        lagrangian: `Lagrangian`.
+
+    Returns:
+        `[B]`, the largest |max(g, -lambda / rho)|: zero where every inequality holds, with equality or without a
+        multiplier. NaN where a value is.
+    """
+    rho = lagrangian.penalty[:, None]
+    sides = (tf.abs(tf.maximum(g, -y / rho)) for g, y in zip(found, lagrangian.multipliers, strict=True))
+    return _largest(Inequalities(*sides))
+
+
+def added_derivatives(
+    g: tf.Tensor,
+    jacobian: tf.Tensor,
+    hessian: tf.Tensor | None,
+    multipliers: tf.Tensor,
+    penalty: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What the augmented Lagrangian adds to the gradient and Hessian of a cost, row by row.
+
+    Args:
+        g: `[rows, p]`, values.
+        jacobian: `[rows, p, z]`.
+        hessian: `[rows, p, z, z]`, or `None` for the Gauss-Newton form, which is positive semidefinite.
+        multipliers: `[rows, p]`.
+        penalty: `[rows]`.
+
+    Returns:
+        J' y, `[rows, z]`, and rho J_a' J_a + sum_i y_i hessian_i, `[rows, z, z]`, where J_a has the rows of the
+        inequalities with y > 0.
+
+    Checked against: `verification/references/constrained.py`.
+    """
+    y = tf.nn.relu(multipliers + penalty[:, None] * g)
+    weight = tf.where(y > 0.0, penalty[:, None], tf.zeros_like(y))
+    second = matmul(jacobian, weight[..., None] * jacobian, transpose_a=True)
+    if hessian is not None:
+        second += tf.reduce_sum(y[..., None, None] * hessian, axis=1)
+    return matvec(jacobian, y, transpose_a=True), second
