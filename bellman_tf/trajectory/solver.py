@@ -127,8 +127,8 @@ def _compiled(problem: Problem, options: Options, x0: tf.Tensor, u_init: tf.Tens
     """The whole solve as one program, from and to arrays with the batch axis first or without one.
 
     It returns a `Solution` without history, `[fields, ..., max_iterations + 1]` of the history, and begin and size
-    of the part that is used. One program, because TensorFlow spends more time on thirty operations outside it than the program
-    on an iteration.
+    of the part that is used. One program, because TensorFlow spends more time on thirty operations outside it than
+    the program on an iteration.
 
     Returns:
         The program, `(x0, u_init)`.
@@ -173,9 +173,8 @@ def _inputs(
     problem: Problem, x0: tf.Tensor | np.ndarray, u_init: tf.Tensor | np.ndarray
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The initial states and controls as tensors, checked."""
-    x0 = tf.convert_to_tensor(x0)
+    x0, u_init = tf.convert_to_tensor(x0), tf.convert_to_tensor(u_init)
     _checks.check_float_dtype("x0", x0)
-    u_init = tf.convert_to_tensor(u_init)
     if u_init.dtype != x0.dtype:
         raise _checks.error("u_init.dtype", f"be that of `x0`, {x0.dtype.name}", u_init.dtype.name)
     if x0.shape.rank not in {1, 2} or not x0.shape.is_fully_defined() or 0 in x0.shape:
