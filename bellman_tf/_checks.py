@@ -4,8 +4,12 @@ The form is `` `argument` must <rule>. Received: argument=value ``, then, where 
 """
 
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import keras
+import tensorflow as tf
+
+Kind = TypeVar("Kind")
 
 FLOAT_DTYPES = ("float32", "float64")
 
@@ -26,6 +30,24 @@ def error(argument: str, rule: str, received: object, hint: str = "") -> ValueEr
     return ValueError(f"{text} {hint}".rstrip())
 
 
+def given(argument: str, value: Kind | None) -> Kind:
+    """Takes what may be `None` elsewhere and must not be here.
+
+    Args:
+        argument: its name.
+        value: what was passed.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: if it is `None`.
+    """
+    if value is None:
+        raise error(argument, "be given here", value)
+    return value
+
+
 def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
     """Checks that an option is one of the names it may have.
 
@@ -42,7 +64,7 @@ def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
         raise error(argument, f"be one of {', '.join(map(repr, choices))}", value)
 
 
-def resolve(argument: str, identifier: object, names: Mapping[str, type], kind: type, other: str) -> object:
+def resolve(argument: str, identifier: object, names: Mapping[str, type[Kind]], kind: type[Kind], other: str) -> Kind:
     """What an option means that may be a name, an object, or an object as Keras has serialised it.
 
     Args:
@@ -88,8 +110,12 @@ def check_real(
         if bound is not None
     ]
     rule = "be a finite number" + (f" {' and '.join(bounds)}" if bounds else "")
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or value != value or value in (float("inf"), float("-inf")):
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or value != value
+        or value in (float("inf"), float("-inf"))
+    ):
         raise error(argument, rule, value)
     if (
         (above is not None and value <= above)
@@ -128,7 +154,7 @@ def check_flag(argument: str, value: object) -> None:
         raise error(argument, "be True or False", value)
 
 
-def check_float_dtype(argument: str, tensor: object) -> None:
+def check_float_dtype(argument: str, tensor: tf.Tensor) -> None:
     """Checks that a tensor holds float32 or float64.
 
     Args:

@@ -8,9 +8,17 @@ import keras
 import numpy as np
 
 from bellman_tf import _checks
+from bellman_tf._typing import Array
 from bellman_tf.optimizers.dgnopt import DGNOpt
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.training.monitor import names_of
+
+__all__ = ["AlignmentReward", "GameMonitor"]
+
+
+def _trained(callback: keras.callbacks.Callback) -> keras.Model:
+    """The model that a callback watches."""
+    return _checks.given("model", callback.model)
 
 
 class GameMonitor(keras.callbacks.Callback):
@@ -41,6 +49,14 @@ class GameMonitor(keras.callbacks.Callback):
     Raises:
         ValueError: if `every` is below 1, if TensorBoard is asked for and not installed, or at `fit` if the model's
             optimizer is not of this package.
+
+    Example:
+        >>> model = btf.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(1)])
+        >>> model.compile(optimizer=btf.GTDDP(learning_rate=0.01, curvature="identity"), loss="mse")
+        >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], "float32")
+        >>> history = model.fit(x, x[:, :1], epochs=2, verbose=0, callbacks=[btf.callbacks.GameMonitor()]).history
+        >>> sorted(history)[:3], [0 < ratio < 3 for ratio in history["reduction_ratio"]]
+        (['actual_reduction', 'damping', 'feedback_ratio/stage_1'], [True, True])
     """
 
     def __init__(self, csv: str | None = None, tensorboard: str | None = None, every: int = 1) -> None:
@@ -60,14 +76,19 @@ class GameMonitor(keras.callbacks.Callback):
             model: the model that trains.
         """
         super().set_model(model)
-        optimizer = model.optimizer
+        optimizer = self._optimizer
+        if not optimizer.watched:
+            optimizer.watched = True
+            model.train_function = None
+
+    @property
+    def _optimizer(self) -> GTDDP:
+        optimizer = _trained(self).optimizer
         if not isinstance(optimizer, GTDDP):
             raise _checks.error(
                 "optimizer", "be of this package for GameMonitor", type(optimizer).__name__, "Compile with btf.GTDDP()."
             )
-        if not optimizer.watched:
-            optimizer.watched = True
-            model.train_function = None
+        return optimizer
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Opens the files."""
@@ -81,13 +102,13 @@ class GameMonitor(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Starts the sums anew, so that a loss that is not finite stays in its epoch."""
-        monitor = self.model.optimizer.monitor
+        monitor = self._optimizer.monitor
         if monitor is not None:
             monitor.assign(np.stack([np.zeros(monitor.shape[1]), monitor.numpy()[1]]))
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Writes a line."""
-        step = int(self.model.optimizer.iterations)
+        step = int(self._optimizer.iterations.numpy())
         if (self._file is None and self._writer is None) or step % self._every:
             return
         values = self._latest()
@@ -107,7 +128,7 @@ class GameMonitor(keras.callbacks.Callback):
         """Puts the epoch's means into the logs."""
         if logs is None:
             return
-        monitor = self.model.optimizer.monitor
+        monitor = self._optimizer.monitor
         *sums, steps = [0.0] if monitor is None else monitor.numpy()[0]
         if steps > 0:
             means = dict(zip(self._names(), np.array(sums) / steps, strict=True))
@@ -122,26 +143,26 @@ class GameMonitor(keras.callbacks.Callback):
             if each is not None:
                 each.close()
         self._file = self._writer = self._rows = None
-        self.model.optimizer.watched = False
-        self.model.train_function = None
+        self._optimizer.watched = False
+        _trained(self).train_function = None
 
     def _names(self) -> list[str]:
-        optimizer = self.model.optimizer
-        return names_of(optimizer.options, self.model.game) if optimizer.watchable else []
+        optimizer = self._optimizer
+        return names_of(optimizer.options, _trained(self).game) if optimizer.watchable else []
 
     def _latest(self) -> dict[str, float]:
-        monitor = self.model.optimizer.monitor
+        monitor = self._optimizer.monitor
         last = [] if monitor is None else monitor.numpy()[1][:-1]
         values = dict(zip(self._names(), map(float, last), strict=True))
         return values | {name: float(value) for name, value in self._counts().items()}
 
     def _counts(self) -> dict[str, float]:
-        optimizer = self.model.optimizer
-        counts = {"rejected_batches": int(optimizer.rejected_batches)}
+        optimizer = self._optimizer
+        counts: dict[str, float] = {"rejected_batches": int(optimizer.rejected_batches.numpy())}
         if optimizer.options.published:
             counts["clamped_values"] = int(optimizer.clamped_values)
         if optimizer.step_control is not None:
-            counts["refused_steps"] = int(optimizer.refused_steps)
+            counts["refused_steps"] = int(optimizer.refused_steps.numpy())
         if isinstance(optimizer, DGNOpt) and optimizer.adaptive and optimizer.built:
             for k, p in enumerate(optimizer.probabilities.numpy()):
                 counts[f"alignment_probability/{k}"] = float(p)
@@ -162,9 +183,14 @@ class AlignmentReward(keras.callbacks.Callback):
 
     Raises:
         ValueError: if a number is below 1.
+
+    Example:
+        >>> x, y = np.eye(4, dtype="float32"), np.arange(4)
+        >>> reward = btf.callbacks.AlignmentReward(x, y, every=5)
+        >>> optimizer = btf.DGNOpt(0.1, alignment="adaptive", reward="held_out")  # then fit(..., callbacks=[reward])
     """
 
-    def __init__(self, x: object, y: object, every: int = 10, batch_size: int = 256) -> None:
+    def __init__(self, x: Array, y: Array, every: int = 10, batch_size: int = 256) -> None:
         super().__init__()
         _checks.check_integer("every", every, least=1)
         _checks.check_integer("batch_size", batch_size, least=1)
@@ -178,7 +204,7 @@ class AlignmentReward(keras.callbacks.Callback):
             return
         picked = (np.arange(self._size) + self._size * self._rounds) % len(self._x)
         self._rounds += 1
-        scores = np.asarray(self.model(self._x[picked], training=False))
+        scores = np.asarray(_trained(self)(self._x[picked], training=False))
         labels = self._y[picked]
         labels = labels.argmax(axis=-1) if labels.ndim > 1 and labels.shape[-1] > 1 else labels.reshape(-1)
-        self.model.optimizer.give_reward(float(np.mean(scores.argmax(axis=-1) == labels)))
+        _trained(self).optimizer.give_reward(float(np.mean(scores.argmax(axis=-1) == labels)))

@@ -6,10 +6,13 @@ something, `tests/test_keras_access.py` says what it must give and this file is 
 
 import contextlib
 import inspect
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from typing import Any
 
 import keras
 import tensorflow as tf
+
+from bellman_tf._typing import Nested
 
 # ---- layers and models ---------------------------------------------------------------------------------------------
 
@@ -103,7 +106,7 @@ def functional_core(model: keras.Model) -> keras.Model:
     return model if core is None else core
 
 
-def inputs_of(function: keras.Function) -> object:
+def inputs_of(function: keras.Function) -> Nested:
     """The inputs that a functional model was made of.
 
     Args:
@@ -115,7 +118,7 @@ def inputs_of(function: keras.Function) -> object:
     return function._inputs_struct
 
 
-def flat_inputs(model: keras.Model, inputs: object) -> list:
+def flat_inputs(model: keras.Model, inputs: Nested) -> list:
     """Flattens a batch into the order of a model's inputs, as Keras does before it runs the graph.
 
     Args:
@@ -133,7 +136,7 @@ def flat_inputs(model: keras.Model, inputs: object) -> list:
 
 
 @contextlib.contextmanager
-def replaced(layer: object, name: str, value: object) -> Generator[None, None, None]:
+def replaced(layer: object, name: str, value: Any) -> Generator[None, None, None]:
     """Replaces an attribute of one layer inside the context, unseen by Keras's attribute tracking.
 
     `Layer.__call__` runs `self.call`, so replacing "call" puts a function in place of the layer's own `call`;
@@ -158,10 +161,23 @@ def replaced(layer: object, name: str, value: object) -> Generator[None, None, N
             object.__delattr__(layer, name)
 
 
+def mapped(function: Callable[[Any], Any], structure: Nested) -> Nested:
+    """`keras.tree.map_structure`, of which type checkers read that it may return nothing.
+
+    Args:
+        function: from leaf to leaf.
+        structure: leaves in dicts, lists and tuples.
+
+    Returns:
+        The leaves' values in the same structure.
+    """
+    return keras.tree.map_structure(function, structure)
+
+
 # ---- symbolic tensors ----------------------------------------------------------------------------------------------
 
 
-def node_of(tensor: keras.KerasTensor) -> object:
+def node_of(tensor: keras.KerasTensor) -> Any:
     """Finds the call that has made a symbolic tensor.
 
     Args:
@@ -170,7 +186,7 @@ def node_of(tensor: keras.KerasTensor) -> object:
     Returns:
         Keras's node, with `operation`, `arguments.args`, `arguments.kwargs`, `input_tensors` and `outputs`.
     """
-    history = tensor._keras_history
+    history: Any = getattr(tensor, "_keras_history")  # noqa: B009  # Keras sets it and declares it nowhere
     return history.operation._inbound_nodes[history.node_index]
 
 
@@ -240,13 +256,14 @@ def input_like(tensor: keras.KerasTensor) -> keras.KerasTensor:
         A `keras.Input` of its shape and dtype, sparse or ragged as it is.
     """
     kind = {"ragged": True} if is_ragged(tensor) else {"sparse": tensor.sparse}
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, **kind)
+    made: Any = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, **kind)
+    return made
 
 
 # ---- what Keras attaches to tensors --------------------------------------------------------------------------------
 
 
-def mask_of(tensor: object) -> tf.Tensor | None:
+def mask_of(tensor: Any) -> tf.Tensor | None:
     """Reads the mask that a layer has attached to its output.
 
     Args:
@@ -266,7 +283,7 @@ def set_mask(tensor: tf.Tensor, mask: tf.Tensor | None) -> None:
         mask: `[batch, positions]`, boolean.
     """
     if mask is not None:
-        tensor._keras_mask = mask
+        setattr(tensor, "_keras_mask", mask)  # noqa: B010  # an attribute that only Keras knows
 
 
 def logits_of(tensor: tf.Tensor) -> tf.Tensor | None:

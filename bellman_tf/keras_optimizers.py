@@ -49,6 +49,59 @@ def is_multi(optimizer: keras.optimizers.Optimizer) -> bool:
     return kind is not None and isinstance(optimizer, kind)
 
 
+def parts_of(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """Lists the optimizers that move variables.
+
+    Args:
+        optimizer: any optimizer.
+
+    Returns:
+        Those of a `keras.optimizers.MultiOptimizer`, which it may know only when it is built; else `optimizer` itself.
+    """
+    return list(optimizer.optimizers) if is_multi(optimizer) else [optimizer]
+
+
+def counter_of(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """Gets the variable that counts calls of `apply`; with gradient accumulation `iterations` is a fraction of it.
+
+    Args:
+        optimizer: any optimizer.
+
+    Returns:
+        The counter.
+    """
+    return optimizer._iterations
+
+
+def accumulators_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Lists the sums of gradients that an optimizer with `gradient_accumulation_steps` keeps.
+
+    Args:
+        optimizer: one that moves variables, built.
+
+    Returns:
+        One per variable that it was built for; empty without accumulation.
+    """
+    return list(optimizer._accumulated_gradients) if optimizer.gradient_accumulation_steps else []
+
+
+def rate_of(optimizer: keras.optimizers.Optimizer) -> object:
+    """Gets the learning rate of the update that the next gradient is part of.
+
+    Args:
+        optimizer: one that moves variables.
+
+    Returns:
+        `optimizer.learning_rate`; of a schedule with gradient accumulation, that of the last call of `apply`, which
+        Keras counts, before the update.
+    """
+    steps, schedule = optimizer.gradient_accumulation_steps, optimizer._learning_rate
+    if not steps or not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        return optimizer.learning_rate
+    count = keras.ops.convert_to_tensor(optimizer._iterations)
+    return schedule(count - count % steps + steps - 1)
+
+
 def moments_of(optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]) -> list[keras.Variable]:
     """Lists the second moments by which RMSprop, Adam, AdamW or Nadam divide.
 

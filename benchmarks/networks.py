@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_examples import _networks
+from keras_examples.studies import _networks
 
 CLASSES = functools.partial(keras.losses.SparseCategoricalCrossentropy, from_logits=True)
 PIXELS = functools.partial(keras.losses.BinaryCrossentropy, from_logits=True)

@@ -3,8 +3,8 @@
     python -m benchmarks.peers --data-dir DIRECTORY --out peers      # here, with TensorFlow
     python benchmarks/peers_run.py peers                             # in an environment of its own, `.[peers]`
 
-Two tasks of `keras_examples.against_the_best` with its weights and batches of seed 0: the deep autoencoder on MNIST and
-the residual net on CIFAR-10. `peers_run.py` needs JAX, kfac-jax and python-somax, and nothing of TensorFlow.
+Two tasks of `keras_examples.studies.against_the_best` with its weights and batches of seed 0: the deep autoencoder on
+MNIST and the residual net on CIFAR-10. `peers_run.py` needs JAX, kfac-jax and python-somax, and nothing of TensorFlow.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_examples._study import Task
-from keras_examples.against_the_best import TASKS
+from keras_examples.studies._study import Task
+from keras_examples.studies.against_the_best import TASKS
 
 NAMES = ("autoencoder", "residual")
 TESTED = 2000  # test samples that travel

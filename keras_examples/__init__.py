@@ -1,1 +1,1 @@
-"""Examples on real data; one idea per file, run with `python -m keras_examples.<name>`."""
+"""Lessons, studies and the papers' experiments: `keras_examples/README.md` lists what there is."""

@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from keras_examples import _contest, _goals, _standings, _tuning, against_the_best
-from keras_examples._contest import CONSTANT, COSINE, Cell, Entry, Setting
+from keras_examples.studies import _contest, _goals, _standings, _tuning, against_the_best
+from keras_examples.studies._contest import CONSTANT, COSINE, Cell, Entry, Setting
 
 BUDGET = _tuning.Budget(steps=40, rates=5, seeds=3, finalists=2)
 CURVE = (2.0, 1.0, 0.5, 0.25)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from keras_examples import (
+from keras_examples.studies import (
     _data,
     _methods,
     _networks,

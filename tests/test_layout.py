@@ -7,11 +7,13 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "bellman_tf"
 ORDER = (
+    "_typing",
     "_checks",
     "keras_access",
     "keras_optimizers",
     "keras_graphs",
     "linalg",
+    "replicas",
     "bandit",
     "bellman",
     "trajectory",
@@ -23,6 +25,7 @@ ORDER = (
     "optimizers",
     "baselines",
     "models",
+    "workers",
     "callbacks",
     "analysis",
 )

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks import peers
-from keras_examples import _networks
-from keras_examples._data import Data
-from keras_examples._study import Task
+from keras_examples.studies import _networks
+from keras_examples.studies._data import Data
+from keras_examples.studies._study import Task
 
 
 def small(network, shape, classes):

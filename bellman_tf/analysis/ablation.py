@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -24,6 +24,11 @@ class Ablation(NamedTuple):
     Attributes:
         losses: name of the structure to the final values, one per seed.
         metric: the logged quantity.
+
+    Example:
+        >>> table = btf.analysis.Ablation({"O": [1.0, 2.0], "C": [0.5, 1.0]}, "loss")
+        >>> table.rows()[1]
+        ('C', 0.75, 0.25, -0.75)
     """
 
     losses: dict[str, list[float]]
@@ -48,11 +53,11 @@ def information_ablation(
     fit: Callable[[keras.Model], keras.callbacks.History],
     optimizer: Callable[..., keras.optimizers.Optimizer],
     *,
-    loss: object,
+    loss: Any,
     seeds: Sequence[int] = (0, 1, 2),
     metric: str = "loss",
     cross_blocks: str = "exact",
-    compile_options: dict | None = None,
+    compile_options: dict[str, Any] | None = None,
 ) -> Ablation:
     """Trains one network under open loop (O), feedback (C), cooperation without and with feedback (O-CG, C-CG).
 
@@ -75,6 +80,17 @@ def information_ablation(
         The table.
 
     Source: DGN Sec. 3.2, Table 1, Definition 8.
+
+    Example:
+        >>> x = np.eye(2, dtype="float32")
+        >>> def build():
+        ...     return btf.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> def fit(model):
+        ...     return model.fit(x, x[:, :1], verbose=0)
+        >>> found = btf.analysis.information_ablation(build, fit, btf.GTDDP, loss="mse", seeds=[0],
+        ...                                       compile_options={"run_eagerly": True})
+        >>> sorted(found.losses)
+        ['C', 'C-CG', 'O', 'O-CG']
     """
     losses: dict[str, list[float]] = {name: [] for name in STRUCTURES}
     for seed in seeds:

@@ -7,8 +7,10 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Array
 from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.inner import InnerBlock
+from bellman_tf.curvature.stacks import StoredState
 from bellman_tf.game.players import Player, Program
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.training.context import StepContext
@@ -30,7 +32,7 @@ def program_of(model: keras.Model) -> Program:
     return game if isinstance(game, Program) else game.program
 
 
-def player_of(model: keras.Model, layer: object) -> Player:
+def player_of(model: keras.Model, layer: keras.Layer | str) -> Player:
     """The player of a layer.
 
     Args:
@@ -56,7 +58,7 @@ def player_of(model: keras.Model, layer: object) -> Player:
 
 
 @contextlib.contextmanager
-def eager_step(model: keras.Model, x: object, y: object) -> Generator[GameStep, None, None]:
+def eager_step(model: keras.Model, x: Array, y: Array | None) -> Generator[GameStep, None, None]:
     """A step under the model's optimizer, "batch" coupling and the loss's whole Hessian; nothing is assigned.
 
     Args:
@@ -71,7 +73,7 @@ def eager_step(model: keras.Model, x: object, y: object) -> Generator[GameStep, 
         ValueError: if the model is not compiled with an optimizer of this package.
     """
     optimizer = getattr(model, "optimizer", None)
-    if not hasattr(optimizer, "options"):
+    if not isinstance(optimizer, GTDDP):
         raise _checks.error("model", "be compiled with an optimizer of this package", model.name)
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
@@ -90,7 +92,7 @@ def eager_step(model: keras.Model, x: object, y: object) -> Generator[GameStep, 
 def _seen(optimizer: GTDDP, game: Program) -> tuple[StepSettings, StepContext]:
     """An optimizer's curvature, player by player of another game, under the options that the gain is defined for."""
     known = {frozenset(map(id, p.variables)): k for k, p in enumerate(optimizer.players)}
-    blocks, state, context = [], [], optimizer.context()
+    blocks, state, context = [], StoredState([]), optimizer.context()
     for player in game.players:
         place = known.get(frozenset(map(id, player.variables)))
         block = optimizer.make_block(player)
@@ -106,7 +108,7 @@ def _initial(spec: StateSpec) -> tf.Tensor:
     return tf.eye(*spec.shape) if spec.initial == "identity" else tf.fill(spec.shape, float(spec.initial == "ones"))
 
 
-def _labels(model: keras.Model, outputs: object) -> object:
+def _labels(model: keras.Model, outputs: tf.Tensor) -> tf.Tensor:
     """Labels on which the Hessian of a usual loss does not depend."""
     name = str(getattr(model.loss, "name", model.loss))
     return tf.argmax(outputs, axis=-1) if "sparse" in name else tf.stop_gradient(outputs)

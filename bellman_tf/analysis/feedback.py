@@ -14,8 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bellman_tf import _checks
+from bellman_tf import _checks, keras_access
+from bellman_tf._typing import Array
 from bellman_tf.analysis.eager_step import eager_step, player_of, program_of
+from bellman_tf.game.graph import Slot
 
 
 class _Gain(NamedTuple):
@@ -23,11 +25,11 @@ class _Gain(NamedTuple):
 
     left: np.ndarray  # M^{-1} Q, [P, B m]
     core: np.ndarray  # S before the stage, [B m, B m]
-    slots: list  # of the state at the cut
+    slots: list[Slot]  # of the state at the cut
     columns: list[np.ndarray]  # for each slot, c, [B, m, size]
 
 
-def feedback_spectrum(model: keras.Model, x: object, layer: object, y: object = None) -> np.ndarray:
+def feedback_spectrum(model: keras.Model, x: Array, layer: keras.Layer | str, y: Array | None = None) -> np.ndarray:
     """Singular values of a layer's feedback gain on the stacked state of a batch.
 
     Args:
@@ -44,19 +46,32 @@ def feedback_spectrum(model: keras.Model, x: object, layer: object, y: object = 
             with an optimizer of this package.
 
     Source: DDP1 Fig. 3, with the exact Gauss-Newton Hessian of the loss.
+
+    Example:
+        >>> hidden, last = keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(1)
+        >>> model = btf.Sequential([keras.Input((2,)), hidden, last])
+        >>> model.compile(optimizer=btf.GTDDP(0.1, curvature="identity"), loss="mse")
+        >>> btf.analysis.feedback_spectrum(model, np.eye(2, dtype="float32"), last).shape
+        (4,)
     """
     gain = _gain(model, x, layer, y)
     R_u = np.linalg.qr(gain.left, mode="r")
     stacked = np.concatenate(gain.columns, axis=2)  # [B, m, n]
     B, m, _ = stacked.shape
-    factors = [np.linalg.qr(columns.T, mode="r") for columns in stacked]  # [min(n, m), m] each
+    factors = [np.asarray(np.linalg.qr(columns.T, mode="r")) for columns in stacked]  # [min(n, m), m] each
     core = gain.core.reshape(-1, B, m)
     right = np.concatenate([core[:, i] @ factor.T for i, factor in enumerate(factors)], axis=1)
     return np.linalg.svd(R_u @ right, compute_uv=False)
 
 
 def feedback_maps(
-    model: keras.Model, x: object, layer: object, y: object = None, *, count: int = 4, project: bool = False
+    model: keras.Model,
+    x: Array,
+    layer: keras.Layer | str,
+    y: Array | None = None,
+    *,
+    count: int = 4,
+    project: bool = False,
 ) -> np.ndarray:
     """The state deviations that a layer's policy answers most, as images.
 
@@ -78,6 +93,13 @@ def feedback_maps(
         ValueError: as `feedback_spectrum`; if the layer's input does not cross its cut.
 
     Source: GT-DDP Fig. 6c, DDPNOpt Fig. 5.
+
+    Example:
+        >>> hidden, last = keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(1)
+        >>> model = btf.Sequential([keras.Input((2,)), hidden, last])
+        >>> model.compile(optimizer=btf.GTDDP(0.1, curvature="identity"), loss="mse")
+        >>> btf.analysis.feedback_maps(model, np.eye(2, dtype="float32"), last, count=1, project=True).shape
+        (1, 2)
     """
     _checks.check_integer("count", count, least=1)
     gain, player = _gain(model, x, layer, y), player_of(model, layer)
@@ -92,31 +114,32 @@ def feedback_maps(
     return _pull_back(model, x, slot, maps) if project else maps
 
 
-def _gain(model: keras.Model, x: object, layer: object, y: object) -> _Gain:
+def _gain(model: keras.Model, x: Array, layer: keras.Layer | str, y: Array | None) -> _Gain:
     """One step without its second pass, eagerly; nothing is assigned."""
     with eager_step(model, x, y) as step:
         player = player_of(model, layer)
         values = step.stage_values()
     batch = step.batch
-    capture, metric = step.derivatives.captures[player.index], batch.metrics[player.index]
+    capture = _checks.given("capture", step.derivatives.captures[player.index])
+    metric = _checks.given("metric", batch.metrics[player.index])
     q = [tf.cast(part, batch.dtype) for part in capture.per_sample()]
     solved = [part.numpy().reshape(*part.shape[:2], -1) for part in metric.solve(q)]
     left = np.concatenate(solved, axis=2)
-    L = values[player.stage].L.numpy()
-    gradients = step.derivatives.at_cuts[player.stage]
+    L = values[player.place].L.numpy()
+    gradients = step.derivatives.at_cuts[player.place]
     columns = [np.stack([g.numpy().reshape(len(g), -1) for g in parts], axis=1) for parts in gradients.values()]
     return _Gain(left.reshape(-1, left.shape[2]).T, L @ L.T, list(gradients), columns)
 
 
-def _state(model: keras.Model, x: object, slot: object) -> tf.Tensor:
+def _state(model: keras.Model, x: Array, slot: Slot) -> tf.Tensor:
     """The value of a slot of the graph, in inference mode."""
-    graph = program_of(model).graph
+    graph = program_of(model).traced
     values = dict(zip(graph.inputs, keras.tree.flatten(x), strict=True))
     for call in graph.calls:
         if slot in values:
             break
-        args, kwargs = keras.tree.map_structure(
-            lambda leaf: values.get(leaf, leaf) if type(leaf) is type(slot) else leaf, (call.args, call.kwargs)
+        args, kwargs = keras_access.mapped(
+            lambda leaf: values.get(leaf, leaf) if isinstance(leaf, Slot) else leaf, (call.args, call.kwargs)
         )
         if "training" in kwargs:
             kwargs["training"] = False
@@ -124,7 +147,7 @@ def _state(model: keras.Model, x: object, slot: object) -> tf.Tensor:
     return values[slot]
 
 
-def _pull_back(model: keras.Model, x: object, slot: object, maps: np.ndarray) -> np.ndarray:
+def _pull_back(model: keras.Model, x: Array, slot: Slot, maps: np.ndarray) -> np.ndarray:
     images = []
     inputs = tf.convert_to_tensor(x)
     for direction in maps:

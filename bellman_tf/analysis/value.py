@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Array
 from bellman_tf.analysis.eager_step import eager_step, player_of
 from bellman_tf.game.players import Player
 from bellman_tf.training.game_step import GameStep
@@ -50,7 +51,13 @@ class _Columns(NamedTuple):
 
 
 def value_hessian(
-    model: keras.Model, x: object, layer: object, y: object = None, *, factor: bool = False, memory: int = MEMORY
+    model: keras.Model,
+    x: Array,
+    layer: keras.Layer | str,
+    y: Array | None = None,
+    *,
+    factor: bool = False,
+    memory: int = MEMORY,
 ) -> np.ndarray:
     """V_XX of the mean loss in the stacked state before a layer's stage, samples coupled.
 
@@ -73,6 +80,14 @@ def value_hessian(
 
     Source: GTDDP Fig. 4, DDP1 Eqs. 29-34; claims OURS-2.
     Checked against: `verification/references/training.py`.
+
+    Example:
+        >>> hidden, last = keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(1)
+        >>> model = btf.Sequential([keras.Input((2,)), hidden, last])
+        >>> model.compile(optimizer=btf.GTDDP(0.1, curvature="identity"), loss="mse")
+        >>> V = btf.analysis.value_hessian(model, np.eye(2, dtype="float32"), last).reshape(6, 6)
+        >>> np.allclose(V, V.T), int(np.linalg.matrix_rank(V))
+        (True, 2)
     """
     step, columns, stage, cores = _solved(model, x, layer, y, memory)
     D, L = columns.states[stage], cores[stage][0]
@@ -84,7 +99,9 @@ def value_hessian(
     return np.einsum("bnk,cmk->bncm", N, N)
 
 
-def gains(model: keras.Model, x: object, layer: object, y: object = None, *, memory: int = MEMORY) -> Gains:
+def gains(
+    model: keras.Model, x: Array, layer: keras.Layer | str, y: Array | None = None, *, memory: int = MEMORY
+) -> Gains:
     """Open and feedback gain of a layer's parameters on the stacked state before its stage.
 
     Arguments, errors and setting as `value_hessian`; `analysis.feedback_spectrum` has the singular values of K without
@@ -102,6 +119,14 @@ def gains(model: keras.Model, x: object, layer: object, y: object = None, *, mem
 
     Source: GTDDP Fig. 4, DDP1 Eqs. 29-34; claims OURS-2.
     Checked against: `verification/references/training.py`.
+
+    Example:
+        >>> hidden, last = keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(1)
+        >>> model = btf.Sequential([keras.Input((2,)), hidden, last])
+        >>> model.compile(optimizer=btf.GTDDP(0.1, curvature="identity"), loss="mse")
+        >>> found = btf.analysis.gains(model, np.eye(2, dtype="float32"), last, np.ones((2, 1), "float32"))
+        >>> found.open.shape, found.feedback.shape  # four parameters, two samples, three units before the layer
+        ((4,), (4, 2, 3))
     """
     step, columns, stage, cores = _solved(model, x, layer, y, memory)
     player = player_of(model, layer)
@@ -119,20 +144,23 @@ def _check_memory(numbers: int, memory: int, advice: str) -> None:
         raise _checks.error("memory", f"be at least {needed} bytes for this layer and batch", memory, advice)
 
 
-def _solved(model: keras.Model, x: object, layer: object, y: object, memory: int) -> tuple:
+def _solved(
+    model: keras.Model, x: Array, layer: keras.Layer | str, y: Array | None, memory: int
+) -> tuple[GameStep, _Columns, int, list[tuple[np.ndarray, np.ndarray]]]:
     """The step with its metrics, the columns, the layer's stage, and (L, a) before every stage."""
     with eager_step(model, x, y) as step:
         player = player_of(model, layer)
         step.stage_values()  # brings the metrics up to date
         columns = _columns(step, memory)
         cores = _cores(step, columns)
-    return step, columns, player.stage, cores
+    return step, columns, player.place, cores
 
 
 def _solve(step: GameStep, player: Player, parts: list[np.ndarray]) -> np.ndarray:
     """`M^{-1}` of each row, flattened, `[rows, P]`."""
     tensors = [tf.constant(part[:, None], step.batch.dtype) for part in parts]
-    solved = [part.numpy() for part in step.batch.metrics[player.index].solve(tensors)]
+    metric = _checks.given("metric", step.batch.metrics[player.index])
+    solved = [part.numpy() for part in metric.solve(tensors)]
     return np.concatenate([part.reshape(len(part), -1) for part in solved], axis=1)
 
 

@@ -12,12 +12,13 @@ Nothing is kept between calls but the state, whose tensors have fixed shapes: it
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Array, Number, Serialised
 
 
 class State(NamedTuple):
@@ -45,19 +46,30 @@ class State(NamedTuple):
         return self.losses.shape[-1]
 
 
+@dataclasses.dataclass(frozen=True)
 class Bandit:
-    """Base of the bandits; subclasses are frozen dataclasses with one function, `probabilities`."""
+    """Base of the bandits; subclasses are frozen dataclasses with one function, `probabilities`.
 
-    def get_config(self) -> dict:
+    Example:
+        >>> from bellman_tf.bandit import UCB1
+        >>> bandit, state = UCB1(), UCB1().init(2)
+        >>> for step in range(6):
+        ...     arm = bandit.choose(state, seed=[0, step])
+        ...     state = bandit.update(state, arm, reward=float(arm))  # the second arm pays
+        >>> int(state.pulls.numpy().argmax())
+        1
+    """
+
+    def get_config(self) -> dict[str, Any]:
         """The fields, for Keras serialisation."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_config(cls, config: dict) -> "Bandit":
+    def from_config(cls, config: Serialised) -> Self:
         """Rebuilds the bandit from its fields."""
         return cls(**config)
 
-    def init(self, arms: int, shape: tuple[int, ...] = (), dtype: object = tf.float32) -> State:
+    def init(self, arms: int, shape: tuple[int, ...] = (), dtype: tf.DType = tf.float32) -> State:
         """State before the first round.
 
         Args:
@@ -142,10 +154,12 @@ class Bandit:
         dtype = state.losses.dtype
         played = tf.one_hot(arm, state.arms, dtype=dtype)  # [..., M]
         if probability is None:
-            probability = tf.reduce_sum(played * self.probabilities(state), axis=-1)
+            chance = tf.reduce_sum(played * self.probabilities(state), axis=-1)
+        else:
+            chance = to_dtype(probability, dtype)
         reward = to_dtype(reward, dtype)
         reward = tf.where(tf.math.is_nan(reward), tf.zeros_like(reward), tf.clip_by_value(reward, 0, 1))
-        loss = (1 - reward) / tf.maximum(to_dtype(probability, dtype), _SMALLEST[dtype])
+        loss = (1 - reward) / tf.maximum(chance, _SMALLEST[dtype])
         losses, losses_carry = _add(state.losses, state.losses_carry, played * loss[..., None])
         rewards, rewards_carry = _add(state.rewards, state.rewards_carry, played * reward[..., None])
         pulls = state.pulls + tf.cast(played, tf.int64)
@@ -187,16 +201,21 @@ def mean_rewards(state: State) -> tf.Tensor:
 
     Returns:
         `[..., M]`, 0 for an arm never played.
+
+    Example:
+        >>> from bellman_tf.bandit import Uniform
+        >>> mean_rewards(Uniform().update(Uniform().init(2), 1, 0.25)).numpy().tolist()
+        [0.0, 0.25]
     """
     return tf.math.divide_no_nan(state.rewards, tf.cast(state.pulls, state.rewards.dtype))
 
 
-def to_dtype(x: object, dtype: tf.DType) -> tf.Tensor:
+def to_dtype(x: Array | float, dtype: tf.DType) -> tf.Tensor:
     """Casts a tensor or number; `tf.cast` alone would round Python numbers to float32 on the way to float64."""
     return tf.cast(x if tf.is_tensor(x) else tf.convert_to_tensor(np.asarray(x)), dtype)
 
 
-def _check_reward(reward):
+def _check_reward(reward: Number) -> None:
     is_number = isinstance(reward, int | float) and not math.isnan(reward)
     if is_number and not 0 <= reward <= 1:
         raise _checks.error("reward", "lie in [0, 1]", reward, "Bring it there with `bellman_tf.bandit.Rescaler`.")
@@ -206,7 +225,7 @@ _SMALLEST = {tf.float32: 1.2e-38, tf.float64: 2.3e-308}  # their inverses are fi
 
 
 # total + carry is the sum to twice the precision: carry is what `total` lost when it was rounded (Knuth's two-sum).
-def _add(total, carry, term):
+def _add(total: tf.Tensor, carry: tf.Tensor, term: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     term += carry
     new = total + term
     part = new - total

@@ -24,21 +24,22 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Serialised, Vector
 from bellman_tf.bandit.base import Bandit, State, mean_rewards
 
 _register = keras.saving.register_keras_serializable("bellman_tf.bandit")
 
 
-def _round(state):  # k, with an axis for the arms
+def _round(state: State) -> tf.Tensor:  # k, with an axis for the arms
     return tf.cast(state.rounds + 1, state.losses.dtype)[..., None]
 
 
 # sqrt(ln M / (k M)), in [0, 1): the step of exponential weights with M arms.
-def _step(state):
+def _step(state: State) -> tf.Tensor:
     return tf.sqrt(math.log(state.arms) / (state.arms * _round(state)))
 
 
-def _excess(losses):
+def _excess(losses: Vector) -> Vector:
     return losses - tf.reduce_min(losses, axis=-1, keepdims=True)
 
 
@@ -53,6 +54,13 @@ class Exp3(Bandit):
 
     Attributes:
         rate: of the step size; 1 has the least bound, 2 sqrt(M k ln M).
+
+    Example:
+        >>> bandit = Exp3()
+        >>> state = bandit.update(bandit.init(2), 0, reward=0.0)  # the first arm has lost
+        >>> first, second = bandit.probabilities(state).numpy()
+        >>> bool(first < second)
+        True
     """
 
     rate: float = 1.0
@@ -83,6 +91,11 @@ class Exp3PlusPlus(Bandit):
         analysis: where the exploration rate xi comes from, "2014" or "2017"; see the head of this file.
         constant: c of 2014 or beta of 2017; `None` is 18 or 256, the least and the one for which the logarithmic
             bounds are proved. Smaller ones explore less; the bound 4 sqrt(M k ln M) does not depend on it.
+
+    Example:
+        >>> bandit = Exp3PlusPlus()
+        >>> bandit.exploration(bandit.init(4)).numpy().tolist()
+        [0.125, 0.125, 0.125, 0.125]
     """
 
     analysis: str = "2014"
@@ -174,6 +187,11 @@ class UCB1(Bandit):
 
     Attributes:
         exploration: factor of ln k / pulls under the root; the bound is for 2.
+
+    Example:
+        >>> bandit = UCB1()
+        >>> bandit.probabilities(bandit.update(bandit.init(2), 0, 1.0)).numpy().tolist()  # the other was never played
+        [0.0, 1.0]
     """
 
     exploration: float = 2.0
@@ -194,7 +212,12 @@ class UCB1(Bandit):
 @_register
 @dataclasses.dataclass(frozen=True)
 class Uniform(Bandit):
-    """Every arm alike, whatever the rewards."""
+    """Every arm alike, whatever the rewards.
+
+    Example:
+        >>> Uniform().probabilities(Uniform().init(4)).numpy().tolist()
+        [0.25, 0.25, 0.25, 0.25]
+    """
 
     def probabilities(self, state: State) -> tf.Tensor:
         """Probability of each arm in the next round, `[..., M]`."""
@@ -204,7 +227,7 @@ class Uniform(Bandit):
 NAMES = {"exp3++": Exp3PlusPlus, "exp3": Exp3, "ucb1": UCB1, "uniform": Uniform}
 
 
-def get(identifier: object) -> Bandit:
+def get(identifier: str | Bandit | Serialised) -> Bandit:
     """Resolves a `bandit` option.
 
     Args:
@@ -215,5 +238,9 @@ def get(identifier: object) -> Bandit:
 
     Raises:
         ValueError: if the name is not known or the object is not a bandit.
+
+    Example:
+        >>> get("exp3++")
+        Exp3PlusPlus(analysis='2014', constant=None)
     """
     return _checks.resolve("bandit", identifier, NAMES, Bandit, "an object of `bellman_tf.bandit`")

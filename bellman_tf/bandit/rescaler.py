@@ -11,12 +11,13 @@ the window, and is not moved by outliers, as long as they are rarer than the qua
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Scalar, Serialised, Vector
 from bellman_tf.bandit.base import to_dtype
 
 
@@ -29,7 +30,7 @@ class RescalerState(NamedTuple):
     """
 
     values: tf.Tensor
-    count: tf.Tensor
+    count: tf.Tensor  # pyright: ignore[reportIncompatibleMethodOverride]  # hides tuple.count, which nobody asks of a state
 
 
 @keras.saving.register_keras_serializable("bellman_tf.bandit")
@@ -41,6 +42,15 @@ class Rescaler:
         window: how many raw rewards are remembered.
         lower: the quantile that becomes 0, in [0, 1).
         upper: the quantile that becomes 1, in (lower, 1]. With 0 and 1 the range is from the least to the largest.
+
+    Example:
+        >>> rescaler = Rescaler(window=10, lower=0.0, upper=1.0)
+        >>> state, scaled = rescaler.init(), []
+        >>> for reward in (3.0, 5.0, 4.0):
+        ...     state, value = rescaler.update(state, reward)
+        ...     scaled.append(float(value))
+        >>> scaled[1:]
+        [1.0, 0.5]
     """
 
     window: int = 100
@@ -54,16 +64,16 @@ class Rescaler:
         if self.upper > 1:
             raise _checks.error("upper", "be at most 1", self.upper)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """The fields, for Keras serialisation."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_config(cls, config: dict) -> "Rescaler":
+    def from_config(cls, config: Serialised) -> Self:
         """Rebuilds the rescaler from its fields."""
         return cls(**config)
 
-    def init(self, dtype: object = tf.float32) -> RescalerState:
+    def init(self, dtype: tf.DType = tf.float32) -> RescalerState:
         """State before the first reward.
 
         Args:
@@ -119,7 +129,7 @@ class Rescaler:
 
 
 # The q-quantile of the first `count` of sorted values, interpolated between its two neighbours.
-def _quantile(ordered, count, q):
+def _quantile(ordered: Vector, count: Scalar, q: float) -> Scalar:
     position = q * tf.cast(count - 1, ordered.dtype)
     below = tf.floor(position)
     index = tf.cast(below, tf.int32)

@@ -1,7 +1,10 @@
 """What the baselines share: they take the whole training step of a model of this package, by a solver of their own."""
 
+from typing import Any, Self, Unpack
+
 from bellman_tf import _checks
 from bellman_tf.optimizers.gtddp import GTDDP
+from bellman_tf.optimizers.keywords import KerasKeywords, LearningRate, Rollout
 
 # Options of every Keras optimizer that a baseline takes.
 KEPT = ("name", "learning_rate", "weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency")
@@ -15,11 +18,11 @@ class Baseline(GTDDP):
 
     watchable = False
 
-    def __init__(self, learning_rate: object, *, rollout: str, **kept: object) -> None:
+    def __init__(self, learning_rate: LearningRate, *, rollout: Rollout, **kept: Unpack[KerasKeywords]) -> None:
         super().__init__(learning_rate, curvature="identity", information="open", rollout=rollout, **kept)
 
     @classmethod
-    def as_published(cls, learning_rate: object = None, **options: object) -> "Baseline":
+    def as_published(cls, learning_rate: LearningRate | None = None, **options: Any) -> Self:
         """Refuses: the constructor's defaults say where they are the paper's.
 
         Args:

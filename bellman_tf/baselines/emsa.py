@@ -17,12 +17,14 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.baselines.base import Baseline
 from bellman_tf.baselines.hamiltonian import PlayerHamiltonian, segment_of
 from bellman_tf.game.graph import Slot
+from bellman_tf.game.players import Players
 from bellman_tf.game.stages import Game, require_one_call
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.lbfgs import minimise
+from bellman_tf.optimizers.keywords import LearningRate
 from bellman_tf.training.passes import Forward
 from bellman_tf.training.round import Round
 
@@ -94,7 +96,7 @@ class EMSA(Baseline):
 
     def __init__(
         self,
-        learning_rate: object = 1.0,
+        learning_rate: LearningRate = 1.0,
         *,
         rho: float = 1.0,
         iterations: int = 10,
@@ -137,14 +139,12 @@ def emsa_step(batch: Round, options: EMSAOptions) -> None:
     Raises:
         ValueError: if the model cannot be split into layers.
     """
-    _check_game(batch.game)
+    game = _checked(batch.game)
     forward, costates = _passes(batch)
-    for player in batch.game.players:
-        segment = segment_of(batch.game, player, forward)
-        behind = costates[player.stage + 1]
-        hamiltonian = PlayerHamiltonian(
-            batch.game, player, segment, forward, behind, batch.frozen, batch.total, options.rho
-        )
+    for player in game.players:
+        segment = segment_of(game, player, forward)
+        behind = costates[player.place + 1]
+        hamiltonian = PlayerHamiltonian(game, player, segment, forward, behind, batch.frozen, batch.total, options.rho)
         old = batch.values[player.index]
         best, slope = _minimised(hamiltonian, old, options, batch.dtype)
         batch.witnesses.append(slope)  # not finite where the minimisation could not begin
@@ -197,8 +197,10 @@ def _minimised(
     return apart(found.point), found.gradient
 
 
-def _check_game(game: Game) -> None:
-    """Refuses what has no stage of its own."""
+def _checked(game: Players) -> Game:
+    """The game, if every player has a stage of its own; others are refused."""
+    if not isinstance(game, Game):
+        raise _checks.error("rollout", "be 'nonlinear' for E-MSA", type(game).__name__)
     require_one_call(game, "E-MSA", "Make a layer of its own for every use, or take SGD, EKFAC or GTDDP.")
     repeated = _repeated_generators(game)
     if repeated:
@@ -206,13 +208,14 @@ def _check_game(game: Game) -> None:
             "model", "use each layer that draws random numbers once for E-MSA, which draws them again", repeated,
             "Make a layer of its own for every use.",
         )  # fmt: skip
+    return game
 
 
 def _repeated_generators(game: Game) -> list[str]:
     """Names of layers with a random generator that are called more than once."""
     seen: set[int] = set()
     found = []
-    for call in game.graph.calls:
+    for call in game.traced.calls:
         generators = [v for v in getattr(call.operation, "variables", ()) if "seed_generator_state" in v.path]
         if any(id(v) in seen for v in generators):
             found.append(call.operation.name)

@@ -19,11 +19,11 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import keras_access
+from bellman_tf._typing import Tensors
 from bellman_tf.game.graph import Call, Replay, Slot
 from bellman_tf.game.instrument import tapped
 from bellman_tf.game.stages import Game, Player
 from bellman_tf.layers.coverage import PREACTIVATION
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.training.passes import Forward, copy_with_mask
 
 
@@ -53,10 +53,10 @@ def segment_of(game: Game, player: Player, forward: Forward) -> Segment:
     Returns:
         The segment.
     """
-    t, depth = player.stage, len(game.stages)
+    t, depth = player.place, len(game.stages)
     stage = game.stages[t]
     following = game.stages[t + 1].before if t + 1 < depth else game.after
-    state = game.stages[t + 1].state if t + 1 < depth else keras.tree.flatten(game.graph.outputs)
+    state = game.stages[t + 1].state if t + 1 < depth else keras.tree.flatten(game.traced.outputs)
     calls, made, read = [], set(), {}
     for call in (*stage.calls, *following):
         if call is player.calls[0] or made & set(call.inputs):
@@ -128,7 +128,7 @@ class PlayerHamiltonian:
 
     def _differentiated(self, values: Tensors) -> tuple[tf.Tensor, Tensors, Tensors]:
         """B H without regularizers, f_t, and B dH/dz_t."""
-        z = {slot: copy_with_mask(self._forward.cuts[self._player.stage][slot]) for slot in self.segment.before}
+        z = {slot: copy_with_mask(self._forward.cuts[self._player.place][slot]) for slot in self.segment.before}
         if not self._rho or not z:
             hamiltonian, made = self._hamiltonian(values, z)
             return hamiltonian, made, []
@@ -148,10 +148,10 @@ class PlayerHamiltonian:
 
     def _run(self, values: Tensors, z: dict[Slot, tf.Tensor]) -> tuple[Tensors, Tensors]:
         """The segment from the state z: its part of the next state, and what its layers add to the loss."""
-        graph = self._game.graph
+        graph = self._game.traced
         program = Replay(graph, [self._forward.values[slot] for slot in graph.inputs])
         program.values.update(self._forward.values)
-        program.values.update(self._forward.cuts[self._player.stage])
+        program.values.update(self._forward.cuts[self._player.place])
         program.values.update(z)
         variables = zip(self._player.variables, values, strict=True)
         mapping, before = [*self._frozen, *variables], {}
@@ -163,15 +163,16 @@ class PlayerHamiltonian:
     def _call(self, program: Replay, call: Call) -> dict[Slot, tf.Tensor]:
         """Runs a call; returns what stands before a last softmax or sigmoid, as pass 1 took it, by its slot."""
         args, kwargs = program.arguments(call)
-        if keras_access.takes_training(call.operation):
+        layer = call.operation if isinstance(call.operation, keras.Layer) else None
+        if layer is not None and keras_access.takes_training(layer):
             kwargs["training"] = True
         last = self._forward.cuts[-1]  # an output that crosses it has its co-state there, behind the softmax
         ending = [s for s in call.outputs if s in self._forward.ends and s in self.segment.after and s not in last]
         caught: Tensors = []
         player = self._game.player_of.get(id(call))
-        inside = player is not None and player.covered and player.coverage.site == PREACTIVATION
-        if ending and (inside or hasattr(call.operation, "units")):
-            with tapped(call.operation, caught.append):
+        inside = player is not None and player.covered and player.covering.site == PREACTIVATION
+        if ending and layer is not None and (inside or hasattr(layer, "units")):
+            with tapped(layer, caught.append):
                 program.store(call, call.operation(*args, **kwargs))
         else:
             program.store(call, call.operation(*args, **kwargs))

@@ -14,15 +14,16 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.baselines import wasserstein
 from bellman_tf.baselines.base import Baseline
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.optimizers.keywords import LearningRate
 from bellman_tf.training.round import Round, rows_of
 
 COORDINATES = ("one", "all")
@@ -87,11 +88,11 @@ class Damping(NamedTuple):
         steps: since then.
     """
 
-    epsilon: object
-    loss: object
-    predicted: object
-    ratio: object
-    steps: object
+    epsilon: Any
+    loss: Any
+    predicted: Any
+    ratio: Any
+    steps: Any
 
 
 @keras.saving.register_keras_serializable("bellman_tf.baselines")
@@ -140,7 +141,7 @@ class KWNG(Baseline):
 
     def __init__(
         self,
-        learning_rate: object = 0.1,
+        learning_rate: LearningRate = 0.1,
         *,
         basis: int = 5,
         coordinates: str = "one",
@@ -168,7 +169,7 @@ class KWNG(Baseline):
             name=name,
         )
         self.kernel = kernel
-        constant = keras.initializers.Constant(epsilon)
+        constant: Any = keras.initializers.Constant(epsilon)
         self.damping_state = Damping(
             self.add_variable((), initializer=constant, dtype="float32", name="epsilon"),
             self.add_variable((), dtype="float32", name="last_loss"),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Cube, Matrix, Square, Vector
 from bellman_tf.linalg import factor_spd, solve_spd, symmetrize
 from bellman_tf.linalg.products import matmul, matvec
 
@@ -89,7 +90,7 @@ class Stage(NamedTuple):
     metric: tf.Tensor | None = None
 
 
-def as_jacobian(argument, jacobian, value):
+def as_jacobian(argument: str, jacobian: Matrix, value: Value) -> Matrix:
     """A Jacobian as a tensor that ends in the state of the value behind the stage.
 
     Args:
@@ -110,31 +111,33 @@ def as_jacobian(argument, jacobian, value):
     return jacobian
 
 
-def _plus(term, *others):
+def _plus(term: tf.Tensor, *others: tf.Tensor | None) -> tf.Tensor:
     for other in others:
         if other is not None:
             term += other
     return term
 
 
-def _contract(V_x, tensor):  # V_x . f_xx = sum_i V_x_i (f_xx)_i, or nothing for a linear stage
+def _contract(
+    V_x: Vector, tensor: Cube | None
+) -> Matrix | None:  # V_x . f_xx = sum_i V_x_i (f_xx)_i, or nothing for a linear stage
     return None if tensor is None else tf.einsum("...i,...ijk->...jk", V_x, tensor)
 
 
 def expand(
-    value,
-    jacobian_state,
-    jacobian_control,
+    value: Value,
+    jacobian_state: Matrix,
+    jacobian_control: Matrix,
     *,
-    cost_x=None,
-    cost_u=None,
-    cost_xx=None,
-    cost_ux=None,
-    cost_uu=None,
-    dynamics_xx=None,
-    dynamics_ux=None,
-    dynamics_uu=None,
-):
+    cost_x: Vector | None = None,
+    cost_u: Vector | None = None,
+    cost_xx: Square | None = None,
+    cost_ux: Matrix | None = None,
+    cost_uu: Square | None = None,
+    dynamics_xx: Cube | None = None,
+    dynamics_ux: Cube | None = None,
+    dynamics_uu: Cube | None = None,
+) -> Expansion:
     """Second-order expansion of l(x, u) + V'(f(x, u)).
 
     With V' behind the stage: Q_x = l_x + f_x' V'_x, Q_u = l_u + f_u' V'_x, Q_xx = l_xx + f_x' V'_xx f_x + V'_x . f_xx,
@@ -184,7 +187,7 @@ def expand(
     )
 
 
-def gains(expansion, metric=None):
+def gains(expansion: Expansion, metric: Square | None = None) -> Gains:
     """Minimiser of the expansion over the control, k = -Q_uu^{-1} Q_u and K = -Q_uu^{-1} Q_ux.
 
     Args:
@@ -209,7 +212,7 @@ def gains(expansion, metric=None):
     return Gains(solved[..., 0], solved[..., 1:])
 
 
-def value_update(expansion, gains, *, policy=False):
+def value_update(expansion: Expansion, gains: Gains, *, policy: bool = False) -> Value:
     """Value before the stage.
 
     The Schur form V_x = Q_x + Q_ux' k, V_xx = Q_xx + Q_ux' K is what the papers run; it is the value of the policy
@@ -253,7 +256,7 @@ def value_update(expansion, gains, *, policy=False):
     return Value(V_x, symmetrize(V_xx))
 
 
-def augment_batch(jacobian_state, jacobian_control):
+def augment_batch(jacobian_state: Cube, jacobian_control: Cube) -> tuple[Square, Matrix]:
     """Jacobians of the stage that moves the stacked states of all samples with one shared control.
 
     Args:
@@ -279,7 +282,7 @@ def augment_batch(jacobian_state, jacobian_control):
     return _block_diagonal(jacobian_state), _stack(jacobian_control)
 
 
-def augment_value(V_x, V_xx):
+def augment_value(V_x: Matrix, V_xx: Cube) -> Value:
     """Value of the mean loss at the end of the network, V_X = [g_i / B] and V_XX = blockdiag(H_i) / B.
 
     Args:
@@ -300,19 +303,21 @@ def augment_value(V_x, V_xx):
     return Value(_stack(V_x[..., None] / B)[..., 0], _block_diagonal(V_xx / B))
 
 
-def _stack(blocks):  # [..., B, n, m] to [..., B n, m]
+def _stack(blocks: Cube) -> Matrix:  # [..., B, n, m] to [..., B n, m]
     shape = tf.shape(blocks)
     return tf.reshape(blocks, tf.concat([shape[:-3], [shape[-3] * shape[-2]], shape[-1:]], axis=0))
 
 
-def _block_diagonal(blocks):  # [..., B, p, q] to [..., B p, B q]
+def _block_diagonal(blocks: Cube) -> Matrix:  # [..., B, p, q] to [..., B p, B q]
     shape = tf.shape(blocks)
     B, p, q = shape[-3], shape[-2], shape[-1]
     spread = blocks[..., :, :, None, :] * tf.eye(B, dtype=blocks.dtype)[:, None, :, None]  # [..., B, p, B, q]
     return tf.reshape(spread, tf.concat([shape[:-3], [B * p, B * q]], axis=0))
 
 
-def backward_dense(terminal, stages: Sequence[Stage], *, policy=False):
+def backward_dense(
+    terminal: Value, stages: Sequence[Stage], *, policy: bool = False
+) -> tuple[list[Gains], list[Value]]:
     """The whole backward pass with everything kept.
 
     Args:

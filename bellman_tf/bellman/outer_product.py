@@ -16,6 +16,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Batch, Number, Size, Vector
+
+__all__ = ["OuterValue", "backward", "init", "weights"]
 
 
 class OuterValue(NamedTuple):
@@ -30,7 +33,7 @@ class OuterValue(NamedTuple):
     beta_squared: tf.Tensor
 
 
-def init(batch_size, beta_squared=1.0, *, dtype=tf.float32):
+def init(batch_size: Size, beta_squared: Number = 1.0, *, dtype: tf.DType = tf.float32) -> OuterValue:
     """Value at the end of the network: alpha = 1 and the given curvature along the gradient.
 
     Args:
@@ -48,13 +51,15 @@ def init(batch_size, beta_squared=1.0, *, dtype=tf.float32):
         >>> init(2).alpha.numpy().tolist()
         [1.0, 1.0]
     """
-    beta_squared = tf.convert_to_tensor(beta_squared, dtype=None if tf.is_tensor(beta_squared) else dtype)
-    _checks.check_float_dtype("beta_squared", beta_squared)
-    ones = tf.ones([batch_size], beta_squared.dtype)
-    return OuterValue(ones, ones * tf.maximum(beta_squared, 0))
+    beta = tf.convert_to_tensor(beta_squared, dtype=None if tf.is_tensor(beta_squared) else dtype)
+    _checks.check_float_dtype("beta_squared", beta)
+    ones = tf.ones([batch_size], beta.dtype)
+    return OuterValue(ones, ones * tf.maximum(beta, 0))
 
 
-def backward(value, inner_k, quad, *, batch_factor=1.0):
+def backward(
+    value: OuterValue, inner_k: Vector, quad: Vector, *, batch_factor: Number = 1.0
+) -> tuple[OuterValue, Batch]:
     """One stage backwards.
 
     Args:
@@ -89,7 +94,7 @@ def backward(value, inner_k, quad, *, batch_factor=1.0):
     return OuterValue(alpha + beta_squared * inner_k, beta_squared * tf.maximum(bracket, 0)), clamped
 
 
-def weights(value, deviation=None):
+def weights(value: OuterValue, deviation: Vector | None = None) -> Vector:
     """Weight of each sample's gradient in the update -M^{-1} (l_u + mean_i w_i q_i).
 
     Unlike in `sample_space`, this takes the value *behind* the stage: M stands for Q_uu.

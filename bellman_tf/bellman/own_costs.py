@@ -13,6 +13,8 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf.bellman.sample_space import SampleValue
 
+__all__ = ["side_by_side"]
+
 
 def side_by_side(values: Sequence[SampleValue], columns: Sequence[int]) -> SampleValue:
     """Puts values that have columns of their own over the columns of all of them.

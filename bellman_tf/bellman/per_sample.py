@@ -18,8 +18,11 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Batch, Cube, Matrix, Number, Size, Vector
 from bellman_tf.linalg import eigh, symmetrize
 from bellman_tf.linalg.products import matmul, matvec
+
+__all__ = ["MatrixValue", "backward", "init", "weights"]
 
 
 class MatrixValue(NamedTuple):
@@ -34,7 +37,9 @@ class MatrixValue(NamedTuple):
     L: tf.Tensor
 
 
-def init(batch_size, *, beta_squared=None, rank=0, units=0, dtype=tf.float32):
+def init(
+    batch_size: Size, *, beta_squared: Vector | None = None, rank: int = 0, units: int = 0, dtype: tf.DType = tf.float32
+) -> MatrixValue:
     """Value at the end of the network: a is 1 at the gradient, S the terminal Hessian, units zero.
 
     Args:
@@ -72,7 +77,9 @@ def init(batch_size, *, beta_squared=None, rank=0, units=0, dtype=tf.float32):
     return MatrixValue(a, L)
 
 
-def backward(value, inner_k, gram, *, batch_factor=1.0):
+def backward(
+    value: MatrixValue, inner_k: Matrix, gram: Cube, *, batch_factor: Number = 1.0
+) -> tuple[MatrixValue, Batch]:
     """One stage backwards.
 
     Args:
@@ -113,7 +120,7 @@ def backward(value, inner_k, gram, *, batch_factor=1.0):
     return MatrixValue(a, matmul(matmul(L, scaled), V, transpose_b=True)), clamped
 
 
-def damped(value, first, count, amount):
+def damped(value: MatrixValue, first: int, count: int, amount: Number) -> MatrixValue:
     """Adds `amount` times the identity of the state to B V_xx, along columns that are the unit vectors of that state.
 
     Args:
@@ -137,7 +144,7 @@ def damped(value, first, count, amount):
     return MatrixValue(value.a, value.L + tf.sqrt(tf.convert_to_tensor(amount, value.L.dtype)) * unit)
 
 
-def weights(value, deviation=None):
+def weights(value: MatrixValue, deviation: Matrix | None = None) -> Matrix:
     """Weight of each column in the update -M^{-1} (l_u + mean_i sum_j w_ij q_ij); takes the value behind the stage.
 
     Args:

@@ -10,15 +10,18 @@ of one shared cost, is the cooperative solution.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import LowerBlocks, Matrix, Square, Vector
 from bellman_tf.bellman.dense import Gains, Value, as_jacobian, expand, value_update
 from bellman_tf.bellman.dense import gains as minimise
 from bellman_tf.linalg import cooperative_solve, symmetrize
 from bellman_tf.linalg.products import matmul, matvec
+
+Entry = TypeVar("Entry")
 
 
 class JointExpansion(NamedTuple):
@@ -39,20 +42,31 @@ class JointExpansion(NamedTuple):
     Q_uu: list[list[tf.Tensor]]
 
 
-def _one_per_player(argument, given, count):
+def _one_per_player(argument: str, given: Sequence[Entry] | None, count: int) -> Sequence[Entry | None]:
     if given is None:
         return [None] * count
+    _check_count(argument, given, count)
+    return given
+
+
+def _check_count(argument: str, given: Sequence, count: int) -> None:
     if len(given) != count:
         raise _checks.error(argument, f"hold one entry per player, {count}", len(given))
-    return list(given)
 
 
-def _check_players(jacobian_controls):
+def _check_players(jacobian_controls: Sequence[Matrix | None]) -> None:
     if not jacobian_controls:
         raise _checks.error("jacobian_controls", "hold one Jacobian per player", jacobian_controls)
 
 
-def expand_players(value, jacobian_state, jacobian_controls: Sequence, *, cost_u=None, cost_uu=None):
+def expand_players(
+    value: Value,
+    jacobian_state: Matrix,
+    jacobian_controls: Sequence[Matrix],
+    *,
+    cost_u: Sequence[Vector | None] | None = None,
+    cost_uu: Sequence[Square | None] | None = None,
+) -> JointExpansion:
     """Second-order expansion of sum_p l_p(u_p) + V'(f(x, u_1, ..., u_N)), linear dynamics.
 
     Args:
@@ -79,18 +93,16 @@ def expand_players(value, jacobian_state, jacobian_controls: Sequence, *, cost_u
     _check_players(jacobian_controls)
     cost_u = _one_per_player("cost_u", cost_u, len(jacobian_controls))
     cost_uu = _one_per_player("cost_uu", cost_uu, len(jacobian_controls))
-    Q_u, Q_ux, Q_uu = [], [], []
+    alone, Q_uu = [], []
     for p, f_u in enumerate(jacobian_controls):
-        alone = expand(value, jacobian_state, f_u, cost_u=cost_u[p], cost_uu=cost_uu[p])
+        alone.append(expand(value, jacobian_state, f_u, cost_u=cost_u[p], cost_uu=cost_uu[p]))
         V_xx_f_u = matmul(value.V_xx, f_u)
-        Q_u.append(alone.Q_u)
-        Q_ux.append(alone.Q_ux)
         Q_uu.append([matmul(V_xx_f_u, f_v, transpose_a=True) for f_v in jacobian_controls])
-        Q_uu[p][p] = alone.Q_uu
-    return JointExpansion(alone.Q_x, Q_u, alone.Q_xx, Q_ux, Q_uu)
+        Q_uu[p][p] = alone[p].Q_uu
+    return JointExpansion(alone[0].Q_x, [Q.Q_u for Q in alone], alone[0].Q_xx, [Q.Q_ux for Q in alone], Q_uu)
 
 
-def cooperative_gains(expansion, metric=None):
+def cooperative_gains(expansion: JointExpansion, metric: LowerBlocks | None = None) -> list[Gains]:
     """Joint minimiser over all players' policies.
 
     For two players u, v: k_u = -Q~_uu^{-1} (Q_u + Q_uv I_v), K_u = -Q~_uu^{-1} (Q_ux + Q_uv L_v) with
@@ -122,7 +134,7 @@ def cooperative_gains(expansion, metric=None):
     return [Gains(-x[..., 0], -x[..., 1:]) for x in solved]
 
 
-def cooperative_update(expansion, gains):
+def cooperative_update(expansion: JointExpansion, gains: Sequence[Gains]) -> Value:
     """Value before the stage: V_x = Q_x + sum_p Q_px' k_p and V_xx = Q_xx + sum_p Q_px' K_p.
 
     Args:
@@ -144,7 +156,7 @@ def cooperative_update(expansion, gains):
         >>> round(float(cooperative_update(Q, cooperative_gains(Q)).V_x[0]), 6)
         0.333333
     """
-    gains = _one_per_player("gains", gains, len(expansion.Q_u))
+    _check_count("gains", gains, len(expansion.Q_u))
     V_x, V_xx = expansion.Q_x, expansion.Q_xx
     for Q_ux, (k, K, _) in zip(expansion.Q_ux, gains, strict=True):
         V_x += matvec(Q_ux, k, transpose_a=True)
@@ -152,7 +164,15 @@ def cooperative_update(expansion, gains):
     return Value(V_x, symmetrize(V_xx))
 
 
-def feedback_nash(values, jacobian_state, jacobian_controls, *, cost_u=None, cost_uu=None, metrics=None):
+def feedback_nash(
+    values: Sequence[Value],
+    jacobian_state: Matrix,
+    jacobian_controls: Sequence[Matrix | None],
+    *,
+    cost_u: Sequence[Vector | None] | None = None,
+    cost_uu: Sequence[Square | None] | None = None,
+    metrics: Sequence[Square | None] | None = None,
+) -> tuple[list[Gains | None], list[Value]]:
     """One stage of the papers' feedback Nash recursion: each player by itself.
 
     Args:
@@ -182,7 +202,7 @@ def feedback_nash(values, jacobian_state, jacobian_controls, *, cost_u=None, cos
     """
     _check_players(jacobian_controls)
     count = len(jacobian_controls)
-    values = _one_per_player("values", values, count)
+    _check_count("values", values, count)
     cost_u, cost_uu = _one_per_player("cost_u", cost_u, count), _one_per_player("cost_uu", cost_uu, count)
     metrics = _one_per_player("metrics", metrics, count)
     policies, before = [], []
@@ -197,7 +217,7 @@ def feedback_nash(values, jacobian_state, jacobian_controls, *, cost_u=None, cos
     return policies, before
 
 
-def _propagate(value, f_x):  # the value where nobody acts
+def _propagate(value: Value, f_x: Matrix) -> Value:  # the value where nobody acts
     f_x = as_jacobian("jacobian_state", f_x, value)
     V_xx = matmul(f_x, matmul(value.V_xx, f_x), transpose_a=True)
     return Value(matvec(f_x, value.V_x, transpose_a=True), symmetrize(V_xx))

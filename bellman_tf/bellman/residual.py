@@ -11,13 +11,27 @@ its first stage with `leave_block`, where x and x_r are one state again. A short
 player: `players`.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import tensorflow as tf
 
+from bellman_tf._typing import Cube, Matrix, Square, Vector
 from bellman_tf.bellman.dense import Gains, Value, expand, value_update
 from bellman_tf.linalg import factor_spd, solve_spd, symmetrize
 from bellman_tf.linalg.products import matmul, matvec
+
+
+class Costs(TypedDict, total=False):
+    """Running cost and second-order dynamics of a stage, as `expand` takes them."""
+
+    cost_x: Vector | None
+    cost_u: Vector | None
+    cost_xx: Square | None
+    cost_ux: Matrix | None
+    cost_uu: Square | None
+    dynamics_xx: Cube | None
+    dynamics_ux: Cube | None
+    dynamics_uu: Cube | None
 
 
 class JointValue(NamedTuple):
@@ -38,7 +52,7 @@ class JointValue(NamedTuple):
     V_rr: tf.Tensor
 
 
-def enter_block(value):
+def enter_block(value: Value) -> JointValue:
     """Joint value just before the addition x + x_r: all derivatives are those of the sum.
 
     Args:
@@ -58,7 +72,14 @@ def enter_block(value):
     return JointValue(V_x, V_xx, V_x, V_xx, V_xx)
 
 
-def backward_block(joint, jacobian_state, jacobian_control, *, metric=None, **costs):
+def backward_block(
+    joint: JointValue,
+    jacobian_state: Matrix,
+    jacobian_control: Matrix,
+    *,
+    metric: Square | None = None,
+    **costs: Unpack[Costs],
+) -> tuple[Gains, JointValue]:
     """One stage backwards under an open shortcut.
 
     Args:
@@ -89,16 +110,17 @@ def backward_block(joint, jacobian_state, jacobian_control, *, metric=None, **co
     n = expansion.Q_x.shape[-1] if expansion.Q_x.shape[-1] is not None else tf.shape(expansion.Q_x)[-1]
     rhs = tf.concat([expansion.Q_u[..., None], expansion.Q_ux, Q_ur], axis=-1)
     solved = -solve_spd(factor_spd(expansion.Q_uu if metric is None else metric), rhs)
-    gains = Gains(solved[..., 0], solved[..., 1 : 1 + n], solved[..., 1 + n :])
+    skip = solved[..., 1 + n :]
+    gains = Gains(solved[..., 0], solved[..., 1 : 1 + n], skip)
     V_x, V_xx = value_update(expansion, gains)
     V_xr = matmul(jacobian_state, joint.V_xr, transpose_a=True)
-    V_xr += matmul(expansion.Q_ux, gains.skip, transpose_a=True)
+    V_xr += matmul(expansion.Q_ux, skip, transpose_a=True)
     V_r = joint.V_r + matvec(Q_ur, gains.open_loop, transpose_a=True)
-    V_rr = symmetrize(joint.V_rr + matmul(Q_ur, gains.skip, transpose_a=True))
+    V_rr = symmetrize(joint.V_rr + matmul(Q_ur, skip, transpose_a=True))
     return gains, JointValue(V_x, V_xx, V_r, V_xr, V_rr)
 
 
-def leave_block(joint):
+def leave_block(joint: JointValue) -> Value:
     """Value before the first stage of the block, where x_r = x.
 
     V_x = V_x + V_r and V_xx = V_xx + V_xr + V_xr' + V_rr; likewise the gains of that stage act as feedback + skip.

@@ -25,11 +25,14 @@ its own weights move, and the moves of the other groups are not in it.
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Matrix, Stack
 from bellman_tf.bellman import sample_space
 from bellman_tf.bellman.sample_space import SampleValue, broadcast_leading
 from bellman_tf.linalg import Factor, solve_spd
 from bellman_tf.linalg.constants import expand_dims
 from bellman_tf.linalg.products import diag_part, matvec
+
+__all__ = ["cooperative_weights", "predicted_reduction", "roll_out"]
 
 
 def cooperative_weights(
@@ -150,7 +153,7 @@ def roll_out(
     return _closed_loop(terminal, grams, linear, diagonal)
 
 
-def _closed_loop(terminal, grams, linear, diagonal):
+def _closed_loop(terminal: SampleValue, grams: Stack, linear: Stack | None, diagonal: bool) -> Stack:
     values = sample_space.backward_all(terminal, grams, linear, diagonal=diagonal)
     stages = zip(*(tf.unstack(x) for x in (*values, grams)), strict=True)
     linears = [None] * grams.shape[0] if linear is None else tf.unstack(linear)
@@ -250,7 +253,7 @@ def predicted_reduction(
     return tf.reduce_sum(a * p, axis=-1) + ((0.0 if own is None else own) - curved) / 2
 
 
-def _as_linear(linear, gram, argument="linear", *, per_stage=False):
+def _as_linear(linear: tf.Tensor, gram: Matrix, argument: str = "linear", *, per_stage: bool = False) -> tf.Tensor:
     linear = tf.convert_to_tensor(linear)
     if linear.dtype != gram.dtype:
         raise _checks.error(f"{argument}.dtype", f"be that of the Gram matrices, {gram.dtype.name}", linear.dtype.name)
@@ -262,7 +265,7 @@ def _as_linear(linear, gram, argument="linear", *, per_stage=False):
     return linear
 
 
-def _as_stages(terminal, grams, linear, axes):
+def _as_stages(terminal: SampleValue, grams: Stack, linear: Stack | None, axes: int) -> tuple[Stack, Stack | None]:
     grams = tf.convert_to_tensor(grams)
     L = tf.convert_to_tensor(terminal.L)
     if grams.shape.rank is None or grams.shape.rank < L.shape.rank + axes:

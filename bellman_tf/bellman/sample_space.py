@@ -36,9 +36,21 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.linalg import factor_gram, whiten
+from bellman_tf._typing import Batch, Matrix, Size, Square, Stack, Tensors, Vector
+from bellman_tf.linalg import Factor, factor_gram, whiten
 from bellman_tf.linalg.constants import constant, expand_dims, number, reshape
 from bellman_tf.linalg.products import diag, diag_part, matmul, matvec
+
+__all__ = [
+    "SampleValue",
+    "backward",
+    "backward_all",
+    "from_groups",
+    "init",
+    "predicted_reduction",
+    "to_groups",
+    "weights",
+]
 
 
 class SampleValue(NamedTuple):
@@ -53,8 +65,10 @@ class SampleValue(NamedTuple):
     L: tf.Tensor
 
 
-def size_of_groups(batch_size, group_size):
+def size_of_groups(batch_size: Size, group_size: int | None) -> Size:
     """Samples per group: where B is known only when the step runs, a larger group costs no more than the batch.
+
+    A replica may have no samples; it has no groups then, and their size is 1.
 
     Args:
         batch_size: B, an integer or a scalar tensor.
@@ -65,15 +79,19 @@ def size_of_groups(batch_size, group_size):
     """
     if group_size is None:
         return batch_size
-    return tf.minimum(group_size, batch_size) if group_size > 1 and tf.is_tensor(batch_size) else group_size
+    if group_size > 1 and tf.is_tensor(batch_size):
+        return tf.clip_by_value(batch_size, 1, group_size)
+    return group_size
 
 
-def _size_and_groups(batch_size, group_size):
+def _size_and_groups(batch_size: Size, group_size: int | None) -> tuple[Size, Size]:
+    if group_size is None:
+        return batch_size, 1
     size = size_of_groups(batch_size, group_size)
     return size, -(-batch_size // size)
 
 
-def to_groups(columns, group_size=None):
+def to_groups(columns: tf.Tensor, group_size: int | None = None) -> Matrix:
     """One row per group of samples, padded with zeros.
 
     Args:
@@ -104,7 +122,7 @@ def to_groups(columns, group_size=None):
     return reshape(flat, [groups, size * m])
 
 
-def from_groups(x, batch_size, columns=1):
+def from_groups(x: Matrix, batch_size: Size, columns: int = 1) -> tf.Tensor:
     """Undoes `to_groups`: back to one entry per sample.
 
     Args:
@@ -129,7 +147,14 @@ def from_groups(x, batch_size, columns=1):
     return flat if columns == 1 else tf.reshape(flat, [batch_size, columns])
 
 
-def init(batch_size, *, beta_squared=None, rank=0, group_size=None, dtype=tf.float32):
+def init(
+    batch_size: Size,
+    *,
+    beta_squared: Vector | None = None,
+    rank: int = 0,
+    group_size: int | None = None,
+    dtype: tf.DType = tf.float32,
+) -> SampleValue:
     """Value at the end of the network, for the mean of the samples' losses.
 
     `rank=0` is the collinear form, terminal Hessian beta^2 g g' with the single column g per sample:
@@ -162,16 +187,15 @@ def init(batch_size, *, beta_squared=None, rank=0, group_size=None, dtype=tf.flo
     if (beta_squared is None) != (rank > 0):
         shown = None if beta_squared is None else tf.convert_to_tensor(beta_squared).shape
         raise _checks.error("beta_squared", "be given exactly when `rank` is 0", shown, f"Here rank={rank}.")
-    if rank == 0:
-        beta_squared = tf.convert_to_tensor(beta_squared, dtype=None if tf.is_tensor(beta_squared) else dtype)
-        _checks.check_float_dtype("beta_squared", beta_squared)
-        dtype = beta_squared.dtype
-    B = number(batch_size, tf.as_dtype(dtype))
-    if rank == 0:
+    if beta_squared is not None:
+        beta = tf.convert_to_tensor(beta_squared, dtype=None if tf.is_tensor(beta_squared) else dtype)
+        _checks.check_float_dtype("beta_squared", beta)
+        B = number(batch_size, beta.dtype)
         shape = constant([batch_size]) if isinstance(batch_size, int) else [batch_size]
         a = to_groups(tf.fill(shape, number(1, B.dtype) / B), group_size)
-        root = tf.sqrt(tf.maximum(beta_squared, number(0, B.dtype)) / B)
+        root = tf.sqrt(tf.maximum(beta, number(0, B.dtype)) / B)
         return SampleValue(a, diag(to_groups(root, group_size)))
+    B = number(batch_size, tf.as_dtype(dtype))
     m = 1 + rank
     is_gradient = tf.one_hot(0, m, dtype=dtype)
     a = to_groups(tf.ones([batch_size, 1], dtype) * is_gradient / B, group_size)
@@ -184,7 +208,7 @@ def init(batch_size, *, beta_squared=None, rank=0, group_size=None, dtype=tf.flo
 
 # Leading axes are made equal here and not left to the products: with several threads, TensorFlow 2.21's oneDNN kernel
 # for float32 writes out of bounds in a product such as [3, 1, n, n] @ [1, n, k]. What is equal already costs nothing.
-def broadcast_leading(*tensors_and_axes):
+def broadcast_leading(*tensors_and_axes: tuple[tf.Tensor, int]) -> Tensors:
     """Makes the leading axes of tensors equal; each comes with the number of its trailing axes."""
     tensors = [(tf.convert_to_tensor(x), axes) for x, axes in tensors_and_axes]
     leads = [x.shape[:-axes] for x, axes in tensors]
@@ -199,7 +223,7 @@ def broadcast_leading(*tensors_and_axes):
     return [tf.ensure_shape(y, static.concatenate(x.shape[-axes:])) for x, axes, y in spread]
 
 
-def check_stage(argument, gram, L, diagonal=False):
+def check_stage(argument: str, gram: Square, L: Matrix, diagonal: bool = False) -> None:
     """Checks that Gram matrices fit a value's factor, and that a factor called diagonal is square."""
     n = L.shape[-2]
     if gram.shape.rank is not None and gram.shape.rank < 2:
@@ -213,7 +237,7 @@ def check_stage(argument, gram, L, diagonal=False):
         raise _checks.error("value.L", "be square when `diagonal=True`", L.shape, "Pass `diagonal=False`.")
 
 
-def backward(value, gram, linear=None, *, diagonal=False):
+def backward(value: SampleValue, gram: Square, linear: Vector | None = None, *, diagonal: bool = False) -> SampleValue:
     """One stage backwards: a <- R (a - S l), S <- R S with R = (I + S G)^{-1}.
 
     Leading axes broadcast, so one value can be taken back by many Gram matrices at once.
@@ -252,7 +276,7 @@ def backward(value, gram, linear=None, *, diagonal=False):
     return SampleValue(weights(SampleValue(a, L), -pull), L)
 
 
-def factor_stage(L, gram, diagonal):
+def factor_stage(L: Matrix, gram: Square, diagonal: bool) -> Factor:
     """Cholesky factor N of I + L' G L."""
     if diagonal:
         s = diag_part(L)
@@ -262,12 +286,12 @@ def factor_stage(L, gram, diagonal):
 
 # What the rounding of L' G L is relative to: its terms are below y_p y_q with y = |L|' sqrt(diag G), however much they
 # cancel. Equal to its trace where each column of L has one entry, as at the end of the network.
-def _rounding_scale(L, gram):
+def _rounding_scale(L: Matrix, gram: Square) -> Batch:
     y = matvec(tf.abs(L), tf.sqrt(tf.abs(diag_part(gram))), transpose_a=True)
     return tf.reduce_sum(tf.square(y), axis=-1)
 
 
-def backward_scalar(a, L, gram, linear):
+def backward_scalar(a: Vector, L: Matrix, gram: Square, linear: Vector | None) -> SampleValue:
     """`backward` where n = k = 1 and the matrices are numbers."""
     g, s = gram[..., 0], L[..., 0]
     R = 1 / (1 + s * tf.maximum(g, 0) * s)
@@ -275,7 +299,9 @@ def backward_scalar(a, L, gram, linear):
     return SampleValue(a, (tf.sqrt(R) * s)[..., None])
 
 
-def backward_all(value, grams, linear=None, *, diagonal=False):
+def backward_all(
+    value: SampleValue, grams: Stack, linear: Stack | None = None, *, diagonal: bool = False
+) -> SampleValue:
     """The values before every stage, from one batched factorisation.
 
     Because I + S_T Gamma_t = (I + S_T Gamma_{t+1}) (I + S_{t+1} G_t), stage t equals one `backward` from the
@@ -310,7 +336,7 @@ def backward_all(value, grams, linear=None, *, diagonal=False):
     return backward(value, summed, linear, diagonal=diagonal)
 
 
-def weights(value, deviation=None):
+def weights(value: SampleValue, deviation: Vector | None = None) -> Vector:
     """Weight of each column in the parameter update, w(d) = a + S d.
 
     With the value *before* the stage (after its `backward`) the policy R (a + S d - S l) of the value behind the
@@ -334,7 +360,9 @@ def weights(value, deviation=None):
     return a + matvec(L, matvec(L, deviation, transpose_a=True))
 
 
-def predicted_reduction(terminal, initial, grams, linear=None, own=None):
+def predicted_reduction(
+    terminal: SampleValue, initial: SampleValue, grams: Stack, linear: Stack | None = None, own: Batch | None = None
+) -> Batch:
     """Decrease of the quadratic model when every stage follows its policy, sum_t 1/2 Q_u' Q_uu^{-1} Q_u.
 
     Summed over the stages it telescopes like the recursion itself: with Gamma, lambda the sums over all stages and

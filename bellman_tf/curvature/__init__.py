@@ -1,3 +1,5 @@
 """One player's metric from its activations and cotangents; the config objects are the public part."""
 
 from bellman_tf.curvature.config import EKFAC, KFAC, Adam, Config, Full, Identity, RMSprop
+
+__all__ = ["Adam", "Config", "EKFAC", "Full", "Identity", "KFAC", "RMSprop"]

@@ -1,20 +1,34 @@
 """Adam's metric: bias-corrected second moments, and a first moment of the step."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
+from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, StepScalars
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric, where_known
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.linalg.constants import number
 
 
 class AdamMetric(DiagonalMetric):
     """A diagonal metric whose step averages the gradient first."""
 
-    def __init__(self, *diagonal: object, first: Tensors, beta_1: float, correction: tf.Tensor) -> None:
-        super().__init__(*diagonal)
+    def __init__(
+        self,
+        moments: Tensors,
+        rate: tf.Tensor,
+        divisor: Callable,
+        layout: MatrixLayout | None,
+        *,
+        first: Tensors,
+        beta_1: float,
+        correction: tf.Tensor,
+    ) -> None:
+        super().__init__(moments, rate, divisor, layout)
         self._first, self._beta_1, self._correction = first, beta_1, correction
 
     def step(self, gradient: Tensors) -> tuple[Tensors, dict[int, tf.Tensor]]:
@@ -49,7 +63,9 @@ class AdamBlock(Block):
         beta_1, beta_2 = self.config.beta_1, self.config.beta_2
         rate, correction = step.corrected_rate(beta_2), step.correction(beta_1)
         share = number(1 - beta_2, second[0].dtype)
-        second = [v + (tf.square(g) - v) * share for v, g in zip(second, gradient, strict=True)]
+        second = [
+            v + (tf.square(g) - v) * share for v, g in zip(second, _checks.given("gradient", gradient), strict=True)
+        ]
         matrix = self.layout.matrix
         return first + second, AdamMetric(
             second, rate, self._divisor, matrix, first=first, beta_1=beta_1, correction=correction

@@ -11,9 +11,12 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from bellman_tf import _checks, replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import Capture, MatrixCapture
+from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg.constants import once
 
 
@@ -23,11 +26,46 @@ class StepScalars:
     Attributes:
         iteration: number of updates done so far, int64 scalar.
         learning_rate: scalar in the metric's dtype.
+        refreshing: whether factorisations may be renewed, boolean scalar; `None` for always. Of the micro-batches of
+            one update the last one renews them, and the very first one of all: before it nothing is known.
+        present: whether this replica has samples in the step, boolean scalar; `None` on a single one.
     """
 
-    def __init__(self, iteration: tf.Tensor, learning_rate: tf.Tensor) -> None:
-        self.iteration, self.learning_rate = iteration, learning_rate
+    def __init__(
+        self,
+        iteration: tf.Tensor,
+        learning_rate: tf.Tensor,
+        present: tf.Tensor | None = None,
+        micro_batch: tf.Tensor | None = None,
+        micro_batches: int = 1,
+    ) -> None:
+        """Stores the scalars.
+
+        Args:
+            iteration: number of updates done so far, int64 scalar.
+            learning_rate: scalar.
+            present: whether this replica has samples, or `None`.
+            micro_batch: number of the batch among those that make one update, int64 scalar, or `None`.
+            micro_batches: how many make one.
+        """
+        self.iteration, self.learning_rate, self.present = iteration, learning_rate, present
+        self._micro_batch, self._micro_batches = micro_batch if micro_batches > 1 else None, micro_batches
+        self.refreshing = None
+        if self._micro_batch is not None:
+            last = tf.equal(micro_batch, micro_batches - 1)
+            self.refreshing = last | tf.equal(iteration + micro_batch, 0)
         self._rates: dict[tuple, tf.Tensor] = {}
+
+    def mean(self, statistics: Tensors) -> Tensors:
+        """Averages statistics of the batch over the replicas; not inside a branch of the graph.
+
+        Args:
+            statistics: of this replica's samples, or means that are linear in them.
+
+        Returns:
+            Those of the samples of all replicas; the same tensors on a single one.
+        """
+        return replicas.mean(statistics, self.present)
 
     def correction(self, beta: float, *, standing: bool = False) -> tf.Tensor:
         """What is missing from an exponential mean that starts at 0, one tensor for all players.
@@ -68,17 +106,26 @@ class StepScalars:
 
         Every call gives the same tensor: call it outside the branches of the graph that use it.
 
+        With k micro-batches to an update the mean takes up k values one by one, so that in the end each of them has the
+        weight (1 - rate) / k, whatever the order, and the old value the weight `rate`: as if their mean had been taken
+        up at once. For that, micro-batch j has the weight e_j with `1 / e_j = k / (1 - rate) - (k - 1) + j`, because
+        the later ones take from it what makes all equal, `e_j (1 - e_{j+1}) = e_{j+1}`.
+
         Args:
             decay: the eventual weight.
             period: steps between two updates of the mean.
 
         Returns:
-            `min(decay, 1 - 1/(k + 1))` at update k, 0 at the first.
+            `min(decay, 1 - 1/(t + 1))` at update t, 0 at the first.
         """
         if (decay, period) not in self._rates:
             dtype = self.learning_rate.dtype
             count = tf.cast(self.iteration if period == 1 else self.iteration // period, dtype)
-            self._rates[decay, period] = tf.minimum(tf.constant(decay, dtype), 1 - 1 / (count + 1))
+            rate = tf.minimum(tf.constant(decay, dtype), 1 - 1 / (count + 1))
+            if self._micro_batch is not None:
+                k = self._micro_batches
+                rate = 1 - 1 / (k / (1 - rate) - (k - 1) + tf.cast(self._micro_batch, dtype))
+            self._rates[decay, period] = rate
         return self._rates[decay, period]
 
 
@@ -128,6 +175,15 @@ class PlayerLayout:
     convolution: bool = False
     taps: int = 1
     covered: bool = True
+
+    @property
+    def matrix_form(self) -> MatrixLayout:
+        """`matrix`, of a player that has one.
+
+        Raises:
+            ValueError: if it has none.
+        """
+        return _checks.given(f"matrix form of {self.name}", self.matrix)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,12 +252,12 @@ class Metric:
         """`M^{-1}` on the bias of a convolution, `[..., c_out]`."""
         raise NotImplementedError
 
-    def tap_pair(self, capture: Capture, tap: int) -> Pair:
+    def tap_pair(self, capture: TapCapture, tap: int) -> Pair:
         """The same of one tap of a convolution's kernel, tensors `[B, m, c_in, c_out]`; fewer rows of a thinned one."""
         q = capture.tap_gradients(tap)
         return Pair([q], [self.solve_tap(q, tap)])
 
-    def feature_pair(self, capture: MatrixCapture, count: int) -> Pair:
+    def feature_pair(self, capture: LinearMap, count: int) -> Pair:
         """As `sample_pair`, of the kernel rows of the first `count` input features, tensors `[B, m, count, e]`."""
         raise NotImplementedError
 

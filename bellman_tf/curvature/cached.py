@@ -7,24 +7,27 @@ the step.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
+from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block, Metric, StepScalars
 from bellman_tf.curvature.damping import factor_damping
 from bellman_tf.curvature.stacks import Stacks
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import factor_spd, inverse_spd
 from bellman_tf.linalg.constants import constant
+
+Captured = TypeVar("Captured", bound=Capture)  # what a block's players are captured as
 
 _NEARLY = 1.1  # a matrix is padded to at most so many times its rows
 _TINY = 32  # up to so many rows in any case
 
 
-class CachedBlock(Block):
+class CachedBlock(Block, Generic[Captured]):
     """Curvature with factorisations that are renewed every `period` steps only.
 
     Attributes:
@@ -39,12 +42,12 @@ class CachedBlock(Block):
         """Steps between two refreshes."""
         raise NotImplementedError
 
-    def observe(self, state: Tensors, capture: Capture, step: StepScalars) -> Tensors:
+    def observe(self, state: Tensors, capture: Captured, step: StepScalars) -> Tensors:
         """The running statistics of this step, the first entries of the new state."""
         raise NotImplementedError
 
     @classmethod
-    def matrices(cls, blocks: "Sequence[CachedBlock]", statistics: Sequence[Tensors]) -> list[list[tuple]]:
+    def matrices(cls, blocks: Sequence[Any], statistics: Sequence[Tensors]) -> list[list[tuple]]:
         """The arguments of `factorise`, of many blocks of this class at once.
 
         Args:
@@ -56,14 +59,18 @@ class CachedBlock(Block):
         """
         raise NotImplementedError
 
-    def cache(self, factors: list[Tensors], capture: Capture, kept: Tensors) -> Tensors:
+    def cache(self, factors: list[Tensors], capture: Captured, kept: Tensors) -> Tensors:
         """What is kept of the factorisations, the other entries of the state; `kept` are those of the last time."""
         raise NotImplementedError
 
+    def measure(self, cached: Tensors, capture: Captured) -> Tensors:
+        """Statistics of the batch that are taken in the factorisations; none by default."""
+        return []
+
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: Capture, step: StepScalars
+        self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
     ) -> tuple[Tensors, Metric]:
-        """The new state and this step's metric."""
+        """The new state and this step's metric, `measured` of `measure`."""
         raise NotImplementedError
 
     def update(
@@ -93,54 +100,79 @@ def update_all(players: list[Seen], step: StepScalars) -> list[tuple[Tensors, Me
     Returns:
         New state and metric of each.
     """
-    statistics = {
-        k: seen.block.observe(seen.state, seen.capture, step)
-        for k, seen in enumerate(players)
-        if isinstance(seen.block, CachedBlock)
-    }
+    observed = _observed(players, step)
     cached: dict[int, Tensors] = {}
-    for period in sorted({players[k].block.period for k in statistics}):
-        due = {k: known for k, known in statistics.items() if players[k].block.period == period}
-        kept = {k: players[k].state[len(known) :] for k, known in due.items()}
+    for period in sorted({one.block.period for one in observed.values()}):
+        due = {k: one for k, one in observed.items() if one.block.period == period}
+        kept = {k: one.kept for k, one in due.items()}
         refreshed = every(
             period,
             step.iteration,
-            lambda due=due: [part for parts in _refresh(players, due) for part in parts],
+            lambda due=due: [part for parts in _refresh(list(due.values())) for part in parts],
             [part for parts in kept.values() for part in parts],
+            step.refreshing,
         )
         remaining = iter(refreshed)
         cached.update({k: [next(remaining) for _ in parts] for k, parts in kept.items()})
+    measured = _averaged({k: one.block.measure(cached[k], one.capture) for k, one in observed.items()}, step)
     return [
-        seen.block.finish(statistics[k], cached[k], seen.capture, step)
-        if k in statistics
+        observed[k].block.finish(observed[k].statistics, cached[k], measured[k], step)
+        if k in observed
         else seen.block.update(seen.state, seen.capture, seen.gradient, step)
         for k, seen in enumerate(players)
     ]
 
 
-def _refresh(players: list[Seen], statistics: dict[int, Tensors]) -> list[Tensors]:
+class _Observed(NamedTuple):
+    """A block with factorisations, its statistics with this step's, and what it kept of the last factorisations."""
+
+    block: CachedBlock
+    capture: Capture
+    statistics: Tensors
+    kept: Tensors
+
+
+def _observed(players: list[Seen], step: StepScalars) -> dict[int, _Observed]:
+    """The blocks with factorisations, by the place of the player."""
+    caching = {
+        k: (seen.block, _checks.given("capture", seen.capture), seen.state)
+        for k, seen in enumerate(players)
+        if isinstance(seen.block, CachedBlock)
+    }
+    seen = {k: block.observe(state, capture, step) for k, (block, capture, state) in caching.items()}
+    statistics = _averaged(seen, step)
+    return {
+        k: _Observed(block, capture, statistics[k], state[len(statistics[k]) :])
+        for k, (block, capture, state) in caching.items()
+    }
+
+
+def _averaged(statistics: dict[int, Tensors], step: StepScalars) -> dict[int, Tensors]:
+    """Statistics of the samples of all replicas, exchanged at once."""
+    remaining = iter(step.mean([part for parts in statistics.values() for part in parts]))
+    return {k: [next(remaining) for _ in parts] for k, parts in statistics.items()}
+
+
+def _refresh(observed: list[_Observed]) -> list[Tensors]:
     """What every block caches, matrices of one size and kind factorised as one stack."""
     wanted: list[tuple[int, tuple]] = []
-    for kind in dict.fromkeys(type(players[k].block) for k in statistics):
-        same = [k for k in statistics if type(players[k].block) is kind]
-        made = kind.matrices([players[k].block for k in same], [statistics[k] for k in same])
+    for kind in dict.fromkeys(type(one.block) for one in observed):
+        same = [k for k, one in enumerate(observed) if type(one.block) is kind]
+        made = kind.matrices([observed[k].block for k in same], [observed[k].statistics for k in same])
         wanted += [(k, arguments) for k, own in zip(same, made, strict=True) for arguments in own]
     kinds: dict[tuple, dict[tuple[int, int], list[int]]] = {}
     for place, (k, (first, *_)) in enumerate(wanted):
-        alike = kinds.setdefault((players[k].block.factorise, first.dtype), {})
+        alike = kinds.setdefault((observed[k].block.factorise, first.dtype), {})
         alike.setdefault((first.shape[-1], len(first.shape)), []).append(place)
     factors: dict[int, Tensors] = {}
     for (factorise, _), alike in kinds.items():
         stacks = [_stack([wanted[place][1] for place in places]) for places in alike.values()]
         for places, made in zip(alike.values(), factorise(stacks), strict=True):
             factors.update(zip(places, _unstack(made, [wanted[place][1][0] for place in places]), strict=True))
-    made_of: dict[int, list[Tensors]] = {k: [] for k in statistics}
+    made_of: list[list[Tensors]] = [[] for _ in observed]
     for place, (k, _) in enumerate(wanted):
         made_of[k].append(factors[place])
-    return [
-        players[k].block.cache(made_of[k], players[k].capture, players[k].state[len(known) :])
-        for k, known in statistics.items()
-    ]
+    return [one.block.cache(made, one.capture, one.kept) for one, made in zip(observed, made_of, strict=True)]
 
 
 def _stack(wanted: list[tuple[tf.Tensor, ...]]) -> tuple[tf.Tensor, ...]:
@@ -205,7 +237,13 @@ def _padded(matrices: tf.Tensor, size: int) -> tf.Tensor:
     return tf.pad(matrices, [[0, 0], [0, missing], [0, missing]]) + ones
 
 
-def every(period: int, iteration: tf.Tensor, refresh: object, keep: Tensors) -> Tensors:
+def every(
+    period: int,
+    iteration: tf.Tensor,
+    refresh: Callable[[], Tensors],
+    keep: Tensors,
+    allowed: tf.Tensor | None = None,
+) -> Tensors:
     """Runs `refresh` on iterations divisible by `period`, returns `keep` on the others.
 
     Args:
@@ -213,14 +251,16 @@ def every(period: int, iteration: tf.Tensor, refresh: object, keep: Tensors) -> 
         iteration: integer scalar.
         refresh: function of no arguments returning tensors like `keep`.
         keep: what stands otherwise, of static shapes.
+        allowed: whether `refresh` may run at all, boolean scalar; `None` for always.
 
     Returns:
         The chosen tensors.
     """
-    if period == 1:
+    if period == 1 and allowed is None:
         return refresh()
     stacks = Stacks([part.shape for part in keep], [part.dtype for part in keep])
     kept = stacks.pack(keep)
     due = tf.equal(iteration % constant(period, iteration.dtype), constant(0, iteration.dtype))
+    due = due if allowed is None else due & allowed
     chosen = tf.cond(due, lambda: stacks.pack(refresh()), lambda: [tf.identity(part) for part in kept])
     return stacks.unpack(chosen)

@@ -4,21 +4,29 @@ A string names the class with its defaults, which are Keras's own where Keras ha
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
 
 import keras
 
 from bellman_tf import _checks
 
 
+@dataclasses.dataclass(frozen=True)
 class Config:
-    """Base of the curvature options; subclasses are frozen dataclasses, serialisable by their fields."""
+    """Base of the curvature options; subclasses are frozen dataclasses, serialisable by their fields.
 
-    def get_config(self) -> dict:
+    Example:
+        >>> isinstance(btf.curvature.RMSprop(), btf.curvature.Config)
+        True
+    """
+
+    def get_config(self) -> dict[str, Any]:
         """The fields, for Keras serialisation."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_config(cls, config: dict) -> "Config":
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Rebuilds the options from their fields."""
         return cls(**config)
 
@@ -26,7 +34,12 @@ class Config:
 @keras.saving.register_keras_serializable("bellman_tf.curvature")
 @dataclasses.dataclass(frozen=True)
 class Identity(Config):
-    """M = I / learning rate: stochastic gradient descent."""
+    """M = I / learning rate: stochastic gradient descent.
+
+    Example:
+        >>> btf.GTDDP(0.1, curvature="identity").curvature
+        Identity()
+    """
 
 
 @keras.saving.register_keras_serializable("bellman_tf.curvature")
@@ -37,6 +50,10 @@ class RMSprop(Config):
     Attributes:
         rho: decay of the running mean, in [0, 1).
         epsilon: added under the root.
+
+    Example:
+        >>> btf.GTDDP(0.01, curvature=btf.curvature.RMSprop(rho=0.99)).curvature.rho
+        0.99
     """
 
     rho: float = 0.9
@@ -56,6 +73,10 @@ class Adam(Config):
         beta_1: decay of the first moment, in [0, 1).
         beta_2: decay of the second moment, in [0, 1).
         epsilon: added to the root.
+
+    Example:
+        >>> btf.curvature.Adam(beta_1=0.0).get_config()
+        {'beta_1': 0.0, 'beta_2': 0.999, 'epsilon': 1e-07}
     """
 
     beta_1: float = 0.9
@@ -101,6 +122,10 @@ class KFAC(Config):
             DGN Prop. 5, which overestimate the step) or "rescale" (GTDDP Cor. 7, as if the players were identical).
         cooperative_sign: of the cross terms of "published": 1 as in GTDDP Eqs. 53-54, -1 as in DGN Eq. 15 (two
             players only).
+
+    Example:
+        >>> fresh = btf.curvature.KFAC(damping=0.1, invert_every=1)  # factors inverted at every step
+        >>> optimizer = btf.GTDDP(0.1, curvature=fresh)
     """
 
     damping: float = 1e-2
@@ -137,6 +162,10 @@ class EKFAC(KFAC):
         scalings: for layers applied at several positions, "exact" forms per-sample gradients, "uncorrelated"
             drops the correlation between positions (much cheaper), "auto" is exact where a sample's positions
             are few and "uncorrelated" elsewhere.
+
+    Example:
+        >>> isinstance(btf.curvature.EKFAC(scalings="exact"), btf.curvature.KFAC)
+        True
     """
 
     scalings: str = "auto"
@@ -157,6 +186,10 @@ class Full(Config):
         decay: of the running mean, in [0, 1).
         invert_every: steps between inversions.
         max_parameters: refuse players with more parameters than this.
+
+    Example:
+        >>> btf.GTDDP(0.1, curvature=btf.curvature.Full(damping=0.1)).curvature.max_parameters
+        2048
     """
 
     damping: float = 1e-2
@@ -174,7 +207,7 @@ class Full(Config):
 NAMES = {"identity": Identity, "rmsprop": RMSprop, "adam": Adam, "kfac": KFAC, "ekfac": EKFAC, "full": Full}
 
 
-def get(identifier: object) -> Config:
+def get(identifier: str | Config | Mapping[str, Any]) -> Config:
     """Resolves the `curvature` option.
 
     Args:

@@ -17,12 +17,13 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Metric, MetricKind, Pair, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
-from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg.constants import number, once
 
 DIAGONAL = MetricKind(tapwise=True, rowwise=True, diagonal=True)
@@ -109,6 +110,10 @@ class DiagonalMetric(Metric):
         self._rate, self._divisor, self._layout = rate, divisor, layout
 
     @property
+    def _form(self) -> MatrixLayout:
+        return _checks.given("layout", self._layout)
+
+    @property
     def inverse(self) -> Tensors:
         """Learning rate / f(v), formed where it is asked for."""
         return once(self, "inverse", lambda: [self._rate / self._divisor(v) for v in self.moments])
@@ -124,23 +129,23 @@ class DiagonalMetric(Metric):
 
     def feature_pair(self, capture: LinearMap, count: int) -> Pair:
         """The gradients times the root of the diagonal on both sides."""
-        q = [tf.sqrt(self._layout.pack(self.inverse)[:count]) * capture.feature_gradients(count)]
+        q = [tf.sqrt(self._form.pack(self.inverse)[:count]) * capture.feature_gradients(count)]
         return Pair(q, q)
 
     def bias_pair(self, capture: MatrixCapture) -> Pair:
         """The gradients times the root of the diagonal on both sides."""
-        q = [tf.sqrt(self._layout.pack(self.inverse)[-1]) * capture.bias_per_sample()]
+        q = [tf.sqrt(self._form.pack(self.inverse)[-1]) * capture.bias_per_sample()]
         return Pair(q, q)
 
-    def tap_pair(self, capture: Convolution, tap: int) -> Pair:
+    def tap_pair(self, capture: TapCapture, tap: int) -> Pair:
         """The gradients of one tap times the root of the diagonal on both sides."""
         q = capture.tap_gradients(tap)
-        q = [tf.sqrt(self._layout.kernel_taps(self.inverse[0])[tap][: q.shape[-2]]) * q]
+        q = [tf.sqrt(self._form.kernel_taps(self.inverse[0])[tap][: q.shape[-2]]) * q]
         return Pair(q, q)
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`; `tap` is its flat number."""
-        return self._layout.kernel_taps(self.inverse[0])[tap] * q
+        return self._form.kernel_taps(self.inverse[0])[tap] * q
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""
@@ -156,9 +161,10 @@ class DiagonalMetric(Metric):
 
     def rank_one(self) -> RankOneMetric:
         """The second moments factored, in matrix form."""
-        kernel = self._layout.kernel_matrix(self.moments[0])
+        layout = self._form
+        kernel = layout.kernel_matrix(self.moments[0])
         R, C = tf.reduce_mean(kernel, axis=1), tf.reduce_mean(kernel, axis=0)
-        if self._layout.bias_shape is not None:  # one more row; the matrix itself is not copied
+        if layout.bias_shape is not None:  # one more row; the matrix itself is not copied
             row = tf.reshape(self.moments[1], [-1])
-            R, C = tf.concat([R, [tf.reduce_mean(row)]], 0), C + (row - C) / self._layout.all_rows
+            R, C = tf.concat([R, [tf.reduce_mean(row)]], 0), C + (row - C) / layout.all_rows
         return RankOneMetric(*_sides(R, C, self._rate, self._divisor))

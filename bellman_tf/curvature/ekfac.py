@@ -4,18 +4,21 @@ M = U (s + lambda) U' / learning_rate,      U = U_A (x) U_B
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, MetricKind, Pair, StateSpec, StepScalars, running_mean
+from bellman_tf._typing import Tensors
+from bellman_tf.curvature import config as options
+from bellman_tf.curvature.block import Metric, MetricKind, Pair, PlayerLayout, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import RankOneMetric, rank_one_sides
-from bellman_tf.curvature.kfac import KFACBlock
+from bellman_tf.curvature.kfac import KFACBlock, positions_of
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
-from bellman_tf.layers.capture import MatrixCapture
-from bellman_tf.layers.convolution import Convolution
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.layers.capture import Capture, MatrixCapture
+from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg import eigh
+from bellman_tf.linalg.constants import number
 from bellman_tf.linalg.products import matmul
 
 # Per-sample gradients of a layer at up to this many positions are formed by `scalings="auto"`.
@@ -121,9 +124,11 @@ class EigenMetric(Eigenbasis, Metric):
         layout = self._rows.layout
         return layout.unpack(self.rotate_back(self.inverse * self.rotate(layout.pack(parts))))
 
-    def sample_pair(self, capture: MatrixCapture) -> Pair:
+    def sample_pair(self, capture: Capture) -> Pair:
         """`U_A' q U_B / sqrt(s + damping)` on both sides."""
-        r = [tf.sqrt(self.inverse) * self.rotate(capture.matrix_per_sample())]
+        formed = isinstance(capture, MatrixCapture)
+        q = capture.matrix_per_sample() if formed else self._rows.layout.pack(capture.per_sample())
+        r = [tf.sqrt(self.inverse) * self.rotate(q)]
         return Pair(r, r)
 
     def turned(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -144,7 +149,7 @@ class EigenMetric(Eigenbasis, Metric):
         rows = self._rows
         return tf.reshape(self.inverse[: rows.layout.rows], [rows.repeats, rows.size, rows.layout.width])[tap]
 
-    def tap_pair(self, capture: Convolution, tap: int) -> Pair:
+    def tap_pair(self, capture: TapCapture, tap: int) -> Pair:
         """`U_A' q U_B / sqrt(s + damping)` on both sides."""
         _, turned = capture.turned_tap_gradients(tap, self._U_A, self._U_B)
         r = [tf.sqrt(self._tap_inverse(tap)) * turned]
@@ -161,26 +166,61 @@ def eigenbases(stacks: list[tuple[tf.Tensor, ...]]) -> list[Tensors]:
     return [list(eigh(matrices)) for (matrices,) in stacks]
 
 
-class EKFACBlock(KFACBlock):
-    """Eigenbases of the factors, and second moments in them."""
+class EigenBlock(KFACBlock):
+    """Eigenbases of the factors, and second moments in them, which a subclass measures or takes from the factors."""
 
     factorise = staticmethod(eigenbases)
 
     def state_specs(self) -> list[StateSpec]:
         """Factors A, B; eigenbases; second moments."""
-        size, width = self.rows.size, self.layout.matrix.width
+        size, width = self.rows.size, self.layout.matrix_form.width
         return [
             StateSpec("input_factor", (size, size)),
             StateSpec("gradient_factor", (width, width)),
             StateSpec("input_basis", (size, size), "identity"),
             StateSpec("gradient_basis", (width, width), "identity"),
-            StateSpec("scalings", (self.layout.matrix.all_rows, width)),
+            StateSpec("scalings", (self.layout.matrix_form.all_rows, width)),
         ]
 
     @classmethod
-    def matrices(cls, blocks: Sequence["EKFACBlock"], statistics: Sequence[Tensors]) -> list[list[tuple]]:
+    def matrices(cls, blocks: Sequence[Any], statistics: Sequence[Tensors]) -> list[list[tuple]]:
         """The factors."""
         return [[(factor,) for factor in factors] for factors in statistics]
+
+    def finish(
+        self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
+    ) -> tuple[Tensors, Metric]:
+        """The scalings in the bases, running means where they are measured, and the metric."""
+        U_A, U_B, s = cached
+        for moments in measured:
+            s = running_mean(s, moments, step.mean_rate(self.config.decay))
+        state = [*statistics, U_A, U_B, s]
+        return state, self.standing(state, step)
+
+    def standing(self, state: Tensors, step: StepScalars) -> Metric:
+        """The scalings so far in the cached bases."""
+        U_A, U_B, s = state[2:5]
+        damping = diagonal_damping([s], self.config.damping)
+        return EigenMetric(self.rows, U_A, U_B, s, damping, step.learning_rate)
+
+    @property
+    def kind(self) -> MetricKind:
+        """As `eigen_kind`."""
+        return eigen_kind(self.rows)
+
+
+class EKFACBlock(EigenBlock):
+    """Second moments that are measured, as running means."""
+
+    def __init__(self, layout: PlayerLayout, config: options.EKFAC) -> None:
+        """Lays out the factors.
+
+        Args:
+            layout: the player; `layout.matrix` must not be `None`.
+            config: the options.
+        """
+        super().__init__(layout, config)
+        self.scalings = config.scalings
 
     def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
         """Eigenbases of A and B, and the scalings so far as the new bases see them."""
@@ -196,21 +236,9 @@ class EKFACBlock(KFACBlock):
         """The diagonal of `R' diag(s) R`, R = R_A (x) R_B the rotation from the old bases to the new ones."""
         return matmul(self.rows.apply(tf.transpose(tf.square(R_A)), s), tf.square(R_B))
 
-    def finish(
-        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: StepScalars
-    ) -> tuple[Tensors, Metric]:
-        """The scalings of this step in the bases, and the metric."""
-        U_A, U_B, s = cached
-        s = self._scalings(s, U_A, U_B, capture, step)
-        state = [*statistics, U_A, U_B, s]
-        return state, self.standing(state, step)
-
-    def _scalings(
-        self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: StepScalars
-    ) -> tf.Tensor:
-        """The running mean of second moments, this step's included."""
-        measured = self._second_moments(capture, Eigenbasis(self.rows, U_A, U_B))
-        return running_mean(s, measured, step.mean_rate(self.config.decay))
+    def measure(self, cached: Tensors, capture: MatrixCapture) -> Tensors:
+        """The second moments of this step in the bases."""
+        return [self._second_moments(capture, Eigenbasis(self.rows, *cached[:2]))]
 
     def _second_moments(self, capture: MatrixCapture, metric: Eigenbasis) -> tf.Tensor:
         """`E[(U_A' q U_B)^2]`, `[rows(+1), e]`, from column 0."""
@@ -220,16 +248,16 @@ class EKFACBlock(KFACBlock):
             x = metric.rotate_input(capture.augmented())
             return matmul(tf.square(x), tf.square(c), transpose_a=True) / batch
         few = capture.positions is not None and capture.positions <= FEW_POSITIONS
-        if self.config.scalings == "exact" or (self.config.scalings == "auto" and few):
+        if self.scalings == "exact" or (self.scalings == "auto" and few):
             q = metric.rotate(capture.matrix_per_sample()[:, 0])
             return tf.reduce_mean(tf.square(q), axis=0)
-        c = tf.reshape(tf.square(c), [-1, self.layout.matrix.width])
-        if not capture.extent.taps:
+        c = tf.reshape(tf.square(c), [-1, self.layout.matrix_form.width])
+        if not isinstance(capture, TapCapture):
             x = metric.rotate_input(capture.augmented())
             return matmul(tf.square(tf.reshape(x, [-1, x.shape[-1]])), c, transpose_a=True) / batch
         return self._convolution_moments(capture, metric, c) / batch
 
-    def _convolution_moments(self, capture: Convolution, metric: Eigenbasis, c: tf.Tensor) -> tf.Tensor:
+    def _convolution_moments(self, capture: TapCapture, metric: Eigenbasis, c: tf.Tensor) -> tf.Tensor:
         """`sum_il (rotated patch)^2 (rotated cotangent)^2'` with positions taken as uncorrelated."""
         if self.form == "sua":
             parts = [capture.tap_moments(*metric.basis)]
@@ -241,23 +269,12 @@ class EKFACBlock(KFACBlock):
             parts.append(tf.reduce_sum(c, axis=0, keepdims=True))
         return tf.concat(parts, axis=0)
 
-    def standing(self, state: Tensors, step: StepScalars) -> Metric:
-        """The scalings so far in the cached bases."""
-        U_A, U_B, s = state[2:5]
-        damping = diagonal_damping([s], self.config.damping)
-        return EigenMetric(self.rows, U_A, U_B, s, damping, step.learning_rate)
-
-    @property
-    def kind(self) -> MetricKind:
-        """As `eigen_kind`."""
-        return eigen_kind(self.rows)
-
     def describe(self) -> str:
         """A word or two for `game_summary`."""
         return "e" + super().describe()
 
 
-class KFACEigenBlock(EKFACBlock):
+class KFACEigenBlock(EigenBlock):
     """K-FAC in its eigenbasis, where damping adds to eigenvalues as Corollary 7 has it: for `cooperative="rescale"`."""
 
     def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
@@ -265,15 +282,5 @@ class KFACEigenBlock(EKFACBlock):
         (eig_A, U_A), (eig_B, U_B) = factors
         rows = [eig_A] * self.rows.repeats
         if self.rows.bias_apart:
-            rows.append(self._positions(capture, eig_A.dtype)[None])
+            rows.append(number(positions_of(capture), eig_A.dtype)[None])
         return [U_A, U_B, tf.maximum(tf.concat(rows, 0), 0)[:, None] * tf.maximum(eig_B, 0)]
-
-    def _scalings(
-        self, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor, capture: MatrixCapture, step: StepScalars
-    ) -> tf.Tensor:
-        """K-FAC's own eigenvalues."""
-        return s
-
-    def describe(self) -> str:
-        """A word or two for `game_summary`."""
-        return KFACBlock.describe(self)

@@ -2,11 +2,12 @@
 
 import tensorflow as tf
 
+from bellman_tf import _checks, replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 
 
 class DiagonalFisherBlock(Block):
@@ -30,11 +31,11 @@ class DiagonalFisherBlock(Block):
         self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """Running mean of squares, then the inverse of the damped diagonal."""
-        if not self.layout.covered:
-            batch = tf.cast(capture.batch_size, step.learning_rate.dtype)
-            squares = [batch * tf.square(g) for g in gradient]
+        if self.layout.covered:
+            squares = step.mean(_checks.given("capture", capture).mean_squares())
         else:
-            squares = capture.mean_squares()
+            [batch] = replicas.total([tf.cast(_checks.given("capture", capture).batch_size, step.learning_rate.dtype)])
+            squares = [batch * tf.square(g) for g in _checks.given("gradient", gradient)]
         rate = step.mean_rate(self.decay)
         state = [running_mean(v, new, rate) for v, new in zip(state, squares, strict=True)]
         return state, self.standing(state, step)

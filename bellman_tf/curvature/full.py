@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from typing import Self
 
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 
 
 class DenseMetric(Metric):
@@ -46,7 +47,7 @@ def flatten(parts: Tensors, shapes: tuple) -> tf.Tensor:
     return tf.concat(rows, axis=-1)
 
 
-class FullBlock(CachedBlock):
+class FullBlock(CachedBlock[Capture]):
     """M = (E[q q'] + damping I) / learning rate."""
 
     needs_capture = True
@@ -90,7 +91,7 @@ class FullBlock(CachedBlock):
         return [running_mean(state[0], moment, step.mean_rate(self.config.decay))]
 
     @classmethod
-    def matrices(cls, blocks: Sequence["FullBlock"], statistics: Sequence[Tensors]) -> list[list[tuple]]:
+    def matrices(cls, blocks: Sequence[Self], statistics: Sequence[Tensors]) -> list[list[tuple]]:
         """The running matrices and their dampings."""
         return [
             [(fisher, tf.constant(block.config.damping, fisher.dtype))]
@@ -102,7 +103,7 @@ class FullBlock(CachedBlock):
         return factors[0][:1]
 
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: Capture, step: StepScalars
+        self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """The inverse as a metric."""
         return [*statistics, *cached], DenseMetric(cached[0], self.layout.shapes, step.learning_rate)

@@ -7,15 +7,18 @@ them; the latter are left out, and each block is taken as K-FAC takes that of a 
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Metric, MetricKind, PlayerLayout, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
-from bellman_tf.layers.capture import MatrixCapture
+from bellman_tf.curvature.kfac import positions_of
 from bellman_tf.layers.matrix_layout import MatrixLayout
-from bellman_tf.layers.tensors import Tensors, leading
+from bellman_tf.layers.tap_capture import TapCapture
+from bellman_tf.layers.tensors import leading
 from bellman_tf.linalg import split_damping
 from bellman_tf.linalg.products import matmul
 
@@ -67,7 +70,7 @@ class GroupedMetric(Metric):
         return tf.reshape(solved, [*leading(q, 1), q.shape[-1]])
 
 
-class GroupedKFACBlock(CachedBlock):
+class GroupedKFACBlock(CachedBlock[TapCapture]):
     """Running Kronecker factors of every group and their damped inverses."""
 
     needs_capture = True
@@ -81,9 +84,9 @@ class GroupedKFACBlock(CachedBlock):
             config: the options; "autocorrelation" is formed from patches.
         """
         super().__init__(layout)
-        self.config, self.groups = config, layout.matrix.groups
+        self.config, self.groups = config, layout.matrix_form.groups
         self.apart = config.convolution == "sua"
-        matrix = layout.matrix
+        matrix = layout.matrix_form
         self.size = matrix.rows // layout.taps if self.apart else matrix.all_rows
         self.width = matrix.width // self.groups
 
@@ -108,7 +111,7 @@ class GroupedKFACBlock(CachedBlock):
         """Taps apart, where they share a factor."""
         return MetricKind(tapwise=self.apart)
 
-    def observe(self, state: Tensors, capture: MatrixCapture, step: StepScalars) -> Tensors:
+    def observe(self, state: Tensors, capture: TapCapture, step: StepScalars) -> Tensors:
         """Running means of A and B, updated every `update_every` steps."""
         rate = step.mean_rate(self.config.decay, self.config.update_every)
 
@@ -121,28 +124,29 @@ class GroupedKFACBlock(CachedBlock):
         return every(self.config.update_every, step.iteration, moments, state[:2])
 
     @classmethod
-    def matrices(cls, blocks: Sequence["GroupedKFACBlock"], statistics: Sequence[Tensors]) -> list[list[tuple]]:
+    def matrices(cls, blocks: Sequence[Self], statistics: Sequence[Tensors]) -> list[list[tuple]]:
         """The factors of all groups and their dampings."""
         return [
-            list(zip(factors, split_damping(*factors, block.config.damping), strict=True))
-            for block, factors in zip(blocks, statistics, strict=True)
+            list(zip((A, B), split_damping(A, B, block.config.damping), strict=True))
+            for block, (A, B) in zip(blocks, statistics, strict=True)
         ]
 
-    def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
+    def cache(self, factors: list[Tensors], capture: TapCapture, kept: Tensors) -> Tensors:
         """Damped inverses of A, B and of the bias rows' moments."""
         (A_inv, damping_A), (B_inv, _) = factors
-        count = capture.positions if capture.positions is not None else tf.shape(capture.cotangents[0])[1]
-        return [A_inv, B_inv, 1 / (tf.cast(count, A_inv.dtype) + damping_A)]
+        return [A_inv, B_inv, 1 / (tf.cast(positions_of(capture), A_inv.dtype) + damping_A)]
 
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: StepScalars
+        self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """The inverses as a metric."""
-        return [*statistics, *cached], GroupedMetric(self.layout.matrix, self.kind, *cached, step.learning_rate)
+        state = [*statistics, *cached]
+        return state, self.standing(state, step)
 
     def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The cached inverses as a metric."""
-        return GroupedMetric(self.layout.matrix, self.kind, *state[2:], step.learning_rate)
+        A_inv, B_inv, bias_inv = state[2:]
+        return GroupedMetric(self.layout.matrix_form, self.kind, A_inv, B_inv, bias_inv, step.learning_rate)
 
     def describe(self) -> str:
         """A word or two for `game_summary`."""

@@ -2,10 +2,11 @@
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block, Metric, MetricKind, Pair, StepScalars, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.dense import LinearMap
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.layers.tap_capture import TapCapture
 
 IDENTITY = MetricKind(kronecker=True, tapwise=True, sided=True, rowwise=True)
 
@@ -44,7 +45,7 @@ class IdentityMetric(Metric, TwoSided):
         parts = capture.per_sample()
         return Pair(parts, parts, self.scale)
 
-    def tap_pair(self, capture: Capture, tap: int) -> Pair:
+    def tap_pair(self, capture: TapCapture, tap: int) -> Pair:
         """The gradients as they are, and the learning rate."""
         q = [capture.tap_gradients(tap)]
         return Pair(q, q, self.scale)

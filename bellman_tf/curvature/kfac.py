@@ -12,9 +12,11 @@ alone with the number of positions as its moment.
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 import tensorflow as tf
 
+from bellman_tf._typing import Size, Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import (
     Metric,
@@ -29,9 +31,8 @@ from bellman_tf.curvature.block import (
 from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.layers.capture import MatrixCapture
-from bellman_tf.layers.convolution import Convolution
-from bellman_tf.layers.tensors import Tensors
-from bellman_tf.linalg.constants import number
+from bellman_tf.layers.tap_capture import TapCapture
+from bellman_tf.linalg.constants import number, once
 from bellman_tf.linalg.kronecker import split_by_means
 from bellman_tf.linalg.products import matmul, times, trace
 
@@ -56,7 +57,6 @@ class KroneckerMetric(Metric, TwoSided):
     ) -> None:
         self._rows, self._A_inv, self._B_inv, self._bias_inv = rows, A_inv, B_inv, bias_inv
         self._right, self.scale = learning_rate * B_inv, learning_rate
-        self._bias_right = bias_inv * self._right if rows.bias_apart else None
         self.kind = kronecker_kind(rows)
 
     def solve(self, parts: Tensors) -> Tensors:
@@ -83,17 +83,22 @@ class KroneckerMetric(Metric, TwoSided):
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""
         return matmul(matmul(self._A_inv, q), self._right)
 
-    def tap_pair(self, capture: Convolution, tap: int) -> Pair:
+    def tap_pair(self, capture: TapCapture, tap: int) -> Pair:
         """`q` and `A^{-1} q B^{-1}`."""
         q, solved = capture.turned_tap_gradients(tap, self._A_inv, self._right)
         return Pair([q], [solved])
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""
-        return times(q, self._bias_right)
+        return times(q, once(self, "bias", lambda: self._bias_inv * self._right))
 
 
-class KFACBlock(CachedBlock):
+def positions_of(capture: MatrixCapture) -> Size:
+    """Positions at which a player is applied to a sample, static where known."""
+    return tf.shape(capture.cotangents[0])[1] if capture.positions is None else capture.positions
+
+
+class KFACBlock(CachedBlock[MatrixCapture]):
     """Running Kronecker factors and their damped inverses."""
 
     needs_capture = True
@@ -109,14 +114,14 @@ class KFACBlock(CachedBlock):
         super().__init__(layout)
         self.config = config
         self.form = config.convolution if layout.convolution else "patches"
-        if self.form == "autocorrelation" and layout.matrix.swapped:
+        if self.form == "autocorrelation" and layout.matrix_form.swapped:
             self.form = "patches"
         repeats = layout.taps if self.form == "sua" else 1
-        self.rows = KroneckerRows(layout.matrix, repeats, bias_apart=self.form != "patches")
+        self.rows = KroneckerRows(layout.matrix_form, repeats, bias_apart=self.form != "patches")
 
     def state_specs(self) -> list[StateSpec]:
         """Factors A, B; their damped inverses; the inverse of the bias row's moment."""
-        size, width = self.rows.size, self.layout.matrix.width
+        size, width = self.rows.size, self.layout.matrix_form.width
         return [
             StateSpec("input_factor", (size, size)),
             StateSpec("gradient_factor", (width, width)),
@@ -136,38 +141,39 @@ class KFACBlock(CachedBlock):
         rate = step.mean_rate(config.decay, config.update_every)
 
         def moments() -> Tensors:
-            A = capture.input_moment(self.form) if self.layout.convolution else capture.input_moment()
+            A = capture.input_moment(self.form)
             return [running_mean(state[0], A, rate), running_mean(state[1], capture.cotangent_moment(), rate)]
 
         return every(config.update_every, step.iteration, moments, state[:2])
 
     @classmethod
-    def matrices(cls, blocks: Sequence["KFACBlock"], statistics: Sequence[Tensors]) -> list[list[tuple]]:
+    def matrices(cls, blocks: Sequence[Self], statistics: Sequence[Tensors]) -> list[list[tuple]]:
         """The factors and their dampings, those of all players from one set of operations."""
         dampings = tf.constant([block.config.damping for block in blocks], statistics[0][0].dtype)
         sides = list(zip(*statistics, strict=True))
         means = [tf.stack([trace(M) for M in side]) / [float(M.shape[-1]) for M in side] for side in sides]
-        split = [tf.unstack(part, len(blocks)) for part in split_by_means(*means, dampings)]
+        mean_A, mean_B = means
+        split = [tf.unstack(part, len(blocks)) for part in split_by_means(mean_A, mean_B, dampings)]
         pairs = [zip(side, own, strict=True) for side, own in zip(sides, split, strict=True)]
         return [list(both) for both in zip(*pairs, strict=True)]
 
     def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
         """Damped inverses of A, B and of the bias row's moment."""
         (A_inv, damping_A), (B_inv, _) = factors
-        count = capture.positions
-        count = tf.shape(capture.cotangents[0])[1] if count is None else count
-        bias = number(count if self.rows.bias_apart else 1.0, A_inv.dtype)
+        bias = number(positions_of(capture) if self.rows.bias_apart else 1.0, A_inv.dtype)
         return [A_inv, B_inv, tf.math.reciprocal(bias + damping_A)]
 
     def finish(
-        self, statistics: Tensors, cached: Tensors, capture: MatrixCapture, step: StepScalars
+        self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """The inverses as a metric."""
-        return [*statistics, *cached], KroneckerMetric(self.rows, *cached, step.learning_rate)
+        state = [*statistics, *cached]
+        return state, self.standing(state, step)
 
     def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The cached inverses as a metric."""
-        return KroneckerMetric(self.rows, *state[2:], step.learning_rate)
+        A_inv, B_inv, bias_inv = state[2:]
+        return KroneckerMetric(self.rows, A_inv, B_inv, bias_inv, step.learning_rate)
 
     @property
     def kind(self) -> MetricKind:
@@ -176,6 +182,6 @@ class KFACBlock(CachedBlock):
 
     def describe(self) -> str:
         """A word or two for `game_summary`."""
-        size, width = self.rows.size, self.layout.matrix.width
+        size, width = self.rows.size, self.layout.matrix_form.width
         copies = f"{self.rows.repeats} x " if self.rows.repeats > 1 else ""
         return f"kfac {copies}{size} (x) {width}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from bellman_tf import _checks
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.adam import AdamBlock
 from bellman_tf.curvature.block import Block, PlayerLayout
@@ -80,4 +81,6 @@ def make_block(config: options.Config, layout: PlayerLayout) -> Block:
     for kind, suits, make in BLOCKS:
         if isinstance(config, kind) and suits(layout):
             return make(layout, config)
-    return DiagonalFisherBlock(layout, config.damping, config.decay)
+    if isinstance(config, options.KFAC | options.Full):
+        return DiagonalFisherBlock(layout, config.damping, config.decay)
+    raise _checks.error("curvature", "be one of bellman_tf.curvature", config)

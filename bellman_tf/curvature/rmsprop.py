@@ -2,11 +2,12 @@
 
 import tensorflow as tf
 
+from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, StepScalars
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric, where_known
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 
 
 class RMSpropBlock(Block):
@@ -27,7 +28,9 @@ class RMSpropBlock(Block):
     ) -> tuple[Tensors, Metric]:
         """V <- rho v + (1 - rho) g^2, M = diag(sqrt(v + epsilon)) / learning_rate."""
         rho = self.config.rho
-        state = [rho * v + (1 - rho) * tf.square(g) for v, g in zip(state, gradient, strict=True)]
+        state = [
+            rho * v + (1 - rho) * tf.square(g) for v, g in zip(state, _checks.given("gradient", gradient), strict=True)
+        ]
         return state, DiagonalMetric(state, step.learning_rate, self._divisor, self.layout.matrix)
 
     def _divisor(self, v: tf.Tensor) -> tf.Tensor:

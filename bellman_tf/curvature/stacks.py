@@ -9,8 +9,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import StateSpec
-from bellman_tf.layers.tensors import Tensors
 
 SMALL = 2**14  # entries of a tensor
 
@@ -124,7 +124,7 @@ class StateStore:
         return [(variable, value, before) for variable, value, before, is_touched in parts if is_touched]
 
 
-class StoredState(list):
+class StoredState(list[Tensors]):
     """The state of every owner, `list[Tensors]`.
 
     Attributes:
@@ -136,6 +136,6 @@ class StoredState(list):
         self.stacks = list(stacks)
 
 
-def _identities(shape: Sequence[int], dtype: object = None) -> tf.Tensor:
+def _identities(shape: Sequence[int], dtype: str | None = None) -> tf.Tensor:
     """The identity, for every matrix of a stack."""
     return tf.broadcast_to(tf.eye(shape[-1], dtype=dtype), shape)

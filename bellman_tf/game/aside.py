@@ -3,6 +3,7 @@
 import concurrent.futures
 import threading
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 
 class _Place(threading.local):
@@ -14,20 +15,27 @@ class _Place(threading.local):
 _place = _Place()
 
 
-def run_aside(function: Callable, *arguments: object) -> object:
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def run_aside(
+    function: Callable[Parameters, Result], *arguments: Parameters.args, **named: Parameters.kwargs
+) -> Result:
     """Runs a function in a thread of its own.
 
     Args:
         function: what to run.
         *arguments: of the function.
+        **named: of the function.
 
     Returns:
         What it returns; what it raises is raised here.
     """
 
-    def run() -> object:
+    def run() -> Result:
         _place.aside = True
-        return function(*arguments)
+        return function(*arguments, **named)
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         return pool.submit(run).result()

@@ -3,13 +3,14 @@
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import Nested, Signature
 from bellman_tf.game.aside import run_aside
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.survey import FAILURES
 from bellman_tf.keras_access import takes_training
 
 
-def stages_of(model: keras.Model, signature: object, layers: list[keras.Layer]) -> dict[int, int]:
+def stages_of(model: keras.Model, signature: Signature, layers: list[keras.Layer]) -> dict[int, int]:
     """Traces a model's forward pass and counts players along every path.
 
     Args:
@@ -27,10 +28,10 @@ def stages_of(model: keras.Model, signature: object, layers: list[keras.Layer]) 
         return {}
 
 
-def _traced(model: keras.Model, signature: object, layers: list[keras.Layer]) -> dict[int, int]:
+def _traced(model: keras.Model, signature: Signature, layers: list[keras.Layer]) -> dict[int, int]:
     found: list[dict[int, int]] = []
 
-    def forward(inputs: object) -> list[tf.Tensor]:
+    def forward(inputs: Nested) -> list[tf.Tensor]:
         notes = Notes((), layers, lambda tensor: None)
         keywords = {"training": True} if takes_training(model) else {}
         with keras.StatelessScope(initialize_variables=False), noting(notes):

@@ -4,10 +4,12 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Generator
+from typing import Any
 
 import keras
 
 from bellman_tf import keras_access
+from bellman_tf._typing import Nested
 
 
 @contextlib.contextmanager
@@ -27,10 +29,10 @@ def recorded(model: keras.Model, recorder: Callable) -> Generator[None, None, No
     call, owner, first = model.call, threading.get_ident(), keras_access.first_argument(model)
 
     @functools.wraps(call)
-    def dispatch(*args: object, **kwargs: object) -> object:
+    def dispatch(*args: Any, **kwargs: Any) -> Nested:
         if threading.get_ident() != owner:
             return call(*args, **kwargs)
-        return recorder(args[0] if args else kwargs[first])
+        return recorder(args[0] if args or first is None else kwargs[first])
 
     with keras_access.replaced(model, "call", dispatch):
         yield

@@ -32,7 +32,7 @@ class Node(NamedTuple):
     stage: int
     depth: int
     kind: str
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # hides tuple.index, which no one asks of a node
     label: str = ""
 
 

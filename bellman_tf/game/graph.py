@@ -7,12 +7,14 @@ called once on symbolic tensors first, which records the same history.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
+from bellman_tf._typing import Nested
 from bellman_tf.game.aside import run_aside
 from bellman_tf.game.raw_variables import put_back, raw_variables
 
@@ -65,9 +67,9 @@ class Graph:
     """
 
     inputs: tuple[Slot, ...]
-    outputs: object
+    outputs: Nested
     calls: tuple[Call, ...]
-    trainings: tuple[tuple[keras.Operation, object], ...] = ()
+    trainings: tuple[tuple[keras.Operation, Any], ...] = ()
     constants: tuple[keras.Variable, ...] = ()
 
 
@@ -97,7 +99,7 @@ class Replay:
         Returns:
             (args, kwargs).
         """
-        args, kwargs = keras.tree.map_structure(
+        args, kwargs = keras_access.mapped(
             lambda leaf: self.values[leaf] if isinstance(leaf, Slot) else leaf, (call.args, call.kwargs)
         )
         if "training" in kwargs:
@@ -116,7 +118,7 @@ class Replay:
         args, kwargs = self.arguments(call)
         return self.store(call, call.operation(*args, **kwargs))
 
-    def store(self, call: Call, outputs: object) -> list[tf.Tensor]:
+    def store(self, call: Call, outputs: Nested) -> list[tf.Tensor]:
         """Stores the outputs of a call.
 
         Args:
@@ -130,7 +132,7 @@ class Replay:
         self.values.update(zip(call.outputs, flat, strict=True))
         return flat
 
-    def result(self) -> object:
+    def result(self) -> Nested:
         """The model's output structure, once every call has run."""
         return keras.tree.map_structure(lambda slot: self.values[slot], self.graph.outputs)
 
@@ -152,18 +154,18 @@ class _Tracer:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.trainings: list[tuple[keras.Operation, object]] = []
+        self.trainings: list[tuple[keras.Operation, Any]] = []
         self.count = 0
 
     def new_slot(self) -> Slot:
         self.count += 1
         return Slot(self.count - 1)
 
-    def run(self, inputs: list, outputs: object, slots: list[Slot]) -> object:
+    def run(self, inputs: list, outputs: Nested, slots: list[Slot]) -> Nested:
         """Records the calls between symbolic `inputs` and `outputs`; returns `outputs` as slots."""
         known = {id(tensor): slot for tensor, slot in zip(inputs, slots, strict=True)}
         for node in self._sorted_nodes(outputs, set(known)):
-            args, kwargs = keras.tree.map_structure(
+            args, kwargs = keras_access.mapped(
                 lambda leaf: known[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf,
                 (node.arguments.args, node.arguments.kwargs),
             )
@@ -171,7 +173,7 @@ class _Tracer:
             known.update({id(tensor): slot for tensor, slot in zip(node.outputs, made, strict=True)})
         return keras.tree.map_structure(lambda leaf: known[id(leaf)], outputs)
 
-    def _apply(self, node: object, args: tuple, kwargs: dict) -> list[Slot]:
+    def _apply(self, node: Any, args: tuple, kwargs: dict) -> list[Slot]:
         operation = node.operation
         if kwargs.get("training") is not None:
             self.trainings.append((operation, kwargs["training"]))
@@ -185,7 +187,7 @@ class _Tracer:
         return made
 
     @staticmethod
-    def _sorted_nodes(outputs: object, stop: set[int]) -> list:
+    def _sorted_nodes(outputs: Nested, stop: set[int]) -> list:
         """Nodes that lead to `outputs`, each after the nodes it reads from (depth first, no recursion)."""
         order, done = [], set()
         stack = [(tensor, False) for tensor in reversed(keras.tree.flatten(outputs))]
@@ -212,7 +214,7 @@ class _Reads(keras.StatelessScope):
         super().__init__(collect_losses=True)
         self.read: dict[int, keras.Variable] = {}
 
-    def get_current_value(self, variable: keras.Variable) -> object:
+    def get_current_value(self, variable: keras.Variable) -> tf.Tensor | None:
         """The value written to a variable in this scope; `None` if there is none.
 
         Args:
@@ -225,7 +227,7 @@ class _Reads(keras.StatelessScope):
         return super().get_current_value(variable)
 
 
-def _symbolic_subclass(model: keras.Model) -> tuple[list, object, tuple]:
+def _symbolic_subclass(model: keras.Model) -> tuple[list, Nested, tuple]:
     """Calls a subclassed model once on symbolic inputs of the shapes it was built with; also the variables it read."""
     shapes = getattr(model, "_game_input_signature", None)
     if shapes is None:
@@ -238,7 +240,7 @@ def _symbolic_subclass(model: keras.Model) -> tuple[list, object, tuple]:
     packed = keras.tree.pack_sequence_as(shapes, leaves)
     keywords = {"training": True} if keras_access.takes_training(model) else {}
 
-    def call() -> tuple[object, dict[int, keras.Variable]]:
+    def call() -> tuple[Nested, dict[int, keras.Variable]]:
         with put_back(raw_variables(model)), _Reads() as scope:
             return type(model).call(model, packed, **keywords), scope.read
 
@@ -310,7 +312,7 @@ def changed(graph: Graph, model: keras.Model) -> str:
 _PLAIN = (bool, int, float, str, tuple, type(None))
 
 
-def _settings(operation: keras.Operation) -> object:
+def _settings(operation: keras.Operation) -> Any:
     """What tells operations of `keras.ops` apart; a layer is only itself."""
     if isinstance(operation, keras.Layer):
         return operation
@@ -318,7 +320,7 @@ def _settings(operation: keras.Operation) -> object:
     return type(operation), tuple(public.items())
 
 
-def _same(first: object, second: object) -> bool:
+def _same(first: Any, second: Any) -> bool:
     if first is second:
         return True
     if isinstance(first, keras.Variable) or isinstance(second, keras.Variable):

@@ -10,10 +10,12 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+
+from bellman_tf._typing import Nested
 
 # Where TensorFlow runs loops and branches that the user writes: `tf.while_loop`, `tf.cond`, `tf.map_fn`, `tf.scan`.
 CONTROL_FLOW = {f"tensorflow.python.ops.{name}" for name in ("while_loop", "cond", "map_fn", "functional_ops")}
@@ -59,7 +61,7 @@ class Notes:
         """The layers that are noted."""
         return [*self._before.values(), *self._behind.values()]
 
-    def run(self, layer: keras.Layer, call: Callable, args: tuple, kwargs: dict) -> object:
+    def run(self, layer: keras.Layer, call: Callable, args: tuple, kwargs: dict) -> Nested:
         """Runs a layer's own `call` and notes it.
 
         Args:
@@ -72,7 +74,7 @@ class Notes:
             What `call` returns.
         """
         key = id(layer)
-        inputs = next((leaf for leaf in keras.tree.flatten((args, kwargs)) if _is_tensor(leaf)), None)
+        inputs: Any = next((leaf for leaf in keras.tree.flatten((args, kwargs)) if _is_tensor(leaf)), None)
         if isinstance(inputs, tf.SparseTensor):
             inputs = tf.ensure_shape(tf.sparse.to_dense(inputs), inputs.shape)
         if key in self._before:
@@ -86,7 +88,7 @@ class Notes:
                 self._note(key, inputs, leaf)
         return outputs
 
-    def _note(self, key: int, inputs: tf.Tensor, site: tf.Tensor) -> None:
+    def _note(self, key: int, inputs: Any, site: tf.Tensor) -> None:
         apart = _inside_control_flow() if self._graph is None else getattr(site, "graph", None) is not self._graph
         if apart:
             self.hidden.add(key)
@@ -95,7 +97,7 @@ class Notes:
         self.calls.setdefault(key, []).append(Note(inputs, site))
 
 
-def _is_tensor(leaf: object) -> bool:
+def _is_tensor(leaf: Any) -> bool:
     return tf.is_tensor(leaf) and not isinstance(leaf, keras.KerasTensor)
 
 
@@ -118,7 +120,7 @@ class _Running(threading.local):
 _running = _Running()
 _lock = threading.Lock()
 _users: dict[int, int] = {}  # how many threads note a layer at the moment
-_kept: dict[int, object] = {}  # an instance attribute `call` that was there before
+_kept: dict[int, Callable] = {}  # an instance attribute `call` that was there before
 
 
 @contextlib.contextmanager
@@ -155,7 +157,7 @@ def _install(layer: keras.Layer) -> None:
         _kept[key] = own
 
     @functools.wraps(own)
-    def call(*args: object, **kwargs: object) -> object:
+    def call(*args: Any, **kwargs: Any) -> Nested:
         notes = _running.notes
         return own(*args, **kwargs) if notes is None else notes.run(layer, own, args, kwargs)
 
@@ -209,7 +211,7 @@ class _Taps(threading.local):
 
 _taps = _Taps()
 _tapping: dict[int, int] = {}  # how many threads tap a layer at the moment
-_activations: dict[int, object] = {}
+_activations: dict[int, Callable | None] = {}
 
 
 def _open_tap(layer: keras.Layer) -> None:

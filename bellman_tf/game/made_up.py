@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
+from bellman_tf._typing import Nested, Signature
 
 ROWS = 3  # made-up samples: with two, a reversed batch and a rolled one are the same
 
@@ -82,7 +83,7 @@ class Apart:
         layer: keras.Layer,
         own: Callable,
         inputs: tf.Tensor,
-        training: object = None,
+        training: bool | None = None,
         mask: tf.Tensor | None = None,
     ) -> tf.Tensor:
         if not training:
@@ -116,7 +117,7 @@ def before_activation(output: tf.Tensor) -> tf.Tensor:
     return output if logits is None else logits
 
 
-def made_up(signature: object, size: int, rows: int = ROWS) -> object:
+def made_up(signature: Signature, size: int, rows: int = ROWS) -> Nested:
     """Draws random samples.
 
     Args:
@@ -129,7 +130,7 @@ def made_up(signature: object, size: int, rows: int = ROWS) -> object:
     """
     random = np.random.default_rng(1)
 
-    def leaf(spec: keras.KerasTensor | None) -> object:
+    def leaf(spec: keras.KerasTensor | None) -> tf.Tensor | None:
         if spec is None:
             return None
         fixed = spec.shape[0] or rows  # a model may have been made for batches of one size

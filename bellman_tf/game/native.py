@@ -10,11 +10,15 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Unpack
 
 import keras
 
+from bellman_tf._typing import Signature
+from bellman_tf.game.alignments import Alignments
 from bellman_tf.game.dataflow import stages_of
 from bellman_tf.game.players import BACKWARD, COTANGENTS, Player, Players, Stage
+from bellman_tf.game.plot import PlotOptions
 from bellman_tf.game.report import print_game
 from bellman_tf.game.rowwise import read_off
 from bellman_tf.game.stages import Game
@@ -33,7 +37,7 @@ class NativeGame(Players):
         reason: why the model could not be run; empty otherwise.
     """
 
-    def __init__(self, model: keras.Model, signature: object) -> None:
+    def __init__(self, model: keras.Model, signature: Signature) -> None:
         """Surveys a model.
 
         Args:
@@ -126,7 +130,7 @@ class NativeGame(Players):
         if len(variables) < len(_unique(layer.trainable_variables)):  # its layers are players of their own
             own = ", ".join(v.name for v in variables)
             reason = f"weights of its own ({own}) have no Gram form"
-        self._add(layer, self._paths.get(id(layer), layer.name), tuple(variables), reason)
+        self._add(layer, self._paths.get(id(layer)) or layer.name, tuple(variables), reason)
 
     def _enclose(self, enclosing: dict[int, list[keras.Layer]]) -> None:
         """Open-loop players take their gradients from cotangents if all can; else one backward pass serves them all."""
@@ -152,7 +156,7 @@ class NativeGame(Players):
         return {p.index: when[id(p.layers[0])] for p in self.players if id(p.layers[0]) in when and not p.null}
 
     @functools.cached_property
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[Stage]:  # pyright: ignore[reportIncompatibleVariableOverride]  # made when first read
         """Players by the number of players on the longest path above them; those that are never called are left out."""
         count = 1 + max(self._when.values(), default=-1)
         times = range(count)
@@ -177,7 +181,7 @@ class NativeGame(Players):
         return Game(self._model)
 
     @property
-    def alignments(self) -> object:
+    def alignments(self) -> Alignments:
         """Placements of the players off the longest path, of `program`."""
         return self.program.alignments
 
@@ -190,7 +194,7 @@ class NativeGame(Players):
         """
         print_game(self, name, None, print_fn)
 
-    def plot(self, path: str | pathlib.Path, **options: object) -> None:
+    def plot(self, path: str | pathlib.Path, **options: Unpack[PlotOptions]) -> None:
         """Draws the top-level layers, stage by stage, into a file; needs matplotlib.
 
         Args:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from typing import Protocol
 
 import keras
 
+from bellman_tf import _checks
 from bellman_tf.curvature.block import MetricKind, state_dtype
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, Plan, plan
 from bellman_tf.curvature.identity import IDENTITY
@@ -33,6 +35,12 @@ class Player:
         weighing: how the gradient of the weighted loss is had: `COTANGENTS` or `BACKWARD`.
         null: whether the variables have no effect on the outputs.
         within: of an open-loop player with `COTANGENTS`: the layer whose noted outputs lead to its gradient.
+
+    Example:
+        >>> model = btf.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="only")])
+        >>> [player] = model.game.players
+        >>> player.name, player.kind, player.parameters, player.covered
+        ('only', 'dense', 16, True)
     """
 
     index: int
@@ -48,6 +56,26 @@ class Player:
     within: keras.Layer | None = None
 
     @property
+    def covering(self) -> Coverage:
+        """`coverage`, of a covered player.
+
+        Raises:
+            ValueError: if the player is open-loop.
+        """
+        if isinstance(self.coverage, str):
+            raise _checks.error("player", "have a Gram form", f"{self.name}: {self.coverage}")
+        return self.coverage
+
+    @property
+    def place(self) -> int:
+        """`stage`, of a player whose place is known.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        return _checks.given(f"stage of {self.name}", self.stage)
+
+    @property
     def covered(self) -> bool:
         """Whether the player has a Gram form."""
         return isinstance(self.coverage, Coverage)
@@ -56,7 +84,7 @@ class Player:
     def kind(self) -> str:
         """Layer family, "open-loop", or "no effect"."""
         if self.covered:
-            return self.coverage.kind
+            return self.covering.kind
         return "no effect" if self.null else "open-loop"
 
     @property
@@ -89,7 +117,7 @@ class Player:
         """
         if not self.covered:
             return Plan("none", 0, "none")
-        extent = joined_extent([self.coverage.extent((None, *shape)) for shape in self.shapes])
+        extent = joined_extent([self.covering.extent((None, *shape)) for shape in self.shapes])
         itemsize = 8 if state_dtype(self.variables) == "float64" else 4
         return plan(extent, kind, form, group_size, limits, itemsize)
 
@@ -106,6 +134,11 @@ class Stage(tuple):
         before: calls without parameters that lead up to the cut before this stage.
         state: slots crossing the cut.
         calls: calls of players at this stage, in graph order.
+
+    Example:
+        >>> model = btf.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)])
+        >>> [len(stage) for stage in model.game.stages]
+        [1, 1]
     """
 
     before: tuple[Call, ...]
@@ -131,11 +164,13 @@ class Players:
         players: every player, in order; then those whose place is not known.
         stages: tuples of players that act at the same time.
         reason: why the network's layers cannot be told apart; empty if they can.
+        written: Keras variables that the model writes while it runs, as far as that is known.
     """
 
     players: list[Player]
     stages: list[Stage]
     reason: str = ""
+    written: tuple[keras.Variable, ...] = ()
 
     @property
     def open_loop_players(self) -> list[Player]:
@@ -161,22 +196,50 @@ class Players:
         return covered / total if total else 1.0
 
 
+class Placements(Protocol):
+    """What is read of `bellman_tf.game.alignments.Alignments`."""
+
+    @property
+    def count(self) -> int:
+        """Number of placements."""
+        ...
+
+
 class Program(Players):
     """A game whose network is known call by call.
 
     Attributes:
-        ranges: earliest and latest stage of every player whose place is known, by index.
         graph: the model as a flat program, or `None` if it cannot be traced.
         after: calls without parameters behind the last stage.
         player_of: player of each call that has one, by `id` of the call.
         when: stage of each of these calls, by `id` of the call.
     """
 
-    ranges: dict[int, tuple[int, int]]
     graph: Graph | None
     after: tuple[Call, ...]
     player_of: dict[int, Player]
     when: dict[int, int]
+
+    @property
+    def traced(self) -> Graph:
+        """`graph`, of a model that can be traced.
+
+        Raises:
+            ValueError: if it cannot.
+        """
+        if self.graph is None:
+            raise _checks.error("model", "be one whose layers can be listed", self.reason)
+        return self.graph
+
+    @property
+    def alignments(self) -> Placements:
+        """The placements of players off the longest path."""
+        raise NotImplementedError
+
+    @property
+    def ranges(self) -> dict[int, tuple[int, int]]:
+        """Earliest and latest stage of every player whose place is known, by index."""
+        raise NotImplementedError
 
     @property
     def loose_players(self) -> list[Player]:

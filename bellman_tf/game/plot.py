@@ -7,7 +7,7 @@ per movable player spans the stages it may act at, with a dot where it does.
 
 import math
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from bellman_tf import _checks
 from bellman_tf.game.flow import Node
@@ -25,6 +25,14 @@ COLOURS = ("#cfe2f3", "#fde3c8", "#d5ead3", "#f4d3da", "#e3daf0", "#f5efc4", "#d
 GREY, INK, ACCENT, SHADE = "#e4e4e4", "#444444", "#1f6fb4", "#f6f6f6"
 TITLE, LEGEND, APART = 0.75, 0.55, 0.2
 CORNER = 0.1  # radius
+
+
+class PlotOptions(TypedDict, total=False):
+    """Options of `plot_game`."""
+
+    name: str
+    stages_per_row: int
+    dpi: int
 
 
 def plot_game(
@@ -82,16 +90,16 @@ class _Picture:
         kinds = sorted({player.kind for player in game.players if player.covered})
         self.colours = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(kinds)}
 
-    def text(self, x: float, y: float, text: str, size: float, **options: object) -> None:
+    def text(self, x: float, y: float, text: str, size: float, **options: Any) -> None:
         options = {"ha": "center", "va": "center", "zorder": 4, **options}
         self.axes.text(x, y, text, fontsize=size, **options)
 
-    def patch(self, kind: str, *args: object, **options: object) -> None:
+    def patch(self, kind: str, *args: Any, **options: Any) -> None:
         import matplotlib.patches
 
         self.axes.add_patch(getattr(matplotlib.patches, kind)(*args, **options))
 
-    def plate(self, x: float, y: float, size: Point, radius: float, **options: object) -> None:
+    def plate(self, x: float, y: float, size: Point, radius: float, **options: Any) -> None:
         corner, style = (x - size[0] / 2, y - size[1] / 2), f"round,pad=0,rounding_size={radius}"
         self.patch("FancyBboxPatch", corner, *size, boxstyle=style, edgecolor=INK, zorder=3, **options)
 
@@ -181,8 +189,8 @@ class _Picture:
             if is_end:
                 self.axes.plot([x, x], [y - 0.07, y + 0.07], color=INK, linewidth=1.2, zorder=2)
         x, side = left + 0.06, "left"
-        if first <= player.stage <= last:
-            here = row.x[player.stage, 0]
+        if first <= player.place <= last:
+            here = row.x[player.place, 0]
             self.axes.plot([here], [y], "o", color=INK, markersize=4, zorder=2)
             x, side = (here + 0.08, "left") if right - here >= here - left else (here - 0.08, "right")
         text = f"{_short(player.name)}, {bar.early} to {bar.late}"

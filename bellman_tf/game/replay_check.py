@@ -13,13 +13,15 @@ for random r, phi_i a number made of row i of the outputs. Normalisations over t
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
+from bellman_tf._typing import Nested
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.graph import Call, Replay, Slot
 from bellman_tf.game.made_up import Apart, before_activation, made_up_weights, mixes
@@ -73,7 +75,7 @@ class Run:
 class Runs:
     """The runs of one model on one batch of made-up samples with one draw of weights."""
 
-    def __init__(self, game: Program, model: keras.Model, inputs: object, fixed: bool) -> None:
+    def __init__(self, game: Program, model: keras.Model, inputs: Nested, fixed: bool) -> None:
         """Draws weights.
 
         Args:
@@ -162,7 +164,7 @@ class Runs:
             return ""
         size = int(targets[0].shape[0])
         r = self._random.permutation(np.linspace(-1.0, 2.0, size)) + 0.25
-        names = {slot: call.operation.name for call in self.game.graph.calls for slot in call.outputs}
+        names = {slot: call.operation.name for call in self.game.traced.calls for slot in call.outputs}
         slots = list(dict.fromkeys(_crossing(self.game)))
         values = {slot: kept[0].values[slot] for slot in slots if isinstance(kept[0].values[slot], tf.Tensor)}
         values = {slot: value for slot, value in values.items() if value.dtype.is_floating}
@@ -190,14 +192,14 @@ class Runs:
         half = any(layer.compute_dtype in HALF for layer in keras_access.layers_of(self.model))
         return 0.1 if half else 1e-3
 
-    def _call(self, run: object = None) -> list[tf.Tensor]:
+    def _call(self, run: Callable[[Replay, Call], None] | None = None) -> list[tf.Tensor]:
         """Calls the model in training mode, or has `run` make the calls of its trace inside it; flat outputs."""
         keywords = {"training": True} if keras_access.takes_training(self.model) else {}
         if run is None:
             return _leaves(self.model(self.inputs, **keywords))
 
-        def recorder(inputs: object) -> object:
-            program = Replay(self.game.graph, keras_access.flat_inputs(self.model, inputs))
+        def recorder(inputs: Nested) -> Nested:
+            program = Replay(self.game.traced, keras_access.flat_inputs(self.model, inputs))
             for stage in self.game.stages:
                 for call in (*stage.before, *stage.calls):
                     run(program, call)
@@ -226,7 +228,7 @@ class Runs:
         return Run(outputs, [keras_access.mask_of(t) for t in outputs], losses, written, gradients, elsewhere)
 
 
-def to_array(tensor: object) -> np.ndarray:
+def to_array(tensor: Any) -> np.ndarray:
     """A tensor, or `IndexedSlices`, as float64.
 
     Args:
@@ -277,7 +279,7 @@ def _crossing(game: Program) -> Iterable[Slot]:
             yield from call.outputs
 
 
-def _leaves(outputs: object) -> list[tf.Tensor]:
+def _leaves(outputs: Nested) -> list[tf.Tensor]:
     return [leaf for leaf in keras.tree.flatten(outputs) if leaf is not None]
 
 

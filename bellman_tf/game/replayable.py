@@ -7,13 +7,15 @@ during the call, an argument `training` given in `call`, a loss with variables.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
+from bellman_tf._typing import Nested, Signature
 from bellman_tf.game.aside import run_aside
 from bellman_tf.game.graph import Graph
 from bellman_tf.game.made_up import made_up
@@ -38,7 +40,7 @@ class Verdict:
     disorder: str = ""
 
 
-def judge(game: Program, model: keras.Model, signature: object) -> Verdict:
+def judge(game: Program, model: keras.Model, signature: Signature) -> Verdict:
     """Says why a replay of a model's trace would train it wrongly.
 
     Args:
@@ -57,7 +59,7 @@ def judge(game: Program, model: keras.Model, signature: object) -> Verdict:
     return run_aside(_compared, game, model, signature)
 
 
-def _samples(model: keras.Model, signature: object, size: int) -> object:
+def _samples(model: keras.Model, signature: Signature, size: int) -> Nested:
     """Made-up samples: of the model's own batch size if that is fixed; the first row of tokens ends in padding."""
     core = keras_access.functional_core(model)
     inputs = keras.tree.flatten(keras_access.inputs_of(core)) if isinstance(core, keras.Function) else []
@@ -65,7 +67,7 @@ def _samples(model: keras.Model, signature: object, size: int) -> object:
     taken = {n for leaf in keras.tree.flatten(signature) if leaf is not None for n in leaf.shape[1:]}
     rows = min(known) if known else next((n for n in ROWS if n not in taken), ROWS[0])
 
-    def padded(leaf: object) -> object:
+    def padded(leaf: Any) -> Any:
         tokens = tf.is_tensor(leaf) and leaf.dtype in {tf.int32, tf.int64} and leaf.shape.rank > 1
         if not tokens or leaf.shape[1] < 2:
             return leaf
@@ -76,7 +78,7 @@ def _samples(model: keras.Model, signature: object, size: int) -> object:
     return keras.tree.map_structure(padded, made_up(signature, size, rows))
 
 
-def _compared(game: Program, model: keras.Model, signature: object) -> Verdict:
+def _compared(game: Program, model: keras.Model, signature: Signature) -> Verdict:
     failure = ""
     for size in UNKNOWN_SIZES:
         inputs = _samples(model, signature, size)
@@ -98,7 +100,7 @@ def _compared(game: Program, model: keras.Model, signature: object) -> Verdict:
     return Verdict(f"it does not run on made-up samples ({failure}), so the replay of its calls cannot be checked")
 
 
-def _truth(game: Program, model: keras.Model, inputs: object) -> tuple[Runs, Run]:
+def _truth(game: Program, model: keras.Model, inputs: Nested) -> tuple[Runs, Run]:
     """Runs the model; with the values it has for variables that are not trained, if made-up ones lead nowhere."""
     runs = Runs(game, model, inputs, fixed=False)
     truth = runs.as_it_is()
@@ -112,7 +114,7 @@ def _difference(game: Program, runs: Runs, truth: Run) -> str:
     try:
         replay = runs.replayed()
     except FAILURES as error:
-        return f"a replay of its calls fails ({_first_line(error)})" + _suspects(game.graph)
+        return f"a replay of its calls fails ({_first_line(error)})" + _suspects(game.traced)
     found = _writes(truth, replay) or _values(truth, replay, runs.tolerance) or _gradients(truth, replay, runs)
     if not found:
         return ""
@@ -122,13 +124,13 @@ def _difference(game: Program, runs: Runs, truth: Run) -> str:
             "it gives other outputs when it runs again on the same batch: it draws random numbers that no Keras seed "
             "generator of its layers keeps, or holds state outside Keras"
         )
-    return found + _suspects(game.graph)
+    return found + _suspects(game.traced)
 
 
 # ---- what a replay gets wrong
 
 
-def _shape_of(truth: Run, inputs: object) -> str:
+def _shape_of(truth: Run, inputs: Nested) -> str:
     """Why the outputs do not have one row per sample; empty if they have."""
     size = next(leaf.shape[0] for leaf in keras.tree.flatten(inputs) if leaf is not None)
     rows = {int(t.shape[0]) if t.shape.rank else 0 for t in truth.outputs}
@@ -227,7 +229,7 @@ def _stateful_loss(model: keras.Model) -> str:
     return ""
 
 
-def _held_by(loss: object) -> Iterator[object]:
+def _held_by(loss: Any) -> Iterator[Any]:
     """Attributes of a loss object, and what its function closes over."""
     for thing in (loss, getattr(loss, "fn", None)):
         yield from getattr(thing, "__dict__", {}).values()
@@ -240,6 +242,6 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".split("\n")[0]
 
 
-def _listed(names: object, quote: str = "'") -> str:
+def _listed(names: Iterable, quote: str = "'") -> str:
     shown = [f"{quote}{name}{quote}" for name in dict.fromkeys(names)]
     return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")

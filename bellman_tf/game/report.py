@@ -13,6 +13,7 @@ def print_game(
     metrics: list[str] | None,
     print_fn: Callable | None = None,
     grams: list[str] | None = None,
+    losses: list[str] | None = None,
 ) -> None:
     """Prints the game.
 
@@ -22,16 +23,20 @@ def print_game(
         metrics: a description of each player's curvature, or `None` without one of our optimizers.
         print_fn: what to print with; Keras's `print` by default.
         grams: the form of each player's Gram matrix; by default that of the identity metric.
+        losses: the outputs whose losses each player minimises; no such column if `None`.
     """
     rows = [_row(game, player, metrics, grams) for player in game.players]
-    widths = [max(len(row[k]) for row in [_COLUMNS, *rows]) for k in range(len(_COLUMNS))]
+    columns = _COLUMNS
+    if losses is not None:
+        columns, rows = (*columns, "losses"), [(*row, felt) for row, felt in zip(rows, losses, strict=True)]
+    widths = [max(len(row[k]) for row in [columns, *rows]) for k in range(len(columns))]
     line = "  ".join("-" * width for width in widths)
 
     def text(row: tuple[str, ...]) -> str:
         return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
     total = sum(player.parameters for player in game.players)
-    lines = [f'Game of model "{name}"', line, text(_COLUMNS), line, *map(text, rows), line]
+    lines = [f'Game of model "{name}"', line, text(columns), line, *map(text, rows), line]
     if game.reason:
         lines.append(f"Layers not seen: {game.reason}")
     lines.append(
@@ -50,7 +55,7 @@ def _row(
 ) -> tuple[str, ...]:  # fmt: skip
     gram = player.gram if grams is None else grams[player.index]
     metric = "-" if metrics is None else metrics[player.index]
-    covered = f"covered ({player.coverage.site})" if player.covered else f"{player.kind}: {player.coverage}"
+    covered = f"covered ({player.covering.site})" if player.covered else f"{player.kind}: {player.coverage}"
     parameters = f"{player.parameters:,}"
     way = "none" if player.null else player.weighing
     if player.within is not None and player.within is not player.layers[0]:

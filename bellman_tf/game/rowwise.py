@@ -10,6 +10,8 @@ it, and is not where a nonlinear function reads it first. All else is left to th
 Checked against: the survey itself, on every model of `tests/zoo` and of the benchmarks (`tests/game/test_rowwise.py`).
 """
 
+from typing import Any
+
 import keras
 
 from bellman_tf import keras_access, keras_graphs
@@ -69,7 +71,7 @@ def _alike(inputs: list[keras.KerasTensor]) -> bool:
     return known and dense and len(batches) == 1
 
 
-def _is_rowwise(node: object) -> bool:
+def _is_rowwise(node: Any) -> bool:
     """Whether a call maps row i of its inputs to row i of its output, and neither masks nor adds losses."""
     layer, inputs, outputs = node.operation, node.input_tensors, node.outputs
     if type(layer) not in ROWWISE or "call" in vars(layer):
@@ -118,7 +120,7 @@ class _Graph:
         writers = [node.operation for node in self._nodes if mixes(node.operation) or isinstance(node.operation, NOISE)]
         return Survey(found, tuple(v for layer in writers for v in layer.non_trainable_variables))
 
-    def _is_null(self, node: object) -> bool | None:
+    def _is_null(self, node: Any) -> bool | None:
         """Whether the bias of a layer in front of a normalisation has no effect; `None` where that is not plain."""
         layer, [output] = node.operation, node.outputs
         bias = getattr(layer, "bias", None)

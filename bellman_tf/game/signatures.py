@@ -1,12 +1,15 @@
 """The structure of a model's inputs as symbolic tensors, gathered from batches and shapes that it has been given."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from bellman_tf import keras_access
+from bellman_tf._typing import Nested, Signature
 
 
-def is_made_of_tensors(x: object) -> bool:
+def is_made_of_tensors(x: Nested) -> bool:
     """Tells whether every leaf of an input has a shape and a dtype.
 
     Args:
@@ -18,7 +21,7 @@ def is_made_of_tensors(x: object) -> bool:
     return all(leaf is None or (hasattr(leaf, "dtype") and hasattr(leaf, "shape")) for leaf in keras.tree.flatten(x))
 
 
-def of_batch(x: object) -> object:
+def of_batch(x: Nested) -> Signature:
     """Describes a batch.
 
     Args:
@@ -30,7 +33,7 @@ def of_batch(x: object) -> object:
     return keras.tree.map_structure(_symbolic, x)
 
 
-def of_shapes(shape: object) -> object:
+def of_shapes(shape: Nested) -> Signature:
     """Describes inputs of which the shapes are known.
 
     Args:
@@ -46,7 +49,7 @@ def of_shapes(shape: object) -> object:
     return keras.KerasTensor((None, *shape[1:]))
 
 
-def is_known(signature: object) -> bool:
+def is_known(signature: Signature) -> bool:
     """Tells whether all sizes but the batch's are known.
 
     Args:
@@ -58,7 +61,7 @@ def is_known(signature: object) -> bool:
     return all(leaf is None or None not in leaf.shape[1:] for leaf in keras.tree.flatten(signature))
 
 
-def described(signature: object) -> tuple:
+def described(signature: Signature) -> tuple:
     """Lists what two signatures must have in common to give one game.
 
     Args:
@@ -68,12 +71,12 @@ def described(signature: object) -> tuple:
         Shape, dtype and layout of every leaf, to be compared.
     """
     return tuple(
-        None if leaf is None else (tuple(leaf.shape), leaf.dtype, *_layout(leaf))
+        None if leaf is None else (tuple(leaf.shape), leaf.dtype, *_layout_of(leaf))
         for leaf in keras.tree.flatten(signature)
     )
 
 
-def merged(old: object, new: object) -> object:
+def merged(old: Signature, new: Signature) -> Signature:
     """Joins the signatures of two calls.
 
     Args:
@@ -90,7 +93,7 @@ def merged(old: object, new: object) -> object:
     return keras.tree.pack_sequence_as(new, common)
 
 
-def _symbolic(leaf: object) -> keras.KerasTensor | None:
+def _symbolic(leaf: Any) -> keras.KerasTensor | None:
     if leaf is None:
         return None
     shape = (None, *leaf.shape[1:]) if len(leaf.shape) else ()
@@ -101,7 +104,11 @@ def _symbolic(leaf: object) -> keras.KerasTensor | None:
 
 
 def _layout(leaf: keras.KerasTensor | None) -> tuple | None:
-    return None if leaf is None else (len(leaf.shape), leaf.sparse, keras_access.is_ragged(leaf))
+    return None if leaf is None else _layout_of(leaf)
+
+
+def _layout_of(leaf: keras.KerasTensor) -> tuple:
+    return len(leaf.shape), leaf.sparse, keras_access.is_ragged(leaf)
 
 
 def _common(old: keras.KerasTensor, new: keras.KerasTensor) -> keras.KerasTensor:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Unpack
 
 import keras
 
@@ -17,7 +18,7 @@ from bellman_tf import _checks, keras_access
 from bellman_tf.game.alignments import Alignments
 from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, changed, trace
 from bellman_tf.game.players import Player, Program, Stage
-from bellman_tf.game.plot import plot_game
+from bellman_tf.game.plot import PlotOptions, plot_game
 from bellman_tf.game.replayable import Verdict, judge
 from bellman_tf.game.report import print_game
 from bellman_tf.game.survey import signature_of
@@ -38,6 +39,14 @@ class Game(Program):
             `index`, the call of that normalisation.
         player_of: player of each call that has one, by `id` of the call.
         when: stage of each of these calls, by `id` of the call.
+
+    Example:
+        >>> inputs = keras.Input((3,))
+        >>> x = keras.layers.Dense(4, activation="tanh", name="first")(inputs)
+        >>> y = keras.layers.Dense(4, name="second")(x)
+        >>> model = keras.Model(inputs, keras.layers.Add()([keras.layers.Dense(4, name="shortcut")(inputs), y]))
+        >>> [sorted(player.name for player in stage) for stage in Game(model).stages]
+        [['first', 'shortcut'], ['second']]
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -89,7 +98,7 @@ class Game(Program):
         return changed(self.graph, self._model) if self.graph is not None else ""
 
     @functools.cached_property
-    def alignments(self) -> Alignments:
+    def alignments(self) -> Alignments:  # pyright: ignore[reportIncompatibleMethodOverride]  # made when first read
         """The placements of players off the longest path."""
         return Alignments(self)
 
@@ -119,7 +128,7 @@ class Game(Program):
         made, game.when = _times(calls, set(self.player_of), wanted)
         for index, stage in placement.items():
             player = self.players[index]
-            early, late = self.ranges.get(index, (None, None))
+            early, late = self.ranges.get(index, (stage + 1, stage))
             if player.stage is None or not early <= stage <= late or game.when[id(player.calls[0])] != stage:
                 raise _checks.error(
                     "alignment", f"keep the order of the layers, {player.name} in stages {early} to {late}", stage,
@@ -136,12 +145,13 @@ class Game(Program):
         """Prints stages and players as a table; arguments as `print_game`."""
         print_game(self, name, None, print_fn)
 
-    def plot(self, path: str | pathlib.Path, **options: object) -> None:
+    def plot(self, path: str | pathlib.Path, **options: Unpack[PlotOptions]) -> None:
         """Draws stages and players into a file; arguments as `bellman_tf.game.plot.plot_game`."""
         plot_game(self, path, **options)
 
     def _add_player(self, calls: list[Call], stage: int) -> None:
-        layers = tuple({id(call.operation): call.operation for call in calls}.values())
+        operations = {id(call.operation): call.operation for call in calls}.values()
+        layers = [operation for operation in operations if isinstance(operation, keras.Layer)]
         variables = tuple({id(v): v for layer in layers for v in layer.trainable_variables}.values())
         if len(layers) > 1:
             found: Coverage | str = "several layers share its variables"
@@ -150,12 +160,13 @@ class Game(Program):
         elif len(calls[0].outputs) != 1:
             found = f"it has {len(calls[0].outputs)} outputs"
         else:
-            found = coverage(layers[0])
+            [layer] = layers
+            found = coverage(layer)
             if _masked_normalisation(calls[0]):
                 found = "its statistics are masked"
         name = " + ".join(layer.name for layer in layers)
         shapes = tuple(call.shapes[0][1:] for call in calls)
-        player = Player(len(self.players), name, layers, variables, tuple(calls), stage, found, shapes)
+        player = Player(len(self.players), name, tuple(layers), variables, tuple(calls), stage, found, shapes)
         self.players.append(player)
         self.player_of.update({id(call): player for call in calls})
 
@@ -181,7 +192,7 @@ class Game(Program):
         outputs = set(keras.tree.flatten(self.graph.outputs)) if self.graph else set()
         found = {}
         for player in self.players:
-            if not player.covered or player.coverage.site != PREACTIVATION:
+            if not player.covered or player.covering.site != PREACTIVATION:
                 continue
             [slot] = player.calls[0].outputs
             [layer] = player.layers

@@ -23,9 +23,11 @@ import dataclasses
 import math
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
+from bellman_tf._typing import Signature, Tensors
 from bellman_tf.game.aside import run_aside
 from bellman_tf.game.enclosing import enclosing_layers
 from bellman_tf.game.instrument import Note
@@ -35,7 +37,6 @@ from bellman_tf.game.trial import Trial, agree, distance, norm
 from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
-from bellman_tf.layers.tensors import Tensors
 
 DRAWS = 4  # further checks of a model that draws random numbers: a shuffle of three rows moves none in one of six
 UNKNOWN_SIZES = (16, 64)  # tried in turn for axes of the inputs that have no static size
@@ -82,7 +83,7 @@ class Survey:
     enclosing: dict[int, list[keras.Layer]] = dataclasses.field(default_factory=dict)
 
 
-def signature_of(model: keras.Model) -> object:
+def signature_of(model: keras.Model) -> Signature:
     """The inputs of a model as symbolic tensors.
 
     Args:
@@ -100,7 +101,7 @@ def signature_of(model: keras.Model) -> object:
     return made_of if remembered is None else remembered
 
 
-def survey(model: keras.Model, signature: object, candidates: list[tuple[keras.Layer, Coverage]]) -> Survey:
+def survey(model: keras.Model, signature: Signature, candidates: list[tuple[keras.Layer, Coverage]]) -> Survey:
     """Runs a model on made-up samples and checks the Gram form of every candidate.
 
     Args:
@@ -132,7 +133,7 @@ def _message(error: BaseException) -> str:
     return line.replace("\x1b[1m", "").replace("\x1b[0m", "")[:200]
 
 
-def _survey(model: keras.Model, signature: object, size: int, candidates: list) -> Survey:
+def _survey(model: keras.Model, signature: Signature, size: int, candidates: list) -> Survey:
     """One check; further ones of a model that draws random numbers."""
     with put_back(raw_variables(model)):
         trial = Trial(model, made_up(signature, size))
@@ -189,7 +190,7 @@ def _bias_of(layer: keras.Layer) -> int:
 
 
 def _compare(
-    layer: keras.Layer, coverage: Coverage, calls: list[Note], cotangents: Tensors, gradients: dict, r: object
+    layer: keras.Layer, coverage: Coverage, calls: list[Note], cotangents: Tensors, gradients: dict, r: np.ndarray
 ) -> str:
     """Why the layer's capture is not its gradient; empty if it is."""
     if not calls:

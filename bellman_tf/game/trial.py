@@ -9,12 +9,14 @@ With s random numbers in the shape of the outputs z and r one random weight per 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
+from bellman_tf._typing import Nested
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.made_up import Apart, before_activation, made_up_weights, mixes
 from bellman_tf.layers.tensors import to_work
@@ -53,7 +55,7 @@ class Trial:
         random: where numbers are drawn from.
     """
 
-    def __init__(self, model: keras.Model, inputs: object) -> None:
+    def __init__(self, model: keras.Model, inputs: Nested) -> None:
         """Draws the weights.
 
         Args:
@@ -115,7 +117,7 @@ class Run:
         self.apart = Apart(mixing, scope, self.notes.calls)
         self.reason = ""
 
-    def forward(self, inputs: object) -> None:
+    def forward(self, inputs: Nested) -> None:
         """Runs the model and draws what its outputs are weighed with.
 
         Args:
@@ -213,7 +215,7 @@ def agree(layer: keras.Layer, true: Sequence, own: Sequence) -> bool:
     return math.isfinite(size + gap) and size > 0 and gap <= tolerance(layer) * size
 
 
-def norm(tensor: object) -> float:
+def norm(tensor: Any) -> float:
     """The root of the sum of squares of a gradient's entries, in at least single precision.
 
     Args:
@@ -238,6 +240,6 @@ def tolerance(layer: keras.Layer) -> float:
     return 0.1 if layer.compute_dtype in {"float16", "bfloat16"} else 0.01
 
 
-def _dense(gradient: object) -> tf.Tensor:
+def _dense(gradient: Any) -> tf.Tensor:
     """A gradient in at least single precision, the rows of a table added up."""
     return to_work(tf.convert_to_tensor(gradient))

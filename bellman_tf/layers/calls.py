@@ -5,16 +5,19 @@ longer sample. Elsewhere the results of the calls are added.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from bellman_tf.layers.capture import Capture, MatrixCapture
+from bellman_tf._typing import Tensors
+from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.embedding import Lookup
 from bellman_tf.layers.matrix_layout import Extent
-from bellman_tf.layers.tensors import Tensors, with_ones
+from bellman_tf.layers.tap_capture import TapCapture
+from bellman_tf.layers.tensors import with_ones
 
 
 class Summed(Capture):
@@ -43,7 +46,7 @@ class Summed(Capture):
 
     def made_of(self, tensors: Tensors) -> "Summed":
         """The same calls on other samples."""
-        return Summed(_each_made_of(self.calls, tensors))
+        return Summed([call.made_of(t) for call, t in zip(self.calls, _shares(self.calls, tensors), strict=True)])
 
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
@@ -95,7 +98,7 @@ class RepeatedLookup(Lookup):
         super().__init__(tokens, [tf.concat(column, axis=1) for column in columns], calls[0].vocabulary)
 
 
-class RepeatedConvolution(MatrixCapture):
+class RepeatedConvolution(TapCapture):
     """Calls of a convolution: sums of what the taps bring together, positions side by side elsewhere.
 
     Attributes:
@@ -105,14 +108,19 @@ class RepeatedConvolution(MatrixCapture):
     def __init__(self, calls: Sequence[Convolution]) -> None:
         columns = zip(*(call.cotangents for call in calls), strict=True)
         super().__init__([tf.concat(column, axis=1) for column in columns], calls[0].layout)
-        self.calls, self.groups, self.centre = list(calls), calls[0].groups, calls[0].centre
+        self.calls, self.groups = list(calls), calls[0].groups
         counts = [call.positions for call in calls]
-        self.positions = None if None in counts else sum(counts)
+        self.positions = total(counts)
 
     @property
     def extent(self) -> Extent:
         """Static sizes."""
         return self.layout.extent(self.columns, self.positions, self.calls[0].extent.taps)
+
+    @property
+    def centre(self) -> int:
+        """Number of the kernel's centre tap."""
+        return self.calls[0].centre
 
     def _add(self, result: Callable[[Convolution], tf.Tensor]) -> tf.Tensor:
         return tf.add_n([result(call) for call in self.calls])
@@ -131,7 +139,9 @@ class RepeatedConvolution(MatrixCapture):
 
     def made_of(self, tensors: Tensors) -> "RepeatedConvolution":
         """The same calls on other samples."""
-        return RepeatedConvolution(_each_made_of(self.calls, tensors))
+        return RepeatedConvolution(
+            [call.made_of(t) for call, t in zip(self.calls, _shares(self.calls, tensors), strict=True)]
+        )
 
     def gradient(self, weights: tf.Tensor) -> Tensors:
         """`sum_ij w_ij q_ij` for `weights` `[B, m]`."""
@@ -184,7 +194,7 @@ class RepeatedConvolution(MatrixCapture):
         return self._add(lambda call: call.group_input_moments(form))
 
 
-_REPEATED: tuple[tuple[type, type], ...] = (
+_REPEATED: tuple[tuple[type[Capture], Callable[[Any], Capture]], ...] = (
     (LinearMap, RepeatedMap),
     (Lookup, RepeatedLookup),
     (Convolution, RepeatedConvolution),
@@ -217,7 +227,13 @@ def joined_extent(extents: Sequence[Extent]) -> Extent:
         Those of one call with the positions of all.
     """
     counts = [extent.positions for extent in extents]
-    return dataclasses.replace(extents[0], positions=None if None in counts else sum(counts))
+    return dataclasses.replace(extents[0], positions=total(counts))
+
+
+def total(counts: Sequence[int | None]) -> int | None:
+    """Sum of static sizes, `None` where one is not static."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _side_by_side(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -225,11 +241,11 @@ def _side_by_side(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.concat([t[:, None] if len(t.shape) == 2 else t for t in tensors], axis=1)
 
 
-def _each_made_of(calls: Sequence[Capture], tensors: Tensors) -> list[Capture]:
-    """Every call on its share of the tensors."""
-    counts, remaining = [len(call.tensors()) for call in calls], iter(tensors)
-    return [call.made_of([next(remaining) for _ in range(n)]) for call, n in zip(calls, counts, strict=True)]
+def _shares(calls: Sequence[Capture], tensors: Tensors) -> list[Tensors]:
+    """The tensors of every call, out of those of all."""
+    remaining = iter(tensors)
+    return [[next(remaining) for _ in call.tensors()] for call in calls]
 
 
-def _added(results: Sequence[Tensors]) -> Tensors:
+def _added(results: Iterable[Sequence[tf.Tensor]]) -> Tensors:
     return [tf.add_n(parts) for parts in zip(*results, strict=True)]

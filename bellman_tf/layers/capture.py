@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
-from bellman_tf.layers.tensors import Tensors, beside, leading, to_work
+from bellman_tf.layers.tensors import beside, leading, to_work
 from bellman_tf.linalg.constants import constant, number, once, reshape
 
 
@@ -216,8 +217,15 @@ class MatrixCapture(Capture):
         """`augmented` without the constant feature of the bias, `[B(, L), rows]`."""
         raise NotImplementedError
 
-    def input_moment(self) -> tf.Tensor:
-        """`A = (1/B) sum_i sum_l x_il x_il'` over the augmented rows, `[rows(+1), rows(+1)]`."""
+    def input_moment(self, form: str = "patches") -> tf.Tensor:
+        """`A = (1/B) sum_i sum_l x_il x_il'` over the augmented rows, `[rows(+1), rows(+1)]`.
+
+        Args:
+            form: of a convolution's moment; other layers have one.
+
+        Returns:
+            The moment.
+        """
         x = self.augmented()
         flat = _rows(x)
         return tf.matmul(flat, flat, transpose_a=True) / number(self.batch_size, x.dtype)
@@ -239,15 +247,16 @@ class MatrixCapture(Capture):
     def per_sample(self) -> Tensors:
         """`q_ij`, `[B, m, *shape]` for kernel and bias."""
         kernel = self.layout.kernel_variable(self.kernel_per_sample())
-        if not self.bias:
+        shape = self.layout.bias_shape
+        if shape is None:
             return [kernel]
         bias = self.bias_per_sample()
-        return [kernel, reshape(bias, [*leading(bias, 1), *self.layout.bias_shape])]
+        return [kernel, reshape(bias, [*leading(bias, 1), *shape])]
 
     def bias_gradient(self, weights: tf.Tensor) -> tf.Tensor:
-        """`sum_ijl w_ij c_ijl` for `weights` `[B, m]`, in the shape of the bias."""
-        total = weighted_sum(self.bias_per_sample(), weights)
-        return reshape(total, self.layout.bias_shape)
+        """`sum_ijl w_ij c_ijl` for `weights` `[B, m]`, in the shape of the bias; `[e]` without one."""
+        total, shape = weighted_sum(self.bias_per_sample(), weights), self.layout.bias_shape
+        return total if shape is None else reshape(total, shape)
 
     def cotangent_moment(self) -> tf.Tensor:
         """`B = (1/(B L)) sum_i sum_l c_il c_il'`, `[e, e]`, from column 0."""

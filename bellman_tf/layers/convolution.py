@@ -10,21 +10,24 @@ so everything is a matrix product over positions, one per tap. Source: algorithm
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.layers.capture import MatrixCapture, along, weigh_smaller
+from bellman_tf._typing import Tensors
+from bellman_tf.layers.capture import along, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
+from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.layers.taps import Taps, autocorrelation, channels_back, channels_last, ravel, sizes_of, static_product
-from bellman_tf.layers.tensors import Tensors, after, as_number, beside, leading, to_work, with_ones
+from bellman_tf.layers.tensors import after, as_number, beside, leading, to_work, with_ones
 from bellman_tf.linalg.constants import constant, number, once, reshape
 from bellman_tf.linalg.products import matmul
 
 
-class Convolution(MatrixCapture):
+class Convolution(TapCapture):
     """A convolution of any rank.
 
     Attributes:
@@ -124,7 +127,8 @@ class Convolution(MatrixCapture):
             pads, padding = [[0, 0], [0, 0], [0, 0]], "valid"
             pads[2 if layer.data_format == "channels_first" else 1][0] = (kernel.shape[0] - 1) * layer.dilation_rate[0]
             x = tf.pad(x, pads)
-        return keras.ops.conv(x, kernel, list(layer.strides), padding, layer.data_format, layer.dilation_rate)
+        strides: Any = list(layer.strides)  # `strides=1` makes Keras's parameter an int for type checkers
+        return tf.convert_to_tensor(keras.ops.conv(x, kernel, strides, padding, layer.data_format, layer.dilation_rate))
 
     def inner(self, direction: Tensors) -> tf.Tensor:
         """`<q_ij, K>`, `[B, m]`: one convolution of the input with the direction."""

@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 import keras
 
+from bellman_tf import _checks
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
 
 PREACTIVATION, OUTPUT = "preactivation", "output"
@@ -123,6 +124,24 @@ def cover_kernels(
         convolution,
         math.prod(layer.kernel_size) if convolution else 1,
     )
+
+
+def built_shape(layer: keras.Layer) -> tuple[int | None, ...]:
+    """Shape of the input that a layer was built for.
+
+    Args:
+        layer: a built layer of one input.
+
+    Returns:
+        The shape, batch axis first.
+
+    Raises:
+        ValueError: if Keras kept none.
+    """
+    config = layer.get_build_config()
+    if config is None:
+        raise _checks.error("layer", "be built for one input", layer.name, "Call the model on a batch first.")
+    return config["input_shape"]
 
 
 def bias_shape(layer: keras.Layer, bias: bool) -> tuple | None:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import Columns, MatrixCapture, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import MatrixLayout
-from bellman_tf.layers.tensors import Tensors, to_work, with_ones
+from bellman_tf.layers.tensors import to_work, with_ones
 from bellman_tf.linalg.constants import reshape
 
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import PerSampleCapture
 from bellman_tf.layers.coverage import Coverage, cover_kernels
 from bellman_tf.layers.taps import Taps, channels_last, sizes_of
-from bellman_tf.layers.tensors import Tensors, leading, to_work
+from bellman_tf.layers.tensors import leading, to_work
 
 
 def _depthwise_gradient(taps: Taps, cotangent: tf.Tensor, kernel_shape: Sequence[int]) -> tf.Tensor:

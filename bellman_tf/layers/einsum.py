@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import Capture, PerSampleCapture
-from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
+from bellman_tf.layers.coverage import Coverage, bias_shape, built_shape, cover_kernels
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
-from bellman_tf.layers.tensors import Tensors, to_work
+from bellman_tf.layers.tensors import to_work
 
 
 class EinsumPlan:
@@ -109,8 +110,11 @@ def einsum_plan(layer: keras.Layer) -> EinsumPlan | None:
     Returns:
         The plan; `None` means the layer is played open-loop.
     """
+    spec = layer.input_spec
+    if spec is None:
+        return None
     try:
-        return EinsumPlan(layer.equation, layer.input_spec.ndim)
+        return EinsumPlan(layer.equation, spec.ndim)
     except ValueError:
         return None
 
@@ -191,5 +195,5 @@ def _bias_may_stray(layer: keras.Layer) -> bool:
     if len(wide) != 1 or wide[0][0] == -1:
         return False
     [(axis, size)] = wide
-    output = layer.compute_output_shape(layer.get_build_config()["input_shape"])
+    output = layer.compute_output_shape(built_shape(layer))
     return output[-1] in {None, size} or (axis != 1 - len(output) and output[1] in {None, size})

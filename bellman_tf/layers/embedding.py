@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.keras_access import table_of
 from bellman_tf.layers.capture import Capture, Columns, weigh
 from bellman_tf.layers.coverage import OUTPUT, Coverage
 from bellman_tf.layers.matrix_layout import Extent
-from bellman_tf.layers.tensors import Tensors, to_work
+from bellman_tf.layers.tensors import to_work
 
 
 class Lookup(Capture):

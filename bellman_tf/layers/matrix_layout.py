@@ -5,7 +5,8 @@ import math
 
 import tensorflow as tf
 
-from bellman_tf.layers.tensors import Tensors, leading
+from bellman_tf._typing import Tensors
+from bellman_tf.layers.tensors import leading
 from bellman_tf.linalg.constants import reshape
 
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import PerSampleCapture
 from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
-from bellman_tf.layers.tensors import Tensors, after, leading, to_work
+from bellman_tf.layers.tensors import after, leading, to_work
 
 
 def normalised_input(
@@ -99,9 +100,10 @@ def capture_scale_shift(
     summed = [k for k in range(1, rank) if k not in kept]
     mask = getattr(inputs, "_keras_mask", None)
     by_batch = isinstance(layer, keras.layers.BatchNormalization) and mask is None
+    moments = None
     if layer.scale and by_batch:
         mean, variance = tf.nn.moments(source, [0, *summed])
-        slope = tf.math.rsqrt(variance + layer.epsilon)
+        moments = mean, tf.math.rsqrt(variance + layer.epsilon)
     elif layer.scale:
         x = normalised_input(layer, x, mask, source)
 
@@ -109,7 +111,8 @@ def capture_scale_shift(
         parts, shift = [], tf.reduce_sum(c, axis=summed)
         if layer.scale:  # by the batch's moments without the normalised input: one mean and one slope per feature
             of_scale = tf.reduce_sum(c * seen[0], axis=summed)
-            if by_batch:
+            if moments is not None:
+                mean, slope = moments
                 of_scale = (of_scale - mean * shift) * slope
             # Keras reshapes, and does not transpose, a scale whose axes are listed out of order.
             parts.append(tf.reshape(of_scale, [-1, *layer.gamma.shape]))

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import PerSampleCapture
 from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
-from bellman_tf.layers.tensors import Tensors, after, to_work
+from bellman_tf.layers.tensors import after, to_work
 
 
 def capture_prelu(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> PerSampleCapture:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import PerSampleCapture
-from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
-from bellman_tf.layers.tensors import Tensors, after, to_work
+from bellman_tf.layers.coverage import OUTPUT, Coverage, built_shape, expected
+from bellman_tf.layers.tensors import after, to_work
 
 
 def capture_rms_normalization(
@@ -31,7 +32,7 @@ def cover_rms_normalization(layer: keras.Layer, bias: bool) -> Coverage | str:
     variables = expected(layer, ("scale",))
     if variables is None:
         return "its trainable variable is not just the scale"
-    rank = len(layer.get_build_config()["input_shape"])
+    rank = len(built_shape(layer))
     if sorted(axis % rank for axis in layer.axis) != list(range(rank - len(layer.axis), rank)):
         return "Keras multiplies by its scale along the last axes, whichever it normalises"
     if len(layer.axis) >= rank:

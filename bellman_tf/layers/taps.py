@@ -115,8 +115,8 @@ class Taps:
         first = []
         sizes = self._inputs.shape[1:-1]
         for begin, out, s, (low, _), size in zip(start, self._output, self._strides, self.pads, sizes, strict=True):
-            static = isinstance(low, int) and isinstance(out, int) and size is not None
-            if not static or size % s or begin < low or begin - low + (out - 1) * s + 1 > size:
+            static = isinstance(low, int) and isinstance(out, int)
+            if not static or size is None or size % s or begin < low or begin - low + (out - 1) * s + 1 > size:
                 return None
             first.append(begin - low)
         return first

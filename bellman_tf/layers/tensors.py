@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors as Tensors
 from bellman_tf.linalg.constants import expand_dims, number
-
-Tensors = list[tf.Tensor]
 
 
 def with_ones(x: tf.Tensor) -> tf.Tensor:
@@ -42,8 +41,11 @@ def beside(columns: Sequence[tf.Tensor]) -> tf.Tensor:
 def leading(tensor: tf.Tensor, tail: int) -> list:
     """Leading sizes of a tensor, static where known, so that a reshape keeps static shapes."""
     count = len(tensor.shape) - tail
-    dynamic = tf.shape(tensor) if any(size is None for size in tensor.shape[:count]) else None
-    return [size if size is not None else dynamic[k] for k, size in enumerate(tensor.shape[:count])]
+    static = tensor.shape[:count].as_list()
+    if None not in static:
+        return static
+    dynamic = tf.shape(tensor)
+    return [size if size is not None else dynamic[k] for k, size in enumerate(static)]
 
 
 def after(tensor: tf.Tensor, event: tf.Tensor) -> tf.Tensor:

@@ -10,6 +10,7 @@ input channel), as for a convolution; the kernel variable holds output channels 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -38,10 +39,10 @@ class TransposedConvolution(Convolution):
     def _first_taps(self) -> Taps:
         return self.taps_of(self.outputs[0])
 
-    def taps_of(self, outputs: tf.Tensor) -> Taps:
+    def taps_of(self, pixels: tf.Tensor) -> Taps:
         """What the taps send to a channels-last tensor of the output's spatial size."""
         layer, sizes = self.layer, sizes_of(self.pixels)
-        return Taps(outputs, sizes, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
+        return Taps(pixels, sizes, layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
 
     def _flat_pixels(self, pixels: tf.Tensor) -> tf.Tensor:
         return tf.reshape(pixels, [tf.shape(pixels)[0], -1, pixels.shape[-1]])
@@ -57,10 +58,9 @@ class TransposedConvolution(Convolution):
     def _convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """The layer's own transposed convolution of an input with another kernel, in the layer's data format."""
         layer = self.layer
-        return keras.ops.conv_transpose(
-            x, kernel, list(layer.strides), layer.padding, layer.output_padding, layer.data_format,
-            layer.dilation_rate,
-        )  # fmt: skip
+        strides: Any = list(layer.strides)  # as in `Convolution._convolve`
+        sides = layer.padding, layer.output_padding, layer.data_format, layer.dilation_rate
+        return tf.convert_to_tensor(keras.ops.conv_transpose(x, kernel, strides, *sides))
 
     def features(self) -> tf.Tensor:
         """Patches `[B, L, rows]`: what each output position sees of the input with zeros between its pixels."""

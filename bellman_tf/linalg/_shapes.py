@@ -1,14 +1,17 @@
 """What arguments must be: float dtypes, fitting last axes, complete games. What tracing does not know is not judged."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Array, LowerBlocks, Matrix, Number, Square, Tensors
 from bellman_tf.linalg.constants import constant, number
 from bellman_tf.linalg.products import diag
 
 
-def shape_error(argument, rule, **tensors):
+def shape_error(argument: str, rule: str, **tensors: tf.Tensor) -> ValueError:
     """Builds the house `ValueError` that shows the shapes of several arguments.
 
     Args:
@@ -23,11 +26,11 @@ def shape_error(argument, rule, **tensors):
     return ValueError(f"`{argument}` must {rule}. Received: {shown}.")
 
 
-def _show(tensor):
+def _show(tensor: tf.Tensor) -> tuple[int | None, ...] | None:
     return None if tensor.shape.rank is None else tuple(tensor.shape)
 
 
-def as_matrices(**values):
+def as_matrices(**values: Array) -> Tensors:
     """Converts to tensors of one float dtype with two axes or more.
 
     Args:
@@ -50,11 +53,11 @@ def as_matrices(**values):
     return list(tensors.values())
 
 
-def _differ(size, other):
+def _differ(size: int | None, other: int | None) -> bool:
     return size is not None and other is not None and size != other
 
 
-def check_square(name, tensor):
+def check_square(name: str, tensor: Square) -> None:
     """Checks that the last two axes have one size.
 
     Args:
@@ -68,22 +71,22 @@ def check_square(name, tensor):
         raise shape_error(name, "be square in its last two axes", **{name: tensor})
 
 
-def check_rows(name, tensor, matrix_name, matrix):
+def check_rows(name: str, tensor: Matrix, matrix_name: str, matrix: Matrix) -> None:
     """Checks that `tensor` `[..., n, k]` has one row per row of `matrix` `[..., n, m]`; raises a `ValueError`."""
     _check_fits(name, tensor, "row", -2, matrix_name, matrix)
 
 
-def check_columns(name, tensor, matrix_name, matrix):
+def check_columns(name: str, tensor: Matrix, matrix_name: str, matrix: Matrix) -> None:
     """Checks that `tensor` `[..., k, n]` has one column per row of `matrix` `[..., n, m]`; raises a `ValueError`."""
     _check_fits(name, tensor, "column", -1, matrix_name, matrix)
 
 
-def _check_fits(name, tensor, word, axis, matrix_name, matrix):
+def _check_fits(name: str, tensor: Matrix, word: str, axis: int, matrix_name: str, matrix: Matrix) -> None:
     if _differ(tensor.shape[axis], matrix.shape[-2]):
         raise shape_error(name, f"have one {word} per row of `{matrix_name}`", **{matrix_name: matrix, name: tensor})
 
 
-def damping_like(damping, reference):
+def damping_like(damping: Number, reference: tf.Tensor) -> tf.Tensor:
     """Converts a damping to the dtype of a tensor; a Python number goes there without a stop in float32.
 
     Args:
@@ -102,7 +105,7 @@ def damping_like(damping, reference):
     return tf.cast(damping, reference.dtype)
 
 
-def identity_like(A):
+def identity_like(A: Square) -> Square:
     """The identity of a square matrix's size and dtype, one constant of the graph where it is small.
 
     Args:
@@ -119,7 +122,7 @@ def identity_like(A):
     return tf.eye(tf.shape(A)[-1], dtype=A.dtype)
 
 
-def lower_blocks(name, blocks):
+def lower_blocks(name: str, blocks: LowerBlocks) -> list[Tensors]:
     """Reads the blocks on and below the diagonal of a symmetric game of N players.
 
     Args:
@@ -151,7 +154,7 @@ def lower_blocks(name, blocks):
     return [[named[f"{name}[{n}][{m}]"] for m in range(n + 1)] for n in range(count)]
 
 
-def per_player(name, values, diagonal_name, diagonal):
+def per_player(name: str, values: Sequence[Matrix], diagonal_name: str, diagonal: Sequence[Square]) -> Tensors:
     """Converts one right-hand side per player and checks its rows.
 
     Args:

@@ -36,7 +36,7 @@ def constant(value: float | Sequence[int], dtype: tf.DType = tf.int32) -> tf.Ten
         kept = {}
         setattr(graph, _KEPT, kept)
     value = value if isinstance(value, int | float) else tuple(value)
-    key = value, dtype
+    key = value, dtype, id(tf.distribute.get_replica_context())  # replicas share a graph and not a device
     if key not in kept:
         with tf.control_dependencies(None):  # whatever the first of its readers waits for
             kept[key] = tf.constant(value, dtype)

@@ -6,9 +6,19 @@ row n of H gives `sum_m B_nm X_m A_mn`. To factor once and solve often: `coopera
 Source: claims OURS-6; GTDDP Thm. 3, DGN Prop. 5.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
-from bellman_tf.linalg._games import assemble, checked_games, inverse_blocks, kron_unwhiten, kron_whiten
+from bellman_tf._typing import LowerBlocks, Matrix, Square
+from bellman_tf.linalg._games import (
+    assemble,
+    checked_games,
+    checked_gradients,
+    inverse_blocks,
+    kron_unwhiten,
+    kron_whiten,
+)
 from bellman_tf.linalg.kronecker import kron, kron_multiply, kron_solve
 from bellman_tf.linalg.products import matmul
 from bellman_tf.linalg.solve import factor_spd, whiten
@@ -17,7 +27,7 @@ from bellman_tf.linalg.symmetric import eigh
 _transpose = tf.linalg.matrix_transpose
 
 
-def block_khatri_rao(A_blocks, B_blocks):
+def block_khatri_rao(A_blocks: LowerBlocks, B_blocks: LowerBlocks) -> Square:
     """The joint matrix of N players with blocks `A_nm (x) B_nm`, for tests and small cases.
 
     Args:
@@ -38,12 +48,13 @@ def block_khatri_rao(A_blocks, B_blocks):
         >>> block_khatri_rao(blocks, blocks).numpy().tolist()
         [[4.0, 1.0], [1.0, 9.0]]
     """
-    A_blocks, B_blocks = checked_games(A_blocks, B_blocks)
-    rows = zip(A_blocks, B_blocks, strict=True)
+    rows = zip(*checked_games(A_blocks, B_blocks), strict=True)
     return assemble([[kron(A, B) for A, B in zip(A_row, B_row, strict=True)] for A_row, B_row in rows])
 
 
-def kronecker_cooperative_solve(A_blocks, B_blocks, gradients):
+def kronecker_cooperative_solve(
+    A_blocks: LowerBlocks, B_blocks: LowerBlocks, gradients: Sequence[Matrix]
+) -> list[Matrix]:
     """Joint solve of players whose metric has blocks `A_nm (x) B_nm`: exact for one and two, bounded for more.
 
     Two players, at the cost of K-FAC: in coordinates that whiten the diagonal blocks, with `C_A` and `C_B` the whitened
@@ -79,13 +90,14 @@ def kronecker_cooperative_solve(A_blocks, B_blocks, gradients):
         >>> [x.numpy().item() for x in kronecker_cooperative_solve(blocks, blocks, 2 * [tf.constant([[20.0]])])]
         [1.0, 1.0]
     """
-    games = checked_games(A_blocks, B_blocks, gradients)
+    A_lower, B_lower = checked_games(A_blocks, B_blocks)
+    checked = checked_gradients(gradients, A_lower, B_lower)
     if len(gradients) == 1:
-        ((A,),), ((B,),), (X,) = games
+        ((A,),), ((B,),), (X,) = A_lower, B_lower, checked
         return [kron_solve(A, B, X)]
     if len(gradients) > 2:
         return kronecker_block_form(A_blocks, B_blocks, gradients)
-    ((A_1,), (A_21, A_2)), ((B_1,), (B_21, B_2)), (G_1, G_2) = games
+    ((A_1,), (A_21, A_2)), ((B_1,), (B_21, B_2)), (G_1, G_2) = A_lower, B_lower, checked
     A_1, A_2, B_1, B_2 = (factor_spd(M) for M in (A_1, A_2, B_1, B_2))
     C_A = whiten(A_1, _transpose(whiten(A_2, A_21)))  # [..., a_1, a_2]
     C_B = whiten(B_1, _transpose(whiten(B_2, B_21)))  # [..., b_1, b_2]
@@ -99,7 +111,7 @@ def kronecker_cooperative_solve(A_blocks, B_blocks, gradients):
     return [kron_unwhiten(A_1, B_1, X_1), kron_unwhiten(A_2, B_2, X_2)]
 
 
-def kronecker_block_form(A_blocks, B_blocks, gradients):
+def kronecker_block_form(A_blocks: LowerBlocks, B_blocks: LowerBlocks, gradients: Sequence[Matrix]) -> list[Matrix]:
     """The papers' cooperative K-FAC step, `U_n = sum_m [B^{-1}]_nm G_m [A^{-1}]_mn`: an approximation.
 
     Applies P, the matrix with blocks `[A^{-1}]_nm (x) [B^{-1}]_nm`, a principal part of `(A (x) B)^{-1}`. It is not the
@@ -127,7 +139,8 @@ def kronecker_block_form(A_blocks, B_blocks, gradients):
         >>> [x.numpy().item() for x in kronecker_block_form(blocks, blocks, 2 * [tf.constant([[16.0]])])]
         [1.0, 16.0]
     """
-    A_blocks, B_blocks, gradients = checked_games(A_blocks, B_blocks, gradients)
-    A_inverse, B_inverse = inverse_blocks(A_blocks), inverse_blocks(B_blocks)
-    players = range(len(gradients))
-    return [tf.add_n([kron_multiply(A_inverse[n][m], B_inverse[n][m], gradients[m]) for m in players]) for n in players]
+    A_lower, B_lower = checked_games(A_blocks, B_blocks)
+    G = checked_gradients(gradients, A_lower, B_lower)
+    A_inverse, B_inverse = inverse_blocks(A_lower), inverse_blocks(B_lower)
+    players = range(len(G))
+    return [tf.add_n([kron_multiply(A_inverse[n][m], B_inverse[n][m], G[m]) for m in players]) for n in players]

@@ -6,11 +6,13 @@ solve.
 Source: claims OURS-6; GTDDP Thm. 3, DGN Prop. 5.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Blocks, LowerBlocks, Matrix, Scalar, Square, Vector
 from bellman_tf.linalg import _shapes
 from bellman_tf.linalg._games import assemble, checked_games, unwhiten
 from bellman_tf.linalg.products import matmul
@@ -53,7 +55,7 @@ class PairFactor(NamedTuple):
     weights: tf.Tensor
 
 
-def factor_pair(A_blocks, B_blocks):
+def factor_pair(A_blocks: LowerBlocks, B_blocks: LowerBlocks) -> PairFactor:
     """Factors the joint matrix of two players for `solve_pair`.
 
     Args:
@@ -72,7 +74,7 @@ def factor_pair(A_blocks, B_blocks):
 
     Example:
         >>> blocks = [[tf.constant([[4.0]]), None], [tf.constant([[2.0]]), tf.constant([[4.0]])]]
-        >>> factor_pair(blocks, blocks).weights.numpy().round(4).tolist()
+        >>> [[round(w, 4) for w in row] for row in factor_pair(blocks, blocks).weights.numpy().tolist()]
         [[1.0667]]
     """
     A_blocks, B_blocks = checked_games(A_blocks, B_blocks)
@@ -85,7 +87,7 @@ def factor_pair(A_blocks, B_blocks):
     return PairFactor(first_A, first_B, cross_A, cross_B, second_A, second_B, 1.0 / (1.0 - s))
 
 
-def _canonical(blocks):
+def _canonical(blocks: Blocks) -> tuple[Square, Matrix, Square, Vector]:
     # L_1^{-T} U, L_2^{-T} C^T U, the inverse of the second block, squared canonical correlations
     (M_1,), (M_21, M_2) = blocks
     first, second = factor_spd(M_1), factor_spd(M_2)
@@ -95,7 +97,7 @@ def _canonical(blocks):
     return unwhiten(first, U), cross, inverse_spd(second), tf.maximum(s, tf.zeros((), s.dtype))
 
 
-def solve_pair(factor, gradients):
+def solve_pair(factor: PairFactor, gradients: Sequence[Matrix]) -> list[Matrix]:
     """`H^{-1}` on the gradients of two players.
 
     Args:
@@ -138,7 +140,7 @@ class GameFactor(NamedTuple):
     cross_B: list
 
 
-def factor_game(A_blocks, B_blocks):
+def factor_game(A_blocks: LowerBlocks, B_blocks: LowerBlocks) -> GameFactor:
     """Factors the diagonal of the joint matrix of N players and whitens the rest, for `solve_game`.
 
     Args:
@@ -164,7 +166,7 @@ def factor_game(A_blocks, B_blocks):
     return GameFactor(whiten_A, whiten_B, cross_A, cross_B)
 
 
-def _whitened(blocks):
+def _whitened(blocks: Blocks) -> tuple[list[Square], list[Matrix]]:
     factors = [factor_spd(row[-1]) for row in blocks]
     eyes = [_shapes.identity_like(row[-1]) for row in blocks]
     roots = [_transpose(whiten(factor, eye)) for factor, eye in zip(factors, eyes, strict=True)]
@@ -176,7 +178,12 @@ def _whitened(blocks):
     return roots, cross
 
 
-def solve_game(factor, gradients, tolerance=TOLERANCE, most_iterations=MOST_ITERATIONS):
+def solve_game(
+    factor: GameFactor,
+    gradients: Sequence[Matrix],
+    tolerance: float = TOLERANCE,
+    most_iterations: int = MOST_ITERATIONS,
+) -> list[Matrix]:
     """`H^{-1}` on the gradients of N players by conjugate gradients, with the players' own blocks as preconditioner.
 
     Whitened by its diagonal blocks the matrix is `I` plus the blocks `C_A (x) C_B`, and its condition number is that
@@ -203,28 +210,28 @@ def solve_game(factor, gradients, tolerance=TOLERANCE, most_iterations=MOST_ITER
     sides = list(zip(factor.whiten_A, factor.whiten_B, strict=True))
     pairs = [(n, m) for n in players for m in range(n)]
 
-    def multiply(X):
+    def multiply(X: list[Matrix]) -> list[Matrix]:
         terms = [[part] for part in X]
         for (n, m), C_A, C_B in zip(pairs, factor.cross_A, factor.cross_B, strict=True):
             terms[n].append(matmul(matmul(C_B, X[m]), C_A, transpose_b=True))
             terms[m].append(matmul(matmul(C_B, X[n], transpose_a=True), C_A))
         return [tf.add_n(parts) for parts in terms]
 
-    def inner(X, Y):
+    def inner(X: list[Matrix], Y: list[Matrix]) -> Matrix:
         parts = [tf.reduce_sum(x * y, axis=(-2, -1), keepdims=True) for x, y in zip(X, Y, strict=True)]
         return tf.add_n(parts)  # [..., 1, 1]
 
-    def ratio(x, y):  # a system that is solved has nothing left to divide
+    def ratio(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:  # a system that is solved has nothing left to divide
         return tf.where(y > 0.0, x / tf.where(y > 0.0, y, tf.ones_like(y)), tf.zeros_like(x))
 
     R = [matmul(matmul(B, X, transpose_a=True), A) for (A, B), X in zip(sides, gradients, strict=True)]
     start = inner(R, R)
     goal = tf.cast(tolerance, start.dtype) ** 2 * start
 
-    def unfinished(turn, X, R, P, size):
+    def unfinished(turn: Scalar, X: list[Matrix], R: list[Matrix], P: list[Matrix], size: Matrix) -> Scalar:
         return (turn < most_iterations) & tf.reduce_any(size > goal)
 
-    def iterate(turn, X, R, P, size):
+    def iterate(turn: Scalar, X: list[Matrix], R: list[Matrix], P: list[Matrix], size: Matrix) -> tuple:
         HP = multiply(P)
         alpha = ratio(size, inner(P, HP))
         X = [x + alpha * p for x, p in zip(X, P, strict=True)]
@@ -238,7 +245,7 @@ def solve_game(factor, gradients, tolerance=TOLERANCE, most_iterations=MOST_ITER
     return [matmul(matmul(B, x), A, transpose_b=True) for (A, B), x in zip(sides, X, strict=True)]
 
 
-def factor_block_form(A_blocks, B_blocks):
+def factor_block_form(A_blocks: LowerBlocks, B_blocks: LowerBlocks) -> tuple[Square, Square]:
     """The inverses of the two joint factors, for `solve_block_form`.
 
     Args:
@@ -263,7 +270,7 @@ def factor_block_form(A_blocks, B_blocks):
     return inverse_spd(factor_spd(assemble(A_blocks))), inverse_spd(factor_spd(assemble(B_blocks)))
 
 
-def solve_block_form(A_inverse, B_inverse, gradients, sign=1):
+def solve_block_form(A_inverse: Blocks, B_inverse: Blocks, gradients: Sequence[Matrix], sign: int = 1) -> list[Matrix]:
     """`kronecker_block_form` for inverses computed before, with either sign of the cross terms.
 
     Args:

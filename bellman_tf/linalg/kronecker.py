@@ -11,14 +11,15 @@ is `[..., d_out, d_in]`. Leading axes are batch axes and broadcast.
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Batch, Matrix, Number, Size, Square, Vector
 from bellman_tf.linalg import _shapes
 from bellman_tf.linalg.products import matmul, trace
-from bellman_tf.linalg.solve import factor_spd, solve_spd
+from bellman_tf.linalg.solve import Factor, factor_spd, solve_spd
 
 _transpose = tf.linalg.matrix_transpose
 
 
-def vec(X):
+def vec(X: Matrix) -> Vector:
     """Stacks the columns of a matrix.
 
     Args:
@@ -41,7 +42,7 @@ def vec(X):
     return tf.reshape(_transpose(X), tf.concat([tf.shape(X)[:-2], [rows * columns]], axis=0))
 
 
-def unvec(v, rows, columns):
+def unvec(v: Vector, rows: int, columns: int) -> Matrix:
     """Inverse of `vec`.
 
     Args:
@@ -70,7 +71,7 @@ def unvec(v, rows, columns):
     return _transpose(tf.reshape(v, tf.concat([tf.shape(v)[:-1], [columns, rows]], axis=0)))
 
 
-def kron(A, B):
+def kron(A: Matrix, B: Matrix) -> Matrix:
     """The Kronecker product as a matrix, for tests and small cases.
 
     Args:
@@ -95,7 +96,7 @@ def kron(A, B):
     return tf.reshape(product, tf.concat([tf.shape(product)[:-4], [m * p, n * q]], axis=0))
 
 
-def kron_multiply(A, B, X):
+def kron_multiply(A: Matrix, B: Matrix, X: Matrix) -> Matrix:
     """Multiplies by `A (x) B`: the matrix whose `vec` is `(A (x) B) vec(X)`.
 
     Args:
@@ -121,7 +122,7 @@ def kron_multiply(A, B, X):
     return matmul(matmul(B, X), A, transpose_b=True)
 
 
-def khatri_rao(A, B):
+def khatri_rao(A: Matrix, B: Matrix) -> Matrix:
     """Column-wise Kronecker product: column i is `a_i (x) b_i`.
 
     Args:
@@ -148,7 +149,7 @@ def khatri_rao(A, B):
     return tf.reshape(product, tf.concat([tf.shape(product)[:-3], [m * p, k]], axis=0))
 
 
-def kron_solve(A, B, X):
+def kron_solve(A: Square, B: Square, X: Matrix) -> Matrix:
     """Applies `(A (x) B)^{-1}` for symmetric positive definite factors, damped already.
 
     Args:
@@ -172,7 +173,7 @@ def kron_solve(A, B, X):
     return kron_solve_factored(factor_spd(A), factor_spd(B), X)
 
 
-def kron_solve_factored(factor_A, factor_B, X):
+def kron_solve_factored(factor_A: Factor, factor_B: Factor, X: Matrix) -> Matrix:
     """`kron_solve` for factors computed before, with or without damping.
 
     Args:
@@ -197,7 +198,7 @@ def kron_solve_factored(factor_A, factor_B, X):
     return _transpose(solve_spd(factor_A, _transpose(solve_spd(factor_B, X))))
 
 
-def split_damping(A, B, damping):
+def split_damping(A: Square, B: Square, damping: Number) -> tuple[Batch, Batch]:
     """Splits the damping of `A (x) B` over its factors by the ratio of their mean eigenvalues.
 
     With `pi = sqrt((tr A / n) / (tr B / m))` the factors get `pi sqrt(damping)` and `sqrt(damping) / pi`, the choice
@@ -226,11 +227,11 @@ def split_damping(A, B, damping):
     A, B = _shapes.as_matrices(A=A, B=B)
     _shapes.check_square("A", A)
     _shapes.check_square("B", B)
-    means = [trace(M) / tf.cast(tf.shape(M)[-1], M.dtype) for M in (A, B)]
-    return split_by_means(*means, _shapes.damping_like(damping, A))
+    mean_A, mean_B = (trace(M) / tf.cast(tf.shape(M)[-1], M.dtype) for M in (A, B))
+    return split_by_means(mean_A, mean_B, _shapes.damping_like(damping, A))
 
 
-def split_by_means(mean_A, mean_B, damping):
+def split_by_means(mean_A: Batch, mean_B: Batch, damping: Batch) -> tuple[Batch, Batch]:
     """`split_damping` of factors of which the mean eigenvalues are known.
 
     Args:
@@ -247,7 +248,7 @@ def split_by_means(mean_A, mean_B, damping):
     return pi * root, root / pi
 
 
-def kfac_solve(A, B, damping, X):
+def kfac_solve(A: Square, B: Square, damping: Number, X: Matrix) -> Matrix:
     """K-FAC's damped solve, `(A + damping_A I)^{-1}` on the inputs' side and the same for `B` on the outputs'.
 
     Args:
@@ -274,7 +275,7 @@ def kfac_solve(A, B, damping, X):
     return kron_solve_factored(factor_spd(A, damping_A), factor_spd(B, damping_B), X)
 
 
-def ekfac_solve(basis_A, basis_B, scalings, damping, X):
+def ekfac_solve(basis_A: Square, basis_B: Square, scalings: Matrix, damping: Number, X: Matrix) -> Matrix:
     """EKFAC's damped solve: diagonal in the Kronecker eigenbasis, so the damping is exact.
 
     Args:
@@ -308,7 +309,7 @@ def ekfac_solve(basis_A, basis_B, scalings, damping, X):
     return kron_multiply(basis_A, basis_B, coordinates / damped)
 
 
-def _sizes(M):
+def _sizes(M: Matrix) -> list[Size]:
     # static where known, so that results keep their static shapes
     dynamic = tf.shape(M)
     return [dynamic[axis] if M.shape[axis] is None else M.shape[axis] for axis in (-2, -1)]

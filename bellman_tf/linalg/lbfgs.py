@@ -17,6 +17,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Scalar, Vector
 from bellman_tf.linalg.products import matmul, matvec
 
 SUFFICIENT = 1e-4  # share of the predicted decrease that a step must deliver (Armijo)
@@ -49,7 +50,7 @@ class _Pairs(NamedTuple):
     scale: tf.Tensor  # s'y / y'y of the newest pair, scalar
 
 
-def minimise(function: Function, start: tf.Tensor, *, iterations: int, history: int = 10, trials: int = 20) -> Minimum:
+def minimise(function: Function, start: Vector, *, iterations: int, history: int = 10, trials: int = 20) -> Minimum:
     """Takes some steps of L-BFGS from a point.
 
     A step whose trials all fail, or that no longer lowers the value, ends the minimisation, so the value never rises. A
@@ -122,7 +123,7 @@ def inverse_times(steps: tf.Tensor, changes: tf.Tensor, scale: tf.Tensor, vector
     return scale * vector + spread[:, 0]
 
 
-def _with_pair(pairs: _Pairs, s: tf.Tensor, y: tf.Tensor) -> _Pairs:
+def _with_pair(pairs: _Pairs, s: Vector, y: Vector) -> _Pairs:
     """Drops the oldest pair for a new one; a pair without positive curvature is not taken."""
     curvature, square = tf.tensordot(s, y, 1), tf.tensordot(y, y, 1)
     eps = tf.experimental.numpy.finfo(s.dtype.as_numpy_dtype).eps
@@ -135,7 +136,7 @@ def _with_pair(pairs: _Pairs, s: tf.Tensor, y: tf.Tensor) -> _Pairs:
     return _Pairs(*(tf.where(good, after, before) for after, before in zip(new, pairs, strict=True)))
 
 
-def _search(function: Function, at: Minimum, direction: tf.Tensor, trials: int) -> tuple[tf.Tensor, Minimum]:
+def _search(function: Function, at: Minimum, direction: Vector, trials: int) -> tuple[Scalar, Minimum]:
     """Bisection for a step length with both rules; the longest one with Armijo's rule where none has both.
 
     Returns:
@@ -145,7 +146,7 @@ def _search(function: Function, at: Minimum, direction: tf.Tensor, trials: int) 
     dtype = slope.dtype
     nothing, unknown = tf.zeros([], dtype), tf.constant(float("inf"), dtype)
 
-    def unfinished(trial: tf.Tensor, done: tf.Tensor, *_: object) -> tf.Tensor:
+    def unfinished(trial: tf.Tensor, done: tf.Tensor, *_: tf.Tensor | Minimum) -> tf.Tensor:
         return ~done
 
     def attempt(

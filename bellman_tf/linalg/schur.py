@@ -1,14 +1,17 @@
 """Schur complements: eliminating one block of a symmetric positive definite system, and the game solved that way."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
+from bellman_tf._typing import LowerBlocks, Matrix, Square
 from bellman_tf.linalg import _shapes
 from bellman_tf.linalg.products import matmul
 from bellman_tf.linalg.solve import factor_spd, inverse_spd, solve_spd, whiten
 from bellman_tf.linalg.symmetric import symmetrize
 
 
-def schur_complement(A, B, D):
+def schur_complement(A: Square, B: Matrix, D: Square) -> Square:
     """Curvature left for the first block once the second has been eliminated.
 
     For the symmetric matrix [[A, B], [B^T, D]] computes A - B D^{-1} B^T from one Cholesky factorisation of D; no
@@ -38,7 +41,7 @@ def schur_complement(A, B, D):
     return symmetrize(A - matmul(half, half, transpose_a=True))
 
 
-def block_inverse(A, B, D):
+def block_inverse(A: Square, B: Matrix, D: Square) -> tuple[Square, Matrix, Square]:
     """Blocks of the inverse of the symmetric positive definite matrix [[A, B], [B^T, D]].
 
     With the Schur complement S = A - B D^{-1} B^T and the gain K = D^{-1} B^T the inverse is
@@ -76,7 +79,7 @@ def block_inverse(A, B, D):
     return inverse_spd(S_factor), upper, corner
 
 
-def cooperative_solve(blocks, rhs):
+def cooperative_solve(blocks: LowerBlocks, rhs: Sequence[Matrix]) -> list[Matrix]:
     """Joint minimiser of a game whose N players share one quadratic cost.
 
     Solves sum_m Q_nm x_m = r_n for all players n by block elimination: player by player, the curvature that is left
@@ -120,16 +123,16 @@ def cooperative_solve(blocks, rhs):
             reduced -= matmul(lower[n, m], forward[m], transpose_a=True)
         factors.append(factor_spd(left))
         forward.append(whiten(factors[n], reduced))
-    solution = [None] * len(blocks)
+    solution: dict[int, Matrix] = {}
     for n in reversed(players):
         reduced = forward[n]
         for m in range(n + 1, len(blocks)):
             reduced -= matmul(lower[m, n], solution[m])
         solution[n] = tf.linalg.triangular_solve(factors[n].lower, reduced, adjoint=True)
-    return solution
+    return [solution[n] for n in players]
 
 
-def _checked(A, B, D):
+def _checked(A: Square, B: Matrix, D: Square) -> tuple[Square, Matrix, Square]:
     A, B, D = _shapes.as_matrices(A=A, B=B, D=D)
     _shapes.check_square("A", A)
     _shapes.check_square("D", D)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from bellman_tf._typing import Batch, Matrix, Number, Square
 from bellman_tf.linalg import _shapes
 from bellman_tf.linalg.constants import constant, expand_dims, number
 from bellman_tf.linalg.products import diag, trace
@@ -27,7 +28,7 @@ class Factor(NamedTuple):
     lower: tf.Tensor
 
 
-def factor_spd(A, damping=0.0):
+def factor_spd(A: Square, damping: Number = 0.0) -> Factor:
     """Cholesky factor of `A + damping I`.
 
     Args:
@@ -53,7 +54,7 @@ def factor_spd(A, damping=0.0):
     return Factor(_cholesky(A + _on_diagonal(_shapes.damping_like(damping, A), A)))
 
 
-def factor_gram(A, scale=None):
+def factor_gram(A: Square, scale: Batch | None = None) -> Factor:
     """Cholesky factor of `I + A` for a positive semidefinite `A` that is known only to rounding.
 
     A Gram matrix computed as `X^T X`, with up to `2 n` rows or sums in blocks, is off by at most `n eps tr(A)` in norm,
@@ -96,7 +97,7 @@ def factor_gram(A, scale=None):
     return Factor(_cholesky(A + _on_diagonal(number(1.0, A.dtype) + shift, A)))
 
 
-def whiten(factor, rhs):
+def whiten(factor: Factor, rhs: Matrix) -> Matrix:
     """Applies `L^{-1}`: coordinates in which the factored matrix is the identity.
 
     Args:
@@ -120,7 +121,7 @@ def whiten(factor, rhs):
     return tf.linalg.triangular_solve(lower, rhs)
 
 
-def solve_spd(factor, rhs):
+def solve_spd(factor: Factor, rhs: Matrix) -> Matrix:
     """Applies `(L L^T)^{-1}`, the inverse of the factored matrix.
 
     Args:
@@ -144,7 +145,7 @@ def solve_spd(factor, rhs):
     return tf.linalg.triangular_solve(lower, tf.linalg.triangular_solve(lower, rhs), adjoint=True)
 
 
-def inverse_spd(factor):
+def inverse_spd(factor: Factor) -> Square:
     """Inverse of the factored matrix, exactly symmetric.
 
     Args:
@@ -169,19 +170,19 @@ def inverse_spd(factor):
     return symmetrize(tf.matmul(whitened, whitened, transpose_a=True))
 
 
-def _on_diagonal(numbers, A):
+def _on_diagonal(numbers: Batch, A: Square) -> Square:
     """Multiples `[...]` of the identity of the size of `A`."""
     if numbers.shape.rank == 0 and A.shape[-1] is not None:
         return diag(tf.fill(constant([A.shape[-1]]), numbers))
     return expand_dims(expand_dims(numbers, -1), -1) * _shapes.identity_like(A)
 
 
-def _cholesky(A):
+def _cholesky(A: Square) -> Square:
     # an eager failure leaves other people's memory above the diagonal
     return tf.linalg.band_part(tf.linalg.cholesky(A), constant(-1), constant(0))
 
 
-def _checked(factor, rhs):
+def _checked(factor: Factor, rhs: Matrix) -> tuple[Square, Matrix]:
     lower, rhs = _shapes.as_matrices(factor=factor.lower, rhs=rhs)
     _shapes.check_square("factor", lower)
     _shapes.check_rows("rhs", rhs, "factor", lower)

@@ -2,12 +2,13 @@
 
 import tensorflow as tf
 
+from bellman_tf._typing import Batch, Matrix, Scalar, Square, Vector
 from bellman_tf.linalg import _shapes
 
 _MAX_SWEEPS = 30  # quadratic convergence: 1 or 2 after a good start, about log2(n) + 5 from nothing
 
 
-def symmetrize(A):
+def symmetrize(A: Square) -> Square:
     """Symmetric part, exactly symmetric in floating point.
 
     Args:
@@ -32,7 +33,7 @@ def symmetrize(A):
     return 0.5 * (A + tf.linalg.matrix_transpose(A))
 
 
-def is_finite(A):
+def is_finite(A: Matrix) -> Batch:
     """Whether every entry of a matrix is finite, one answer per matrix of the batch.
 
     Asked of a matrix and of its Cholesky factor it tells "input not finite" from "not positive definite".
@@ -56,7 +57,7 @@ def is_finite(A):
     return tf.reduce_all(tf.math.is_finite(A), axis=(-2, -1))
 
 
-def eigh(A):
+def eigh(A: Square) -> tuple[Vector, Square]:
     """Eigenvalues, ascending, and orthonormal eigenvectors of symmetric matrices, to full accuracy in every mode.
 
     Compiled by XLA for the CPU, `tf.linalg.eigh` stops at a residual of about `1e-7 ||A||` even in float64, though its
@@ -106,7 +107,7 @@ def eigh(A):
     return tf.where(finite[..., tf.newaxis], w, nan), tf.where(finite[..., tf.newaxis, tf.newaxis], V, nan)
 
 
-def _jacobi(T, V):
+def _jacobi(T: Square, V: Square) -> tuple[Vector, Square]:
     """Rotates `T` to diagonal form, `V` along with it; `V T V^T` does not change.
 
     A sweep visits every pair of indices once, half of `n` disjoint pairs at a time (round-robin order), so each of its
@@ -131,13 +132,13 @@ def _jacobi(T, V):
     eps = tf.experimental.numpy.finfo(T.dtype.as_numpy_dtype).eps
     tolerance = 10.0 * size * eps
 
-    def unfinished(sweep, T, V):
+    def unfinished(sweep: Scalar, T: Square, V: Square) -> Scalar:
         diagonal = tf.abs(tf.linalg.diag_part(T))
         off = tf.reduce_sum(tf.abs(T), axis=-1) - diagonal  # row sums bound the spectral norm
         largest = tf.reduce_max(diagonal, axis=-1, keepdims=True)
         return (sweep < _MAX_SWEEPS) & tf.reduce_any(off > tolerance * largest)
 
-    def sweep_once(sweep, T, V):
+    def sweep_once(sweep: Scalar, T: Square, V: Square) -> tuple[Scalar, Square, Square]:
         _, T, V = tf.while_loop(
             lambda turn, T, V: turn < 2 * half - 1,
             lambda turn, T, V: (turn + 1, *_rotate_and_move(T, V, half, order)),
@@ -149,7 +150,7 @@ def _jacobi(T, V):
     return tf.linalg.diag_part(T)[..., :size], V[..., :size]
 
 
-def _rotate_and_move(T, V, half, order):
+def _rotate_and_move(T: Square, V: Square, half: int, order: list[int]) -> tuple[Square, Square]:
     # one round of _jacobi: zeroes the entries (i, half + i), then reorders the indices
     diagonal = tf.linalg.diag_part(T)
     t_pp, t_qq = diagonal[..., :half], diagonal[..., half:]
@@ -162,7 +163,7 @@ def _rotate_and_move(T, V, half, order):
     cos = tf.math.rsqrt(1.0 + tf.square(tangent))[..., tf.newaxis, :]
     sin = tangent[..., tf.newaxis, :] * cos
 
-    def columns(M):
+    def columns(M: Matrix) -> Matrix:
         p, q = M[..., :half], M[..., half:]
         return tf.concat([cos * p - sin * q, sin * p + cos * q], axis=-1)
 

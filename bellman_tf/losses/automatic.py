@@ -1,7 +1,6 @@
 """Terminal costs without a closed form, differentiated twice."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import tensorflow as tf
 
@@ -22,7 +21,7 @@ class AutomaticHead(Head):
     curvature: LossCurvature
     separate: bool = True
 
-    kind: ClassVar[str] = "automatic"
+    kind: str = field(default="automatic", init=False)
 
     @property
     def size(self) -> int:

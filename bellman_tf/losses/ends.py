@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from bellman_tf._checks import error
+
 ACTIVATIONS_KEEPING_LOGITS = ("softmax", "sigmoid")
 _OPERATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
 
@@ -27,6 +29,24 @@ class OutputEnd:
     output: tf.Tensor
     logits: tf.Tensor | None = None
     activation: str | None = None
+
+    def coordinate(self, before: bool) -> tf.Tensor:
+        """Chooses the tensor that the loss is differentiated in.
+
+        Args:
+            before: whether that is the logits.
+
+        Returns:
+            The logits or the output.
+
+        Raises:
+            ValueError: if logits are asked of an output that has none.
+        """
+        if not before:
+            return self.output
+        if self.logits is None:
+            raise error("before", "be False for an output without logits", before)
+        return self.logits
 
 
 def carried_logits(output: tf.Tensor) -> tf.Tensor | None:
@@ -73,7 +93,8 @@ def find_end(output: tf.Tensor) -> OutputEnd:
     logits = carried_logits(output)
     if logits is None:
         return OutputEnd(output)
-    name = _OPERATIONS.get(_operation(output))
+    operation = _operation(output)
+    name = None if operation is None else _OPERATIONS.get(operation)
     if name is None and isinstance(output, tf.__internal__.EagerTensor):
         name = _name_by_values(output, logits)
     return OutputEnd(output, logits, name)

@@ -62,7 +62,7 @@ def recognise(
     prediction = Prediction(activation, rank, reached)
     function, options = _function_and_options(loss)
     known = next((form for form in CLOSED_FORMS if any(function is own for own in form.functions)), None)
-    form = known.recognise(function, options, prediction) if known is not None else None
+    form = known.recognise(function, options, prediction) if known is not None and function is not None else None
     return form if form is not None else LossForm(AUTOMATIC, before_activation=prediction.keeps_logits)
 
 

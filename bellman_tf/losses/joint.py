@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from bellman_tf.losses.head import Head, Tensors
+from bellman_tf._typing import Tensors
+from bellman_tf.losses.head import Head
 from bellman_tf.losses.samples import (
     at_least_float32,
     check_rank,

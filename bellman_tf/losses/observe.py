@@ -66,7 +66,7 @@ _keras_call = keras.losses.Loss.__call__
 
 
 @tf.autograph.experimental.do_not_convert
-def _observed_call(loss: keras.losses.Loss, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
+def _observed_call(loss: keras.losses.Loss, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
     record, tape = _hook.record or (None, None)
     if record is None:
         return _keras_call(loss, y_true, y_pred, sample_weight)

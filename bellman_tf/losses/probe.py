@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from bellman_tf._checks import error
+from bellman_tf._typing import Tensors
 from bellman_tf.losses.ends import OutputEnd, carried_logits
-from bellman_tf.losses.head import Tensors
 from bellman_tf.losses.samples import at_least_float32, entries_per_sample
 
 
@@ -92,11 +92,9 @@ class CurvatureTapes:
         for k, cut in zip(ends, before, strict=True):
             source = self._sources[k]
             end = source.end
-            if cut and end.logits is None:
-                raise error("before", "be False for an output without logits", cut)
             if end.logits is not None and end.activation is None:
                 cut = id(end.output) not in slopes
-            z = end.logits if cut else end.output
+            z = end.coordinate(cut)
             group = groups.setdefault(id(z), _Coordinate(z, [], [], []))
             group.ends.append(k)
             if cut:

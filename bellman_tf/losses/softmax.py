@@ -1,8 +1,8 @@
 """Softmax and categorical cross-entropy as one function of the logits."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -91,7 +91,7 @@ class SoftmaxHead(Head):
     f: tf.Tensor
     probability: tf.Tensor
 
-    kind: ClassVar[str] = "softmax"
+    kind: str = field(default="softmax", init=False)
 
     @property
     def size(self) -> int:

@@ -1,7 +1,6 @@
 """Several losses on one output."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import tensorflow as tf
 
@@ -19,7 +18,7 @@ class SumOfHeads(Head):
 
     heads: tuple[Head, ...]
 
-    kind: ClassVar[str] = "sum"
+    kind: str = field(default="sum", init=False)
 
     @property
     def size(self) -> int:

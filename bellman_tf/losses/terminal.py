@@ -18,11 +18,12 @@ import keras
 import tensorflow as tf
 
 from bellman_tf._checks import check_choice, error
+from bellman_tf._typing import Tensors
 from bellman_tf.losses.automatic import AutomaticHead
 from bellman_tf.losses.closed_form import AUTOMATIC, LossForm
 from bellman_tf.losses.ends import OutputEnd, carried_logits, find_end
 from bellman_tf.losses.forms import agree, closed_form, once_differentiable, recognise, terminal_head
-from bellman_tf.losses.head import Head, Tensors
+from bellman_tf.losses.head import Head
 from bellman_tf.losses.joint import hessian_factor, matched_coefficient
 from bellman_tf.losses.observe import Observation, observe_losses, per_sample
 from bellman_tf.losses.probe import CurvatureTapes, LossCurvature, curvature_tapes, flatten_samples
@@ -60,7 +61,7 @@ class _ClosedOutput:
 
     @property
     def z(self) -> tf.Tensor:
-        return self.end.logits if self.before else self.end.output
+        return self.end.coordinate(self.before)
 
     @property
     def pairs(self) -> list[tuple[LossForm, Observation]]:
@@ -68,8 +69,9 @@ class _ClosedOutput:
 
     def head(self, derivatives: Sequence[tf.Tensor]) -> Head:
         z = self.z
-        if self.before and carried_logits(self.end.output) is not None:
-            z = carried_logits(self.end.output)  # what Keras computes with; `z` may be a cast away from it
+        carried = carried_logits(self.end.output) if self.before else None
+        if carried is not None:
+            z = carried  # what Keras computes with; `z` may be a cast away from it
         parts = tuple(terminal_head(form, seen, z, f) for (form, seen), f in zip(self.pairs, derivatives, strict=True))
         return parts[0] if len(parts) == 1 else SumOfHeads(parts)
 

@@ -1,16 +1,18 @@
 """Checks of the constructor's arguments that belong together: the game's options, and what Keras's optimizers take."""
 
+from typing import Any
+
 import keras
 
 from bellman_tf import _checks, keras_optimizers
-from bellman_tf.curvature.config import Adam
+from bellman_tf.curvature.config import KFAC, Adam, Config
 from bellman_tf.curvature.inner import METRICS
-from bellman_tf.optimizers.inner import Inside
+from bellman_tf.optimizers.inner import Inside, accumulation_of
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import GameOptions
 
 
-def check_game(options: GameOptions, metric: object, step_control: object) -> None:
+def check_game(options: GameOptions, metric: Config | None, step_control: object) -> None:
     """Checks curvature and step control against the game's options.
 
     Args:
@@ -21,7 +23,7 @@ def check_game(options: GameOptions, metric: object, step_control: object) -> No
     Raises:
         ValueError: for a combination that cannot work.
     """
-    if getattr(metric, "cooperative", False) and options.information == "feedback":
+    if isinstance(metric, KFAC) and metric.cooperative and options.information == "feedback":
         raise _checks.error(
             "cooperative", "be False with information='feedback': players with their own values do not cooperate",
             metric.cooperative,
@@ -37,6 +39,11 @@ def check_game(options: GameOptions, metric: object, step_control: object) -> No
             "step_control", "be None where players have losses of their own: no player minimises J", step_control,
             "Leave `step_control` or `player_losses` out.",
         )  # fmt: skip
+    if step_control is not None and options.micro_batches > 1:
+        raise _checks.error(
+            "step_control", "be None with gradient accumulation: a predicted decrease belongs to one micro-batch, the "
+            "step to all of them", step_control, "Leave `step_control` or `gradient_accumulation_steps` out.",
+        )  # fmt: skip
     if step_control is not None and isinstance(metric, Adam) and metric.beta_1:
         raise _checks.error(
             "step_control", "be None with Adam's mean of gradients, of which the quadratic model of the step knows "
@@ -45,7 +52,7 @@ def check_game(options: GameOptions, metric: object, step_control: object) -> No
 
 
 def check_keras(
-    learning_rate: object,
+    learning_rate: Any,
     options: GameOptions,
     *,
     weight_decay: object,
@@ -53,8 +60,7 @@ def check_keras(
     clipvalue: object,
     global_clipnorm: object,
     loss_scale_factor: object,
-    gradient_accumulation_steps: object,
-) -> object:
+) -> Any:
     """Checks the arguments that every Keras optimizer has.
 
     Args:
@@ -65,7 +71,6 @@ def check_keras(
         clipvalue: `None` or a number.
         global_clipnorm: `None` or a number.
         loss_scale_factor: must be `None`.
-        gradient_accumulation_steps: must be `None`.
 
     Returns:
         The learning rate; an integer as a float.
@@ -95,15 +100,10 @@ def check_keras(
             "loss_scale_factor", "be None: curvature needs unscaled cotangents", loss_scale_factor,
             "bfloat16 needs no loss scaling.",
         )  # fmt: skip
-    if gradient_accumulation_steps is not None:
-        raise _checks.error(
-            "gradient_accumulation_steps", "be None: the policy belongs to the batch it was computed on",
-            gradient_accumulation_steps, "Use a larger batch with `group_size`.",
-        )  # fmt: skip
     return learning_rate
 
 
-def inner_named(identifier: object) -> keras.optimizers.Optimizer | None:
+def inner_named(identifier: Any) -> keras.optimizers.Optimizer | None:
     """Resolves the `inner_optimizer` option.
 
     Args:
@@ -128,14 +128,33 @@ def inner_named(identifier: object) -> keras.optimizers.Optimizer | None:
             "inner_optimizer", "be an optimizer that moves variables by their gradients alone", optimizer.name,
             "Pass the optimizer that it wraps, or choose a `curvature`.",
         )  # fmt: skip
-    for part in optimizer.optimizers if keras_optimizers.is_multi(optimizer) else [optimizer]:
-        for argument in ("gradient_accumulation_steps", "loss_scale_factor"):
-            if getattr(part, argument) is not None:
-                raise _checks.error(
-                    f"inner_optimizer.{argument}", "be None: the policy belongs to the batch it was computed on, and "
-                    "its gradients are not scaled", getattr(part, argument),
-                )  # fmt: skip
+    for part in keras_optimizers.parts_of(optimizer):
+        if part.loss_scale_factor is not None:
+            raise _checks.error(
+                "inner_optimizer.loss_scale_factor", "be None: its gradients are not scaled", part.loss_scale_factor
+            )
     return optimizer
+
+
+def micro_batches_of(inner: keras.optimizers.Optimizer | None, steps: int | None) -> int:
+    """How many batches make one update of the weights.
+
+    Args:
+        inner: the other optimizer, or `None`.
+        steps: the argument `gradient_accumulation_steps`, of an optimizer without another one inside.
+
+    Returns:
+        The number, 1 without accumulation.
+
+    Raises:
+        ValueError: if it is no integer of at least 2, or the optimizers inside do not agree.
+    """
+    if inner is not None:
+        return accumulation_of(inner)
+    if steps is None:
+        return 1
+    _checks.check_integer("gradient_accumulation_steps", steps, least=2)
+    return steps
 
 
 def check_inner(
@@ -181,7 +200,7 @@ def check_inner(
         )  # fmt: skip
 
 
-def check_momentum(momentum: Momentum, options: GameOptions, metric: object, step_control: object) -> None:
+def check_momentum(momentum: Momentum, options: GameOptions, metric: Config | None, step_control: object) -> None:
     """Checks what goes with momentum.
 
     Args:

@@ -2,12 +2,14 @@
 
 import warnings
 import weakref
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from bellman_tf import _checks, keras_access
+from bellman_tf import _checks, keras_access, keras_optimizers
 from bellman_tf.curvature.block import Block, state_dtype
+from bellman_tf.curvature.config import Config
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
 from bellman_tf.curvature.inner import InnerBlock, make_inner_block
@@ -15,12 +17,13 @@ from bellman_tf.curvature.registry import player_layout
 from bellman_tf.curvature.stacks import StateStore
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.stages import Game
-from bellman_tf.optimizers.inner import Inside
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_forms
-from bellman_tf.optimizers.records import Saved
+from bellman_tf.optimizers.saving import Saved
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
+from bellman_tf.training.own_losses import ruled
 from bellman_tf.training.settings import GameOptions
+from bellman_tf.training.step_control import LevenbergMarquardt
 
 _NEEDS_MODEL = (
     "{name} needs the layers of the network, not only its gradients. Received: a plain Keras model or training loop. "
@@ -45,7 +48,7 @@ _WAY_OUT = (
 _WHOLE_WAY_OUT = "Use GTDDP, whose default rollout='linear' runs the model's own `call`."
 
 
-class Bound(Saved, Inside, keras.optimizers.Optimizer):
+class Bound(Saved, keras.optimizers.Optimizer):
     """An optimizer that belongs to one model and keeps curvature state for each of its players.
 
     Attributes:
@@ -56,15 +59,20 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         blocks: curvature of every player.
         players: of the game that the blocks were made for.
         couplings: joint curvature of players of one stage.
+        step_control: rule for the damping, or `None`.
         velocities: of every player's variables; empty without momentum.
     """
 
     options: GameOptions
-    curvature: object
+    step_control: LevenbergMarquardt | None = None
+    control_state: keras.Variable
+    rejected_in_a_row: keras.Variable
+    refused_steps: keras.Variable
+    curvature: Config | None
     whole_states = False
     inner_metric = "gain"
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.blocks: list[Block] = []
         self.players: list[Player] = []
@@ -80,13 +88,22 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         return self.__dict__.get("_momentum", Momentum())
 
     @momentum.setter
-    def momentum(self, value: object) -> None:
+    def momentum(self, value: Momentum) -> None:
         if not isinstance(value, Momentum):
             raise _checks.error(
                 "momentum", "be given to the constructor", value,
                 f"Compile the model with a new {type(self).__name__}(momentum=...).",
             )  # fmt: skip
         self.__dict__["_momentum"] = value
+
+    @property
+    def accumulators(self) -> list[list[keras.Variable]]:
+        """Sums of the gradients of every player's variables; empty without accumulation of our own."""
+        if self.inner is not None or self.options.micro_batches == 1:
+            return []
+        variables = keras_access.trained_variables(self)
+        known = {id(v): s for v, s in zip(variables, keras_optimizers.accumulators_of(self), strict=True)}
+        return [[known[id(v)] for v in player.variables] for player in self.players]
 
     @property
     def state(self) -> list[list[tf.Tensor]]:
@@ -108,13 +125,33 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
                 f"Create another {type(self).__name__} for the model '{model.name}'.",
             )  # fmt: skip
         if model.distribute_strategy.num_replicas_in_sync > 1:
-            raise _checks.error(
-                "model",
-                "run on one replica: gradients and statistics are not reduced across replicas yet",
-                model.name,
-                "Build it outside the strategy's scope.",
-            )
+            self._check_replicas(model)
         self._model = weakref.ref(model)
+
+    def _check_replicas(self, model: keras.Model) -> None:
+        """Refuses what does not work on several replicas, each of which sees its own samples only."""
+        if self.solver is not None:
+            reason = f"{type(self).__name__} computes one step from all samples of the batch"
+            hint = "Use GTDDP, or build the model outside the strategy's scope."
+        elif self.options.rollout == "nonlinear":
+            reason = "with rollout='nonlinear' a stage moves before the replicas' later gradients are known"
+            hint = "Pass rollout='linear', or build the model outside the strategy's scope."
+        elif model.jit_compile:
+            raise _checks.error(
+                "jit_compile", "be False on several replicas: XLA compiles a function for one device", True,
+                "Leave it out; what runs on a single replica may be compiled.",
+            )  # fmt: skip
+        elif self.step_control is not None and self.step_control.every > 1 and _synchronises(model):
+            raise _checks.error(
+                "step_control.every", "be 1 with a synchronised BatchNormalization on several replicas, which exchange "
+                "nothing inside a branch of the graph", self.step_control.every,
+            )  # fmt: skip
+        elif self.inner is not None and self.options.micro_batches > 1:
+            reason = "Keras's optimizers cannot accumulate gradients on several replicas"
+            hint = "Use a `curvature` of ours with gradient_accumulation_steps, or build the model outside the scope."
+        else:
+            return
+        raise _checks.error("model", f"run on one replica: {reason}", model.name, hint)
 
     def _holds(self, model: keras.Model) -> bool:
         """Whether the optimizer was built for the model's trainable variables."""
@@ -238,8 +275,8 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
             The block.
         """
         if self.inner is None:
-            return curvature_block(self.curvature, player)
-        variables = player.coverage.variables if player.covered else player.variables
+            return curvature_block(_checks.given("curvature", self.curvature), player)
+        variables = player.covering.variables if player.covered else player.variables
         layout = player_layout(player.name, tuple(tuple(v.shape) for v in variables), player.coverage)
         return make_inner_block(layout, self.inner, variables, self.inner_metric)
 
@@ -270,13 +307,25 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         blocks = self.blocks or [self.make_block(player) for player in game.players]
         return gram_forms(self.options, game, blocks)
 
+    def describe_losses(self, game: Players) -> list[str] | None:
+        """The outputs whose losses each player minimises.
+
+        Args:
+            game: the model's game.
+
+        Returns:
+            Names per player, "all" for players without a rule; `None` without `player_losses`.
+        """
+        own = ruled(game.players, self.options.player_losses)
+        return [", ".join(own.get(player.index, ("all",))) for player in game.players] if own else None
+
     # ---- training loops that are not ours
 
-    def scale_loss(self, loss: object) -> object:
+    def scale_loss(self, loss: Any) -> Any:
         """Refuses: only a `train_step` that is not ours calls this."""
         raise self._refusal()
 
-    def apply(self, grads: object, trainable_variables: object = None) -> None:
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Refuses: gradients alone are not enough."""
         raise self._refusal()
 
@@ -285,6 +334,11 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         if model is None:
             return ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
         return ValueError(_OWN_LOOP.format(name=type(self).__name__, model=model.name))
+
+
+def _synchronises(model: keras.Model) -> bool:
+    """Whether a layer exchanges its statistics with other replicas."""
+    return any(getattr(layer, "synchronized", False) for layer in keras_access.layers_of(model))
 
 
 def _needs(game: Players, blocks: list[Block], couplings: list[Coupling]) -> tuple:

@@ -1,9 +1,19 @@
 """The members of the family: `GTDDP` with some options fixed by name."""
 
+from typing import Self, Unpack
+
 import keras
 
 from bellman_tf.curvature import config as curvature_config
 from bellman_tf.optimizers.gtddp import GTDDP
+from bellman_tf.optimizers.keywords import (
+    Curvature,
+    EKFACKeywords,
+    GameKeywords,
+    Information,
+    LearningRate,
+    MetricKeywords,
+)
 
 
 @keras.saving.register_keras_serializable("bellman_tf")
@@ -13,11 +23,21 @@ class DDPNOpt(GTDDP):
     `GTDDP` with `information="feedback"`; arguments and errors as there.
 
     Source: DDPN (all), DDP1.
+
+    Example:
+        >>> btf.DDPNOpt(0.1, curvature="rmsprop").get_config()["information"]
+        'feedback'
     """
 
     published_in = "ddpnopt"
 
-    def __init__(self, learning_rate: object = None, *, information: str = "feedback", **options: object) -> None:
+    def __init__(
+        self,
+        learning_rate: LearningRate | None = None,
+        *,
+        information: Information = "feedback",
+        **options: Unpack[MetricKeywords],
+    ) -> None:
         super().__init__(learning_rate, information=information, **options)
 
 
@@ -29,12 +49,22 @@ class KFAC(GTDDP):
     `convolution="sua"`: pixels taken as spatially uncorrelated.
 
     Source: Martens & Grosse 2015; Grosse & Martens 2016 for convolutions.
+
+    Example:
+        >>> optimizer = btf.KFAC(0.01, curvature=btf.curvature.KFAC(damping=0.1, invert_every=1))
+        >>> optimizer.get_config()["information"]
+        'open'
     """
 
     published_in = None
 
     def __init__(
-        self, learning_rate: object = 0.01, *, curvature: object = "kfac", information: str = "open", **options: object
+        self,
+        learning_rate: LearningRate = 0.01,
+        *,
+        curvature: Curvature = "kfac",
+        information: Information = "open",
+        **options: Unpack[GameKeywords],
     ) -> None:
         super().__init__(learning_rate, curvature=curvature, information=information, **options)
 
@@ -47,19 +77,35 @@ class EKFAC(GTDDP):
     eigenbasis; for convolutions the default is `convolution="sua"`. `as_cited` is the variant of the four papers.
 
     Source: George et al. 2018.
+
+    Example:
+        >>> btf.EKFAC(0.01).curvature == btf.curvature.EKFAC()
+        True
+        >>> btf.EKFAC.as_cited().curvature.convolution
+        'patches'
     """
 
     published_in = None
 
     def __init__(
-        self, learning_rate: object = 0.01, *, curvature: object = "ekfac", information: str = "open", **options: object
+        self,
+        learning_rate: LearningRate = 0.01,
+        *,
+        curvature: Curvature = "ekfac",
+        information: Information = "open",
+        **options: Unpack[GameKeywords],
     ) -> None:
         super().__init__(learning_rate, curvature=curvature, information=information, **options)
 
     @classmethod
     def as_cited(
-        cls, learning_rate: object = 0.01, *, damping: float = 0.1, update_every: int = 1, **options: object
-    ) -> "EKFAC":
+        cls,
+        learning_rate: LearningRate = 0.01,
+        *,
+        damping: float = 0.1,
+        update_every: int = 1,
+        **options: Unpack[EKFACKeywords],
+    ) -> Self:
         """EKFAC as the four papers run it: of whole patches, with second moments of the present batch alone.
 
         The papers name the PyTorch code https://github.com/Thrandis/EKFAC-pytorch. There the eigenbases come from the

@@ -4,11 +4,36 @@ The class names the options and writes them down. `arguments.py` checks them, `b
 and makes its state, `stepping.py` takes the step, `records.py` keeps what comes of it.
 """
 
+from typing import Any, Self, Unpack
+
 import keras
 
 from bellman_tf.curvature import config as curvature_config
 from bellman_tf.curvature.gram.plan import LIMITS
-from bellman_tf.optimizers.arguments import check_game, check_inner, check_keras, check_momentum, inner_named
+from bellman_tf.optimizers.arguments import (
+    check_game,
+    check_inner,
+    check_keras,
+    check_momentum,
+    inner_named,
+    micro_batches_of,
+)
+from bellman_tf.optimizers.keywords import (
+    AllKeywords,
+    Curvature,
+    Gram,
+    Information,
+    InnerMetric,
+    InnerOptimizer,
+    LearningRate,
+    OuterGain,
+    OuterScale,
+    Paper,
+    Rollout,
+    StepControl,
+    TerminalHessian,
+    ValueHessian,
+)
 from bellman_tf.optimizers.published import published_curvature, published_options
 from bellman_tf.optimizers.records import first_control_state
 from bellman_tf.optimizers.rejections import Rejections
@@ -28,6 +53,16 @@ class GTDDP(Rejections, Stepping):
     a layer is its gradient with the samples re-weighted, `-M^{-1} sum_i w_i q_i`, where the weights take into account
     how the layers before it have just changed the state. With `information="open"` all weights are 1/B and the
     optimizer is its curvature's baseline: SGD, RMSprop, Adam, K-FAC, EKFAC.
+
+    On several replicas (`with tf.distribute.MirroredStrategy(...).scope():` around model and `compile`) each replica
+    solves the game of its own samples, as one replica does with `group_size` = samples of a replica; `group_size`
+    makes smaller groups. Gradients are added, statistics of the metrics averaged before the metric is used, and a
+    batch is rejected by all replicas if it is bad on one, so that weights and state are the same bits everywhere.
+    As in Keras, J is the mean of the replicas' mean losses: in a last batch that cannot be shared evenly the samples
+    of a replica with fewer count for more, and replicas without samples have no part in gradient and statistics (J is
+    still divided by the number of all). What is Keras's stays Keras's: an `inner_optimizer` clips each replica's
+    gradient before they are added, moving statistics of a BatchNormalization are each replica's own unless it has
+    `synchronized=True`, and Dropout draws the same mask on every replica. For the linear roll-out, without XLA.
 
     Args:
         learning_rate: float, `keras.optimizers.schedules.LearningRateSchedule`, or callable; `None` is 0.03.
@@ -95,39 +130,51 @@ class GTDDP(Rejections, Stepping):
         ema_momentum: as in Keras.
         ema_overwrite_frequency: as in Keras.
         loss_scale_factor: must be `None`.
-        gradient_accumulation_steps: must be `None`.
+        gradient_accumulation_steps: as in Keras: weights move every k-th step, by the mean of k gradients, and
+            `iterations` counts their moves. Every micro-batch plays a game of its own, so that k of them are one batch
+            with `group_size` of a micro-batch; see `bellman_tf.training.accumulation` for what is exact. With an inner
+            optimizer it is the inner one's. Not with the nonlinear roll-out or `step_control`. A micro-batch that is
+            not finite is left out; where the update that k of them make is not finite, all k are dropped.
         name: as in Keras.
-        **kwargs: refused by Keras.
 
     Raises:
         ValueError: for an option outside its range or a combination that cannot work, with the reason.
 
     Source: GTDDP (all), DGN Secs. 3-4, in the exact form of claims OURS-2, OURS-4.
+
+    Example:
+        >>> model = btf.Sequential([keras.Input((2,)), keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1)])
+        >>> model.compile(optimizer=btf.GTDDP(learning_rate=0.03), loss="mse")
+        >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], "float32")
+        >>> losses = model.fit(x, x[:, :1] * x[:, 1:], epochs=20, verbose=0).history["loss"]
+        >>> losses[-1] < losses[0]
+        True
+        >>> around = btf.GTDDP(inner_optimizer=keras.optimizers.AdamW(1e-3))  # AdamW moves the variables
     """
 
     def __init__(
         self,
-        learning_rate: object = None,
+        learning_rate: LearningRate | None = None,
         *,
-        curvature: object = None,
-        inner_optimizer: object = None,
-        inner_metric: str = "gain",
+        curvature: Curvature | None = None,
+        inner_optimizer: InnerOptimizer | None = None,
+        inner_metric: InnerMetric = "gain",
         momentum: float = 0.0,
         nesterov: bool = False,
         momentum_in_policy: bool = True,
-        information: str = "cooperative",
-        value_hessian: str = "batch",
-        terminal_hessian: str | int = "matched",
+        information: Information = "cooperative",
+        value_hessian: ValueHessian = "batch",
+        terminal_hessian: TerminalHessian = "matched",
         group_size: int | None = None,
         bilinear: bool = False,
-        rollout: str | None = None,
-        outer_scale: str = "mean",
-        outer_gain: str = "batch",
+        rollout: Rollout | None = None,
+        outer_scale: OuterScale = "mean",
+        outer_gain: OuterGain = "batch",
         value_damping: float = 0.0,
-        gram: str = "auto",
+        gram: Gram = "auto",
         gram_memory: int = LIMITS.memory,
         player_losses: dict[str, list[str]] | None = None,
-        step_control: object = None,
+        step_control: StepControl | None = None,
         weight_decay: float | None = None,
         clipnorm: float | None = None,
         clipvalue: float | None = None,
@@ -138,10 +185,10 @@ class GTDDP(Rejections, Stepping):
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
-        **kwargs: object,
     ) -> None:
         if rollout is None:
             rollout = "nonlinear" if value_hessian in {"outer_product", "per_sample"} or bilinear else "linear"
+        inner, control = inner_named(inner_optimizer), step_control_named(step_control)
         options = GameOptions(
             information,
             value_hessian,
@@ -155,8 +202,8 @@ class GTDDP(Rejections, Stepping):
             value_damping,
             gram_memory,
             rules_of(player_losses),
+            micro_batches_of(inner, gradient_accumulation_steps),
         )
-        inner, control = inner_named(inner_optimizer), step_control_named(step_control)
         check_inner(
             inner,
             options,
@@ -169,6 +216,7 @@ class GTDDP(Rejections, Stepping):
             clipvalue=clipvalue,
             global_clipnorm=global_clipnorm,
             use_ema=use_ema or None,
+            gradient_accumulation_steps=gradient_accumulation_steps,
             momentum=momentum or None,
             nesterov=nesterov or None,
         )
@@ -185,7 +233,6 @@ class GTDDP(Rejections, Stepping):
             clipvalue=clipvalue,
             global_clipnorm=global_clipnorm,
             loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
         )
         super().__init__(
             learning_rate,
@@ -196,8 +243,8 @@ class GTDDP(Rejections, Stepping):
             use_ema=use_ema,
             ema_momentum=ema_momentum,
             ema_overwrite_frequency=ema_overwrite_frequency,
+            gradient_accumulation_steps=gradient_accumulation_steps,
             name=name,
-            **kwargs,
         )
         self.options = options
         self.curvature = metric
@@ -214,15 +261,16 @@ class GTDDP(Rejections, Stepping):
             (), dtype="int64", name="clamped_values", aggregation="only_first_replica"
         )
         if control is not None:
-            self.control_state = self.add_variable(
-                (STATE_SIZE,), initializer=first_control_state, dtype="float32", name="control"
-            )
+            initial: Any = first_control_state  # a callable, of which Keras's signature does not tell
+            self.control_state = self.add_variable((STATE_SIZE,), initializer=initial, dtype="float32", name="control")
             self.refused_steps = self.add_variable((), dtype="int64", name="refused_steps")
 
     published_in: str | None = "gtddp"
 
     @classmethod
-    def as_published(cls, learning_rate: object = None, *, paper: str | None = None, **options: object) -> "GTDDP":
+    def as_published(
+        cls, learning_rate: LearningRate | None = None, *, paper: Paper | None = None, **options: Unpack[AllKeywords]
+    ) -> Self:
         """The setting that follows a paper to the letter where the letter is computable.
 
         The metric stands for Q_uu, samples are uncoupled, the value's slope makes the metric's statistics, clamps are
@@ -264,19 +312,18 @@ class GTDDP(Rejections, Stepping):
         Returns:
             The optimizer.
         """
-        paper = cls.published_in if paper is None else paper
-        options = published_options(paper, options)
-        optimizer = cls(*([] if learning_rate is None else [learning_rate]), **options)
+        followed = cls.published_in if paper is None else paper
+        made = published_options(followed, dict(options))
+        optimizer = cls(**made) if learning_rate is None else cls(learning_rate, **made)
         if isinstance(options.get("curvature") or "kfac", str) and optimizer.curvature is not None:
             information = optimizer.options.information
-            optimizer.curvature = published_curvature(paper, optimizer.curvature, information)
+            optimizer.curvature = published_curvature(followed, optimizer.curvature, information)
         return optimizer
 
     def get_config(self) -> dict:
         """The options, for Keras serialisation."""
         config = super().get_config()
         config.pop("loss_scale_factor", None)
-        config.pop("gradient_accumulation_steps", None)
         options = self.options
         config.update(
             curvature=keras.saving.serialize_keras_object(self.curvature),

@@ -1,12 +1,13 @@
 """The training step of an optimizer: settings and tensors go down to `training/`, a result comes back."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from bellman_tf import _checks, keras_access
+from bellman_tf import _checks, keras_access, keras_optimizers, replicas
 from bellman_tf.curvature.inner import InnerBlock
 from bellman_tf.curvature.stacks import StoredState
 from bellman_tf.game.players import Players
@@ -17,21 +18,18 @@ from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.report import report
 from bellman_tf.training.settings import Clipping, StepSettings
 from bellman_tf.training.step import take_step
-from bellman_tf.training.step_control import LevenbergMarquardt
 
 
 class Stepping(Records, Bound):
     """An optimizer that takes the whole training step of its model.
 
     Attributes:
-        step_control: rule for the damping, or `None`.
         rate_factor: what a subclass makes of the learning rate that metrics see.
     """
 
-    step_control: LevenbergMarquardt | None = None
     rate_factor = 1.0
 
-    def train_step(self, model: keras.Model, data: object) -> dict:
+    def train_step(self, model: keras.Model, data: Any) -> dict:
         """One training step of a model of this package.
 
         Args:
@@ -47,12 +45,17 @@ class Stepping(Records, Bound):
         """
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         sizes = [leaf.shape[0] for leaf in keras.tree.flatten(x) if leaf is not None and len(leaf.shape)]
-        if 0 in sizes:
+        if 0 in sizes and replicas.count() == 1:  # of several replicas some may have no part in the last batch
             raise _checks.error("x", "hold at least one sample", sizes, "The batch is empty.")
         if any(isinstance(leaf, tf.RaggedTensor) for leaf in keras.tree.flatten(x)):
             raise _checks.error(
                 "x", "be dense or sparse: the samples of a ragged batch have no tensors of one shape", sizes,
                 "Pad it, `ragged.to_tensor()`, and let `Embedding(mask_zero=True)` or `Masking` mark the padding.",
+            )  # fmt: skip
+        if tf.distribute.get_replica_context() is None:
+            raise _checks.error(
+                "train_step", "run inside the replicas of the model's strategy", model.name,
+                "Call `fit` or `train_on_batch`; a loop calls `strategy.run(model.train_step, args=(data,))`.",
             )  # fmt: skip
         if not model.built:
             model(x)
@@ -87,7 +90,8 @@ class Stepping(Records, Bound):
             control=self.step_control,
             undecayed=frozenset(id(v) for v in undecayed),
             watched=self.watched and self.watchable,
-            wants_outcome=self.step_control is not None or self._always_measured,
+            # with gradient accumulation a step is not one batch's
+            wants_outcome=(self.step_control is not None or self._always_measured) and self.options.micro_batches == 1,
             always_measured=self._always_measured,
             solver=self.solver,
             momentum=self.momentum,
@@ -98,7 +102,7 @@ class Stepping(Records, Bound):
         """The tensors of this optimizer before a step."""
         dtype = recursion_dtype(keras_access.trained_variables(self))
         # the blocks of an optimizer inside read its rate themselves
-        rate = tf.cast(self.learning_rate if self.inner is None else 1.0, dtype)
+        rate = tf.cast(keras_optimizers.rate_of(self) if self.inner is None else 1.0, dtype)
         fast = rate if self.rate_factor == 1 else rate * self.rate_factor
         controlled = self.step_control is not None
         return StepContext(
@@ -108,13 +112,15 @@ class Stepping(Records, Bound):
             state=self._read(),
             control=tf.convert_to_tensor(self.control_state) if controlled else None,
             velocities=[[tf.convert_to_tensor(v) for v in variables] for variables in self.velocities],
+            micro_batch=self.micro_batch,
+            sums=[[tf.cast(v, dtype) for v in variables] for variables in self.accumulators],
         )
 
     def _read(self) -> StoredState:
         """State of every block, with what it reads of an optimizer inside, then of every coupling."""
         return self._store.read([block.read() if isinstance(block, InnerBlock) else [] for block in self.blocks])
 
-    def games(self, game: Players) -> list[Players]:
+    def games(self, game: Players) -> Sequence[Players]:
         """The placements of the players that a step may be taken in.
 
         Args:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf._typing import Nested, Tensors
+from bellman_tf.curvature.stacks import StoredState
 from bellman_tf.training.update import Assignments
 
 
@@ -20,14 +21,18 @@ class StepContext(NamedTuple):
         state: of every player's curvature, then of every coupling.
         control: state of step control, or `None`.
         velocities: of every player's variables; empty without momentum.
+        micro_batch: number of the batch among those that make one update of the weights, int64 scalar, or `None`.
+        sums: of the gradients of the micro-batches so far, by player; empty without accumulation.
     """
 
     iteration: tf.Tensor
     learning_rate: tf.Tensor
     decay: tf.Tensor | None
-    state: list[Tensors]
+    state: StoredState
     control: tf.Tensor | None = None
     velocities: Sequence[Tensors] = ()
+    micro_batch: tf.Tensor | None = None
+    sums: Sequence[Tensors] = ()
 
 
 class Outcome(NamedTuple):
@@ -48,7 +53,7 @@ class StepResult(NamedTuple):
     """What a step hands to its optimizer. Nothing is assigned yet.
 
     Attributes:
-        loss: J before the step, scalar.
+        loss: J before the step, scalar; of several replicas this one's term, and J is their sum.
         y_pred: the model's outputs before the step.
         assignments: new values of the model's variables.
         state: new curvature state, by player and position, where it changes.
@@ -56,6 +61,7 @@ class StepResult(NamedTuple):
         restore: (variable, value before the step) of what the model wrote itself.
         accepted: whether the batch is good, boolean scalar.
         taken: whether its step is to be taken.
+        kept: whether what the model wrote itself is to stay: not where a replica had no samples to write it from.
         control: new state of step control, or `None`.
         clamped: clamps of the papers' recursion.
         outcome: what the step does to J; `None` where neither step control nor a monitor reads it.
@@ -64,16 +70,19 @@ class StepResult(NamedTuple):
         gradients: of the re-weighted loss, by player, where another optimizer moves the variables; else `None`.
         velocities: new ones, by player, with momentum.
         outcome_of: gives the outcome for new values by `id` of the variable, where another optimizer makes them.
+        sums: of the micro-batches' gradients, as the next one finds them, by player; empty without accumulation.
+        spoiled: whether the batch is good and the update that it completes is not, or `None`.
     """
 
     loss: tf.Tensor
-    y_pred: object
+    y_pred: Nested
     assignments: Assignments
     state: dict[tuple[int, int], tf.Tensor]
-    old_state: list[Tensors]
+    old_state: StoredState
     restore: list[tuple[keras.Variable, tf.Tensor]]
     accepted: tf.Tensor
     taken: tf.Tensor
+    kept: tf.Tensor
     control: tf.Tensor | None
     clamped: tf.Tensor
     outcome: Outcome | None
@@ -82,6 +91,8 @@ class StepResult(NamedTuple):
     gradients: list[Tensors] | None
     velocities: dict[int, Tensors]
     outcome_of: Callable[[dict[int, tf.Tensor]], Outcome] | None
+    sums: Sequence[Tensors] = ()
+    spoiled: tf.Tensor | None = None
 
 
 def recursion_dtype(variables: list) -> tf.DType:

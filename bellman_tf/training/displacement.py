@@ -12,8 +12,9 @@ for small ones. Players without a Gram form count with <g, du>.
 
 import tensorflow as tf
 
+from bellman_tf import replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.round import Round
 
@@ -35,8 +36,68 @@ def decrease_of(
         new: values after the step, by `id` of the variable.
 
     Returns:
-        Scalar; exact for one group of samples, up to the second order of own costs.
+        Scalar, of this replica's samples at the end of the network and of all of them elsewhere; exact for any groups
+        of samples, up to the second order of own costs.
     """
+    moved, straight = _moved(step, policy, captures, gradients, new)
+    if moved is None or policy is None:
+        return -straight
+    [at_end] = replicas.total([policy.decrease_at(moved)])
+    return at_end - straight
+
+
+def outcome_of_replicas(
+    step: Round,
+    policy: LinearPolicy | None,
+    captures: dict[int, Capture],
+    gradients: list[Tensors],
+    new: dict[int, tf.Tensor],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What the steps of several replicas, each of which knows its own samples, do to J together.
+
+    The quadratic model is that of the recursion, metrics included, over the samples of all replicas, at the moves du
+    that are made. With D what momentum moves and g the gradient of the re-weighted loss, `du = D - M^{-1} g`, it says
+
+        -(a' d + |L' d|^2 / 2) - l_u' du - g' (D - du) / 2.
+
+    A sample that is left out of its replica's game is still moved by the other replicas: see `held_out_model`.
+
+    Args:
+        step: the step; its values are those before the moves.
+        policy: the weights of this replica's samples, `None` where no player has a Gram form in this step.
+        captures: of the players with one, by index.
+        gradients: of the re-weighted loss of all replicas, by player.
+        new: values after the step, by `id` of the variable; weight decay counts as part of the step.
+
+    Returns:
+        The decrease of J in the model, and `Outcome.held_out`.
+    """
+    moved, straight = _moved(step, policy, captures, gradients, new)
+    momentum, metric = step.settings.momentum, []
+    for player, gradient in zip(step.players, gradients, strict=True):
+        known = momentum.known and player.index in captures
+        ahead = momentum.ahead(step.context.velocities[player.index]) if known else [0.0] * len(gradient)
+        pairs = zip(gradient, ahead, player.variables, step.values[player.index], strict=True)
+        metric += [
+            tf.reduce_sum(g * (tf.cast(D, g.dtype) + tf.cast(before - new[id(v)], g.dtype)))
+            for g, D, v, before in pairs
+        ]
+    straight += tf.add_n(metric) / 2
+    if moved is None or policy is None:
+        return -straight, tf.zeros([3], step.dtype)
+    elsewhere = -tf.reshape(moved, [-1]) - policy.moved()
+    at_end, held_out = replicas.total([policy.decrease_at(moved), policy.held_out_model(elsewhere)])
+    return at_end - straight, held_out
+
+
+def _moved(
+    step: Round,
+    policy: LinearPolicy | None,
+    captures: dict[int, Capture],
+    gradients: list[Tensors],
+    new: dict[int, tf.Tensor],
+) -> tuple[tf.Tensor | None, tf.Tensor]:
+    """Displacement d `[B, m]` of this replica's samples, and the slope of all that does not pass through the end."""
     at_end, straight = [], []
     for player, gradient in zip(step.players, gradients, strict=True):
         pairs = zip(player.variables, step.values[player.index], strict=True)
@@ -46,5 +107,4 @@ def decrease_of(
             at_end.append(tf.cast(captures[player.index].inner(move), step.dtype))
         slopes = step.own_cost(player) if known else gradient
         straight += [tf.reduce_sum(slope * du) for slope, du in zip(slopes, move, strict=True)]
-    decrease = -tf.add_n(straight)
-    return decrease + policy.decrease_at(tf.add_n(at_end)) if at_end else decrease
+    return tf.add_n(at_end) if at_end else None, tf.add_n(straight)

@@ -20,7 +20,13 @@ from bellman_tf.linalg.products import matvec
 _ROUNDINGS = 100
 
 
-def held_out_model(terminal: SampleValue, gram: tf.Tensor, linear: tf.Tensor | None, columns: int) -> tf.Tensor:
+def held_out_model(
+    terminal: SampleValue,
+    gram: tf.Tensor,
+    linear: tf.Tensor | None,
+    columns: int,
+    elsewhere: tf.Tensor | None = None,
+) -> tf.Tensor:
     """A quadratic model of the cooperative step on samples without a part in it.
 
     With the terminal value (a_T, L_T L_T') a step of tau times the size lowers J by
@@ -31,6 +37,8 @@ def held_out_model(terminal: SampleValue, gram: tf.Tensor, linear: tf.Tensor | N
         gram: Gamma, the sum of all Gram matrices, `[n, n]`.
         linear: lambda, the sum of all linear terms, `[n]`, `None` for zero.
         columns: m per sample, n = B m.
+        elsewhere: what moves the columns downhill besides, `[n]`, such as the steps of replicas that do not hold the
+            samples; `None` for nothing.
 
     Returns:
         `[3]`: slope on samples without a part in the step, slope on the batch itself, curvature on the former.
@@ -46,13 +54,15 @@ def held_out_model(terminal: SampleValue, gram: tf.Tensor, linear: tf.Tensor | N
         back = matvec(L, linear, transpose_a=True)  # P S lambda = (Gamma - Z' Z) L back
         pushed = matvec(pulled, back, transpose_a=True) - matvec(Z, matvec(Z, matvec(L, back)), transpose_a=True)
         moved += linear - pushed
+    away = tf.zeros_like(a) if elsewhere is None else elsewhere
     least = _ROUNDINGS * tf.experimental.numpy.finfo(gram.dtype.as_numpy_dtype).eps  # of 1 - leverage
     count = tf.shape(gram)[-1] // columns
     if diagonal:
         s = tf.linalg.diag_part(L)
         own = tf.linalg.diag_part(gram) - tf.reduce_sum(tf.square(Z), axis=0)
-        apart = (moved - own * a) / tf.maximum(1 - tf.square(s) * own, least)
-        return tf.stack([tf.reduce_sum(a * apart), tf.reduce_sum(a * moved), tf.reduce_sum(tf.square(s * apart))])
+        apart = (moved - own * a) / tf.maximum(1 - tf.square(s) * own, least) + away
+        slopes = [tf.reduce_sum(a * apart), tf.reduce_sum(a * (moved + away))]
+        return tf.stack([*slopes, tf.reduce_sum(tf.square(s * apart))])
     rank = tf.shape(L)[-1] // count
     a_i, moved_i = tf.reshape(a, [count, columns]), tf.reshape(moved, [count, columns])
     Z_i = tf.reshape(Z, [-1, count, columns])
@@ -63,9 +73,9 @@ def held_out_model(terminal: SampleValue, gram: tf.Tensor, linear: tf.Tensor | N
     eye = tf.eye(rank, dtype=gram.dtype)
     factor = factor_spd(eye - (leverage + tf.linalg.matrix_transpose(leverage)) / 2, damping=least)
     back = solve_spd(factor, matvec(L_i, rest, transpose_a=True)[..., None])
-    apart = rest + matvec(own, matvec(L_i, back[..., 0]))
+    apart = rest + matvec(own, matvec(L_i, back[..., 0])) + tf.reshape(away, [count, columns])
     curvature = tf.reduce_sum(tf.square(matvec(L_i, apart, transpose_a=True)))
-    return tf.stack([tf.reduce_sum(a_i * apart), tf.reduce_sum(a * moved), curvature])
+    return tf.stack([tf.reduce_sum(a_i * apart), tf.reduce_sum(a * (moved + away)), curvature])
 
 
 def _blocks(matrix: tf.Tensor, count: tf.Tensor, rows: int, columns: tf.Tensor | int) -> tf.Tensor:

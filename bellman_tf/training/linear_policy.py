@@ -4,6 +4,7 @@ import functools
 
 import tensorflow as tf
 
+from bellman_tf import _checks
 from bellman_tf.bellman import rollout, sample_space
 from bellman_tf.bellman.sample_space import SampleValue, from_groups, to_groups
 from bellman_tf.game.players import Player, Players
@@ -33,6 +34,7 @@ class LinearPolicy:
         columns: int,
         batch_size: tf.Tensor | int,
         direct: float = 1.0,
+        share: float = 1.0,
     ) -> None:
         """Stores the terminal value.
 
@@ -43,9 +45,12 @@ class LinearPolicy:
             columns: m, columns per sample.
             batch_size: B.
             direct: how many times a direction is in its own step, above 1 with Nesterov's momentum.
+            share: of the batch in the step that it is part of, below 1 with gradient accumulation: a factor on Gram
+                matrices.
         """
         self.information, self.group_size = information, group_size
         self._columns, self._batch_size, self._direct = columns, batch_size, direct
+        self._share = share
         self._terminal = self._in_one_group(value)
         self._diagonal = columns == 1
         self._players: list[Player] = []
@@ -76,8 +81,10 @@ class LinearPolicy:
         Returns:
             The sum of the Gram matrices so far: where the next one waits for it, TensorFlow keeps none of them.
         """
-        if self._direct != 1:
-            gram, pull = self._direct * gram, None if pull is None else self._direct * pull
+        if self._direct * self._share != 1:
+            gram = self._direct * self._share * gram
+        if self._direct != 1 and pull is not None:
+            pull = self._direct * pull
         if ahead is not None:
             pull = -ahead if pull is None else pull - ahead
         self._players.append(player)
@@ -96,7 +103,7 @@ class LinearPolicy:
         """
         self._game = game
         if self.information.joint and self.information.feedback:
-            gram, pull = self._summed, _sum(self._pulls)
+            gram, pull = _checks.given("Gram matrix", self._summed), _sum(self._pulls)
             w = rollout.cooperative_weights(self._terminal, gram, pull, diagonal=self._diagonal)
             self._weights = {player.index: w for player in self._players}
             self._shared = self._columns_of(w)
@@ -204,7 +211,8 @@ class LinearPolicy:
         grams, weights, pulls = self._solved
         joint = self.information.joint
         if joint and self.information.feedback:
-            grams, weights, pulls = (None if part is None else expand_dims(part, 0) for part in self._solved)
+            grams, weights = expand_dims(grams, 0), expand_dims(weights, 0)
+            pulls = None if pulls is None else expand_dims(pulls, 0)
         return tf.reduce_sum(rollout.predicted_reduction(self._terminal, grams, weights, pulls, joint=joint)) + (
             0 if own is None else own / 2
         )
@@ -222,9 +230,21 @@ class LinearPolicy:
         a, L = self._terminal
         return -tf.reduce_sum(a * d) - tf.reduce_sum(tf.square(matvec(L, d, transpose_a=True))) / 2
 
-    def held_out_model(self) -> tf.Tensor:
+    def moved(self) -> tf.Tensor:
+        """How far these weights alone move the columns downhill, `sum (l + G w)` over all players; one group.
+
+        Returns:
+            `[B m]`.
+        """
+        grams, weights, pulls = self._solved
+        moved = matvec(grams, weights) if pulls is None else matvec(grams, weights) + pulls
+        return tf.reduce_sum(moved, axis=list(range(moved.shape.rank - 1)))
+
+    def held_out_model(self, elsewhere: tf.Tensor | None = None) -> tf.Tensor:
         """What the cooperative step does to samples that were left out of it, `[3]`; see `held_out.held_out_model`."""
-        return held_out.held_out_model(self._terminal, self._summed, _sum(self._pulls), self._columns)
+        return held_out.held_out_model(
+            self._terminal, _checks.given("Gram matrix", self._summed), _sum(self._pulls), self._columns, elsewhere
+        )
 
 
 def _sum(parts: list) -> tf.Tensor | None:

@@ -19,7 +19,7 @@ import dataclasses
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf._typing import Tensors
 
 
 @dataclasses.dataclass(frozen=True)

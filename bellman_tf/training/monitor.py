@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from bellman_tf import replicas
 from bellman_tf.game.players import Players
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.linear_policy import LinearPolicy
@@ -19,7 +20,8 @@ def predicts(options: GameOptions) -> bool:
     Returns:
         Whether it is.
     """
-    return options.value_hessian == "batch" and options.group_size is None and not options.player_losses
+    whole = options.value_hessian == "batch" and options.group_size is None and options.micro_batches == 1
+    return whole and not options.player_losses
 
 
 def names_of(options: GameOptions, game: Players) -> list[str]:
@@ -36,7 +38,8 @@ def names_of(options: GameOptions, game: Players) -> list[str]:
     if not information.curved or not game.stages:
         return []
     names = ["predicted_reduction"] if predicts(options) else []
-    names += ["actual_reduction", "damping", "weight_spread", "leverage"]
+    names += ["actual_reduction"] if options.micro_batches == 1 else []  # a step is not one batch's
+    names += ["damping", "weight_spread", "leverage"]
     return names + ([f"feedback_ratio/stage_{t}" for t in range(1, len(game.stages))] if information.feedback else [])
 
 
@@ -86,8 +89,8 @@ def leverage(weights: tf.Tensor) -> tf.Tensor:
     Returns:
         Scalar.
     """
-    w = weights[:, 0]
-    return 1 - tf.reduce_sum(w)
+    total = tf.reduce_sum(weights[:, 0])  # of the samples of one replica
+    return 1 - (total if replicas.count() == 1 else total * replicas.count())
 
 
 def feedback_ratio(weights: tf.Tensor, plain: tf.Tensor) -> tf.Tensor:

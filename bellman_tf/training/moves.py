@@ -1,28 +1,36 @@
 """New values of all players: metrics from what the step has seen, directions, decay, clipping; nothing is assigned."""
 
-import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+from bellman_tf import _checks, replicas
+from bellman_tf._typing import Size, Tensors
 from bellman_tf.curvature.block import Metric, StepScalars
 from bellman_tf.curvature.cached import Seen, update_all
 from bellman_tf.curvature.coupling.joint import JointMetric
 from bellman_tf.curvature.identity import IdentityMetric
 from bellman_tf.game.players import Player
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.layers.capture import Capture, MatrixCapture
+from bellman_tf.layers.tensors import either
 from bellman_tf.training.context import StepContext
 from bellman_tf.training.settings import StepSettings
 from bellman_tf.training.update import Assignments, add_own_cost, clip, constrain, move, own_cost_gradient
 
 
-@dataclasses.dataclass(frozen=True)
-class BatchOnly:
+class BatchOnly(Capture):
     """Stands in for a capture where only the batch size is known."""
 
-    batch_size: object
+    def __init__(self, batch_size: Size) -> None:
+        super().__init__([])
+        self._batch_size = batch_size
+
+    @property
+    def batch_size(self) -> Size:
+        """Samples in the batch."""
+        return self._batch_size
 
 
 class Together(NamedTuple):
@@ -36,6 +44,31 @@ class Together(NamedTuple):
     players: list[Player]
     metric: JointMetric
 
+    def captures(self, known: Mapping[int, Capture]) -> list[MatrixCapture]:
+        """The players' captures; those of players that act together are matrices.
+
+        Args:
+            known: captures by the player's index.
+
+        Returns:
+            In the order of `players`.
+        """
+        return matrices_of(known, [player.index for player in self.players])
+
+
+def matrices_of(known: Mapping[int, Capture], players: Sequence[int]) -> list[MatrixCapture]:
+    """The captures of some players that have a matrix form.
+
+    Args:
+        known: captures by the player's index.
+        players: indices.
+
+    Returns:
+        The captures; fewer than players where one is missing.
+    """
+    found = [known.get(index) for index in players]
+    return [capture for capture in found if isinstance(capture, MatrixCapture)]
+
 
 class Moves:
     """The players' side of one step while it is traced.
@@ -44,6 +77,7 @@ class Moves:
         settings: of the step.
         players: of the game, by index.
         batch_size: samples.
+        present: whether this replica has samples, boolean scalar; `None` on a single one.
         dtype: of the recursion.
         values: value before the step of every player's variables, read before the model's own `__call__` casts them.
         own: gradient l_u of each player's regularizers, `None` per variable where there is none.
@@ -68,7 +102,9 @@ class Moves:
         self.own = [own_cost_gradient(player.variables) for player in players]
         self.metrics: list[Metric | None] = [None] * len(players)
         self.together: dict[int, Together] = {}
-        self.step = StepScalars(context.iteration, context.learning_rate)
+        self.present = None if replicas.count() == 1 else tf.greater(batch_size, 0)
+        micro = context.micro_batch, settings.options.micro_batches
+        self.step = StepScalars(context.iteration, context.learning_rate, self.present, *micro)
         self.assignments = Assignments(
             {
                 id(v): t
@@ -77,7 +113,7 @@ class Moves:
             }
         )
         self.velocities: dict[int, Tensors] = {}
-        self._seen: dict[int, object] = {}
+        self._seen: dict[int, Capture] = {}
         self._coupled: set[int] = set()
         self._state = context.state
         self._new_state = [list(state) for state in context.state]
@@ -98,14 +134,23 @@ class Moves:
         """Clips per variable as the optimizer says."""
         return clip(gradient, self.settings.clipping.value, self.settings.clipping.norm)
 
+    def clip_all(self, gradients: list[Tensors]) -> list[Tensors]:
+        """Clips the gradients of all players, together and per variable, as the optimizer says."""
+        largest = self.settings.clipping.global_norm
+        if largest:
+            flat, _ = tf.clip_by_global_norm(tf.nest.flatten(gradients), largest)
+            gradients = tf.nest.pack_sequence_as(gradients, flat)
+        return [self.clip(gradient) for gradient in gradients]
+
     def own_cost(self, player: Player) -> Tensors:
         """Gradient l_u of a player's own cost, zeros where there is none."""
         pairs = zip(player.variables, self.own[player.index], strict=True)
         return [tf.zeros(v.shape, self.dtype) if l is None else tf.cast(l, self.dtype) for v, l in pairs]
 
     def with_own_cost(self, player: Player, gradient: Tensors) -> Tensors:
-        """Adds the gradient of the player's own cost."""
-        return add_own_cost([tf.cast(g, self.dtype) for g in gradient], self.own[player.index])
+        """Adds this replica's share of the gradient of the player's own cost."""
+        own = [None if cost is None else replicas.share(cost) for cost in self.own[player.index]]
+        return add_own_cost([tf.cast(g, self.dtype) for g in gradient], own)
 
     def complete(self, player: Player, gradient: Tensors) -> Tensors:
         """Adds the gradient of the player's own cost, then clips."""
@@ -117,7 +162,7 @@ class Moves:
         variables = [v for player in self.players for v in player.variables]
         return {id(v): constrain(v, new[id(v)]) for v in variables}
 
-    def update_metrics(self, seen: list[tuple[Player, object, Tensors | None]]) -> None:
+    def update_metrics(self, seen: Sequence[tuple[Player, Capture, Tensors | None]]) -> None:
         """Updates the statistics of players and keeps their metrics of this step.
 
         Args:
@@ -136,14 +181,15 @@ class Moves:
         """
         for number, coupling in enumerate(self.settings.couplings):
             members = [self.players[k] for k in coupling.players]
-            metrics = [self.metrics[player.index] for player in members]
-            if number in self._coupled or any(metric is None for metric in metrics):
+            metrics = [metric for metric in (self.metrics[k] for k in coupling.players) if metric is not None]
+            if number in self._coupled or len(metrics) < len(members):
                 continue
-            if any(k not in self._seen for k in coupling.players):
+            seen = matrices_of(self._seen, coupling.players)
+            if len(seen) < len(members):
                 continue  # a layer that is not called in this step: each acts under its own metric
             self._coupled.add(number)
             place = len(self.players) + number
-            seen, own = ([kept[k] for k in coupling.players] for kept in (self._seen, self._new_state))
+            own = [self._new_state[k] for k in coupling.players]
             self._new_state[place], joined = coupling.update(self._state[place], seen, own, metrics, self.step)
             if len({player.stage for player in members}) > 1:
                 continue
@@ -153,15 +199,20 @@ class Moves:
                 for k, metric in zip(coupling.players, joined, strict=True):
                     self.metrics[k] = metric
 
+    def metric_of(self, player: Player) -> Metric:
+        """The player's metric of this step, once it is known."""
+        return _checks.given(f"metric of {player.name}", self.metrics[player.index])
+
     def subtract(self, player: Player, gradient: Tensors) -> Tensors:
         """Queues the step of a player, without a copy of its variables where it can; returns what it was made of."""
         metric = self.metrics[player.index]
         if self.context.decay is not None or any(v.constraint is not None for v in player.variables):
             return self.move(player, gradient)
-        plain = isinstance(metric, IdentityMetric) and not self.settings.momentum.beta
-        directions = gradient if plain else self._step(player, gradient)
+        plain = not self.settings.momentum.beta
+        scale = metric.scale if plain and isinstance(metric, IdentityMetric) else None
+        directions = self._step(player, gradient) if scale is None else gradient
         for variable, direction in zip(player.variables, directions, strict=True):
-            self.assignments.subtract(variable, direction, metric.scale if plain else None)
+            self.assignments.subtract(variable, direction, scale)
         return directions
 
     def move(self, player: Player, gradient: Tensors) -> Tensors:
@@ -170,7 +221,7 @@ class Moves:
 
     def _step(self, player: Player, gradient: Tensors) -> Tensors:
         """The decrease of the player's variables; what changes in its state with it is kept."""
-        decreases, changed = self.metrics[player.index].step(gradient)
+        decreases, changed = self.metric_of(player).step(gradient)
         for k, tensor in changed.items():
             self._new_state[player.index][k] = tensor
         return self._with_momentum(player, decreases)
@@ -202,6 +253,43 @@ class Moves:
             decays = id(variable) not in self.settings.undecayed
             values.append(move(old, decrease, self.context.decay if decays else None))
         return values
+
+    def move_if(self, condition: tf.Tensor, act: Callable[[], None]) -> None:
+        """Runs what queues the moves of all players where a condition holds; elsewhere everything stays as it is.
+
+        State that comes of captures is not touched by moves, so that only state made of gradients is chosen.
+
+        Args:
+            condition: boolean scalar.
+            act: queues moves.
+        """
+        made = [k for k, block in enumerate(self.settings.blocks) if block.needs_gradient]
+        variables = [v for player in self.players for v in player.variables]
+        before = dict(self.assignments.before)
+
+        def found() -> list:
+            values = before | self.assignments.by_variable()
+            velocities = [self.velocities.get(k, old) for k, old in enumerate(self.context.velocities)]
+            return [[values[id(v)] for v in variables], [self._new_state[k] for k in made], velocities]
+
+        stays = found()
+
+        def acted() -> Tensors:
+            act()
+            return tf.nest.flatten(found())
+
+        kept = tf.nest.flatten(stays)
+        if replicas.count() > 1:  # whose sums cannot be exchanged inside a branch
+            chosen = [either(condition, new, old) for new, old in zip(acted(), kept, strict=True)]
+        else:
+            chosen = tf.cond(condition, acted, lambda: [tf.identity(t) for t in kept])
+        values, states, velocities = tf.nest.pack_sequence_as(stays, chosen)
+        self.assignments = Assignments(before)
+        for variable, value in zip(variables, values, strict=True):
+            self.assignments.add(variable, value)
+        for k, state in zip(made, states, strict=True):
+            self._new_state[k] = state
+        self.velocities = dict(enumerate(velocities))
 
     def changed_state(self) -> dict[tuple[int, int], tf.Tensor]:
         """New curvature state, by player and position, where it is not the old one."""

@@ -18,6 +18,8 @@ import functools
 
 import tensorflow as tf
 
+from bellman_tf import _checks, replicas
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.gram import condense, gram
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import COTANGENTS, Player
@@ -25,10 +27,10 @@ from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture, weigh_each
 from bellman_tf.layers.coverage import PREACTIVATION
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.losses import find_ends, keras_computes_loss, record_loss
+from bellman_tf.training.accumulation import accumulate
 from bellman_tf.training.context import Outcome
-from bellman_tf.training.displacement import decrease_of
+from bellman_tf.training.displacement import decrease_of, outcome_of_replicas
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.monitor import numbers_of, predicts
@@ -66,15 +68,21 @@ class NativeStep:
         if curved:
             self._measure()
             self._roll_out()
-        gradients = self._gradients()
+        gradients = self._gradients()  # of this replica's samples
         step, settings = self.step, self.step.settings
         wanted = settings.wants_outcome and self.information.curved
-        if settings.watched and wanted:
+        if settings.watched and self.information.curved:
             step.telemetry |= numbers_of(self.policy, self.options, self.game, step.dtype)
         if settings.handed_over:
             step.gradients = gradients
-            step.outcome_of = functools.partial(self._outcome, gradients) if wanted else None
+            if wanted:
+                step.outcome_of = functools.partial(self._outcome, replicas.total(gradients))
             return
+        gradients = replicas.total(gradients)
+        if self.options.micro_batches > 1:
+            accumulate(step, gradients, self.captures, lambda mean: self._move(step.clip_all(mean)))
+            return
+        gradients = step.clip_all(gradients)
         self._move(gradients)
         if wanted:
             step.outcome = self._outcome(gradients, step.new_values())
@@ -90,7 +98,7 @@ class NativeStep:
         step, noted = self.step, self._noted()
         layers: dict[bool, list] = {True: [], False: []}
         for player in noted:
-            layers[player.coverage.site == PREACTIVATION].append(player.layers[0])
+            layers[player.covering.site == PREACTIVATION].append(player.layers[0])
         if self.information.curved:
             layers[False] += list({id(p.within): p.within for p in self.game.players if p.within is not None}.values())
         self.tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
@@ -104,7 +112,7 @@ class NativeStep:
         step.read_again(self.game.written)
         self.rows = rows_of([end.output for end in record.ends])
         if self.rows is not None:
-            step.batch_size, step.total = self.rows, tf.cast(self.rows, step.dtype)
+            step.batch_size, step.total = self.rows, step.counted(self.rows)
         self.objectives = objectives_of(step, record, self.tape)
         self.objective = {player.index: o for o in self.objectives for player in o.players}
         if self.rows is not None:
@@ -147,7 +155,7 @@ class NativeStep:
             self.wholes = {p.index: self._capture(p, columns) for p in self.covered}
 
     def _capture(self, player: Player, columns: list[dict[int, Tensors]]) -> Capture:
-        layer, capture = player.layers[0], player.coverage.capture
+        layer, capture = player.layers[0], player.covering.capture
         cotangents = zip(*(column[id(layer)] for column in columns), strict=True)
         parts = [
             capture(layer, at_compute_dtype(layer, note.inputs), list(c))
@@ -166,7 +174,7 @@ class NativeStep:
         known = [p for p in self.covered if not self.blocks[p.index].needs_gradient]
         step.update_metrics([(p, self.captures[p.index], None) for p in known])
         step.couple()
-        self.metrics = {p.index: step.metrics[p.index] for p in known}
+        self.metrics = {p.index: step.metric_of(p) for p in known}
         for player in self.covered:
             if player.index not in self.metrics:
                 block, state = self.blocks[player.index], step.context.state[player.index]
@@ -179,7 +187,8 @@ class NativeStep:
         if group_size is not None and isinstance(step.batch_size, int) and group_size >= step.batch_size > 1:
             group_size = None
         direct = step.settings.momentum.direct if step.settings.momentum.known else 1.0
-        self.policy = policy_of(self.objectives, self.information, group_size, step.batch_size, step.dtype, direct)
+        share, sizes = 1 / options.micro_batches, (group_size, step.batch_size)
+        self.policy = policy_of(self.objectives, self.information, *sizes, step.dtype, direct, share)
         leading = [player for player in self.covered if self._leads(player)]
         done: list[tf.Tensor] = []
         for index in (p.index for p in leading if self.blocks[p.index].needs_capture):  # may wait for others' captures
@@ -208,7 +217,7 @@ class NativeStep:
         together = self.step.together.get(player.index)
         if together is None:
             return own(player)
-        captures = [self.wholes[member.index] for member in together.players]
+        captures = together.captures(self.wholes)
         forms = [functools.partial(own, member) for member in together.players]
         return tf.cast(together.metric.gram(captures, group_size, forms), self.step.dtype)
 
@@ -232,10 +241,14 @@ class NativeStep:
         together = self.step.together.get(player.index)
         return [self.metrics[player.index].solve(*parts)] if together is None else together.metric.solve(parts)
 
+    @property
+    def _solved(self) -> LinearPolicy:
+        return _checks.given("policy", self.policy)
+
     # ---- gradient of the weighted loss
 
     def _gradients(self) -> list[Tensors]:
-        """The gradient of sum_i w_i phi_i and of all own costs, in the order of the players."""
+        """The gradient of sum_i w_i phi_i and of all own costs in the order of the players, this replica's terms."""
         step, players = self.step, self.game.players
         if self.policy is None:
             gradients = [self.plain[player.index] for player in players]
@@ -247,19 +260,16 @@ class NativeStep:
                     found[player.index] = step.with_own_cost(player, weighed)
             found |= self._enclosed()
             if keras_computes_loss(step.model) and not step.direct:  # another loss may see what the outputs do not
-                found |= {p.index: step.own_cost(p) for p in players if p.null}
+                found |= {p.index: [replicas.share(cost) for cost in step.own_cost(p)] for p in players if p.null}
             for objective in self.objectives:
                 rest = [p for p in objective.players if p.index not in found]
                 found |= self._weighed_backward(objective, rest) if rest else {}
             gradients = [found[player.index] for player in players]
-        if step.settings.clipping.global_norm:
-            flat, _ = tf.clip_by_global_norm(tf.nest.flatten(gradients), step.settings.clipping.global_norm)
-            gradients = tf.nest.pack_sequence_as(gradients, flat)
-        return [step.clip(gradient) for gradient in gradients]
+        return gradients
 
     def _weights(self, player: Player) -> tf.Tensor:
         together = self.step.together.get(player.index)
-        return self.policy.weights(player if together is None else together.players[0])
+        return self._solved.weights(player if together is None else together.players[0])
 
     def _enclosed(self) -> dict[int, Tensors]:
         """Gradients of open-loop players, each from the outputs of the layer that it acts within, by index."""
@@ -269,7 +279,7 @@ class NativeStep:
         for key, objective in {(id(p.within), self.objective[p.index]): None for p in inside}:
             members = [p for p in inside if id(p.within) == key and self.objective[p.index] is objective]
             columns = [column[key] for column in objective.columns]
-            seeds = weigh_each(self.sites[key], columns, self.policy.mean_weights[objective.number])
+            seeds = weigh_each(self.sites[key], columns, self._solved.mean_weights[objective.number])
             variables = [[v.value for v in p.variables] for p in members]
             parts = gradient_of(self.tape, self.sites[key], variables, seeds)
             found |= {p.index: self.step.with_own_cost(p, g) for p, g in zip(members, parts, strict=True)}
@@ -288,7 +298,7 @@ class NativeStep:
         Returns:
             The gradients, by index.
         """
-        step, weights = self.step, self.policy.mean_weights[objective.number]
+        step, weights = self.step, self._solved.mean_weights[objective.number]
         found = objective.weighed([[v.value for v in p.variables] for p in players], weights, step.total)
         return {p.index: [tf.cast(g, step.dtype) for g in parts] for p, parts in zip(players, found, strict=True)}
 
@@ -297,7 +307,7 @@ class NativeStep:
     def _move(self, gradients: list[Tensors]) -> None:
         """Statistics that read the gradient, then every player's step."""
         step, players = self.step, self.game.players
-        nothing = BatchOnly(step.batch_size)
+        nothing = BatchOnly(step.batch_size * self.options.micro_batches)
         late = [p for p in players if step.metrics[p.index] is None]
         for player in [p for p in late if self.blocks[p.index].needs_capture and p.index not in self.captures]:
             late.remove(player)  # not called in this step: its statistics stay as they are
@@ -318,12 +328,15 @@ class NativeStep:
     def _outcome(self, gradients: list[Tensors], new: dict[int, tf.Tensor]) -> Outcome:
         """What new values do to J; without a prediction where the model is not that of the whole batch."""
         step, policy = self.step, self.policy
-        actual = tf.cast(step.loss, step.dtype) - step.loss_after(new)
+        [actual] = replicas.total([tf.cast(step.loss, step.dtype) - step.loss_after(new)])
         if not predicts(self.options):
             return Outcome(tf.constant(float("nan"), actual.dtype), actual, tf.zeros([3], actual.dtype))
         if step.settings.handed_over or (step.settings.momentum.beta and step.settings.control is None):
             decrease = decrease_of(step, policy, self.captures, gradients, new)
             return Outcome(decrease, actual, tf.zeros([3], actual.dtype))
+        if replicas.count() > 1:
+            predicted, held_out = outcome_of_replicas(step, policy, self.captures, gradients, new)
+            return Outcome(predicted, actual, held_out)
         own, loose = [], []
         for player in self.game.players:
             if policy is None or player.index not in self.captures:

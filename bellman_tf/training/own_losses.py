@@ -9,13 +9,14 @@ per sample, and so its own columns; see `own_policy.py` for what becomes of them
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.game.players import Player
 from bellman_tf.layers.capture import weigh_each
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.losses import (
     LossRecord,
     Observation,
@@ -31,7 +32,7 @@ from bellman_tf.training.round import Round
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def rules_of(player_losses: object) -> Rules:
+def rules_of(player_losses: Any) -> Rules:
     """Checks the option `player_losses`.
 
     Args:
@@ -56,6 +57,37 @@ def rules_of(player_losses: object) -> Rules:
     return tuple((pattern, tuple(sorted(set(outputs)))) for pattern, outputs in player_losses.items())
 
 
+def ruled(players: Sequence[Player], rules: Rules) -> dict[int, tuple[str, ...]]:
+    """The rule of each player that has one.
+
+    Args:
+        players: of the game.
+        rules: of `rules_of`.
+
+    Returns:
+        Names of outputs by the player's index.
+
+    Raises:
+        ValueError: if a rule names a player that is not there, or two rules name one player.
+    """
+    found: dict[int, tuple[str, ...]] = {}
+    for pattern, names in rules:
+        named = [player for player in players if fnmatch.fnmatchcase(player.name, pattern)]
+        if not named:
+            raise _checks.error(
+                "player_losses", f"name players of the game, among {[player.name for player in players]}", pattern,
+                "`model.game_summary()` shows the players.",
+            )  # fmt: skip
+        for player in named:
+            if player.index in found:
+                raise _checks.error(
+                    "player_losses", "have one rule per player", [player.name, pattern],
+                    "Make the patterns apart, or write the player's name out in one of them.",
+                )  # fmt: skip
+            found[player.index] = names
+    return found
+
+
 def felt_by(players: Sequence[Player], rules: Rules, outputs: Sequence[str]) -> list[tuple[str, ...]]:
     """The outputs whose losses each player feels.
 
@@ -70,28 +102,14 @@ def felt_by(players: Sequence[Player], rules: Rules, outputs: Sequence[str]) -> 
     Raises:
         ValueError: if a rule names a player or an output that is not there, or two rules name one player.
     """
-    felt: dict[int, tuple[str, ...]] = {}
-    for pattern, names in rules:
-        unknown = sorted(set(names) - set(outputs))
-        if unknown:
-            raise _checks.error(
-                "player_losses", f"name outputs that have a loss, among {list(outputs)}", unknown,
-                "Name the output layers, and give `compile` a loss for each.",
-            )  # fmt: skip
-        found = [player for player in players if fnmatch.fnmatchcase(player.name, pattern)]
-        if not found:
-            raise _checks.error(
-                "player_losses", f"name players of the game, among {[player.name for player in players]}", pattern,
-                "`model.game_summary()` shows the players.",
-            )  # fmt: skip
-        for player in found:
-            if player.index in felt:
-                raise _checks.error(
-                    "player_losses", "have one rule per player", [player.name, pattern],
-                    "Make the patterns apart, or write the player's name out in one of them.",
-                )  # fmt: skip
-            felt[player.index] = tuple(name for name in outputs if name in names)
-    return [felt.get(player.index, tuple(outputs)) for player in players]
+    unknown = sorted({name for _, names in rules for name in names} - set(outputs))
+    if unknown:
+        raise _checks.error(
+            "player_losses", f"name outputs that have a loss, among {list(outputs)}", unknown,
+            "Name the output layers, and give `compile` a loss for each.",
+        )  # fmt: skip
+    own = ruled(players, rules)
+    return [tuple(name for name in outputs if name in own.get(player.index, outputs)) for player in players]
 
 
 class Objective:
@@ -227,7 +245,7 @@ def objectives_of(step: Round, record: LossRecord, tape: tf.GradientTape) -> lis
     return found
 
 
-def gradient_of(tape: tf.GradientTape, targets: object, sources: list, seeds: object) -> list:
+def gradient_of(tape: tf.GradientTape, targets: Tensors, sources: Any, seeds: Tensors) -> Any:
     """`tape.gradient` in the nested structure of `sources`, zeros where nothing connects.
 
     Args:

@@ -6,10 +6,12 @@ own columns. Source: DGN Eqs. 3, 6, 9, 10; `bellman/own_costs.py`.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 import tensorflow as tf
 
+from bellman_tf import replicas
 from bellman_tf.bellman import sample_space
 from bellman_tf.bellman.own_costs import side_by_side
 from bellman_tf.bellman.sample_space import SampleValue
@@ -35,6 +37,7 @@ class OwnPolicy(LinearPolicy):
         columns: Sequence[int],
         batch_size: tf.Tensor | int,
         direct: float = 1.0,
+        share: float = 1.0,
     ) -> None:
         """Stores the terminal values.
 
@@ -46,8 +49,9 @@ class OwnPolicy(LinearPolicy):
             columns: of every objective, per sample.
             batch_size: B.
             direct: as in `LinearPolicy`.
+            share: as in `LinearPolicy`.
         """
-        super().__init__(values[0], information, group_size, sum(columns), batch_size, direct)
+        super().__init__(values[0], information, group_size, sum(columns), batch_size, direct, share)
         a, L = side_by_side(values, columns)
         self._ends = [self._in_one_group(SampleValue(*end)) for end in zip(tf.unstack(a), tf.unstack(L), strict=True)]
         self._numbers, self._widths = numbers, list(columns)
@@ -68,7 +72,7 @@ class OwnPolicy(LinearPolicy):
         return [[stage.get(row) for row in self._rows] for stage in self._places]
 
     @functools.cached_property
-    def _start(self) -> SampleValue:
+    def _start(self) -> SampleValue:  # pyright: ignore[reportIncompatibleMethodOverride]  # made when first read
         """The terminal value of the player in every seat, `[N, ...]`."""
         ends = [self._ends[number] for _, number in self._rows]
         return SampleValue(*(tf.stack(parts) for parts in zip(*ends, strict=True)))
@@ -86,7 +90,8 @@ class OwnPolicy(LinearPolicy):
             own = [self._own_columns(k, w) for k, w in self._weights.items() if self._numbers[k] == number]
             dtype = self._start.a.dtype
             plain = tf.one_hot(tf.zeros([self._batch_size], tf.int32), width, dtype=dtype)
-            found.append(tf.add_n(own) / len(own) if own else plain / tf.cast(self._batch_size, dtype))
+            mean = replicas.share(plain / tf.cast(self._batch_size, dtype))
+            found.append(tf.add_n(own) / len(own) if own else mean)
         return found
 
 
@@ -97,6 +102,7 @@ def policy_of(
     batch_size: tf.Tensor | int,
     dtype: tf.DType,
     direct: float,
+    share: float = 1.0,
 ) -> LinearPolicy:
     """The policy of a step, before it has seen a Gram matrix.
 
@@ -104,9 +110,10 @@ def policy_of(
         objectives: of the step, differentiated.
         information: what a player knows.
         group_size: samples per group.
-        batch_size: B.
+        batch_size: samples of this replica.
         dtype: of the recursion.
         direct: as in `LinearPolicy`.
+        share: as in `LinearPolicy`.
 
     Returns:
         One value for all players, or one for each objective.
@@ -118,7 +125,10 @@ def policy_of(
         )
         for objective, m in zip(objectives, columns, strict=True)
     ]
+    count = replicas.count()
+    if count > 1:  # a = 1/B and S = beta^2/B of the whole batch
+        values = [SampleValue(replicas.share(value.a), value.L / math.sqrt(count)) for value in values]
     if len(objectives) == 1:
-        return LinearPolicy(values[0], information, group_size, columns[0], batch_size, direct)
+        return LinearPolicy(values[0], information, group_size, columns[0], batch_size, direct, share)
     numbers = {player.index: objective.number for objective in objectives for player in objective.players}
-    return OwnPolicy(values, numbers, information, group_size, columns, batch_size, direct)
+    return OwnPolicy(values, numbers, information, group_size, columns, batch_size, direct, share)

@@ -1,12 +1,15 @@
 """The model's metrics after a step, as `train_step` returns them."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
+from bellman_tf import replicas
 from bellman_tf.training.context import StepResult
 
 
-def report(model: keras.Model, data: object, result: StepResult) -> dict:
+def report(model: keras.Model, data: Any, result: StepResult) -> dict:
     """Updates the model's metrics, with an accepted batch only: one NaN would stay in them until the epoch ends.
 
     Args:
@@ -23,7 +26,9 @@ def report(model: keras.Model, data: object, result: StepResult) -> dict:
         first = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
         size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
         counted = tf.cast(result.accepted, tracker.dtype)
-        loss = tf.math.multiply_no_nan(tf.cast(result.loss, tracker.dtype), counted)
+        loss = tf.cast(result.loss, tracker.dtype)
+        loss = loss if replicas.count() == 1 else loss * replicas.count()  # the mean over this replica's samples
+        loss = tf.math.multiply_no_nan(loss, counted)
         tracker.update_state(loss, sample_weight=counted * tf.cast(size, tracker.dtype))
 
     def update() -> dict:

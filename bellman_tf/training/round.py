@@ -2,19 +2,21 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from bellman_tf import keras_access
+from bellman_tf import _checks, keras_access, replicas
+from bellman_tf._typing import Nested, Tensors
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.raw_variables import raw_variables
 from bellman_tf.game.replay_check import kept_variables
+from bellman_tf.game.stages import Game
 from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.losses import keras_computes_loss
 from bellman_tf.training.context import Outcome, StepContext, recursion_dtype
 from bellman_tf.training.moves import Moves
@@ -28,7 +30,7 @@ class Round(Moves):
 
     Attributes:
         batch_size: samples.
-        total: the same as a scalar in `dtype`, B.
+        total: B as a scalar in `dtype`: the samples, of several replicas as `counted` counts them.
         frozen: (variable, value before the step) of every variable that is not trained and may be written to.
         raw: the same of TensorFlow's own variables, which Keras's scopes do not hold.
         clamped: clamps of the papers' recursion.
@@ -38,19 +40,21 @@ class Round(Moves):
         searched: the step length that a line search took, or `None`.
         gradients: of the re-weighted loss, by player, where another optimizer moves the variables.
         outcome_of: gives the outcome for new values, where another optimizer makes them and it is read.
+        sums: of the micro-batches' gradients, this one's in them, by player; empty without accumulation.
+        completes: whether this micro-batch completes an update, or `None`.
         direct: variables that the loss reads itself, by `id`.
         left_out: variables with a regularizer that the loss does not hold.
     """
 
     def __init__(
-        self, model: keras.Model, game: Players, settings: StepSettings, context: StepContext, data: object
+        self, model: keras.Model, game: Players, settings: StepSettings, context: StepContext, data: Any
     ) -> None:
         self.model, self.game, self.data = model, game, data
         self.x, self.y, self.sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         first = next(leaf for leaf in keras.tree.flatten(self.x) if leaf is not None)
         size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
         super().__init__(game.players, settings, context, recursion_dtype(model.trainable_variables), size)
-        self.total = tf.cast(size, self.dtype)
+        self.total = self.counted(size)
         written = game.written if isinstance(game, NativeGame) else kept_variables(model)
         self.frozen = _before([*written, *_of_losses(model)])
         self.raw = [(v, tf.identity(v)) for v in raw_variables(model)]
@@ -61,12 +65,43 @@ class Round(Moves):
         self.searched: tf.Tensor | None = None
         self.gradients: list[Tensors] | None = None
         self.outcome_of: Callable[[dict[int, tf.Tensor]], Outcome] | None = None
+        self.sums: list[Tensors] = []
+        self.completes: tf.Tensor | None = None
         self.direct: dict[int, keras.Variable] = {}
         self.left_out: list[keras.Variable] = []
 
+    def counted(self, rows: int | tf.Tensor) -> tf.Tensor:
+        """B, with which `phi_i = B J_i` is a sample's own cost and 1/B its weight in the mean.
+
+        Keras divides the mean over a replica's samples by the number of replicas n, so that J is the sum of what the
+        replicas compute. Where they hold equally many samples B is that of the whole batch; a sample of a replica with
+        fewer ones counts for more, as it does in Keras.
+
+        Args:
+            rows: of this replica.
+
+        Returns:
+            Scalar; n for a replica without samples.
+        """
+        size, count = tf.cast(rows, self.dtype), replicas.count()
+        return size if count == 1 else count * tf.maximum(size, 1)
+
+    @property
+    def program(self) -> Game:
+        """The game, of a step that replays the model's trace.
+
+        Raises:
+            ValueError: if the game is that of a running model.
+        """
+        if not isinstance(self.game, Game):
+            raise _checks.error(
+                "rollout", "be 'nonlinear' for a step that replays the model's trace", self.settings.options.rollout
+            )
+        return self.game
+
     # ---- the model
 
-    def call_model(self, recorder: object = None) -> object:
+    def call_model(self, recorder: Callable[[Nested], Nested] | None = None) -> Nested:
         """Calls the model in training mode; with a recorder, that takes the place of the model's own `call`."""
         keywords = {"training": True} if keras_access.takes_training(self.model) else {}
         if recorder is None:
@@ -78,19 +113,20 @@ class Round(Moves):
         """Pass 1 inside the model's own `__call__`; the outputs stay in `y_pred`."""
         kept: list[Forward] = []
 
-        def recorder(inputs: object) -> object:
-            outputs, forward = capture_forward(self.game, keras_access.flat_inputs(self.model, inputs), tape, cuts)
+        def recorder(inputs: Nested) -> Nested:
+            outputs, forward = capture_forward(self.program, keras_access.flat_inputs(self.model, inputs), tape, cuts)
             kept.append(forward)
             return outputs
 
         self.y_pred = self.call_model(recorder)
         return kept[0]
 
-    def loss_of(self, y_pred: object) -> tf.Tensor:
+    def loss_of(self, y_pred: Nested) -> tf.Tensor:
         """J for given outputs."""
-        return self.model.compute_loss(
+        loss: Any = self.model.compute_loss(
             x=self.x, y=self.y, y_pred=y_pred, sample_weight=self.sample_weight, training=True
         )
+        return loss
 
     def loss_with(self, new: dict[int, tf.Tensor]) -> tf.Tensor:
         """J of the same batch under new values of the trained variables; what this pass writes is discarded.
@@ -163,7 +199,7 @@ class Round(Moves):
         """The capture of a covered player."""
         layer = player.layers[0]
         inputs = first_tensor(forward.arguments[id(player.calls[0])])
-        return player.coverage.capture(
+        return player.covering.capture(
             layer, at_compute_dtype(layer, inputs), [tf.convert_to_tensor(c) for c in cotangents]
         )
 

@@ -39,6 +39,8 @@ class GameOptions:
             (the papers' second forward pass, on a traced copy of the model).
         gram_memory: bytes from which on a Gram matrix is formed in blocks of samples.
         player_losses: which outputs' losses players feel, of `own_losses.rules_of`; without a rule every player all.
+        micro_batches: batches whose mean gradient makes one update of the weights, each a game of its own, see
+            `accumulation.py`.
     """
 
     information: str
@@ -53,6 +55,7 @@ class GameOptions:
     value_damping: float = 0.0
     gram_memory: int = LIMITS.memory
     player_losses: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    micro_batches: int = 1
 
     def __post_init__(self) -> None:
         """Checks every option and their combinations.
@@ -76,6 +79,12 @@ class GameOptions:
         _checks.check_choice("outer_scale", self.outer_scale, OUTER_SCALES)
         _checks.check_choice("outer_gain", self.outer_gain, OUTER_GAINS)
         _checks.check_real("value_damping", self.value_damping, least=0)
+        if self.micro_batches > 1 and self.rollout != "linear":
+            raise _checks.error(
+                "gradient_accumulation_steps", "be None with rollout='nonlinear', whose stages move one after "
+                "the other and cannot wait for another batch", self.micro_batches,
+                "Leave `rollout`, `bilinear`, `alignment` and the papers' forms out.",
+            )  # fmt: skip
         if self.rollout == "linear" and (self.published or self.bilinear):
             option = "bilinear=True" if self.bilinear else f"value_hessian={self.value_hessian!r}"
             raise _checks.error(
@@ -122,9 +131,9 @@ class GameOptions:
     @property
     def columns(self) -> int | None:
         """Columns of the terminal factor besides the gradient: 0 if collinear, `None` if as many as there are."""
-        if self.terminal_hessian in {"matched", "outer_product"}:
-            return 0
-        return None if self.terminal_hessian == "full" else self.terminal_hessian
+        if isinstance(self.terminal_hessian, int):
+            return self.terminal_hessian
+        return None if self.terminal_hessian == "full" else 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,8 @@ anything is assigned; with `rollout="linear"` it costs one more forward pass, ta
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -56,6 +57,11 @@ class LevenbergMarquardt:
     Source: Levenberg 1944, Marquardt 1963 for the damping; slope over curvature as the rate is Schaul, Zhang & LeCun
         2013; a sample left out of a linear solve in closed form is Allen's PRESS, 1974; refusing only what rises above
         a mean of losses is Zhang & Hager 2004.
+
+    Example:
+        >>> optimizer = btf.GTDDP(10.0, step_control=btf.LevenbergMarquardt(every=5))  # the rate matters little
+        >>> float(optimizer.damping), int(optimizer.refused_steps)
+        (1.0, 0)
     """
 
     every: int = 1
@@ -99,7 +105,7 @@ class LevenbergMarquardt:
 STEP_CONTROLS = {"levenberg_marquardt": LevenbergMarquardt}
 
 
-def get(identifier: object) -> LevenbergMarquardt | None:
+def get(identifier: str | LevenbergMarquardt | Mapping[str, Any] | None) -> LevenbergMarquardt | None:
     """A step control from its name, an object, or a serialised one.
 
     Args:

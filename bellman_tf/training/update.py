@@ -1,9 +1,12 @@
 """New values of variables: clipping, decoupled decay, constraints, averages; and the guard against bad batches."""
 
+from collections.abc import Hashable
+
 import keras
 import tensorflow as tf
 
-from bellman_tf.layers.tensors import Tensors, either
+from bellman_tf._typing import Tensors
+from bellman_tf.layers.tensors import either
 from bellman_tf.linalg.constants import constant
 
 _SMALL = 2**14  # entries; of larger tensors a copy costs more than it saves
@@ -71,7 +74,7 @@ def all_finite(tensors: Tensors) -> tf.Tensor:
     Returns:
         Boolean scalar.
     """
-    alike: dict[object, Tensors] = {}
+    alike: dict[Hashable, Tensors] = {}
     for place, tensor in enumerate(tensors):
         shape = tensor.shape
         small = shape.rank and shape.is_fully_defined() and shape.num_elements() <= _SMALL
@@ -136,15 +139,18 @@ class Assignments:
             direction for _, direction, _ in self._steps
         ]
 
-    def apply(self, optimizer: keras.optimizers.Optimizer, accepted: tf.Tensor, restore: list[tuple]) -> None:
+    def apply(
+        self, optimizer: keras.optimizers.Optimizer, accepted: tf.Tensor, kept: tf.Tensor, restore: list[tuple]
+    ) -> None:
         """Assigns the queued values, or on a bad batch puts back what the forward pass has changed.
 
         Args:
             optimizer: assigns, as Keras's own optimizers do.
             accepted: boolean scalar.
+            kept: boolean scalar, whether what pass 1 wrote stays.
             restore: (variable, value before the step) of floating-point variables that pass 1 wrote to.
         """
-        rates: dict[object, tf.Tensor] = {}
+        rates: dict[Hashable, tf.Tensor] = {}
         for variable, direction, rate in self._steps:
             key = direction.dtype if rate is None else id(rate)
             if key not in rates:
@@ -158,4 +164,4 @@ class Assignments:
             old = self.before.get(id(variable))
             optimizer.assign(variable, either(accepted, new, tf.convert_to_tensor(variable) if old is None else old))
         for variable, value in restore:
-            optimizer.assign(variable, either(accepted, tf.convert_to_tensor(variable), value))
+            optimizer.assign(variable, either(kept, tf.convert_to_tensor(variable), value))

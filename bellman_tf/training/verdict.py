@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from bellman_tf import _checks, replicas
+from bellman_tf.training.accumulation import kept_sums
 from bellman_tf.training.context import StepResult
 from bellman_tf.training.round import Round
 from bellman_tf.training.step_control import judge, measures
@@ -20,14 +22,21 @@ def conclude(step: Round) -> StepResult:
     changed = step.changed_state()
     handed = [] if step.gradients is None else [part for parts in step.gradients for part in parts]
     floating = [t for t in changed.values() if t.dtype.is_floating]
-    values = all_finite([*step.assignments.values, *floating, *handed])
-    accepted, control = all_finite([step.loss, *step.witnesses]), step.context.control
+    summed = [part for parts in step.sums for part in parts]
+    control = step.context.control
+    accepted, values = replicas.agreed([
+        all_finite([step.loss, *step.witnesses, *summed]),
+        all_finite([*step.assignments.values, *floating, *handed]),
+    ])  # fmt: skip
+    good = accepted  # a micro-batch; the update that it completes may still be bad
     if step.settings.control is None:
         accepted = taken = accepted & values
     else:
         measured = measures(step.settings.control, step.context.iteration)
-        verdict = judge(step.settings.control, control, step.outcome, step.loss, measured)
-        accepted &= tf.math.is_finite(step.outcome.predicted)
+        [loss] = replicas.total([step.loss])
+        outcome, control = _checks.given("outcome", step.outcome), _checks.given("control", control)
+        verdict = judge(step.settings.control, control, outcome, loss, measured)
+        accepted &= tf.math.is_finite(outcome.predicted)
         taken = accepted & values & verdict.taken
         control = tf.where(accepted, verdict.state, control)
     return StepResult(
@@ -39,15 +48,23 @@ def conclude(step: Round) -> StepResult:
         restore=_restored(step),
         accepted=accepted,
         taken=taken,
+        kept=taken if step.present is None else taken & step.present,
         control=control,
         clamped=step.clamped,
         outcome=step.outcome,
-        telemetry=step.telemetry,
+        telemetry=_averaged(step),
         searched=step.searched,
         gradients=step.gradients,
         velocities=step.velocities,
         outcome_of=step.outcome_of,
+        sums=kept_sums(step, good),
+        spoiled=None if step.completes is None else good & step.completes & ~accepted,
     )
+
+
+def _averaged(step: Round) -> dict[str, tf.Tensor]:
+    """Numbers about the sample weights, their means over the replicas."""
+    return dict(zip(step.telemetry, replicas.mean(list(step.telemetry.values()), step.present), strict=True))
 
 
 def _restored(step: Round) -> list[tuple]:

@@ -26,6 +26,10 @@ class Regularization:
 
     Source: Tassa, Erez, Todorov, "Synthesis and stabilization of complex behaviors through online trajectory
         optimization" (2012), Section II-F.
+
+    Example:
+        >>> Regularization(on="control", initial=1e-3).smallest
+        1e-06
     """
 
     on: str = "both"
@@ -58,6 +62,10 @@ class LineSearch:
         ValueError: if a value is out of its range.
 
     Source: Tassa, Erez, Todorov (2012), Section II-E.
+
+    Example:
+        >>> LineSearch(factor=0.7, trials=20).ratio
+        0.0001
     """
 
     factor: float = 0.5

@@ -26,6 +26,10 @@ class Status(enum.IntEnum):
         INFEASIBLE: the inequalities are violated, or bind against their multipliers, by more than the tolerance at the
             largest penalty: most often they contradict each other, the limits or the dynamics. The trajectory is one
             with little violation.
+
+    Example:
+        >>> Status(1).name
+        'CONVERGED_GRADIENT'
     """
 
     RUNNING = 0

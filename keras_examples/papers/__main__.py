@@ -18,13 +18,13 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from keras_examples import _command, _report
 from keras_examples.papers import figures, reports
 from keras_examples.papers.catalogue import ENTRIES, Elsewhere
 from keras_examples.papers.cells import Store
 from keras_examples.papers.engines import ENGINES
 from keras_examples.papers.experiment import QUICK_STEPS, Experiment
 from keras_examples.papers.looks import Look, Settings
+from keras_examples.studies import _command, _report
 
 STORE, RESULTS = pathlib.Path("keras_examples/results/papers"), pathlib.Path("results/papers")
 

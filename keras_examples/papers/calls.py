@@ -6,8 +6,8 @@ import functools
 import keras
 
 import bellman_tf as btf
-from keras_examples import _networks
 from keras_examples.papers import networks
+from keras_examples.studies import _networks
 
 ROOTS = {"btf": btf, "keras": keras, "studies": _networks, "papers": networks}
 

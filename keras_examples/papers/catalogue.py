@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from keras_examples import feedback_maps
 from keras_examples.papers import catalogue_ddp, catalogue_ddpnopt, catalogue_dgnopt, catalogue_gtddp
 from keras_examples.papers.experiment import Experiment
 from keras_examples.papers.looks import LOOKS, Look
+from keras_examples.studies import feedback_maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Elsewhere:
     main: Callable[[Sequence[str]], None]
 
 
-FEEDBACK_MAPS = "python -m keras_examples.feedback_maps"
+FEEDBACK_MAPS = "python -m keras_examples.studies.feedback_maps"
 OTHERS = (
     Elsewhere(
         "ddp-fig-3", "DDP1, Fig. 3", "a trained net's last gain has as many large singular values as clusters",

@@ -78,7 +78,8 @@ TABLE_4 = (
 EXPERIMENTS = (
     Experiment(
         "ddp-table-3", "DDP1, Table 3", "train loss and test accuracy of DDP in four forms beside five baselines",
-        PARTS, (*ROWS, *DAMPED), seeds=8, report="table", printed=TABLE_3, also="python -m keras_examples.baselines",
+        PARTS, (*ROWS, *DAMPED), seeds=8, report="table", printed=TABLE_3,
+        also="python -m keras_examples.studies.baselines",
     ),
     Experiment(
         "ddp-table-4", "DDP1, Table 4", "variance of loss and accuracy falls with feedback, at the same rate",

@@ -102,7 +102,7 @@ EXPERIMENTS = (
     ),
     Experiment(
         "dgnopt-fig-3b", "DGN, Fig. 3b", "more information trains faster on cooperative blocks (O, O-CG, C, C-CG)",
-        (CGB,), STRUCTURES, seeds=3, report="curves", also="python -m keras_examples.cooperative_block",
+        (CGB,), STRUCTURES, seeds=3, report="curves", also="python -m keras_examples.studies.cooperative_block",
     ),
     Experiment(
         "dgnopt-fig-5", "DGN, Fig. 5 and 10", "a step of FNE and GR takes within 40 % of the time of EKFAC's",
@@ -120,7 +120,7 @@ EXPERIMENTS = (
     Experiment(
         "dgnopt-table-3", "DGN, Table 3 and Fig. 7", "steps to an accuracy fall with the number of players",
         SHARED, ACROSS, seeds=3, report="steps", tune=0, printed=TABLE_3,
-        also="python -m keras_examples.fictitious_players (a network that really has N layers)",
+        also="python -m keras_examples.studies.fictitious_players (a network that really has N layers)",
     ),
     Experiment(
         "dgnopt-fig-11", "DGN, Fig. 11", "EKFAC with N fictitious players is best with N = 2",
@@ -129,6 +129,7 @@ EXPERIMENTS = (
     ),
     Experiment(
         "dgnopt-table-4", "DGN, Table 4 and Fig. 8", "adaptive alignment is above random and fixed, all above EKFAC",
-        ALIGNED, PLACED, seeds=6, report="table", tune=0, printed=TABLE_4, also="python -m keras_examples.alignment",
+        ALIGNED, PLACED, seeds=6, report="table", tune=0, printed=TABLE_4,
+        also="python -m keras_examples.studies.alignment",
     ),
 )  # fmt: skip

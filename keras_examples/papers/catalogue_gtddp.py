@@ -80,7 +80,7 @@ EXPERIMENTS = (
     Experiment(
         "gtddp-fig-7b", "GT-DDP, Fig. 7b", "GT-EKFAC converges better than EKFAC on cooperative blocks",
         (CGB,), (OPEN, GT_EKFAC, GT_DDP_EKFAC), seeds=3, report="curves",
-        also="python -m keras_examples.cooperative_block (its control: SGD at 1/(2 damping) to 1/damping of the rate)",
+        also="python -m keras_examples.studies.cooperative_block (with SGD at 1/(2 damping) to 1/damping of the rate)",
     ),
     Experiment(
         "gtddp-fig-8", "GT-DDP, Fig. 8", "the variance over the seeds falls by up to 80 % at each of three rates",

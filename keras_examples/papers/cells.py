@@ -7,8 +7,8 @@ import json
 import math
 import pathlib
 
-from keras_examples._lines import Lines
 from keras_examples.papers.calls import Call
+from keras_examples.studies._lines import Lines
 
 CONSTANT, DROPS = "constant", "drops"
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from keras_examples import _data
-from keras_examples._data import Data
+from keras_examples.studies import _data
+from keras_examples.studies._data import Data
 
 # Ours to TensorFlow Datasets'.
 IMAGES = {

@@ -4,10 +4,10 @@ import pathlib
 
 import numpy as np
 
-from keras_examples._report import CEILING, new_figure
 from keras_examples.papers.cells import Store
 from keras_examples.papers.experiment import Experiment, Part
 from keras_examples.papers.reports import MEASURES, grid_values, values_at
+from keras_examples.studies._report import CEILING, new_figure
 
 
 def curves(experiment: Experiment, store: Store, path: pathlib.Path) -> bool:

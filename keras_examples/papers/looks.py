@@ -9,13 +9,13 @@ import keras
 import numpy as np
 
 import bellman_tf as btf
-from keras_examples import _study
-from keras_examples._feedback import nearest_pair
-from keras_examples._methods import Variant
-from keras_examples._report import markdown, new_figure, spread_text
 from keras_examples.papers import data as paper_data
 from keras_examples.papers.networks import convolutions, fully_connected, normalised
 from keras_examples.papers.train import piece
+from keras_examples.studies import _study
+from keras_examples.studies._feedback import nearest_pair
+from keras_examples.studies._methods import Variant
+from keras_examples.studies._report import markdown, new_figure, spread_text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_examples._report import markdown, number_text
 from keras_examples.papers import statistics
 from keras_examples.papers.cells import Outcome, Store
 from keras_examples.papers.experiment import Experiment, Part, Row
+from keras_examples.studies._report import markdown, number_text
 
 MEASURES: dict[str, Callable[[Outcome], float]] = {
     "loss": lambda outcome: outcome.loss,

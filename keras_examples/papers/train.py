@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 import bellman_tf as btf
-from keras_examples import _study
-from keras_examples._methods import Variant
 from keras_examples.papers import data as paper_data
 from keras_examples.papers.cells import CONSTANT, Cell, Outcome
+from keras_examples.studies import _study
+from keras_examples.studies._methods import Variant
 
 PIECES = 30  # points of a loss curve, at least, where the steps allow
 LARGE = 5000  # training samples above which the train loss is the mean over the last batches

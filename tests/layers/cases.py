@@ -102,11 +102,14 @@ CASES = {
     "slope": _case(L.PReLU, (4,)),
     "slope of images": _case(L.PReLU, (3, 2, 4)),
     "slope shared in space": _case(L.PReLU, (3, 2, 4), shared_axes=[1, 2]),
-    "rms norm": _case(L.RMSNormalization, (4,)),
-    "rms norm of sequences": _case(L.RMSNormalization, (3, 4)),
-    "rms norm over two axes": _case(L.RMSNormalization, (3, 2, 4), axis=[2, 3]),
     "instance norm": _case(L.GroupNormalization, (4, 6), groups=-1),
 }
+if hasattr(L, "RMSNormalization"):  # from Keras 3.9 on
+    CASES |= {
+        "rms norm": _case(L.RMSNormalization, (4,)),
+        "rms norm of sequences": _case(L.RMSNormalization, (3, 4)),
+        "rms norm over two axes": _case(L.RMSNormalization, (3, 2, 4), axis=[2, 3]),
+    }
 
 
 class Sample(NamedTuple):

@@ -52,7 +52,7 @@ class Own(optimizers.Optimizer):
     def build(self, variables):
         if not self.built:
             super().build(variables)
-            self.kept = self.add_optimizer_variables(variables, "kept")
+            self.kept = [self.add_variable_from_reference(v, name="kept") for v in variables]
 
     def update_step(self, gradient, variable, learning_rate):
         kept = self.kept[self._get_variable_index(variable)]

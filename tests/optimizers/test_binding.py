@@ -23,13 +23,6 @@ def test_a_frozen_layer_after_building_is_noticed():
         model.train_function(iter([(x, y)]))
 
 
-def test_a_strategy_with_several_replicas_is_refused(monkeypatch):
-    model = mlp()
-    monkeypatch.setattr(type(model), "distribute_strategy", type("Two", (), {"num_replicas_in_sync": 2}))
-    with pytest.raises(ValueError, match="`model` must run on one replica"):
-        btf.GTDDP().bind(model)
-
-
 def test_layers_of_two_precisions_are_refused():
     model = btf.Sequential([keras.Input((2,)), layers.Dense(4, dtype="float64"), layers.Dense(3)])
     before = model.get_weights()

@@ -103,9 +103,22 @@ COPIES = {
     "deepcopy": copy.deepcopy,
     "pickle": lambda optimizer: pickle.loads(pickle.dumps(optimizer)),
 }
+# All three go through one `__reduce__`: every row is pickled, of these two all copies are made in the usual suite too.
+COPIED = ("GTDDP", "GTDDP with AdamW inside")
+ONE_OF_EACH_CLASS = ("GTDDP", "GTDDP nonlinear", "DDPNOpt with Lion inside", "EKFAC", "DDP", "EMSA", "KWNG")
+each_copy = pytest.mark.parametrize(
+    ("make", "copied"),
+    [
+        pytest.param(
+            ROWS[row], copied, id=f"{row}-{way}", marks=[] if way == "pickle" or row in COPIED else pytest.mark.slow
+        )
+        for row in ROWS
+        for way, copied in COPIES.items()
+    ],
+)
 
 
-@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@each_copy
 def test_a_fresh_copy_is_another_optimizer_of_the_same_options(make, copied):
     optimizer = make()
     optimizer.learning_rate = 0.25
@@ -119,7 +132,7 @@ def test_a_fresh_copy_is_another_optimizer_of_the_same_options(make, copied):
     assert int(optimizer.iterations) == 0
 
 
-@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@each_copy
 def test_a_copy_made_mid_run_goes_on_in_a_model_of_the_same_shape(make, copied):
     x, y = data()
     fit = {"batch_size": 4, "shuffle": False, "verbose": 0}
@@ -165,6 +178,10 @@ def test_it_needs_the_layers(make):
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(ROWS[row], id=row, marks=[] if row in ONE_OF_EACH_CLASS else pytest.mark.slow) for row in ROWS],
+)
 def test_it_belongs_to_one_model(make):
     optimizer = make()
     model = mlp()

@@ -52,7 +52,7 @@ BAD_OPTIONS = [
     ({"value_damping": 1.0, "value_hessian": "outer_product"}, "`value_damping` must be 0 unless"),
     ({"value_hessian": "per_sample", "rollout": "linear"}, "`rollout` must be 'nonlinear' with"),
     ({"loss_scale_factor": 2.0}, "`loss_scale_factor` must be None"),
-    ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps` must be None"),
+    ({"gradient_accumulation_steps": 1}, "`gradient_accumulation_steps` must be an integer >= 2"),
 ]
 
 

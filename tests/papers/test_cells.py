@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from keras_examples._lines import Lines
 from keras_examples.papers import __main__ as command
 from keras_examples.papers import catalogue, engines, figures, reports, train
 from keras_examples.papers.calls import call
 from keras_examples.papers.cells import Cell, Store
+from keras_examples.studies._lines import Lines
 from tests.papers.small import EXPERIMENT, OURS, PART, SGD, filled, outcome
 
 

@@ -115,19 +115,19 @@ def test_every_loss_for_every_player_changes_nothing(curvature):
     assert all(np.array_equal(plain[path], same[path]) for path in plain)
 
 
-def own_gradients(make, weights_of):
+def own_gradients(make, weights_of, felt_by=FELT, inputs=X):
     """Keras's gradient of each player's own loss."""
     found = {}
-    for felt in sorted(set(FELT.values())):
+    for felt in sorted(set(felt_by.values())):
         model = make(keras.Model)
         model.compile(
             "sgd", losses(), loss_weights=[w * (name in felt) for name, w in zip("ab", weights_of, strict=True)]
         )
         with tf.GradientTape() as tape:
-            loss = model.compute_loss(X, [LABELS, TARGETS], model(X, training=True), training=True)
+            loss = model.compute_loss(inputs, [LABELS, TARGETS], model(inputs, training=True), training=True)
         variables = model.trainable_variables
         for v, g in zip(variables, tape.gradient(loss, variables, unconnected_gradients="zero"), strict=True):
-            if FELT.get(v.path.split("/")[0], "ab") == felt:
+            if felt_by.get(v.path.split("/")[0], "ab") == felt:
                 found[v.path] = tf.convert_to_tensor(g).numpy()
     return found
 
@@ -144,6 +144,65 @@ def test_at_a_vanishing_rate_every_player_follows_the_gradient_of_its_own_loss(i
     for path, gradient in expected.items():
         rounding = 3e-7 / rate
         assert_close((before[path] - after[path]) / rate, gradient, atol=rounding + (information == "feedback") * 0.03)
+
+
+class Shift(layers.Layer):
+    """Adds a row of its own to every pixel: open-loop, with its gradient from the outputs of the layer."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.row = self.add_weight(shape=(4,), initializer="normal", name="row")
+
+    def call(self, x):
+        return x + self.row
+
+
+IMAGES = random.normal(size=(6, 5, 5, 2)).astype("float32")
+IMAGE_FELT = {"trunk": "a", "shift": "b", "late": "ab", "a": "ab", "b": "b"}
+
+
+def convolutions(base=btf.Model):
+    keras.utils.set_random_seed(1)
+    x = keras.Input((5, 5, 2))
+    h = layers.Conv2D(4, 3, activation="tanh", name="trunk")(x)
+    h = layers.Conv2D(3, 2, activation="tanh", name="late")(Shift(name="shift")(h))
+    h = layers.GlobalAveragePooling2D()(h)
+    return base(x, [layers.Dense(3, name="a")(h), layers.Dense(2, name="b")(h)])
+
+
+@pytest.mark.filterwarnings("ignore:.*open-loop")
+@pytest.mark.parametrize("curvature", ["identity", pytest.param("kfac", marks=pytest.mark.slow)])
+def test_convolutions_and_a_layer_without_a_gram_form_under_xla(curvature):
+    """At a vanishing rate each follows its own loss; under XLA and with K-FAC the step is eager's."""
+    rate, rules, after = 1e-3, {"trunk": ["a"], "shift": ["b"], "b": ["b"]}, {}
+    for jit in (False, True):
+        model = convolutions()
+        shift = next(player for player in model.game.players if player.name == "shift")
+        assert not shift.covered
+        assert shift.within is shift.layers[0]
+        optimizer = btf.DDPNOpt(rate if curvature == "identity" else 0.3, curvature=curvature, player_losses=rules)
+        model.compile(optimizer, losses(), loss_weights=[1.0, 0.5], jit_compile=jit)
+        before = {v.path: v.numpy() for v in model.trainable_variables}
+        model.train_on_batch(IMAGES, [LABELS, TARGETS])
+        after[jit] = {v.path: v.numpy() for v in model.trainable_variables}
+    for path, start in before.items():
+        moved = after[False][path] - start
+        assert_close(after[True][path] - start, moved, atol=1e-3 * np.abs(moved).max() + 3e-8, label=path)
+    if curvature == "identity":
+        for path, gradient in own_gradients(convolutions, (1.0, 0.5), IMAGE_FELT, IMAGES).items():
+            assert_close((before[path] - after[False][path]) / rate, gradient, atol=0.01, label=path)
+
+
+def test_the_summary_says_which_losses_a_player_feels():
+    model, lines = network(), []
+    model.compile(btf.DDPNOpt(0.1, player_losses=RULES), losses())
+    model.game_summary(lines.append)
+    rows = [line.split() for line in lines[0].splitlines()]
+    felt = {row[1]: row[-1] for row in rows if len(row) > 2 and row[1] in FELT}
+    assert felt == {name: "all" if names == "ab" else names for name, names in FELT.items()}
+    model.compile(btf.DDPNOpt(0.1), losses())
+    model.game_summary(lines.append)
+    assert "losses" not in lines[1]
 
 
 @pytest.mark.parametrize("curvature", ["kfac", pytest.param("rmsprop", marks=pytest.mark.slow)])

@@ -1,24 +1,24 @@
 """Cross moments of players that act together: what every kind of coupling shares."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
+from bellman_tf._typing import LowerBlocks, Tensors
 from bellman_tf.curvature.block import Metric, StateSpec, StepScalars, running_mean
 from bellman_tf.curvature.cached import every
-from bellman_tf.curvature.coupling.joint import JointMetric, Samples
+from bellman_tf.curvature.coupling.joint import JointMetric, OwnGram, Samples, Turn
 from bellman_tf.curvature.damping import factor_damping
-from bellman_tf.curvature.ekfac import EKFACBlock
+from bellman_tf.curvature.ekfac import EigenBlock, EigenMetric
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.layers.capture import MatrixCapture
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import split_damping, symmetrize
 from bellman_tf.linalg.products import matmul
 
 # Numbers per sample up to which gradients per sample are formed for the Gram matrix of a joint metric. At 33 x 32 a
 # step then takes 1.1 times as long as without cross blocks, at 65 x 64 it would take 1.5 times as long.
 JOINT_GRAM_BELOW = 2**11
-
-Blocks = list[list[tf.Tensor]]
 
 
 class Coupling:
@@ -47,9 +47,9 @@ class Coupling:
         """
         self.players, self.blocks, self.positions = players, blocks, positions
         self.config = blocks[0].config
-        self.eigen = isinstance(blocks[0], EKFACBlock)
+        self.eigen = isinstance(blocks[0], EigenBlock)
         self.inputs = [block.rows.size for block in blocks]
-        self.outputs = [block.layout.matrix.width for block in blocks]
+        self.outputs = [block.layout.matrix_form.width for block in blocks]
         self.pairs = [(n, m) for n in range(len(blocks)) for m in range(n)]
         self.joint_gram = exact_gram or self._formed_numbers() <= JOINT_GRAM_BELOW
 
@@ -63,7 +63,7 @@ class Coupling:
         """The tensors of `factor`."""
         raise NotImplementedError
 
-    def factor(self, A: Blocks, B: Blocks) -> Tensors:
+    def factor(self, A: LowerBlocks, B: LowerBlocks) -> Tensors:
         """Factors the joint matrix from the blocks on and below the diagonal, damped."""
         raise NotImplementedError
 
@@ -72,7 +72,12 @@ class Coupling:
         raise NotImplementedError
 
     def gram(
-        self, factor: Tensors, samples: list[Samples], group_size: int | None, own: list, scale: tf.Tensor | float
+        self,
+        factor: Tensors,
+        samples: Sequence[Samples],
+        group_size: int | None,
+        own: Sequence[OwnGram],
+        scale: tf.Tensor | float,
     ) -> tf.Tensor:
         """Gram matrix of the factored inverse times `scale`; arguments else as `JointMetric.gram`."""
         q = [player.matrix() for player in samples]
@@ -98,7 +103,7 @@ class Coupling:
         own: list[Tensors],
         metrics: list[Metric],
         step: StepScalars,
-    ) -> tuple[Tensors, object]:
+    ) -> tuple[Tensors, JointMetric | list[Metric]]:
         """New cross moments, and with the players' own schedule new factors.
 
         Args:
@@ -109,7 +114,7 @@ class Coupling:
             step: scalars of the step.
 
         Returns:
-            The new state, and the joint metric.
+            The new state, and the joint metric; where players stay apart, a metric for each.
         """
         count, rate = 2 * len(self.pairs), step.mean_rate(self.config.decay, self.config.update_every)
         cross = every(
@@ -118,13 +123,21 @@ class Coupling:
             lambda: self._moments(state[:count], captures, rate),
             state[:count],
         )
-        cached = every(self.config.invert_every, step.iteration, lambda: self._refresh(cross, own), state[count:])
-        ratios, factor = None, cached
+        cross = step.mean(cross)
+        cached = every(
+            self.config.invert_every,
+            step.iteration,
+            lambda: self._refresh(cross, own),
+            state[count:],
+            step.refreshing,
+        )
+        turns, factor = None, cached
         if self.eigen:
             values, factor = cached[: 2 * len(own)], cached[2 * len(own) :]
             products = [values[2 * n][:, None] * values[2 * n + 1] for n in range(len(own))]
-            ratios = [tf.sqrt(k * metric.inverse) for k, metric in zip(products, metrics, strict=True)]
-        return [*cross, *cached], JointMetric(self, factor, metrics, ratios)
+            bases = [metric for metric in metrics if isinstance(metric, EigenMetric)]
+            turns = [Turn(metric, tf.sqrt(k * metric.inverse)) for k, metric in zip(products, bases, strict=True)]
+        return [*cross, *cached], JointMetric(self, factor, step.learning_rate, turns)
 
     def _moments(self, state: Tensors, captures: list[MatrixCapture], rate: tf.Tensor) -> Tensors:
         new, total = [], tf.cast(captures[0].batch_size, state[0].dtype)
@@ -136,22 +149,21 @@ class Coupling:
         return [running_mean(old, fresh, rate) for old, fresh in zip(state, new, strict=True)]
 
     def _refresh(self, cross: Tensors, own: list[Tensors]) -> Tensors:
-        A, B = ([[None] * len(own) for _ in own] for _ in range(2))  # blocks above the diagonal stay out
-        for (n, m), A_nm, B_nm in zip(self.pairs, cross[::2], cross[1::2], strict=True):
-            A[n][m], B[n][m] = A_nm, B_nm
+        A, B = (dict(zip(self.pairs, side, strict=True)) for side in (cross[::2], cross[1::2]))
         values = []
         for n, state in enumerate(own):
             damping = split_damping(state[0], state[1], self.config.damping)
             for blocks, moment, extra in zip((A, B), state[:2], damping, strict=True):
                 extra = factor_damping(moment, extra)
-                blocks[n][n] = moment + extra * tf.eye(moment.shape[-1], dtype=moment.dtype)
+                blocks[n, n] = moment + extra * tf.eye(moment.shape[-1], dtype=moment.dtype)
         if self.eigen:
             for side, blocks in enumerate((A, B)):
                 U = [state[2 + side] for state in own]
-                for n, row in enumerate(blocks):
-                    row[: n + 1] = [matmul(matmul(U[n], row[m], transpose_a=True), U[m]) for m in range(n + 1)]
-            values = [tf.linalg.diag_part(blocks[n][n]) for n in range(len(own)) for blocks in (A, B)]
-        return [*values, *self.factor(A, B)]
+                blocks.update({(n, m): matmul(matmul(U[n], M, transpose_a=True), U[m]) for (n, m), M in blocks.items()})
+            values = [tf.linalg.diag_part(blocks[n, n]) for n in range(len(own)) for blocks in (A, B)]
+        players = range(len(own))
+        lower_A, lower_B = ([[blocks.get((n, m)) for m in players] for n in players] for blocks in (A, B))
+        return [*values, *self.factor(lower_A, lower_B)]
 
     def describe(self, names: list[str]) -> list[str]:
         """For each player, what to add to its block's description.

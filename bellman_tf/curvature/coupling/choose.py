@@ -49,20 +49,23 @@ def make_couplings(
         ValueError: if `cooperative_sign` is -1 in a stage of more than two players.
     """
     couplings, notes = [], [""] * len(blocks)
+    willing = {k: b for k, b in enumerate(blocks) if isinstance(b, KFACBlock) and b.config.cooperative is not False}
     for stage in sorted({stage for stage in stages if stage is not None}):
-        acting = [k for k, block in enumerate(blocks) if stages[k] == stage and _cooperates(block)]
+        acting = {k: block for k, block in willing.items() if stages[k] == stage}
         if len(acting) < 2:
             continue
         groups: dict[int, list[int]] = {}
-        for k in acting:
-            reason = _reason(blocks[k], positions[k])
-            if reason:
-                notes[k] = f" (uncoupled: {reason})"
+        for k, block in acting.items():
+            count = positions[k]
+            if count is None:
+                notes[k] = " (uncoupled: its number of positions is not static)"
+            elif block.config.cooperative != "rescale" and block.form != "patches":
+                notes[k] = f" (uncoupled: convolution={block.form!r} keeps no moment of whole patches)"
             else:
-                groups.setdefault(positions[k], []).append(k)
+                groups.setdefault(count, []).append(k)
         for count, players in groups.items():
             if len(players) > 1:
-                coupling = _couple(players, blocks, count, exact_gram)
+                coupling = _couple(players, acting, count, exact_gram)
                 couplings.append(coupling)
                 phrases = coupling.describe([blocks[k].layout.name for k in coupling.players])
                 for k, phrase in zip(coupling.players, phrases, strict=True):
@@ -73,22 +76,12 @@ def make_couplings(
     return couplings, notes
 
 
-def _cooperates(block: Block) -> bool:
-    return isinstance(block, KFACBlock) and block.config.cooperative is not False
-
-
-def _reason(block: KFACBlock, positions: int | None) -> str:
-    if positions is None:
-        return "its number of positions is not static"
-    if block.config.cooperative != "rescale" and block.form != "patches":
-        return f"convolution={block.form!r} keeps no moment of whole patches"
-    return ""
-
-
-def _couple(players: list[int], blocks: list[Block], positions: int, exact_gram: bool) -> Coupling:
+def _couple(players: list[int], blocks: dict[int, KFACBlock], positions: int, exact_gram: bool) -> Coupling:
     kind = blocks[players[0]].config.cooperative
     if kind == "exact" and len(players) == 2:
-        players = sorted(players, key=lambda k: blocks[k].rows.size * blocks[k].layout.matrix.width)
+        players = sorted(players, key=lambda k: blocks[k].rows.size * blocks[k].layout.matrix_form.width)
     exact = PairCoupling if len(players) == 2 else GameCoupling
-    make = {"exact": exact, "published": PublishedCoupling, "rescale": RescaledCoupling}[kind]
+    kinds: dict[str | bool, type[Coupling]]
+    kinds = {"exact": exact, "published": PublishedCoupling, "rescale": RescaledCoupling}
+    make = kinds[kind]
     return make(players, [blocks[k] for k in players], positions, exact_gram)

@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
+from bellman_tf._typing import LowerBlocks, Tensors
 from bellman_tf.curvature.block import StateSpec
-from bellman_tf.curvature.coupling.base import Blocks, Coupling
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.linalg import GameFactor, factor_game, solve_game
 
 
@@ -26,7 +26,7 @@ class GameCoupling(Coupling):
         ]
         return roots + cross
 
-    def factor(self, A: Blocks, B: Blocks) -> Tensors:
+    def factor(self, A: LowerBlocks, B: LowerBlocks) -> Tensors:
         """Whitened blocks."""
         return tf.nest.flatten(factor_game(B, A))
 

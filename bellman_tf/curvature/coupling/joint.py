@@ -3,14 +3,16 @@
 A matrix form here is `[inputs, outputs]`, the transpose of `linalg`'s, so that A and B change places in its functions.
 """
 
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Block, Metric
+from bellman_tf._typing import Tensors
+from bellman_tf.curvature.block import Block
+from bellman_tf.curvature.ekfac import Eigenbasis
 from bellman_tf.curvature.gram.products import stacked
 from bellman_tf.layers.capture import MatrixCapture
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg.products import matmul
 
 
@@ -57,19 +59,43 @@ class OuterSamples(Samples):
         return self.x[:, None, :, None] * self.c[:, :, None, :]
 
 
+OwnGram = Callable[[], tf.Tensor]  # the Gram matrix of one player under its own metric
+
+
+class Turn(NamedTuple):
+    """EKFAC's D of one player: diagonal in the eigenbases.
+
+    Attributes:
+        basis: the eigenbases.
+        ratio: the diagonal of D^{-1} with the root of the learning rate, `[rows(+1), e]`.
+    """
+
+    basis: Eigenbasis
+    ratio: tf.Tensor
+
+
 class JointInverse(Protocol):
     """What `JointMetric` needs of a coupling, whose methods `Coupling` describes."""
 
-    blocks: list[Block]
     positions: int
     joint_gram: bool
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """Of the players."""
+        ...
 
     def solve(self, factor: Tensors, matrices: Tensors) -> Tensors:
         """The inverse on one matrix per player."""
         ...
 
     def gram(
-        self, factor: Tensors, samples: list[Samples], group_size: int | None, own: list, scale: tf.Tensor | float
+        self,
+        factor: Tensors,
+        samples: Sequence[Samples],
+        group_size: int | None,
+        own: Sequence[OwnGram],
+        scale: tf.Tensor | float,
     ) -> tf.Tensor:
         """The Gram matrix of the inverse."""
         ...
@@ -78,33 +104,39 @@ class JointInverse(Protocol):
 class JointMetric:
     """M^{-1} of several players at one step, learning rate included."""
 
-    def __init__(self, coupling: JointInverse, factor: object, metrics: list[Metric], ratios: Tensors | None) -> None:
+    def __init__(
+        self, coupling: JointInverse, factor: Tensors, learning_rate: tf.Tensor, turns: Sequence[Turn] | None
+    ) -> None:
         """Stores what the coupling has factored.
 
         Args:
             coupling: applies `factor`.
             factor: of the joint matrix, in the players' eigenbases for EKFAC.
-            metrics: the players' own metrics.
-            ratios: for EKFAC, the diagonals of D^{-1} with the learning rate; else `None`.
+            learning_rate: scalar.
+            turns: for EKFAC, what stands on both sides of the inverse, one per player; else `None`.
         """
-        self._coupling, self._factor, self._metrics, self._ratios = coupling, factor, metrics, ratios
+        self._coupling, self._factor, self._learning_rate, self._turns = coupling, factor, learning_rate, turns
 
     def _enter(self, n: int, matrix: tf.Tensor) -> tf.Tensor:
-        return matrix if self._ratios is None else self._ratios[n] * self._metrics[n].rotate(matrix)
+        if self._turns is None:
+            return matrix
+        basis, ratio = self._turns[n]
+        return ratio * basis.rotate(matrix)
 
     def _leave(self, n: int, matrix: tf.Tensor) -> tf.Tensor:
-        if self._ratios is None:
-            return self._metrics[n].scale * matrix
-        return self._metrics[n].rotate_back(self._ratios[n] * matrix)
+        if self._turns is None:
+            return self._learning_rate * matrix
+        basis, ratio = self._turns[n]
+        return basis.rotate_back(ratio * matrix)
 
     def solve(self, parts: list[Tensors]) -> list[Tensors]:
         """`M^{-1}` on one list of tensors per player, in the shapes of its variables; leading axes are allowed."""
-        layouts = [block.layout.matrix for block in self._coupling.blocks]
+        layouts = [block.layout.matrix_form for block in self._coupling.blocks]
         matrices = [layout.pack(own) for layout, own in zip(layouts, parts, strict=True)]
         solved = self._coupling.solve(self._factor, [self._enter(n, matrix) for n, matrix in enumerate(matrices)])
         return [layouts[n].unpack(self._leave(n, matrix)) for n, matrix in enumerate(solved)]
 
-    def gram(self, captures: list[MatrixCapture], group_size: int | None, own: list) -> tf.Tensor:
+    def gram(self, captures: Sequence[MatrixCapture], group_size: int | None, own: Sequence[OwnGram]) -> tf.Tensor:
         """`sum_nm <q_n,i, [M^{-1}]_nm q_m,j>` inside groups.
 
         Args:
@@ -117,9 +149,9 @@ class JointMetric:
         """
         if not self._coupling.joint_gram:
             return tf.add_n([gram() for gram in own])
-        if self._ratios is not None:
-            samples = [FormedSamples(self._enter(n, c.matrix_per_sample())) for n, c in enumerate(captures)]
-            return self._coupling.gram(self._factor, samples, group_size, own, 1.0)
+        if self._turns is not None:
+            formed = [FormedSamples(self._enter(n, c.matrix_per_sample())) for n, c in enumerate(captures)]
+            return self._coupling.gram(self._factor, formed, group_size, own, 1.0)
         flat = self._coupling.positions == 1
-        samples = [OuterSamples(c) if flat else FormedSamples(c.matrix_per_sample()) for c in captures]
-        return self._coupling.gram(self._factor, samples, group_size, own, self._metrics[0].scale)
+        samples: list[Samples] = [OuterSamples(c) if flat else FormedSamples(c.matrix_per_sample()) for c in captures]
+        return self._coupling.gram(self._factor, samples, group_size, own, self._learning_rate)

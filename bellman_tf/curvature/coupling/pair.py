@@ -1,12 +1,14 @@
 """Two players, exactly."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
+from bellman_tf._typing import LowerBlocks, Tensors
 from bellman_tf.curvature.block import StateSpec
-from bellman_tf.curvature.coupling.base import Blocks, Coupling
-from bellman_tf.curvature.coupling.joint import Samples
+from bellman_tf.curvature.coupling.base import Coupling
+from bellman_tf.curvature.coupling.joint import OwnGram, Samples
 from bellman_tf.curvature.gram.products import inner_products
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import PairFactor, factor_pair, solve_pair
 
 
@@ -14,9 +16,9 @@ class PairCoupling(Coupling):
     """Two players, exactly, by canonical correlations. The first is the smaller one: it carries the samples."""
 
     def _formed_numbers(self) -> int:
-        formed = zip(self.inputs, self.outputs, strict=True)
+        formed = list(zip(self.inputs, self.outputs, strict=True))
         if self.positions == 1 and not self.eigen:
-            formed = [next(formed)]
+            formed = formed[:1]
         return self.positions * max(a * b for a, b in formed)
 
     def factor_specs(self) -> list[StateSpec]:
@@ -32,7 +34,7 @@ class PairCoupling(Coupling):
             StateSpec("weights", (a, b), "ones"),
         ]
 
-    def factor(self, A: Blocks, B: Blocks) -> Tensors:
+    def factor(self, A: LowerBlocks, B: LowerBlocks) -> Tensors:
         """Canonical correlations."""
         return list(factor_pair(B, A))
 
@@ -41,7 +43,12 @@ class PairCoupling(Coupling):
         return solve_pair(PairFactor(*factor), matrices)
 
     def gram(
-        self, factor: Tensors, samples: list[Samples], group_size: int | None, own: list, scale: tf.Tensor | float
+        self,
+        factor: Tensors,
+        samples: Sequence[Samples],
+        group_size: int | None,
+        own: Sequence[OwnGram],
+        scale: tf.Tensor | float,
     ) -> tf.Tensor:
         """The second player's own Gram matrix, and the first one's after the second has answered."""
         pair = PairFactor(*factor)

@@ -1,14 +1,16 @@
 """The papers' form: blocks of the inverses of the joint factors."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Blocks, LowerBlocks, Tensors
 from bellman_tf.curvature.block import StateSpec
-from bellman_tf.curvature.coupling.base import Blocks, Coupling
-from bellman_tf.curvature.coupling.joint import OuterSamples, Samples
+from bellman_tf.curvature.coupling.base import Coupling
+from bellman_tf.curvature.coupling.joint import OuterSamples, OwnGram, Samples
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.kfac import KFACBlock
-from bellman_tf.layers.tensors import Tensors
 from bellman_tf.linalg import factor_block_form, solve_block_form
 from bellman_tf.linalg.products import matmul
 
@@ -39,30 +41,37 @@ class PublishedCoupling(Coupling):
             StateSpec("input_inverse", (a, a), "identity"),
         ]
 
-    def factor(self, A: Blocks, B: Blocks) -> Tensors:
+    def factor(self, A: LowerBlocks, B: LowerBlocks) -> Tensors:
         """The two inverses."""
         return list(factor_block_form(B, A))
 
     def _cut(self, factor: Tensors) -> tuple[Blocks, Blocks]:
-        return tuple(
+        B, A = (
             [tf.split(rows, sizes, axis=1) for rows in tf.split(inverse, sizes, axis=0)]
             for inverse, sizes in zip(factor, (self.outputs, self.inputs), strict=True)
         )
+        return B, A
 
     def solve(self, factor: Tensors, matrices: Tensors) -> Tensors:
         """Block by block."""
         return solve_block_form(*self._cut(factor), matrices, self.sign)
 
     def gram(
-        self, factor: Tensors, samples: list[Samples], group_size: int | None, own: list, scale: tf.Tensor | float
+        self,
+        factor: Tensors,
+        samples: Sequence[Samples],
+        group_size: int | None,
+        own: Sequence[OwnGram],
+        scale: tf.Tensor | float,
     ) -> tf.Tensor:
         """For dense layers `sum_nm (x_n [A^{-1}]_nm x_m') * (c_n [B^{-1}]_nm c_m')`."""
-        if not isinstance(samples[0], OuterSamples):
+        outer = [player for player in samples if isinstance(player, OuterSamples)]
+        if len(outer) < len(samples):
             return super().gram(factor, samples, group_size, own, scale)
         B, A = self._cut(factor)
-        total = [self._products(player, player, A[n][n], B[n][n], group_size) for n, player in enumerate(samples)]
+        total = [self._products(player, player, A[n][n], B[n][n], group_size) for n, player in enumerate(outer)]
         for n, m in self.pairs:
-            cross = self.sign * self._products(samples[n], samples[m], A[n][m], B[n][m], group_size)
+            cross = self.sign * self._products(outer[n], outer[m], A[n][m], B[n][m], group_size)
             total += [cross, tf.linalg.matrix_transpose(cross)]
         return scale * tf.add_n(total)
 

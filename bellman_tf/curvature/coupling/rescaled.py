@@ -1,11 +1,12 @@
 """Players taken as identical."""
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Metric, StateSpec, StepScalars
 from bellman_tf.curvature.coupling.base import Coupling
+from bellman_tf.curvature.coupling.joint import JointMetric
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.ekfac import EigenMetric
 from bellman_tf.layers.capture import MatrixCapture
-from bellman_tf.layers.tensors import Tensors
 
 
 class RescaledCoupling(Coupling):
@@ -27,10 +28,10 @@ class RescaledCoupling(Coupling):
         own: list[Tensors],
         metrics: list[Metric],
         step: StepScalars,
-    ) -> tuple[Tensors, object]:
+    ) -> tuple[Tensors, JointMetric | list[Metric]]:
         """The players' own metrics, rescaled; arguments as `Coupling.update`."""
         others = len(self.players) - 1
-        new = []
+        new: list[Metric] = []
         for block, (_, _, U_A, U_B, s) in zip(self.blocks, own, strict=True):
             damping = diagonal_damping([s], self.config.damping)
             moments = s * damping / (damping + others * s)

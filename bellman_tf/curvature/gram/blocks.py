@@ -11,27 +11,30 @@ missing from the last one is filled with zeros, and cut off.
 """
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
+from bellman_tf._typing import Size, Tensors
 from bellman_tf.bellman.sample_space import size_of_groups
-from bellman_tf.curvature.block import ONE
+from bellman_tf.curvature.block import ONE, Pair
 from bellman_tf.curvature.gram.load import Load, largest
 from bellman_tf.curvature.gram.products import inner_products, split
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors, leading
+from bellman_tf.layers.tensors import leading
 
-Size = int | tf.Tensor
+Side = TypeVar("Side")
 
 
 def gradient_products(
-    capture: Capture, pair: Callable[[Capture], tuple], load: Load, group_size: int | None, memory: int
+    capture: Capture, pair: Callable[[Any], Pair], load: Load, group_size: int | None, memory: int
 ) -> tf.Tensor:
     """Inner products of gradients per sample.
 
     Args:
         capture: the player's capture, m columns.
-        pair: a function of a capture giving the two sides of the products, a `Pair`.
+        pair: a function of a capture giving the two sides of the products, a `Pair`; the
+            captures it is given are of the kind of `capture`.
         load: numbers that the gradients take.
         group_size: samples per group; `None` is the whole batch.
         memory: bytes that they may take.
@@ -41,20 +44,20 @@ def gradient_products(
     """
     own = capture.tensors()
 
-    def make(tensors: Tensors) -> tuple:
+    def make(tensors: Tensors) -> Pair:
         return pair(capture if tensors is own else capture.made_of(tensors))
 
-    def combine(first: tuple, second: tuple, size: int | None) -> tf.Tensor:
-        found = inner_products(first[0], second[1], size)
-        return found if first[2] is ONE else first[2] * found
+    def combine(one: Pair, other: Pair, size: int | None) -> tf.Tensor:
+        found = inner_products(one.first, other.second, size)
+        return found if one.scale is ONE else one.scale * found
 
     return in_blocks(own, make, combine, load, group_size, capture.columns, memory)
 
 
 def in_blocks(
     tensors: Tensors,
-    make: Callable[[Tensors], object],
-    combine: Callable[[object, object, int | None], tf.Tensor],
+    make: Callable[[Tensors], Side],
+    combine: Callable[[Side, Side, int | None], tf.Tensor],
     load: Load,
     group_size: int | None,
     columns: int,
@@ -85,8 +88,7 @@ def in_blocks(
         return combine(side, side, group_size)
 
     def parts() -> tf.Tensor:
-        groups = 0 if group_size is None else load.groups(room, group_size)
-        if groups:
+        if group_size is not None and (groups := load.groups(room, group_size)):
             return _some_groups(tensors, make, combine, groups, group_size, columns)
         return _pairs(tensors, make, combine, load.side(room), group_size, columns)
 

@@ -62,8 +62,9 @@ def condense(
         limits: as in `gram`.
     """
     chosen = plan(capture.extent, kind, form, group_size, limits, capture.cotangents[0].dtype.size)
-    if chosen.form == "sketch" and isinstance(capture, Convolution) and isinstance(capture.batch_size, int):
-        condense_tap(capture, kind, group_size, limits, chosen.load)
+    samples = capture.batch_size
+    if chosen.form == "sketch" and isinstance(capture, Convolution) and isinstance(samples, int):
+        condense_tap(capture, samples, kind, group_size, limits, chosen.load)
 
 
 def gram(

@@ -63,9 +63,9 @@ class Load(NamedTuple):
         """
         if self.whole(largest(room, columns), group_size) <= room:
             return None
-        groups = 0 if group_size is None else self.groups(room, group_size)
-        alone = room // self.sample if self.sample else math.isqrt(room // self.pair)
-        return groups * group_size if groups else alone
+        if group_size is not None and (groups := self.groups(room, group_size)):
+            return groups * group_size
+        return room // self.sample if self.sample else math.isqrt(room // self.pair)
 
 
 def largest(room: int, columns: int) -> int:

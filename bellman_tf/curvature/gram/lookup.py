@@ -2,13 +2,13 @@
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Metric
 from bellman_tf.curvature.gram.blocks import in_blocks
 from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import split, stacked, sum_pairs
 from bellman_tf.layers.embedding import Lookup
-from bellman_tf.layers.tensors import Tensors
 
 
 def lookup(capture: Lookup, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:

@@ -19,8 +19,10 @@ batch at hand, so that a summary printed before training is what runs.
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
+from bellman_tf import _checks
 from bellman_tf.curvature.block import MetricKind
 from bellman_tf.curvature.gram.load import Load
 from bellman_tf.layers.matrix_layout import Extent
@@ -99,7 +101,7 @@ def plan(
     """
     b = _samples(group_size)
     exact, near = _exact(extent, kind, b), _approximate(extent, kind, b, limits)
-    chosen = min(exact, key=lambda name: (exact[name] is None, exact[name]))
+    chosen = min(exact, key=lambda name: _known(exact[name]))
     work = None if extent.positions is None else extent.positions * extent.rows * extent.width
     if form == "per_sample" or form in near:
         chosen = form
@@ -108,7 +110,7 @@ def plan(
     elif form == "auto" and extent.taps > 1 and "sketch" in near and work is not None and work > limits.sketch_above:
         chosen = "sketch"
     elif form == "auto" and "hashed" in near:
-        dear = exact[chosen] is None or exact[chosen] > max(limits.sketch_above, near["hashed"])
+        dear = _known(exact[chosen]) > max(limits.sketch_above, _known(near["hashed"]))
         chosen = "hashed" if dear and extent.vocabulary > limits.buckets else chosen
     elif form == "auto" and chosen == "per_sample":
         known = {
@@ -116,7 +118,9 @@ def plan(
             "features": work is not None and work > limits.sketch_above,
         }
         cheaper = {name: near[name] for name, big in known.items() if big and name in near}
-        chosen = min({**cheaper, chosen: exact[chosen]}.items(), key=lambda pair: pair[1])[0] if cheaper else chosen
+        chosen = (
+            min({**cheaper, chosen: exact[chosen]}.items(), key=lambda pair: _known(pair[1]))[0] if cheaper else chosen
+        )
     thin = kept_channels(extent, kind, limits) < extent.channels
     share = f"1 of {limits.feature_share}"
     sketched = f"sketch, 1 of {extent.taps} taps" + (f" and {share} channels" if thin else "")
@@ -155,6 +159,7 @@ def _load(form: str, extent: Extent, kind: MetricKind, group_size: int | None, l
         return Load(sample=2 * m * kept_channels(extent, kind, limits) * e)
     if form in {"factored", "squares"} or (form == "rank_one" and L == 1):
         return Load()
+    L = _checks.given("positions", L)
     return Load(pair=L * L * (1 + 2 * m * m))
 
 
@@ -162,6 +167,7 @@ def _exact(extent: Extent, kind: MetricKind, b: int) -> dict[str, int | None]:
     """The exact forms that exist, and their multiplications per sample."""
     m, L, d, e = extent.columns, extent.positions, extent.rows, extent.width
     matrix = extent.rows > 0 and extent.groups == 1
+    costs: dict[str, int | None]
     if extent.rows:
         costs = {"per_sample": None if L is None else m * L * d * e // extent.groups + m * m * b * d * e}
     else:
@@ -218,7 +224,12 @@ def pairs_are_cheaper(extent: Extent, kind: MetricKind, group_size: int | None, 
     if extent.positions is None:
         return False
     costs = _of_one_tap(extent, kind, _samples(group_size), limits)
-    return min(costs, key=costs.get) == "pairs"
+    return min(costs, key=costs.__getitem__) == "pairs"
+
+
+def _known(cost: int | None) -> float:
+    """A cost to compare: one that is not static is above all others."""
+    return math.inf if cost is None else cost
 
 
 def _samples(group_size: int | None) -> int:
@@ -227,7 +238,8 @@ def _samples(group_size: int | None) -> int:
 
 def _of_one_tap(extent: Extent, kind: MetricKind, b: int, limits: GramLimits) -> dict[str, int]:
     """Multiplications per sample of one tap's inner products, from gradients or from pairs of positions."""
-    m, L, d, e = extent.columns, extent.positions, kept_channels(extent, kind, limits), extent.width
+    L = _checks.given("positions", extent.positions)
+    m, d, e = extent.columns, kept_channels(extent, kind, limits), extent.width
     costs = {"gradients": m * L * d * e // extent.groups + m * m * b * d * e}
     if kind.sided and extent.groups == 1:
         costs["pairs"] = L * L * b * (d + m * m * e)

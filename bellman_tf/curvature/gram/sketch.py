@@ -8,18 +8,19 @@ others. The slice is the same at every step: drawn anew it would be another prog
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, MetricKind
+from bellman_tf._typing import Tensors
+from bellman_tf.curvature.block import Metric, MetricKind, TwoSided
 from bellman_tf.curvature.gram.blocks import gradient_products
 from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits, kept_channels, pairs_are_cheaper
 from bellman_tf.curvature.gram.positions import of_sides
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.layers.convolution import Convolution
-from bellman_tf.layers.tensors import Tensors
+from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg.constants import number
 
 
-def bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
+def bias_part(capture: TapCapture, metric: Metric) -> tuple[Tensors, Tensors]:
     """The bias's per-sample gradients and their solve; a tapwise metric keeps the bias row apart from the kernel."""
     if not capture.bias:
         return [], []
@@ -28,12 +29,13 @@ def bias_part(capture: Convolution, metric: Metric) -> tuple[Tensors, Tensors]:
 
 
 def condense_tap(
-    capture: Convolution, kind: MetricKind, group_size: int | None, limits: GramLimits, load: Load
+    capture: Convolution, samples: int, kind: MetricKind, group_size: int | None, limits: GramLimits, load: Load
 ) -> None:
     """Forms the centre tap's gradients, where all channels are kept, they fit, and are fewer than the cotangents.
 
     Args:
         capture: the player's capture.
+        samples: that it holds.
         kind: of its metric.
         group_size: samples per group.
         limits: as in `sketch`.
@@ -42,14 +44,14 @@ def condense_tap(
     extent, itemsize = capture.extent, capture.cotangents[0].dtype.size
     fewer = extent.positions is not None and extent.channels < extent.positions
     whole = kept_channels(extent, kind, limits) == extent.channels and capture.turns_gradients
-    fits = load.whole(capture.batch_size, group_size) * itemsize <= limits.memory
+    fits = load.whole(samples, group_size) * itemsize <= limits.memory
     if fewer and whole and fits and not pairs_are_cheaper(extent, kind, group_size, limits):
         capture.tap_gradients(capture.centre)
         if capture.bias:
             capture.bias_per_sample()
 
 
-def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:
+def sketch(capture: TapCapture, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:
     """The kernel's part from the centre tap, the bias's part exact; `[G, b m, b m]`.
 
     The tap's inner products are those of its gradients `x' c` per sample, or sums over pairs of positions where a
@@ -69,7 +71,7 @@ def sketch(capture: Convolution, metric: Metric, group_size: int | None, limits:
     extent = capture.extent
     kept = kept_channels(extent, metric.kind, limits)
     seen = capture if kept == extent.channels else capture.thinned(kept)
-    if pairs_are_cheaper(extent, metric.kind, group_size, limits):
+    if isinstance(metric, TwoSided) and pairs_are_cheaper(extent, metric.kind, group_size, limits):
         x, cotangents = seen.sides(seen.centre)
         kernel = of_sides(x, metric.tap_input_solve(x), cotangents, metric, group_size, limits, load)
     else:

@@ -6,9 +6,9 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks, keras_optimizers
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block, Metric, PlayerLayout, StepScalars
 from bellman_tf.layers.capture import Capture
-from bellman_tf.layers.tensors import Tensors
 
 METRICS = ("rate", "gain")
 

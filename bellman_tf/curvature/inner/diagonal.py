@@ -1,12 +1,14 @@
 """What the diagonal families share: second moments that are known only after the first step."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from bellman_tf import keras_optimizers
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Metric, MetricKind, StepScalars
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric, where_known
 from bellman_tf.curvature.inner.base import InnerBlock
-from bellman_tf.layers.tensors import Tensors
 
 
 class DiagonalInnerBlock(InnerBlock):
@@ -21,7 +23,7 @@ class DiagonalInnerBlock(InnerBlock):
         """Learning rate, steps taken, second moments."""
         mover = self.mover
         moments = keras_optimizers.moments_of(mover, self.variables)
-        return [tf.convert_to_tensor(t) for t in (mover.learning_rate, mover.iterations, *moments)]
+        return [tf.convert_to_tensor(t) for t in (keras_optimizers.rate_of(mover), mover.iterations, *moments)]
 
     def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The diagonal of the moments so far."""
@@ -39,7 +41,7 @@ class DiagonalInnerBlock(InnerBlock):
         """
         raise NotImplementedError
 
-    def made(self, moments: Tensors, rate: tf.Tensor, divisor: object) -> DiagonalMetric:
+    def made(self, moments: Tensors, rate: tf.Tensor, divisor: Callable) -> DiagonalMetric:
         """`rate / divisor(moments)`, 0 where a moment is 0."""
         return DiagonalMetric(moments, rate, where_known(divisor), self.layout.matrix)
 

@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.diagonal import DiagonalMetric
 from bellman_tf.curvature.inner.diagonal import DiagonalInnerBlock
-from bellman_tf.layers.tensors import Tensors
 
 
 class RMSpropInnerBlock(DiagonalInnerBlock):

@@ -2,13 +2,14 @@
 
 import tensorflow as tf
 
+from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Metric, MetricKind, Pair, StateSpec, StepScalars, TwoSided
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.curvature.inner.base import InnerBlock
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
-from bellman_tf.layers.tensors import Tensors
 
 
 class ScaledMetric(Metric, TwoSided):
@@ -32,9 +33,10 @@ class ScaledMetric(Metric, TwoSided):
 
     def input_solve(self, x: tf.Tensor) -> tf.Tensor:
         """Rows of the kernel times its number, the row of the bias times its own."""
-        if self._layout.bias_shape is None:
+        layout = _checks.given("layout", self._layout)
+        if layout.bias_shape is None:
             return self.scales[0] * x
-        return x * tf.concat([tf.repeat(self.scales[0], self._layout.rows), self.scales[1][None]], axis=0)
+        return x * tf.concat([tf.repeat(self.scales[0], layout.rows), self.scales[1][None]], axis=0)
 
     def cotangent_solve(self, c: tf.Tensor) -> tf.Tensor:
         """The cotangent side: identity."""

@@ -2,10 +2,11 @@
 
 import tensorflow as tf
 
+from bellman_tf import keras_optimizers
+from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Metric, MetricKind, StepScalars
 from bellman_tf.curvature.identity import IDENTITY, IdentityMetric
 from bellman_tf.curvature.inner.base import InnerBlock
-from bellman_tf.layers.tensors import Tensors
 
 
 class SGDBlock(InnerBlock):
@@ -15,7 +16,7 @@ class SGDBlock(InnerBlock):
 
     def read(self) -> Tensors:
         """The learning rate."""
-        return [tf.convert_to_tensor(self.mover.learning_rate)]
+        return [tf.convert_to_tensor(keras_optimizers.rate_of(self.mover))]
 
     def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The learning rate or the gain."""

@@ -155,7 +155,7 @@ def gradient_gap(problem: Quadratic):
 
 
 PAPERS = "python -m keras_examples.papers"
-MAPS = "python -m keras_examples.feedback_maps"
+MAPS = "python -m keras_examples.studies.feedback_maps"
 for key, place, statement, tested_by, remark in (
     (
         "FIG3",

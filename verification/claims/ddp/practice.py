@@ -150,6 +150,6 @@ DDP1.claim(
         'Q_uX rank at most min(B, rank of the inputs with the constant feature) (k - 1). "Eigenvalues" must be '
         "singular values: the matrix is m x B n."
     ),
-    tested_by="python -m keras_examples.feedback_maps",
+    tested_by="python -m keras_examples.studies.feedback_maps",
     over=behinds(max_batch=5, terminals=("cross_entropy",), running=("none",)),
 )(softmax_rank)

@@ -258,7 +258,8 @@ for key, place, statement, tested_by, remark in (
         "FIG5",
         "Figure 5",
         "leading eigenvectors of convolution feedback show differences between similar classes",
-        f"{PAPERS} ddpnopt-fig-5 --data-dir DIRECTORY; python -m keras_examples.feedback_maps --data-dir DIRECTORY",
+        f"{PAPERS} ddpnopt-fig-5 --data-dir DIRECTORY;"
+        " python -m keras_examples.studies.feedback_maps --data-dir DIRECTORY",
         "The first pulls back a convolution's maps, the second those of dense layers. Holds in kind: cosines "
         "with class differences of 0.2 to 0.5 after training, 0.06 to 0.16 before.",
     ),

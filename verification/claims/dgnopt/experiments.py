@@ -8,7 +8,8 @@ DGN.empirical(
     "FIG3b",
     "Fig. 3b",
     "on a network of parallel pairs of layers (MNIST, EKFAC) more information trains faster",
-    f"{PAPERS} dgnopt-fig-3b --data-dir DIRECTORY; python -m keras_examples.cooperative_block --data-dir DIRECTORY",
+    f"{PAPERS} dgnopt-fig-3b --data-dir DIRECTORY;"
+    " python -m keras_examples.studies.cooperative_block --data-dir DIRECTORY",
     "The structure, players whose outputs are added, is the stage kind 'parallel' of our games.",
 )
 DGN.empirical(
@@ -23,7 +24,8 @@ DGN.empirical(
     "Table 3",
     "steps of SGD to 80 % on SVHN with N = 1, 2, 4, 6 fictitious players: 5.14k, 2.31k, 1.25k, 0.8k; to 60 % on"
     " CIFAR10: 3.62k, 2.97k, 2.98k, 5.83k",
-    f"{PAPERS} dgnopt-table-3 --data-dir DIRECTORY; python -m keras_examples.fictitious_players --data-dir DIRECTORY",
+    f"{PAPERS} dgnopt-table-3 --data-dir DIRECTORY;"
+    " python -m keras_examples.studies.fictitious_players --data-dir DIRECTORY",
     "The ratios 2.23, 4.11, 6.42 on SVHN are close to N, as multiplying the learning rate by N would give (E16,"
     " OURS-8); on CIFAR10 they are 1.22, 1.21, 0.62. The control experiment is SGD with the rate N eta.",
 )
@@ -31,7 +33,7 @@ DGN.empirical(
     "TAB4",
     "Table 4",
     "adaptive alignment is better than fixed and random alignment, and all than EKFAC, on SVHN and CIFAR10",
-    f"{PAPERS} dgnopt-table-4 --data-dir DIRECTORY; python -m keras_examples.alignment --data-dir DIRECTORY",
+    f"{PAPERS} dgnopt-table-4 --data-dir DIRECTORY; python -m keras_examples.studies.alignment --data-dir DIRECTORY",
     "A linear roll-out does not depend on the alignment (OURS-12): what differs comes from the nonlinear forward pass.",
 )
 DGN.empirical(

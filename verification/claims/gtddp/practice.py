@@ -221,13 +221,14 @@ GTDDP.empirical(
     "FIG6c",
     "Fig. 6c",
     "leading eigenvectors of feedback matrices show differences of digits",
-    "python -m keras_examples.feedback_maps --data-dir DIRECTORY",
+    "python -m keras_examples.studies.feedback_maps --data-dir DIRECTORY",
 )
 GTDDP.empirical(
     "FIG7b",
     "Fig. 7b",
     "GT-EKFAC, EKFAC with Corollary 7, converges better on MNIST",
-    f"{PAPERS} gtddp-fig-7b --data-dir DIRECTORY; python -m keras_examples.cooperative_block --data-dir DIRECTORY",
+    f"{PAPERS} gtddp-fig-7b --data-dir DIRECTORY;"
+    " python -m keras_examples.studies.cooperative_block --data-dir DIRECTORY",
     "By C7 its preconditioner has a condition number below 2: compare with SGD at rates in [1 / (2 gamma), 1 / gamma].",
 )
 GTDDP.empirical(

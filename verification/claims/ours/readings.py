@@ -132,7 +132,7 @@ OURS.empirical(
     "DDP1 Sec. 5, DDPN Tab. 3, GTDDP Tab. 2",
     "as_published, z = g/B, trains where its baseline trains on the papers' feed-forward and convolutional nets tried;"
     " the readings with z = g do not",
-    tested_by="python -m keras_examples.published_form",
+    tested_by="python -m keras_examples.studies.published_form",
     remark="DIGITS, tanh 64-20-20-20-20-10, B = 8, 1500 steps, three seeds; also on MNIST and CIFAR-10 with --data-dir."
     " `keras_examples/README.md` has the table. It does not hold of every network: on a residual block of three"
     " convolutions with an identity shortcut and ReLU (DIGITS, B = 8) as_published breaks at the best rates of SGD,"

@@ -1,0 +1,102 @@
+"""Types of the constructors' arguments, for type checkers: the names an option may have, and what is passed through."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, TypedDict
+
+import keras
+
+from bellman_tf.bandit import Bandit
+from bellman_tf.curvature.config import Config
+from bellman_tf.training.step_control import LevenbergMarquardt
+
+LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]
+Curvature: TypeAlias = Literal["identity", "rmsprop", "adam", "kfac", "ekfac", "full"] | Config | Mapping[str, Any]
+InnerOptimizer: TypeAlias = str | keras.optimizers.Optimizer | Mapping[str, Any]
+InnerMetric: TypeAlias = Literal["rate", "gain"]
+StepControl: TypeAlias = Literal["levenberg_marquardt"] | LevenbergMarquardt | Mapping[str, Any]
+Information: TypeAlias = Literal["open", "feedback", "cooperative_open", "cooperative"]
+ValueHessian: TypeAlias = Literal["batch", "block_diagonal", "outer_product", "per_sample"]
+TerminalHessian: TypeAlias = Literal["matched", "outer_product", "full"] | int
+Rollout: TypeAlias = Literal["linear", "nonlinear"]
+OuterScale: TypeAlias = Literal["mean", "batch", "sample"]
+OuterGain: TypeAlias = Literal["batch", "own"]
+Gram: TypeAlias = Literal["auto", "exact", "per_sample", "positions", "sketch", "features", "hashed"]
+Alignment: TypeAlias = Literal["asap", "alap", "random", "adaptive"] | dict[str, int]
+BanditName: TypeAlias = Literal["exp3++", "exp3", "ucb1", "uniform"]
+Reward: TypeAlias = Literal["loss", "held_out"]
+Paper: TypeAlias = Literal["ddp", "ddpnopt", "gtddp", "dgnopt"]
+
+
+class KerasKeywords(TypedDict, total=False):
+    """What every Keras optimizer takes and every optimizer of this package has."""
+
+    weight_decay: float | None
+    use_ema: bool
+    ema_momentum: float
+    ema_overwrite_frequency: int | None
+    name: str | None
+
+
+class GameKeywords(KerasKeywords, total=False):
+    """Arguments of `GTDDP` that its subclasses pass through."""
+
+    inner_optimizer: InnerOptimizer | None
+    inner_metric: InnerMetric
+    momentum: float
+    nesterov: bool
+    momentum_in_policy: bool
+    value_hessian: ValueHessian
+    terminal_hessian: TerminalHessian
+    group_size: int | None
+    bilinear: bool
+    rollout: Rollout | None
+    outer_scale: OuterScale
+    outer_gain: OuterGain
+    value_damping: float
+    gram: Gram
+    gram_memory: int
+    player_losses: dict[str, list[str]] | None
+    step_control: StepControl | None
+    clipnorm: float | None
+    clipvalue: float | None
+    global_clipnorm: float | None
+    loss_scale_factor: float | None
+    gradient_accumulation_steps: int | None
+
+
+class EKFACKeywords(GameKeywords, total=False):
+    """The same with the information structure."""
+
+    information: Information
+
+
+class MetricKeywords(GameKeywords, total=False):
+    """The same with the metric."""
+
+    curvature: Curvature | None
+
+
+class AllKeywords(MetricKeywords, total=False):
+    """All keyword arguments of `GTDDP`."""
+
+    information: Information
+
+
+class PlayersKeywords(AllKeywords, total=False):
+    """All keyword arguments of `DGNOpt`."""
+
+    players: int
+    alignment: Alignment
+    bandit: BanditName | Bandit | Mapping[str, Any]
+    reward: Reward
+    most_alignments: int
+    seed: int
+
+
+class DenseKeywords(KerasKeywords, total=False):
+    """All keyword arguments of `DDP`."""
+
+    second_order: bool
+    value_damping: float
+    line_search: int
+    memory_budget: int

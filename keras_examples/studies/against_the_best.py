@@ -1,0 +1,274 @@
+"""GTDDP against the optimizers that people use, each at its best of the same budget, at equal steps and at equal time.
+
+    python -m keras_examples.studies.against_the_best --data-dir DIRECTORY            # hours; goes on where it stopped
+    python -m keras_examples.studies.against_the_best --quick                         # less than a minute
+
+Six tasks on real data. All methods are tuned by the same rule on the same budget (`_tuning.py`), and for one seed they
+get the same initial weights and batches. A step is timed with all methods of a task in one process, in turns; a
+baseline also runs at the lengths that fit in the time of the GTDDP row with the same rule, and of the best GTDDP row.
+Results are kept line by line in `cells.jsonl` under `--out`: an interrupted run goes on, `--minutes` ends one, and more
+`--finalists` or `--seeds` add to it. `--retime` measures the steps again, `--report` only writes the report anew.
+"""
+
+import argparse
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+import bellman_tf as btf
+from keras_examples.studies import _command, _data, _goals, _networks
+from keras_examples.studies._contest import Entry, Ring, Store
+from keras_examples.studies._standings import Standing, champion, length_in, standings, table
+from keras_examples.studies._study import LOSS, Task
+from keras_examples.studies._tuning import Budget, next_settings, other_lengths
+
+optimizers = keras.optimizers
+
+
+def _kfac(**options: object) -> btf.curvature.KFAC:
+    return btf.curvature.KFAC(invert_every=5, **options)
+
+
+def _ekfac() -> btf.curvature.EKFAC:
+    return btf.curvature.EKFAC(invert_every=5)
+
+
+def inside(make: Callable[[], optimizers.Optimizer]) -> Callable[[], btf.GTDDP]:
+    """A GTDDP that moves the variables with another optimizer.
+
+    Args:
+        make: that optimizer.
+
+    Returns:
+        What makes the GTDDP.
+    """
+    return lambda: btf.GTDDP(inner_optimizer=make())
+
+
+momentum = functools.partial(optimizers.SGD, momentum=0.9)
+SGD, ADAMW, MUON, KFAC, EKFAC = "SGD, momentum", "AdamW", "Muon", "K-FAC", "EKFAC"
+ENTRIES = [
+    Entry(SGD, momentum, 0.1),
+    Entry(ADAMW, optimizers.AdamW, 0.003),
+    Entry(KFAC, lambda: btf.KFAC(curvature=_kfac()), 0.03),
+    Entry("GTDDP, SGD inside", inside(momentum), 0.1, SGD),
+    Entry("GTDDP, momentum in the policy", lambda: btf.GTDDP(curvature="identity", momentum=0.9), 0.1, SGD),
+    Entry("GTDDP, AdamW inside", inside(optimizers.AdamW), 0.003, ADAMW),
+    Entry("GTDDP, K-FAC", lambda: btf.GTDDP(curvature=_kfac()), 0.03, KFAC),
+    Entry(MUON, optimizers.Muon, 0.01),
+    Entry("GTDDP, Muon inside", inside(optimizers.Muon), 0.01, MUON),
+    Entry(EKFAC, lambda: btf.EKFAC(curvature=_ekfac()), 0.03),
+    Entry("GTDDP, EKFAC", lambda: btf.GTDDP(curvature=_ekfac()), 0.03, EKFAC),
+    Entry("GTDDP, K-FAC, feedback", lambda: btf.GTDDP(curvature=_kfac(), information="feedback"), 0.03, KFAC),
+    Entry("GTDDP, K-FAC, nonlinear", lambda: btf.GTDDP(curvature=_kfac(), rollout="nonlinear"), 0.03, KFAC),
+]
+
+
+EVERY = 10
+
+
+def _task(
+    name: str, network: Callable[[], keras.Model], data: _data.Data, steps: int,
+    loss: Callable[[], keras.losses.Loss] = LOSS, classes: bool = True,
+) -> Task:  # fmt: skip
+    kind = TASKS[name]
+    return Task(kind.title, network, data, kind.batch_size, steps, EVERY, {}, EVERY, False, False, loss, classes)
+
+
+def autoencoder(data_dir: str | None, steps: int) -> Task:
+    """Martens and Grosse's deep autoencoder on MNIST."""
+    data = _data.load("mnist", data_dir)
+    x, x_test = (part.reshape(len(part), -1) for part in (data.x_train, data.x_test))
+    loss = functools.partial(keras.losses.BinaryCrossentropy, from_logits=True)
+    return _task("autoencoder", _networks.autoencoder, _data.Data(x, x, x_test, x_test), steps, loss, False)
+
+
+def _images(data_dir: str | None) -> _data.Data:
+    """20,000 images of CIFAR-10 to train on, 4,000 to test on."""
+    data = _data.load("cifar10", data_dir, 20000)
+    return dataclasses.replace(data, x_test=data.x_test[:4000], y_test=data.y_test[:4000])
+
+
+def residual(name: str, data_dir: str | None, steps: int) -> Task:
+    """A residual net of widths 16, 16, 32, 64 on CIFAR-10."""
+    network = functools.partial(_networks.residual_stages, (32, 32, 3), (16, 16, 32, 64), name == "residual-bn")
+    return _task(name, network, _images(data_dir), steps)
+
+
+def transformer(data_dir: str | None, steps: int) -> Task:
+    """A vision transformer of 64 tokens on CIFAR-10."""
+    network = functools.partial(_networks.vision_transformer, (32, 32, 3), 4, 64, 3)
+    return _task("vit", network, _images(data_dir), steps)
+
+
+def characters(data_dir: str | None, steps: int) -> Task:
+    """A character-level transformer on the text of Python's own help topics, 64 characters a sample."""
+    data, size = _data.characters(64)
+    return _task("characters", functools.partial(_networks.character_transformer, 64, size, 64, 2), data, steps)
+
+
+def digits(data_dir: str | None, steps: int) -> Task:
+    """The papers' tanh network on DIGITS."""
+    data = _data.load("digits", None)
+    return _task("digits", functools.partial(_networks.tanh_mlp, (8, 8, 1)), data, steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A task of the contest.
+
+    Attributes:
+        title: what tables call it.
+        batch_size: B.
+        steps: of a run.
+        make: the task, given the TFDS directory and the steps of a run.
+    """
+
+    title: str
+    batch_size: int
+    steps: int
+    make: Callable[[str | None, int], Task]
+
+
+TASKS = {
+    "digits": Kind("DIGITS, tanh MLP", 8, 1000, digits),
+    "characters": Kind("characters, transformer", 32, 200, characters),
+    "autoencoder": Kind("MNIST, deep autoencoder", 250, 120, autoencoder),
+    "residual": Kind("CIFAR-10, residual net", 128, 200, functools.partial(residual, "residual")),
+    "residual-bn": Kind("CIFAR-10, residual net with BN", 128, 200, functools.partial(residual, "residual-bn")),
+    "vit": Kind("CIFAR-10, ViT", 128, 200, transformer),
+}
+
+
+def contest(ring: Ring, entries: Sequence[Entry], budget: Budget, rounds: int, until: float) -> bool:
+    """Runs what one task lacks.
+
+    Args:
+        ring: the task, and what has been run.
+        entries: the methods.
+        budget: of each.
+        rounds: turns of the step times, where they have not been measured.
+        until: moment of `time.monotonic` after which no run is begun.
+
+    Returns:
+        Whether the task is complete.
+    """
+    store, task = ring.store, ring.task
+    for entry in entries:
+        while settings := next_settings(store.of(task.name, entry.name), entry.middle, budget):
+            if not ring.run(entry, settings, until):
+                return False
+    if untimed := [entry for entry in entries if (task.name, entry.name) not in store.milliseconds]:
+        if time.monotonic() > until:
+            return False
+        ring.time_steps(entries if len(untimed) > 1 else untimed, rounds)
+    rows = standings(store, task.name, entries, budget)
+    for entry in (entry for entry in entries if entry.base is None):
+        lengths = lengths_of(entry, rows, budget, task.every)
+        if not ring.run(entry, other_lengths(store.of(task.name, entry.name), budget, lengths), until):
+            return False
+    return True
+
+
+def lengths_of(baseline: Entry, rows: Sequence[Standing], budget: Budget, every: int) -> list[int]:
+    """Steps of a baseline in the time of the GTDDP rows with its rule, and in that of the best GTDDP row.
+
+    Args:
+        baseline: the method.
+        rows: standings of its task.
+        budget: of every method.
+        every: steps of a piece of a loss curve.
+
+    Returns:
+        The lengths, without repetition.
+    """
+    own = next(row.milliseconds for row in rows if row.entry == baseline)
+    times = [row.milliseconds for row in rows if row.entry.base == baseline.name]
+    if (best := champion(rows)) is not None:
+        times.append(best.milliseconds)
+    return sorted({length_in(budget.steps, own, other, every) for other in times})
+
+
+def report(store: Store, names: Sequence[str], entries: Sequence[Entry], options: argparse.Namespace) -> str:
+    """Tables of the tasks, the goals, and a figure for each task.
+
+    Args:
+        store: the cells.
+        names: of the tasks.
+        entries: the methods.
+        options: of the command.
+
+    Returns:
+        The text.
+    """
+    parts, found = [], []
+    for name in names:
+        title, batch_size, budget = TASKS[name].title, TASKS[name].batch_size, budget_of(name, options)
+        rows = standings(store, title, entries, budget)
+        if rows:
+            parts.append(f"**{title}**, B = {batch_size}, {budget.steps} steps\n\n{table(rows)}")
+            found.append(_goals.goals(store, title, rows, budget))
+            _goals.plot(store, title, rows, budget, options.figures / f"against_the_best_{name}.png")
+    if not found:
+        return "Nothing is complete yet."
+    versions = f"Keras {keras.__version__}, TensorFlow {tf.__version__}; seeds 0 to {options.seeds - 1}, "
+    versions += f"{options.rates} rates, finalists: {options.finalists}"
+    return "\n\n".join([versions, _goals.goals_table(found), *parts])
+
+
+def budget_of(name: str, options: argparse.Namespace) -> Budget:
+    """What every method of a task may spend, as the command says."""
+    return Budget(options.steps or TASKS[name].steps, options.rates, options.seeds, options.finalists)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command.
+
+    Args:
+        arguments: of the command line.
+    """
+    parser = _command.bare_parser(__doc__.splitlines()[0], "keras_examples/results/against_the_best", 0, 3)
+    parser.add_argument("--quick", action="store_true", help="one task, three methods, few steps")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--methods", nargs="+", choices=[entry.name for entry in ENTRIES])
+    parser.add_argument("--rates", type=_command.whole(1), default=5, help="learning rates of the grid")
+    parser.add_argument("--finalists", type=_command.whole(1), default=2, help="settings that are run on all seeds")
+    parser.add_argument("--rounds", type=_command.whole(1), default=5, help="turns of the step times")
+    parser.add_argument("--minutes", type=_command.whole(1), help="begin no run after so many")
+    parser.add_argument("--retime", action="store_true", help="measure the step times again and run nothing else")
+    parser.add_argument("--report", action="store_true", help="write the report of what is stored and run nothing")
+    parser.add_argument("--figures", type=pathlib.Path, help="directory of the figures; default: that of the results")
+    parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"), help="TFDS directory")
+    options = parser.parse_args(arguments)
+    entries = [entry for entry in ENTRIES if options.methods is None or entry.name in options.methods]
+    if options.quick:
+        options.tasks, options.seeds, options.rates, options.rounds, options.steps = ["digits"], 1, 1, 1, 20
+        entries = [entry for entry in ENTRIES if entry.name in (ADAMW, "GTDDP, AdamW inside", "GTDDP, K-FAC")]
+    until = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
+    store = Store(options.out / "cells.jsonl")
+    for name in [] if options.report else options.tasks:
+        budget = budget_of(name, options)
+        try:
+            task = TASKS[name].make(options.data_dir, budget.steps)
+        except ValueError as problem:
+            parser.error(str(problem))
+        ring = Ring(task, store)
+        if options.retime:
+            ring.time_steps([entry for entry in entries if store.of(task.name, entry.name)], options.rounds)
+        elif not contest(ring, entries, budget, options.rounds, until):
+            print(f"{name}: stopped before its end; the same command goes on.", flush=True)
+    options.figures = options.figures or options.out
+    text = report(store, options.tasks, entries, options)
+    (options.out / "table.md").write_text(text + "\n")
+    print(f"\n{text}\n\ncells.jsonl and table.md are in {options.out}/, figures in {options.figures}/")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Replicas of B/n samples each take the steps of one replica whose batch is coupled in groups of B/n."""
+
+import keras
+import pytest
+from keras import layers
+
+import bellman_tf as btf
+from tests.helpers import assert_close
+from tests.replicas.training import CLASSES, assert_mirrored, compiled, data, fit, mlp, state_of
+
+
+def cnn():
+    """A convolution, a layer without a Gram form, and a bias that a normalisation takes away."""
+    convolution = layers.Conv2D(3, 2, activation="relu")
+    own = layers.SeparableConv2D(3, 2, bias_regularizer="l2")
+    return btf.Sequential([keras.Input((5, 5, 2)), convolution, own, layers.Flatten(), layers.Dense(CLASSES)])
+
+
+OPTIMIZERS = {
+    "identity": lambda **o: btf.GTDDP(0.1, curvature="identity", **o),
+    "rmsprop": lambda **o: btf.GTDDP(0.01, curvature="rmsprop", **o),
+    "adam": lambda **o: btf.GTDDP(0.01, curvature="adam", **o),
+    "kfac": lambda **o: btf.GTDDP(0.03, curvature=btf.curvature.KFAC(update_every=2, invert_every=2), **o),
+    "ekfac": lambda **o: btf.GTDDP(0.03, curvature=btf.curvature.EKFAC(invert_every=2), **o),
+    "full": lambda **o: btf.GTDDP(0.03, curvature="full", **o),
+    "momentum": lambda **o: btf.GTDDP(0.03, curvature="identity", momentum=0.9, nesterov=True, **o),
+    "clipped": lambda **o: btf.GTDDP(0.1, curvature="identity", global_clipnorm=0.1, **o),
+    "decay, averages": lambda **o: btf.GTDDP(0.1, curvature="identity", weight_decay=0.1, use_ema=True, **o),
+    "exact Hessian": lambda **o: btf.GTDDP(0.1, curvature="identity", terminal_hessian="full", **o),
+    "feedback": lambda **o: btf.GTDDP(0.1, curvature="identity", information="feedback", **o),
+    "AdamW": lambda **o: btf.GTDDP(inner_optimizer=keras.optimizers.AdamW(0.01), **o),
+    "SGD": lambda **o: btf.GTDDP(inner_optimizer=keras.optimizers.SGD(0.1, momentum=0.9), **o),
+    "Lion": lambda **o: btf.GTDDP(inner_optimizer=keras.optimizers.Lion(0.01), **o),
+}
+USUAL = ("identity", "adam", "kfac", "ekfac", "AdamW", "momentum")
+
+
+def compare(name, count, make, shape, steps=4, **options):
+    x, y = data(8 * steps, *shape)
+    model, _ = compiled(count, OPTIMIZERS[name], make, metrics=["accuracy"], **options)
+    history = fit(model, x, y, 8, 1)
+    grouped = lambda: OPTIMIZERS[name](group_size=8 // count)
+    alone, _ = compiled(1, grouped, make, metrics=["accuracy"], **options)
+    expected = fit(alone, x, y, 8, 1)
+    for key in expected:
+        assert_close(history[key], expected[key], rtol=1e-5, label=key)
+    for (path, value), (_, reference) in zip(state_of(model), state_of(alone), strict=True):
+        if value.dtype.kind == "f" and "basis" not in path:  # eigenvectors have no sign
+            assert_close(value, reference, rtol=1e-4, atol=1e-5, label=path)
+    for weight, value in zip(model.get_weights(), alone.get_weights(), strict=True):
+        assert_close(weight, value, atol=1e-5)
+    assert model.optimizer.iterations.numpy() == steps
+    assert model.optimizer.rejected_batches.numpy() == 0
+    assert_mirrored(model)
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_two_replicas(name):
+    compare(name, 2, mlp, (), 2, run_eagerly=True)
+
+
+def test_four_replicas():
+    compare("kfac", 4, mlp, (), 2, run_eagerly=True)
+
+
+def test_two_replicas_in_one_graph():
+    compare("kfac", 2, mlp, ())
+
+
+def test_an_open_loop_layer():
+    compare("kfac", 2, cnn, (5, 5, 2), 2, run_eagerly=True)
+
+
+@pytest.mark.slow
+def test_accumulated_gradients():
+    x, y = data(32)
+    make = lambda **o: lambda: btf.GTDDP(0.03, gradient_accumulation_steps=2, **o)
+    model, _ = compiled(2, make())
+    alone, _ = compiled(1, make(group_size=4))
+    assert_close(fit(model, x, y, 8)["loss"], fit(alone, x, y, 8)["loss"], rtol=1e-5)
+    for weight, value in zip(model.get_weights(), alone.get_weights(), strict=True):
+        assert_close(weight, value, atol=1e-5)
+    assert_mirrored(model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(), (5, 5, 2)], ids=["mlp", "cnn"])
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_in_one_graph(name, count, shape):
+    if name == "full" and shape:
+        pytest.skip("the players are too large")
+    compare(name, count, cnn if shape else mlp, shape)

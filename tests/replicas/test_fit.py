@@ -1,0 +1,109 @@
+"""What else goes with several replicas: saving, precision, memory, one device; and what does not, in words."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import bellman_tf as btf
+from tests.helpers import assert_close
+from tests.replicas.training import assert_mirrored, compiled, data, fit, mlp, state_of
+
+
+def test_a_saved_model_goes_on_where_it_stood(tmp_path):
+    x, y = data(8)
+    model, strategy = compiled(2, lambda: btf.GTDDP(0.03, momentum=0.5), run_eagerly=True)
+    fit(model, x, y, 8, 1)
+    model.save(tmp_path / "model.keras")
+    with strategy.scope():
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+    alone = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(alone.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
+    fit(model, x, y, 8, 1)
+    loaded.run_eagerly = True
+    fit(loaded, x, y, 8, 1)
+    for (path, value), (_, reference) in zip(state_of(loaded), state_of(model), strict=True):
+        np.testing.assert_array_equal(value, reference, err_msg=path)
+    assert_mirrored(loaded)
+
+
+@pytest.mark.slow
+def test_gram_matrices_in_blocks_are_the_same():
+    x, y = data(16)
+    weights = []
+    for memory in (2**28, 64):
+        make = lambda memory=memory: btf.GTDDP(0.01, curvature="adam", gram="exact", gram_memory=memory)
+        model, _ = compiled(2, make, run_eagerly=True)
+        fit(model, x, y, 16, 2)
+        weights.append(model.get_weights())
+    for value, reference in zip(*weights, strict=True):
+        assert_close(value, reference, atol=1e-5)
+
+
+def test_half_precision():
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    x, y = data(8)
+    model, _ = compiled(2, lambda: btf.GTDDP(0.03), run_eagerly=True)
+    history = fit(model, x, y, 8, 1)
+    alone, _ = compiled(1, lambda: btf.GTDDP(0.03, group_size=4), run_eagerly=True)
+    assert_close(history["loss"], fit(alone, x, y, 8, 1)["loss"], rtol=2e-2)
+    assert_mirrored(model)
+
+
+def test_one_device():
+    x, y = data(8)
+    plain, _ = compiled(1, lambda: btf.GTDDP(0.03), run_eagerly=True)
+    fit(plain, x, y, 8)
+    strategy = tf.distribute.OneDeviceStrategy("CPU:1")
+    with strategy.scope():
+        model, _ = compiled(1, lambda: btf.GTDDP(0.03), run_eagerly=True)
+    fit(model, x, y, 8)
+    assert "CPU:1" in model.trainable_variables[0].value.device
+    for value, reference in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, reference)
+
+
+@pytest.mark.parametrize(
+    ("make", "rule"),
+    [
+        (lambda: btf.GTDDP(0.1, rollout="nonlinear"), "`model` must run on one replica: with rollout='nonlinear'"),
+        (lambda: btf.GTDDP(0.1, value_hessian="outer_product"), "`model` must run on one replica: with rollout"),
+        (lambda: btf.DDP(0.1), "`model` must run on one replica: DDP computes one step from all samples"),
+        (lambda: btf.baselines.EMSA(0.1), "`model` must run on one replica: EMSA"),
+        (lambda: btf.baselines.KWNG(0.1), "`model` must run on one replica: KWNG"),
+    ],
+)
+def test_what_wants_one_replica_says_so(make, rule):
+    with pytest.raises(ValueError, match=rule):
+        compiled(2, make)
+
+
+def test_xla_is_for_one_device():
+    with pytest.raises(ValueError, match="`jit_compile` must be False on several replicas"):
+        compiled(2, lambda: btf.GTDDP(0.1), jit_compile=True)
+
+
+def test_a_step_outside_the_replicas_is_refused():
+    model, strategy = compiled(2, lambda: btf.GTDDP(0.1))
+    with strategy.scope(), pytest.raises(ValueError, match="`train_step` must run inside the replicas"):
+        model.train_step(data(8))
+
+
+@pytest.mark.slow
+def test_several_steps_per_execution():
+    x, y = data(32)
+    model, _ = compiled(2, lambda: btf.GTDDP(0.03), mlp, steps_per_execution=2)
+    single, _ = compiled(2, lambda: btf.GTDDP(0.03), mlp)
+    fit(model, x, y, 8)
+    fit(single, x, y, 8)
+    for value, reference in zip(model.get_weights(), single.get_weights(), strict=True):
+        assert_close(value, reference, atol=1e-6)
+
+
+def test_a_synchronised_normalisation_wants_the_loss_measured_at_every_step():
+    def make():
+        normalisation = keras.layers.BatchNormalization(synchronized=True)
+        return btf.Sequential([keras.Input((4,)), keras.layers.Dense(5), normalisation, keras.layers.Dense(3)])
+
+    with pytest.raises(ValueError, match="`step_control.every` must be 1 with a synchronised BatchNormalization"):
+        compiled(2, lambda: btf.GTDDP(0.1, step_control=btf.LevenbergMarquardt(every=2)), make)

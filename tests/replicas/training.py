@@ -1,0 +1,78 @@
+"""Models that are trained on several logical CPU devices, and on one in groups of a replica's batch."""
+
+import contextlib
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+import bellman_tf as btf
+from tests.strategies.networks import normal
+
+CLASSES = 3
+
+
+@functools.cache
+def strategy_of(count):
+    """The strategy of `count` replicas on logical CPU devices, one for all tests of a process.
+
+    TensorFlow numbers the collective operations of every strategy alike, and takes those of a second one in the same
+    process for the first one's.
+    """
+    reduction = tf.distribute.ReductionToOneDevice() if count > 2 else None
+    return tf.distribute.MirroredStrategy([f"CPU:{k}" for k in range(count)], cross_device_ops=reduction)
+
+
+def mlp():
+    regularizer = keras.regularizers.L2(0.01)
+    hidden = layers.Dense(5, activation="tanh", kernel_regularizer=regularizer)
+    return btf.Sequential([keras.Input((4,)), hidden, layers.Dense(CLASSES)])
+
+
+def data(samples, *shape):
+    """Inputs and labels."""
+    return normal(samples, *(shape or (4,))), np.random.default_rng(1).integers(0, CLASSES, samples)
+
+
+def compiled(count, optimizer, make=mlp, **options):
+    """A model on `count` replicas, in its strategy's scope, and the strategy; one replica has none.
+
+    Args:
+        count: of replicas.
+        optimizer: makes one.
+        make: makes the model.
+        **options: of `compile`.
+    """
+    strategy = strategy_of(count) if count > 1 else None
+    with contextlib.nullcontext() if strategy is None else strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = make()
+        loss = options.pop("loss", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.compile(optimizer(), loss, **options)
+    return model, strategy
+
+
+def fit(model, x, y, batch_size, epochs=2, **options):
+    return model.fit(x, y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0, **options).history
+
+
+def state_of(model):
+    """(path, value) of everything that training changes, in the order of the model and its optimizer."""
+    return [(v.path, v.numpy()) for v in [*model.variables, *model.optimizer.variables]]
+
+
+def assert_mirrored(model, but=()):
+    """Asserts that every replica holds the same bits.
+
+    Args:
+        model: trained on several replicas.
+        but: parts of paths of variables that Keras keeps apart.
+    """
+    for variable in [*model.variables, *model.optimizer.variables]:
+        if any(part in variable.path for part in but):
+            continue
+        first, *others = (part.numpy() for part in variable.value.values)
+        for other in others:
+            np.testing.assert_array_equal(other, first, err_msg=variable.path)
