@@ -170,10 +170,10 @@ def _swap(array: tf.Tensor) -> tf.Tensor:
 
 
 def _inputs(
-    problem: Problem, x0: tf.Tensor | np.ndarray, u_init: tf.Tensor | np.ndarray
+    problem: Problem, state: tf.Tensor | np.ndarray, controls: tf.Tensor | np.ndarray
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The initial states and controls as tensors, checked."""
-    x0, u_init = tf.convert_to_tensor(x0), tf.convert_to_tensor(u_init)
+    x0, u_init = tf.convert_to_tensor(state), tf.convert_to_tensor(controls)
     _checks.check_float_dtype("x0", x0)
     if u_init.dtype != x0.dtype:
         raise _checks.error("u_init.dtype", f"be that of `x0`, {x0.dtype.name}", u_init.dtype.name)
