@@ -106,6 +106,13 @@ class GameMixin(_Mixed):
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As Keras's; warns once about players without feedback, and when batch after batch is rejected."""
+        resolver = self.distribute_strategy.cluster_resolver
+        if resolver is not None and resolver.task_type:
+            raise ValueError(
+                "`fit` must be left to `bellman_tf.workers.fit` on several workers: Keras 3 averages the batches of "
+                "all workers there and fails (keras-team/keras#20585). Received: a model in the scope of "
+                f"{type(self.distribute_strategy).__name__}. Call `bellman_tf.workers.fit(model, dataset, epochs)`."
+            )
         self._warn_next()
         if isinstance(getattr(self, "optimizer", None), GTDDP):
             given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)

@@ -6,7 +6,6 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf._typing import Batch, Matrix, Scalar
-from bellman_tf.linalg.products import matvec
 from bellman_tf.trajectory import constraints
 from bellman_tf.trajectory.backward import Sweep
 from bellman_tf.trajectory.constraints import Lagrangian
@@ -117,7 +116,9 @@ def follow(
     opened = nominal.controls + step[:, None] * sweep.open_loop
 
     def advance(t: Scalar, x: Matrix, states: tf.TensorArray, controls: tf.TensorArray) -> tuple:
-        u = tf.gather(opened, t) + matvec(tf.gather(sweep.feedback, t), x - tf.gather(nominal.states, t))
+        moved = x - tf.gather(nominal.states, t)
+        # elementwise, so that XLA fuses it; a matrix product would be a call per instance
+        u = tf.gather(opened, t) + tf.reduce_sum(tf.gather(sweep.feedback, t) * moved[:, None], axis=2)
         if limits is not None:
             u = tf.clip_by_value(u, *(tf.gather(limit, t) for limit in limits))
         x = problem.next_of(x, u, tf.fill([B], t))

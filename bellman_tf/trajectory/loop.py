@@ -1,6 +1,6 @@
 """The loop around the backward sweep, the forward pass and the renewal of multipliers."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -152,7 +152,6 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
     unusable = (status == Status.INDEFINITE) | (status == Status.NON_FINITE)
     sweep = _where(unusable, nothing, loop.sweep)
     states, controls, cost = loop.nominal
-    unknown: Any = None  # the history is cut to its length by `solve`
     solution = Solution(
         states,
         controls,
@@ -161,7 +160,7 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
         forward.total_cost(problem, states, controls) if problem.constrained else cost,
         status,
         loop.iterations,
-        History(unknown, unknown, unknown, unknown, unknown),
+        History._make([cost] * len(History._fields)),
         loop.lagrangian.multipliers,
         constraints.violation(constraints.values(problem, states, controls)),
     )
@@ -206,10 +205,10 @@ def _set(status: tf.Tensor, where: tf.Tensor, new: Status) -> tf.Tensor:
 
 def _where(chosen: tf.Tensor, new: Sweep, old: Sweep) -> Sweep:
     """Sweep of the chosen instances from `new`, of the others from `old`."""
-    axes = (1, 1, 1, 1, 0, 0, 0, 0)
+    axes = (1, 1, 1, 1, 0, 0, 0, 0)  # of the instances
 
     def merged(x: tf.Tensor, y: tf.Tensor, axis: int) -> tf.Tensor:
         shape = [1] * axis + [-1] + [1] * (x.shape.rank - axis - 1)
         return tf.where(tf.reshape(chosen, shape), x, y)
 
-    return Sweep(*(merged(x, y, axis) for x, y, axis in zip(new, old, axes, strict=True)))
+    return Sweep._make(map(merged, new, old, axes))

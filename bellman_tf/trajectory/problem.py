@@ -212,20 +212,20 @@ class Problem:
 def _limits(lower: Limit, upper: Limit, horizon: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     if lower is None and upper is None:
         return None, None
-    both: list[np.ndarray] = []
+    both = []
     for name, limit, none in (("lower", lower, -np.inf), ("upper", upper, np.inf)):
         array = np.asarray(none if limit is None else limit, np.float64)
         if array.ndim > 2 or np.isnan(array).any():
             raise _checks.error(name, f"be free of NaN and broadcast to [T, m] with T = {horizon}", limit)
         both.append(np.atleast_2d(array))
-    least, largest = both
+    least, most = both
     try:
-        crossed = np.greater(least, largest)
+        crossed = least > most
     except ValueError:
-        raise _checks.error("lower.shape", "fit that of `upper`", (least.shape, largest.shape)) from None
+        raise _checks.error("lower.shape", "fit that of `upper`", (least.shape, most.shape)) from None
     if crossed.any():
-        raise _checks.error("lower", "be at most `upper` everywhere", (least.tolist(), largest.tolist()))
-    return least, largest
+        raise _checks.error("lower", "be at most `upper` everywhere", (least.tolist(), most.tolist()))
+    return least, most
 
 
 def _result(name: str, result: tf.Tensor, x: tf.Tensor, shape: list[int | str]) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """Which layers are covered, read from the sources of the registry without running them."""
 
 import ast
+import functools
 import pathlib
 from typing import NamedTuple
 
@@ -53,6 +54,13 @@ def _text(node: ast.expr) -> str | None:
     return None
 
 
+@functools.cache
+def _functions() -> dict[str, ast.FunctionDef]:
+    """The functions of the layers' files, by name."""
+    trees = [ast.parse(path.read_text()) for path in sorted(LAYERS.glob("*.py"))]
+    return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
 def family(name: str, layers: list[str]) -> Family:
     """Reads one `cover_...` function.
 
@@ -63,13 +71,7 @@ def family(name: str, layers: list[str]) -> Family:
     Returns:
         What it says.
     """
-    functions = (
-        node
-        for path in sorted(LAYERS.glob("*.py"))
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.FunctionDef) and node.name == name
-    )
-    function = next(functions)
+    function = _functions()[name]
     [call] = [
         node
         for node in ast.walk(function)

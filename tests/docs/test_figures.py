@@ -1,6 +1,6 @@
 """The figure of one step shows what `docs/how-keras.md` says of it."""
 
-import sys
+import importlib
 
 import matplotlib
 import numpy as np
@@ -13,11 +13,7 @@ from tests.docs.pages import DOCS
 def one_step(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS / "figures"))
     with matplotlib.rc_context():
-        import one_step
-
-        yield one_step
-    for name in ("one_step", "look"):
-        sys.modules.pop(name)
+        yield importlib.import_module("one_step")
 
 
 def test_the_page_says_what_the_figure_shows(one_step):
