@@ -50,9 +50,11 @@ def test_a_good_batch_starts_the_count_anew():
     assert int(model.optimizer.rejected_batches) == 8
 
 
-@pytest.mark.parametrize("callbacks", [None, [], keras.callbacks.CallbackList()])
-def test_fit_says_it_at_the_end_of_an_epoch(callbacks):
+@pytest.mark.parametrize("given", ["nothing", "a list", "a CallbackList"])
+def test_fit_says_it_at_the_end_of_an_epoch(given):
     model = compiled()
     bad = np.full((40, 6), np.nan, "float32")
     labels = np.zeros(40, int)
+    whole = keras.callbacks.CallbackList(add_history=True, model=model)
+    callbacks = {"nothing": None, "a list": [], "a CallbackList": whole}[given]
     assert len(said(lambda: model.fit(bad, labels, batch_size=8, epochs=2, verbose=0, callbacks=callbacks))) == 1
