@@ -1,6 +1,6 @@
 """Training deep networks as optimal control: differential dynamic programming and dynamic games for Keras."""
 
-from bellman_tf import analysis, bandit, baselines, bellman, callbacks, curvature, linalg, trajectory
+from bellman_tf import analysis, bandit, baselines, bellman, callbacks, curvature, linalg, trajectory, workers
 from bellman_tf.game import Game, Player, Stage
 from bellman_tf.models import Model, Sequential, as_game
 from bellman_tf.optimizers import DDP, EKFAC, GTDDP, KFAC, DDPNOpt, DGNOpt
@@ -15,6 +15,8 @@ __all__ = [
     "GTDDP", "DDPNOpt", "DGNOpt", "KFAC", "EKFAC", "DDP",
     # optimizers of other papers
     "baselines",
+    # several machines
+    "workers",
     # step control
     "LevenbergMarquardt",
     # the game

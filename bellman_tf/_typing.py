@@ -32,4 +32,4 @@ Nested: TypeAlias = Any
 # `tf.TensorSpec` or `keras.KerasTensor` in the nesting of a model's inputs, or the shape of its single input.
 Signature: TypeAlias = Any
 # A name, an object of the class, or the dict that Keras made of one.
-Config: TypeAlias = Mapping[str, Any]
+Serialised: TypeAlias = Mapping[str, Any]

@@ -5,10 +5,13 @@ other optimizer.
 """
 
 import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
 
 import keras
 
 from bellman_tf import _checks, keras_access, replicas
+from bellman_tf._typing import Nested, Signature
 from bellman_tf.game import signatures
 from bellman_tf.game.aside import is_aside
 from bellman_tf.game.native import NativeGame
@@ -19,8 +22,13 @@ from bellman_tf.game.survey import signature_of
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.optimizers.rejections import watching
 
+if TYPE_CHECKING:
+    _Mixed = keras.Model  # what the mixin stands in front of
+else:
+    _Mixed = object
 
-class GameMixin:
+
+class GameMixin(_Mixed):
     """What all three model classes add to Keras."""
 
     @property
@@ -48,7 +56,7 @@ class GameMixin:
             object.__setattr__(self, "_game", cached)  # past Keras's attribute tracking
         return cached[1]
 
-    def game_summary(self, print_fn: object = None) -> None:
+    def game_summary(self, print_fn: Callable[[str], Any] | None = None) -> None:
         """Prints the stages and players of the model in the manner of `summary()`.
 
         Args:
@@ -61,14 +69,14 @@ class GameMixin:
             losses = optimizer.describe_losses(self.game)
         print_game(self.game, self.name, metrics, print_fn, grams, losses)
 
-    def __call__(self, *args: object, **kwargs: object) -> object:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As Keras's; remembers the structure of the inputs, from which made-up samples are drawn."""
-        first = args[0] if args else kwargs.get(keras_access.first_argument(self))
+        first = args[0] if args else kwargs.get(keras_access.first_argument(self) or "")
         if first is not None and not is_aside():
             self._remember(first)
         return super().__call__(*args, **kwargs)
 
-    def compile(self, *args: object, **kwargs: object) -> None:
+    def compile(self, *args: Any, **kwargs: Any) -> None:
         """As `keras.Model.compile`; reads the game anew and binds an optimizer of ours to this model."""
         super().compile(*args, **kwargs)
         object.__setattr__(self, "_game", None)  # an attribute that `call` reads may have changed
@@ -90,22 +98,29 @@ class GameMixin:
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def train_step(self, data: object) -> dict:
+    def train_step(self, data: Any) -> dict:
         """One training step, by our optimizer or by Keras."""
         if isinstance(self.optimizer, GTDDP):
             return self.optimizer.train_step(self, data)
         return super().train_step(data)
 
-    def fit(self, *args: object, **kwargs: object) -> object:
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As Keras's; warns once about players without feedback, and when batch after batch is rejected."""
+        resolver = self.distribute_strategy.cluster_resolver
+        if resolver is not None and resolver.task_type:
+            raise ValueError(
+                "`fit` must be left to `bellman_tf.workers.fit` on several workers: Keras 3 averages the batches of "
+                "all workers there and fails (keras-team/keras#20585). Received: a model in the scope of "
+                f"{type(self.distribute_strategy).__name__}. Call `bellman_tf.workers.fit(model, dataset, epochs)`."
+            )
         self._warn_next()
         if isinstance(getattr(self, "optimizer", None), GTDDP):
             given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs)
-            given.arguments["callbacks"] = watching(given.arguments.get("callbacks"))
+            given.arguments["callbacks"] = watching(given.arguments.get("callbacks"), self)
             args, kwargs = given.args[1:], given.kwargs
         return super().fit(*args, **kwargs)
 
-    def train_on_batch(self, *args: object, **kwargs: object) -> object:
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As Keras's; warns when batch after batch is rejected."""
         results = super().train_on_batch(*args, **kwargs)
         if isinstance(self.optimizer, GTDDP):
@@ -129,7 +144,7 @@ class GameMixin:
             results["loss"] = keras.ops.divide(tracker.total, tracker.count)
         return results
 
-    def make_train_function(self, force: bool = False) -> object:
+    def make_train_function(self, force: bool = False) -> Any:
         """As Keras's; warns about players without feedback, or leaves that to the first step of a delayed build."""
         function = super().make_train_function(force)
         if isinstance(self.optimizer, GTDDP) and self.built:
@@ -140,10 +155,10 @@ class GameMixin:
         return function
 
     @property
-    def _input_signature(self) -> object:
+    def _input_signature(self) -> Signature:
         return self.__dict__.get("_game_input_signature")
 
-    def _remember(self, x: object) -> None:
+    def _remember(self, x: Nested) -> None:
         """Keeps the structure of the inputs; a size that differs from call to call becomes unknown."""
         if not signatures.is_made_of_tensors(x):
             return
@@ -223,13 +238,13 @@ class Model(GameMixin, keras.Model):
         ['dense', 'dense']
     """
 
-    def __new__(cls, *args: object, **kwargs: object) -> keras.Model:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Dispatches `Model(inputs, outputs)` to `FunctionalGame`."""
         if cls is Model and _functional_arguments(args, kwargs):
             return FunctionalGame(*args, **kwargs)
         return super().__new__(cls, *args, **kwargs)
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         if _functional_arguments(args, kwargs):  # a subclass that hands inputs and outputs up
             cls = type(self)
             cls.__bases__ = tuple(FunctionalGame if base is Model else base for base in cls.__bases__)
@@ -251,7 +266,7 @@ class WrappedGame(Model):
     model's class does.
     """
 
-    def __init__(self, model: keras.Model, **kwargs: object) -> None:
+    def __init__(self, model: keras.Model, **kwargs: Any) -> None:
         """Wraps a model.
 
         Args:
@@ -261,7 +276,7 @@ class WrappedGame(Model):
         super().__init__(**{"name": model.name, **kwargs})
         self.model = model
 
-    def call(self, inputs: object) -> object:
+    def call(self, inputs: Nested) -> Nested:
         """Calls the wrapped model; Keras hands masks on to it."""
         return self.model(inputs)
 
@@ -288,7 +303,7 @@ class WrappedGame(Model):
 class WrappedTrainingGame(WrappedGame):
     """The same for a model whose `call` has an argument `training`; Keras trains others as if it were `False`."""
 
-    def call(self, inputs: object, training: bool | None = None) -> object:
+    def call(self, inputs: Nested, training: bool | None = None) -> Nested:
         """Calls the wrapped model; Keras hands masks on to it."""
         return self.model(inputs, training=training)
 
@@ -310,7 +325,7 @@ def _wrapped(model: keras.Model) -> WrappedGame:
     return WrappedTrainingGame(model) if keras_access.takes_training(model) else WrappedGame(model)
 
 
-def as_game(model: keras.Model) -> keras.Model:
+def as_game(model: keras.Model) -> GameMixin:
     """Makes a game of an existing Keras model; layers and weights are shared.
 
     A functional or Sequential model shares its graph as well. A subclassed model is called by a `WrappedGame`; to

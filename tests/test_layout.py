@@ -25,6 +25,7 @@ ORDER = (
     "optimizers",
     "baselines",
     "models",
+    "workers",
     "callbacks",
     "analysis",
 )

@@ -16,6 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 MODULES = {"scikit-learn": "sklearn", "kfac-jax": "kfac_jax", "python-somax": "somax", "pytest-xdist": "xdist"}
 OWN = {"bellman_tf", "verification", "keras_examples", "benchmarks", "tests"}
+OWN |= {path.stem for path in (ROOT / "docs" / "figures").glob("*.py")}  # put on the path by their tests
 
 
 def names(requirements):
@@ -46,7 +47,7 @@ def imported(folder):
     [
         ("bellman_tf", []),
         ("verification", ["verification"]),
-        ("keras_examples", ["examples", "ray"]),
+        ("keras_examples", ["examples", "lessons", "ray"]),
         ("benchmarks", ["examples", "oracle", "peers"]),
         ("tests", ["test", "oracle"]),
     ],

@@ -10,6 +10,7 @@ from bellman_tf import _checks
 from bellman_tf._typing import Array
 from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.inner import InnerBlock
+from bellman_tf.curvature.stacks import StoredState
 from bellman_tf.game.players import Player, Program
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.training.context import StepContext
@@ -91,7 +92,7 @@ def eager_step(model: keras.Model, x: Array, y: Array | None) -> Generator[GameS
 def _seen(optimizer: GTDDP, game: Program) -> tuple[StepSettings, StepContext]:
     """An optimizer's curvature, player by player of another game, under the options that the gain is defined for."""
     known = {frozenset(map(id, p.variables)): k for k, p in enumerate(optimizer.players)}
-    blocks, state, context = [], [], optimizer.context()
+    blocks, state, context = [], StoredState([]), optimizer.context()
     for player in game.players:
         place = known.get(frozenset(map(id, player.variables)))
         block = optimizer.make_block(player)

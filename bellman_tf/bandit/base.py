@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf._typing import Array, Config, Number
+from bellman_tf._typing import Array, Number, Serialised
 
 
 class State(NamedTuple):
@@ -65,7 +65,7 @@ class Bandit:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_config(cls, config: Config) -> Self:
+    def from_config(cls, config: Serialised) -> Self:
         """Rebuilds the bandit from its fields."""
         return cls(**config)
 

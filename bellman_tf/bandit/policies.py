@@ -24,7 +24,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf._typing import Config, Vector
+from bellman_tf._typing import Serialised, Vector
 from bellman_tf.bandit.base import Bandit, State, mean_rewards
 
 _register = keras.saving.register_keras_serializable("bellman_tf.bandit")
@@ -227,7 +227,7 @@ class Uniform(Bandit):
 NAMES = {"exp3++": Exp3PlusPlus, "exp3": Exp3, "ucb1": UCB1, "uniform": Uniform}
 
 
-def get(identifier: str | Bandit | Config) -> Bandit:
+def get(identifier: str | Bandit | Serialised) -> Bandit:
     """Resolves a `bandit` option.
 
     Args:

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf._typing import Config, Scalar, Vector
+from bellman_tf._typing import Scalar, Serialised, Vector
 from bellman_tf.bandit.base import to_dtype
 
 
@@ -69,7 +69,7 @@ class Rescaler:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_config(cls, config: Config) -> Self:
+    def from_config(cls, config: Serialised) -> Self:
         """Rebuilds the rescaler from its fields."""
         return cls(**config)
 

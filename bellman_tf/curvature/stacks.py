@@ -124,7 +124,7 @@ class StateStore:
         return [(variable, value, before) for variable, value, before, is_touched in parts if is_touched]
 
 
-class StoredState(list):
+class StoredState(list[Tensors]):
     """The state of every owner, `list[Tensors]`.
 
     Attributes:

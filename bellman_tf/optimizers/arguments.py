@@ -1,16 +1,18 @@
 """Checks of the constructor's arguments that belong together: the game's options, and what Keras's optimizers take."""
 
+from typing import Any
+
 import keras
 
 from bellman_tf import _checks, keras_optimizers
-from bellman_tf.curvature.config import Adam
+from bellman_tf.curvature.config import KFAC, Adam, Config
 from bellman_tf.curvature.inner import METRICS
 from bellman_tf.optimizers.inner import Inside, accumulation_of
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import GameOptions
 
 
-def check_game(options: GameOptions, metric: object, step_control: object) -> None:
+def check_game(options: GameOptions, metric: Config | None, step_control: object) -> None:
     """Checks curvature and step control against the game's options.
 
     Args:
@@ -21,7 +23,7 @@ def check_game(options: GameOptions, metric: object, step_control: object) -> No
     Raises:
         ValueError: for a combination that cannot work.
     """
-    if getattr(metric, "cooperative", False) and options.information == "feedback":
+    if isinstance(metric, KFAC) and metric.cooperative and options.information == "feedback":
         raise _checks.error(
             "cooperative", "be False with information='feedback': players with their own values do not cooperate",
             metric.cooperative,
@@ -50,7 +52,7 @@ def check_game(options: GameOptions, metric: object, step_control: object) -> No
 
 
 def check_keras(
-    learning_rate: object,
+    learning_rate: Any,
     options: GameOptions,
     *,
     weight_decay: object,
@@ -58,7 +60,7 @@ def check_keras(
     clipvalue: object,
     global_clipnorm: object,
     loss_scale_factor: object,
-) -> object:
+) -> Any:
     """Checks the arguments that every Keras optimizer has.
 
     Args:
@@ -101,7 +103,7 @@ def check_keras(
     return learning_rate
 
 
-def inner_named(identifier: object) -> keras.optimizers.Optimizer | None:
+def inner_named(identifier: Any) -> keras.optimizers.Optimizer | None:
     """Resolves the `inner_optimizer` option.
 
     Args:
@@ -134,7 +136,7 @@ def inner_named(identifier: object) -> keras.optimizers.Optimizer | None:
     return optimizer
 
 
-def micro_batches_of(inner: keras.optimizers.Optimizer | None, steps: object) -> int:
+def micro_batches_of(inner: keras.optimizers.Optimizer | None, steps: int | None) -> int:
     """How many batches make one update of the weights.
 
     Args:
@@ -198,7 +200,7 @@ def check_inner(
         )  # fmt: skip
 
 
-def check_momentum(momentum: Momentum, options: GameOptions, metric: object, step_control: object) -> None:
+def check_momentum(momentum: Momentum, options: GameOptions, metric: Config | None, step_control: object) -> None:
     """Checks what goes with momentum.
 
     Args:

@@ -2,12 +2,14 @@
 
 import warnings
 import weakref
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from bellman_tf import _checks, keras_access, keras_optimizers
 from bellman_tf.curvature.block import Block, state_dtype
+from bellman_tf.curvature.config import Config
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
 from bellman_tf.curvature.inner import InnerBlock, make_inner_block
@@ -15,13 +17,13 @@ from bellman_tf.curvature.registry import player_layout
 from bellman_tf.curvature.stacks import StateStore
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.stages import Game
-from bellman_tf.optimizers.inner import Inside
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_forms
-from bellman_tf.optimizers.records import Saved
+from bellman_tf.optimizers.saving import Saved
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.own_losses import ruled
 from bellman_tf.training.settings import GameOptions
+from bellman_tf.training.step_control import LevenbergMarquardt
 
 _NEEDS_MODEL = (
     "{name} needs the layers of the network, not only its gradients. Received: a plain Keras model or training loop. "
@@ -46,7 +48,7 @@ _WAY_OUT = (
 _WHOLE_WAY_OUT = "Use GTDDP, whose default rollout='linear' runs the model's own `call`."
 
 
-class Bound(Saved, Inside, keras.optimizers.Optimizer):
+class Bound(Saved, keras.optimizers.Optimizer):
     """An optimizer that belongs to one model and keeps curvature state for each of its players.
 
     Attributes:
@@ -57,15 +59,20 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         blocks: curvature of every player.
         players: of the game that the blocks were made for.
         couplings: joint curvature of players of one stage.
+        step_control: rule for the damping, or `None`.
         velocities: of every player's variables; empty without momentum.
     """
 
     options: GameOptions
-    curvature: object
+    step_control: LevenbergMarquardt | None = None
+    control_state: keras.Variable
+    rejected_in_a_row: keras.Variable
+    refused_steps: keras.Variable
+    curvature: Config | None
     whole_states = False
     inner_metric = "gain"
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.blocks: list[Block] = []
         self.players: list[Player] = []
@@ -81,7 +88,7 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
         return self.__dict__.get("_momentum", Momentum())
 
     @momentum.setter
-    def momentum(self, value: object) -> None:
+    def momentum(self, value: Momentum) -> None:
         if not isinstance(value, Momentum):
             raise _checks.error(
                 "momentum", "be given to the constructor", value,
@@ -123,6 +130,12 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
 
     def _check_replicas(self, model: keras.Model) -> None:
         """Refuses what does not work on several replicas, each of which sees its own samples only."""
+        counters = [self.rejected_in_a_row, *([] if self.inner is None else [self.inner.iterations])]
+        if not all(isinstance(counter.value, tf.distribute.DistributedValues) for counter in counters):
+            raise _checks.error(
+                "optimizer", "be made inside the scope of the model's strategy: every replica would count its steps",
+                self.name, "Make model and optimizer, the inner one too, under `with strategy.scope():`.",
+            )  # fmt: skip
         if self.solver is not None:
             reason = f"{type(self).__name__} computes one step from all samples of the batch"
             hint = "Use GTDDP, or build the model outside the strategy's scope."
@@ -268,8 +281,8 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
             The block.
         """
         if self.inner is None:
-            return curvature_block(self.curvature, player)
-        variables = player.coverage.variables if player.covered else player.variables
+            return curvature_block(_checks.given("curvature", self.curvature), player)
+        variables = player.covering.variables if player.covered else player.variables
         layout = player_layout(player.name, tuple(tuple(v.shape) for v in variables), player.coverage)
         return make_inner_block(layout, self.inner, variables, self.inner_metric)
 
@@ -314,11 +327,11 @@ class Bound(Saved, Inside, keras.optimizers.Optimizer):
 
     # ---- training loops that are not ours
 
-    def scale_loss(self, loss: object) -> object:
+    def scale_loss(self, loss: Any) -> Any:
         """Refuses: only a `train_step` that is not ours calls this."""
         raise self._refusal()
 
-    def apply(self, grads: object, trainable_variables: object = None) -> None:
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Refuses: gradients alone are not enough."""
         raise self._refusal()
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Self, Unpack
 
 import keras
 import tensorflow as tf
@@ -9,6 +10,7 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf.game.players import Players
 from bellman_tf.optimizers.gtddp import GTDDP
+from bellman_tf.optimizers.keywords import DenseKeywords, LearningRate, Paper
 from bellman_tf.training.context import StepResult
 from bellman_tf.training.dense_step import dense_step
 from bellman_tf.training.round import Round
@@ -58,7 +60,7 @@ class DDP(GTDDP):
 
     def __init__(
         self,
-        learning_rate: object = 0.1,
+        learning_rate: LearningRate = 0.1,
         *,
         second_order: bool = False,
         value_damping: float = 0.0,
@@ -91,7 +93,9 @@ class DDP(GTDDP):
     published_in = "ddp"
 
     @classmethod
-    def as_published(cls, learning_rate: object = None, *, paper: str | None = None, **options: object) -> "DDP":
+    def as_published(  # pyright: ignore[reportIncompatibleMethodOverride]  # vanilla DDP has options of its own
+        cls, learning_rate: LearningRate | None = None, *, paper: Paper | None = None, **options: Unpack[DenseKeywords]
+    ) -> Self:
         """Vanilla DDP as DDP1 Sec. 4.2 has it: linearised dynamics, a Tikhonov term on Q_uu and a line search.
 
         The paper adds a Tikhonov term to V_xx as well and prints no size for it: `value_damping` is 0 unless given. It
@@ -111,7 +115,8 @@ class DDP(GTDDP):
         """
         if paper not in {None, "ddp", "ddpnopt"}:
             raise _checks.error("paper", "be 'ddp' or 'ddpnopt', which have vanilla DDP", paper)
-        return cls(*([] if learning_rate is None else [learning_rate]), **{"line_search": 10, **options})
+        options = {"line_search": 10, **options}
+        return cls(**options) if learning_rate is None else cls(learning_rate, **options)
 
     watchable = False
     whole_states = True
@@ -135,7 +140,7 @@ class DDP(GTDDP):
             result.assignments.add(self.failed_searches, failed)
         super().conclude(result, game)
 
-    def warn_open_loop(self, game: object) -> None:
+    def warn_open_loop(self, game: Players) -> None:
         """Nothing to warn of: every layer has its Jacobian."""
 
     def get_config(self) -> dict:

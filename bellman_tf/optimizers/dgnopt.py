@@ -1,16 +1,30 @@
 """DGNOpt: the game with any number of players per layer, and with movable players."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, Unpack
 
 import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf import bandit as bandits
+from bellman_tf.bandit import Bandit
 from bellman_tf.curvature.block import Block
+from bellman_tf.curvature.config import KFAC, Full
 from bellman_tf.game.alignments import Placement
+from bellman_tf.game.players import Players
 from bellman_tf.game.stages import Game, Player
 from bellman_tf.optimizers.gtddp import GTDDP
+from bellman_tf.optimizers.keywords import (
+    Alignment,
+    AllKeywords,
+    BanditName,
+    LearningRate,
+    Paper,
+    PlayersKeywords,
+    Reward,
+)
 from bellman_tf.optimizers.metrics import curvature_block
 from bellman_tf.training.context import Outcome
 
@@ -60,15 +74,15 @@ class DGNOpt(GTDDP):
 
     def __init__(
         self,
-        learning_rate: object = None,
+        learning_rate: LearningRate | None = None,
         *,
         players: int = 1,
-        alignment: str | dict[str, int] = "asap",
-        bandit: object = "exp3++",
-        reward: str = "loss",
+        alignment: Alignment = "asap",
+        bandit: BanditName | Bandit | Mapping[str, Any] = "exp3++",
+        reward: Reward = "loss",
         most_alignments: int = 8,
         seed: int = 0,
-        **options: object,
+        **options: Unpack[AllKeywords],
     ) -> None:
         _checks.check_integer("players", players, least=1)
         if not isinstance(alignment, dict):
@@ -101,7 +115,13 @@ class DGNOpt(GTDDP):
     published_in = "dgnopt"
 
     @classmethod
-    def as_published(cls, learning_rate: object = None, *, paper: str | None = None, **options: object) -> "DGNOpt":
+    def as_published(  # pyright: ignore[reportIncompatibleMethodOverride]  # takes its own options as well
+        cls,
+        learning_rate: LearningRate | None = None,
+        *,
+        paper: Paper | None = None,
+        **options: Unpack[PlayersKeywords],
+    ) -> Self:
         """As `GTDDP.as_published`; with `alignment="adaptive"` rewards are accuracies on held-out data (DGN Alg. 2).
 
         `bellman_tf.callbacks.AlignmentReward(..., every=1)` measures them at every step, as the paper does.
@@ -133,7 +153,7 @@ class DGNOpt(GTDDP):
     @property
     def rate_factor(self) -> float:
         """What N players make of the learning rate of a metric without damping."""
-        return 1.0 if hasattr(self.curvature, "damping") else float(self.agents)
+        return 1.0 if isinstance(self.curvature, KFAC | Full) else float(self.agents)
 
     def make_block(self, player: Player) -> Block:
         """The curvature block that a player gets: its damping is shared by the agents.
@@ -147,7 +167,7 @@ class DGNOpt(GTDDP):
         curvature = self.curvature
         if curvature is None:
             return super().make_block(player)
-        if hasattr(curvature, "damping"):
+        if isinstance(curvature, KFAC | Full):
             curvature = dataclasses.replace(curvature, damping=curvature.damping / self.agents)
         return curvature_block(curvature, player)
 
@@ -180,7 +200,7 @@ class DGNOpt(GTDDP):
             return [game.alignments.alap]
         return game.alignments.sample(self.most_alignments, self.seed)
 
-    def games(self, game: Game) -> list[Game]:
+    def games(self, game: Players) -> Sequence[Players]:
         """The placements of the players that a step may be taken in.
 
         Args:
@@ -189,6 +209,8 @@ class DGNOpt(GTDDP):
         Returns:
             One game per placement.
         """
+        if not isinstance(game, Game):  # of the linear roll-out, which has no order of layers
+            return [game]
         return [game.aligned(placement) if placement else game for placement in self.placements(game)]
 
     def branch(self, count: int) -> tf.Tensor:
@@ -213,13 +235,13 @@ class DGNOpt(GTDDP):
         seed = tf.stack([tf.cast(state.rounds, tf.int32), self.seed])
         return tf.cast(self.bandit.choose(state, seed), tf.int32)
 
-    def make_more_state(self, game: Game) -> None:
+    def make_more_state(self, game: Players) -> None:
         """Creates the bandit's state.
 
         Args:
             game: the model's game.
         """
-        if not self.adaptive:
+        if not self.adaptive or not isinstance(game, Game):
             return
         arms = len(self.placements(game))
         tensors = [*self.bandit.init(arms), *_RESCALER.init()]

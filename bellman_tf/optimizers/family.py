@@ -1,9 +1,19 @@
 """The members of the family: `GTDDP` with some options fixed by name."""
 
+from typing import Self, Unpack
+
 import keras
 
 from bellman_tf.curvature import config as curvature_config
 from bellman_tf.optimizers.gtddp import GTDDP
+from bellman_tf.optimizers.keywords import (
+    Curvature,
+    EKFACKeywords,
+    GameKeywords,
+    Information,
+    LearningRate,
+    MetricKeywords,
+)
 
 
 @keras.saving.register_keras_serializable("bellman_tf")
@@ -21,7 +31,13 @@ class DDPNOpt(GTDDP):
 
     published_in = "ddpnopt"
 
-    def __init__(self, learning_rate: object = None, *, information: str = "feedback", **options: object) -> None:
+    def __init__(
+        self,
+        learning_rate: LearningRate | None = None,
+        *,
+        information: Information = "feedback",
+        **options: Unpack[MetricKeywords],
+    ) -> None:
         super().__init__(learning_rate, information=information, **options)
 
 
@@ -43,7 +59,12 @@ class KFAC(GTDDP):
     published_in = None
 
     def __init__(
-        self, learning_rate: object = 0.01, *, curvature: object = "kfac", information: str = "open", **options: object
+        self,
+        learning_rate: LearningRate = 0.01,
+        *,
+        curvature: Curvature = "kfac",
+        information: Information = "open",
+        **options: Unpack[GameKeywords],
     ) -> None:
         super().__init__(learning_rate, curvature=curvature, information=information, **options)
 
@@ -67,14 +88,24 @@ class EKFAC(GTDDP):
     published_in = None
 
     def __init__(
-        self, learning_rate: object = 0.01, *, curvature: object = "ekfac", information: str = "open", **options: object
+        self,
+        learning_rate: LearningRate = 0.01,
+        *,
+        curvature: Curvature = "ekfac",
+        information: Information = "open",
+        **options: Unpack[GameKeywords],
     ) -> None:
         super().__init__(learning_rate, curvature=curvature, information=information, **options)
 
     @classmethod
     def as_cited(
-        cls, learning_rate: object = 0.01, *, damping: float = 0.1, update_every: int = 1, **options: object
-    ) -> "EKFAC":
+        cls,
+        learning_rate: LearningRate = 0.01,
+        *,
+        damping: float = 0.1,
+        update_every: int = 1,
+        **options: Unpack[EKFACKeywords],
+    ) -> Self:
         """EKFAC as the four papers run it: of whole patches, with second moments of the present batch alone.
 
         The papers name the PyTorch code https://github.com/Thrandis/EKFAC-pytorch. There the eigenbases come from the

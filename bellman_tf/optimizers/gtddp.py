@@ -4,6 +4,8 @@ The class names the options and writes them down. `arguments.py` checks them, `b
 and makes its state, `stepping.py` takes the step, `records.py` keeps what comes of it.
 """
 
+from typing import Any, Self, Unpack
+
 import keras
 
 from bellman_tf.curvature import config as curvature_config
@@ -15,6 +17,22 @@ from bellman_tf.optimizers.arguments import (
     check_momentum,
     inner_named,
     micro_batches_of,
+)
+from bellman_tf.optimizers.keywords import (
+    AllKeywords,
+    Curvature,
+    Gram,
+    Information,
+    InnerMetric,
+    InnerOptimizer,
+    LearningRate,
+    OuterGain,
+    OuterScale,
+    Paper,
+    Rollout,
+    StepControl,
+    TerminalHessian,
+    ValueHessian,
 )
 from bellman_tf.optimizers.published import published_curvature, published_options
 from bellman_tf.optimizers.records import first_control_state
@@ -118,7 +136,6 @@ class GTDDP(Rejections, Stepping):
             optimizer it is the inner one's. Not with the nonlinear roll-out or `step_control`. A micro-batch that is
             not finite is left out; where the update that k of them make is not finite, all k are dropped.
         name: as in Keras.
-        **kwargs: refused by Keras.
 
     Raises:
         ValueError: for an option outside its range or a combination that cannot work, with the reason.
@@ -137,27 +154,27 @@ class GTDDP(Rejections, Stepping):
 
     def __init__(
         self,
-        learning_rate: object = None,
+        learning_rate: LearningRate | None = None,
         *,
-        curvature: object = None,
-        inner_optimizer: object = None,
-        inner_metric: str = "gain",
+        curvature: Curvature | None = None,
+        inner_optimizer: InnerOptimizer | None = None,
+        inner_metric: InnerMetric = "gain",
         momentum: float = 0.0,
         nesterov: bool = False,
         momentum_in_policy: bool = True,
-        information: str = "cooperative",
-        value_hessian: str = "batch",
-        terminal_hessian: str | int = "matched",
+        information: Information = "cooperative",
+        value_hessian: ValueHessian = "batch",
+        terminal_hessian: TerminalHessian = "matched",
         group_size: int | None = None,
         bilinear: bool = False,
-        rollout: str | None = None,
-        outer_scale: str = "mean",
-        outer_gain: str = "batch",
+        rollout: Rollout | None = None,
+        outer_scale: OuterScale = "mean",
+        outer_gain: OuterGain = "batch",
         value_damping: float = 0.0,
-        gram: str = "auto",
+        gram: Gram = "auto",
         gram_memory: int = LIMITS.memory,
         player_losses: dict[str, list[str]] | None = None,
-        step_control: object = None,
+        step_control: StepControl | None = None,
         weight_decay: float | None = None,
         clipnorm: float | None = None,
         clipvalue: float | None = None,
@@ -168,7 +185,6 @@ class GTDDP(Rejections, Stepping):
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
-        **kwargs: object,
     ) -> None:
         if rollout is None:
             rollout = "nonlinear" if value_hessian in {"outer_product", "per_sample"} or bilinear else "linear"
@@ -229,7 +245,6 @@ class GTDDP(Rejections, Stepping):
             ema_overwrite_frequency=ema_overwrite_frequency,
             gradient_accumulation_steps=gradient_accumulation_steps,
             name=name,
-            **kwargs,
         )
         self.options = options
         self.curvature = metric
@@ -246,15 +261,16 @@ class GTDDP(Rejections, Stepping):
             (), dtype="int64", name="clamped_values", aggregation="only_first_replica"
         )
         if control is not None:
-            self.control_state = self.add_variable(
-                (STATE_SIZE,), initializer=first_control_state, dtype="float32", name="control"
-            )
+            initial: Any = first_control_state  # a callable, of which Keras's signature does not tell
+            self.control_state = self.add_variable((STATE_SIZE,), initializer=initial, dtype="float32", name="control")
             self.refused_steps = self.add_variable((), dtype="int64", name="refused_steps")
 
     published_in: str | None = "gtddp"
 
     @classmethod
-    def as_published(cls, learning_rate: object = None, *, paper: str | None = None, **options: object) -> "GTDDP":
+    def as_published(
+        cls, learning_rate: LearningRate | None = None, *, paper: Paper | None = None, **options: Unpack[AllKeywords]
+    ) -> Self:
         """The setting that follows a paper to the letter where the letter is computable.
 
         The metric stands for Q_uu, samples are uncoupled, the value's slope makes the metric's statistics, clamps are
@@ -296,12 +312,12 @@ class GTDDP(Rejections, Stepping):
         Returns:
             The optimizer.
         """
-        paper = cls.published_in if paper is None else paper
-        options = published_options(paper, options)
-        optimizer = cls(*([] if learning_rate is None else [learning_rate]), **options)
+        followed = cls.published_in if paper is None else paper
+        made = published_options(followed, dict(options))
+        optimizer = cls(**made) if learning_rate is None else cls(learning_rate, **made)
         if isinstance(options.get("curvature") or "kfac", str) and optimizer.curvature is not None:
             information = optimizer.options.information
-            optimizer.curvature = published_curvature(paper, optimizer.curvature, information)
+            optimizer.curvature = published_curvature(followed, optimizer.curvature, information)
         return optimizer
 
     def get_config(self) -> dict:

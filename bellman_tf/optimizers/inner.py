@@ -10,11 +10,14 @@ variables with the last one, see `training/accumulation.py`.
 Source: engine.md Section 5.
 """
 
+from typing import TYPE_CHECKING, Any
+
 import keras
 import tensorflow as tf
 
 from bellman_tf import _checks, keras_access, keras_optimizers, replicas
 from bellman_tf._typing import Tensors
+from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.inner import ScaledBlock
 from bellman_tf.game.players import Players
 from bellman_tf.layers.tensors import either
@@ -22,14 +25,22 @@ from bellman_tf.training.context import StepResult
 from bellman_tf.training.settings import GameOptions
 from bellman_tf.training.update import all_finite
 
+_keras_rate: Any = keras.optimizers.Optimizer.learning_rate  # a property, read off the class
 
-class Inside:
+if TYPE_CHECKING:
+    _Mixed = keras.optimizers.Optimizer  # what the mixin stands in front of
+else:
+    _Mixed = object
+
+
+class Inside(_Mixed):
     """Part of an optimizer that may hold another one.
 
     The other optimizer is chosen once: curvature state and sample weights belong to its variables.
     """
 
     options: GameOptions
+    blocks: list[Block]
     _chosen = False  # set at the end of the constructor
 
     @property
@@ -49,7 +60,7 @@ class Inside:
         return self.inner
 
     @inner_optimizer.setter
-    def inner_optimizer(self, value: object) -> None:
+    def inner_optimizer(self, value: Any) -> None:
         if not self._chosen:
             self.__dict__["inner_optimizer"] = value
             return
@@ -68,7 +79,7 @@ class Inside:
     # ---- what stands for the two of them
 
     @property
-    def iterations(self) -> object:
+    def iterations(self) -> Any:
         """Moves of the variables; with gradient accumulation the batches so far over those of a move, as in Keras."""
         if self.inner is None or self.options.micro_batches == 1:
             return super().iterations
@@ -85,17 +96,17 @@ class Inside:
     @property
     def _movers(self) -> list[keras.optimizers.Optimizer]:
         """The optimizers inside that move variables, built."""
-        return [part for part in keras_optimizers.parts_of(self.inner) if part.built]
+        return [part for part in keras_optimizers.parts_of(self.inner_optimizer) if part.built]
 
     @property
-    def learning_rate(self) -> object:
+    def learning_rate(self) -> Any:
         """The learning rate, of the other optimizer where there is one."""
         return super().learning_rate if self.inner is None else self.inner.learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, value: object) -> None:
+    def learning_rate(self, value: Any) -> None:
         if self.inner is None:
-            keras.optimizers.Optimizer.learning_rate.fset(self, value)
+            _keras_rate.__set__(self, value)
         else:
             self.inner.learning_rate = value
 
@@ -180,9 +191,10 @@ class Inside:
             The result with the final verdict, and with the measured scales of the blocks that have some.
         """
         variables = keras_access.trained_variables(self)
+        handed = _checks.given("gradients", result.gradients)
         gradients = {
             id(v): g
-            for player, parts in zip(game.players, result.gradients, strict=True)
+            for player, parts in zip(game.players, handed, strict=True)
             for v, g in zip(player.variables, parts, strict=True)
         }
         touched = [*variables, *self.inner_state]
@@ -191,7 +203,7 @@ class Inside:
         if self.micro_batch is not None:
             completes = tf.equal(self.micro_batch, self.options.micro_batches - 1)
             moving = self._mean_with(gradients)
-        self.inner.apply([tf.cast(gradients[id(v)], v.dtype) for v in variables], variables)
+        self.inner_optimizer.apply([tf.cast(gradients[id(v)], v.dtype) for v in variables], variables)
         after = [tf.convert_to_tensor(v) for v in touched]
         outcome = None
         if result.outcome_of is not None:
@@ -231,7 +243,7 @@ class Inside:
             for variable in keras_optimizers.accumulators_of(mover):
                 variable.assign(either(spoiled, tf.zeros_like(variable), tf.convert_to_tensor(variable)))
         dropped = tf.cast(spoiled, tf.int64) * (self.options.micro_batches - 1)
-        for optimizer in {id(o): o for o in [*self._movers, self.inner]}.values():
+        for optimizer in {id(o): o for o in [*self._movers, self.inner_optimizer]}.values():
             keras_optimizers.counter_of(optimizer).assign_sub(dropped)
 
 
@@ -282,7 +294,7 @@ def _put_back_unless(accepted: tf.Tensor, variables: list, before: Tensors, afte
     return tf.cond(accepted, lambda: tf.constant(True), put_back)
 
 
-def _variables_of(part: object, seen: set[int]) -> list[keras.Variable | tf.Variable]:
+def _variables_of(part: Any, seen: set[int]) -> list[keras.Variable | tf.Variable]:
     """Variables of an optimizer: what Keras lists, its attributes, and those of optimizers that it holds itself.
 
     Args:

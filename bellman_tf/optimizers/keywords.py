@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 import keras
 
+from bellman_tf.bandit import Bandit
 from bellman_tf.curvature.config import Config
 from bellman_tf.training.step_control import LevenbergMarquardt
 
@@ -20,6 +21,9 @@ Rollout: TypeAlias = Literal["linear", "nonlinear"]
 OuterScale: TypeAlias = Literal["mean", "batch", "sample"]
 OuterGain: TypeAlias = Literal["batch", "own"]
 Gram: TypeAlias = Literal["auto", "exact", "per_sample", "positions", "sketch", "features", "hashed"]
+Alignment: TypeAlias = Literal["asap", "alap", "random", "adaptive"] | dict[str, int]
+BanditName: TypeAlias = Literal["exp3++", "exp3", "ucb1", "uniform"]
+Reward: TypeAlias = Literal["loss", "held_out"]
 Paper: TypeAlias = Literal["ddp", "ddpnopt", "gtddp", "dgnopt"]
 
 
@@ -60,6 +64,12 @@ class GameKeywords(KerasKeywords, total=False):
     gradient_accumulation_steps: int | None
 
 
+class EKFACKeywords(GameKeywords, total=False):
+    """The same with the information structure."""
+
+    information: Information
+
+
 class MetricKeywords(GameKeywords, total=False):
     """The same with the metric."""
 
@@ -70,3 +80,23 @@ class AllKeywords(MetricKeywords, total=False):
     """All keyword arguments of `GTDDP`."""
 
     information: Information
+
+
+class PlayersKeywords(AllKeywords, total=False):
+    """All keyword arguments of `DGNOpt`."""
+
+    players: int
+    alignment: Alignment
+    bandit: BanditName | Bandit | Mapping[str, Any]
+    reward: Reward
+    most_alignments: int
+    seed: int
+
+
+class DenseKeywords(KerasKeywords, total=False):
+    """All keyword arguments of `DDP`."""
+
+    second_order: bool
+    value_damping: float
+    line_search: int
+    memory_budget: int

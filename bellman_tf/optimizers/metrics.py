@@ -1,35 +1,36 @@
 """The curvature block of every player of a game, and the couplings between the players of one stage."""
 
 from bellman_tf.curvature.block import Block
+from bellman_tf.curvature.config import Config
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.coupling.choose import make_couplings
 from bellman_tf.curvature.registry import make_block, player_layout
-from bellman_tf.game.players import Players
+from bellman_tf.game.players import Player, Players
 from bellman_tf.layers.calls import joined_extent
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.settings import GameOptions
 
 
-def curvature_block(curvature: object, player: object) -> Block:
+def curvature_block(curvature: Config, player: Player) -> Block:
     """The block of a player under a curvature.
 
     Args:
-        curvature: config object.
-        player: a `Player`.
+        curvature: what the user chose.
+        player: of a game.
 
     Returns:
         The block.
     """
-    variables = player.coverage.variables if player.covered else player.variables
+    variables = player.covering.variables if player.covered else player.variables
     shapes = tuple(tuple(v.shape) for v in variables)
     return make_block(curvature, player_layout(player.name, shapes, player.coverage))
 
 
-def _positions(player: object) -> int | None:
+def _positions(player: Player) -> int | None:
     """At how many positions a player with a matrix form is applied to one sample; `None` if that is not static."""
-    if not player.covered or player.coverage.matrix is None:
+    if not player.covered or player.covering.matrix is None:
         return None
-    return joined_extent([player.coverage.extent((None, *shape)) for shape in player.shapes]).positions
+    return joined_extent([player.covering.extent((None, *shape)) for shape in player.shapes]).positions
 
 
 def couplings_of(game: Players, blocks: list[Block], gram: str) -> tuple[list[Coupling], list[str]]:

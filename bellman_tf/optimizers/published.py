@@ -1,6 +1,7 @@
 """What the four papers print, as options: which of them an `as_published` follows, and what that makes of them."""
 
 import dataclasses
+from typing import Any
 
 from bellman_tf import _checks
 from bellman_tf.curvature import config as curvature_config
@@ -15,7 +16,7 @@ PAPERS = {
 }
 
 
-def published_options(paper: str | None, options: dict) -> dict:
+def published_options(paper: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """Completes the options of an `as_published`.
 
     Args:
@@ -32,7 +33,7 @@ def published_options(paper: str | None, options: dict) -> dict:
         _checks.check_choice("paper", paper, PAPERS)
     information, terminal, _ = ("open", None, 1) if paper is None else PAPERS[paper]
     information = options.get("information", information)
-    made = {"information": information, "gram": "exact"}
+    made: dict[str, Any] = {"information": information, "gram": "exact"}
     if information in INFORMATION and INFORMATION[information].curved:
         terminal = options.get("terminal_hessian", terminal or "outer_product")
         outer = terminal in {"outer_product", "matched"} and not options.get("value_damping")

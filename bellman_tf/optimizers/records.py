@@ -1,13 +1,5 @@
-"""What an optimizer keeps beside the weights: averages, counts, damping, monitored numbers, and how all is saved.
+"""What an optimizer keeps beside the weights: averages, counts, damping, monitored numbers."""
 
-Mixed into the classes of an optimizer: `Saved` into `binding.Bound`, `Records` into `stepping.Stepping`. Both read the
-counters that `GTDDP` makes.
-"""
-
-import warnings
-
-import keras
-import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
@@ -15,19 +7,13 @@ from bellman_tf.game.players import Players
 from bellman_tf.keras_access import averages_of, trained_variables
 from bellman_tf.keras_optimizers import counter_of
 from bellman_tf.layers.tensors import either
+from bellman_tf.optimizers.binding import Bound
 from bellman_tf.training.context import Outcome, StepResult
 from bellman_tf.training.monitor import names_of
 from bellman_tf.training.update import Assignments
 
-_SEED = "seed_"  # keys of the random generators' states in the saved file
-_NEW = "For another model, make a new optimizer of the same options: `type(o).from_config(o.get_config())`."
-_OTHER = (
-    "The saved optimizer had other options or another model. `load_weights(path, skip_mismatch=True)` loads the layers "
-    "alone."
-)
 
-
-def first_control_state(shape: tuple, dtype: object = None) -> tf.Tensor:
+def first_control_state(shape: tuple, dtype: str | None = None) -> tf.Tensor:
     """Damping 1, nothing measured.
 
     Args:
@@ -40,7 +26,7 @@ def first_control_state(shape: tuple, dtype: object = None) -> tf.Tensor:
     return tf.one_hot(0, shape[0], dtype=dtype)
 
 
-class Records:
+class Records(Bound):
     """Averages of the weights, counts, the damping of step control, and the numbers that a monitor reads."""
 
     watched = False  # whether a `GameMonitor` listens
@@ -139,7 +125,7 @@ class Records:
         known["damping"] = tf.ones([]) if self.step_control is None else self.damping
         values = tf.stack([*(tf.cast(known[name], tf.float32) for name in names), tf.ones([])])
         old = tf.convert_to_tensor(self.monitor)
-        self.monitor.assign(tf.where(accepted, tf.stack([old[0] + values, values]), old))
+        _checks.given("monitor", self.monitor).assign(tf.where(accepted, tf.stack([old[0] + values, values]), old))
 
     def observe(self, outcome: Outcome, accepted: tf.Tensor) -> None:
         """Called with what a step does to J; for subclasses.
@@ -171,123 +157,3 @@ class Records:
             self.assign_add(self.refused_steps, good - yes)
         if self.options.published:
             self.assign_add(self.clamped_values, yes * tf.cast(clamped, tf.int64))
-
-
-class Saved:
-    """Saving, loading and copying: state of the optimizer and of its model's random generators.
-
-    As in Keras, a file with another number of variables is of another optimizer: loading warns and leaves the
-    optimizer as it is, so that `load_weights` still loads the layers. A copy (`copy`, `pickle`) takes options and
-    state along, not the model; it is compiled into another one, and what belongs to the players waits until then.
-    """
-
-    # state of a copy, ours and that of an optimizer inside, until `build` makes the variables for it
-    _waiting: tuple[tuple[np.ndarray, ...], ...] | None = None
-
-    def save_own_variables(self, store: dict) -> None:
-        """State of the optimizer and of the model's random generators, so that training resumes exactly.
-
-        Args:
-            store: where to save.
-        """
-        for k, variable in enumerate(self.own_variables):  # Keras saves an optimizer inside this one by itself
-            store[str(k)] = variable.numpy()
-        for k, variable in enumerate(self._generators()):
-            store[f"{_SEED}{k}"] = variable.numpy()
-
-    def load_own_variables(self, store: dict) -> None:
-        """Loads the saved state; warns and loads nothing if it is that of another optimizer.
-
-        Args:
-            store: the saved arrays, by position.
-
-        Raises:
-            ValueError: if the number of variables fits, and a shape does not.
-        """
-        keys = set(store.keys())
-        seeds = {key for key in keys if key.startswith(_SEED)}
-        own = {key: store[key] for key in keys - seeds}
-        if set(own) != {str(k) for k in range(len(self.own_variables))} or not self._counters_in(own):
-            self._warn_skipped(own)
-            return
-        self._assign(self.own_variables, [own[str(k)] for k in range(len(own))], _OTHER)
-        generators = self._generators()
-        if len(generators) != len(seeds):
-            warnings.warn(
-                f"Skipping {len(seeds)} saved random generators for '{self.name}': the model has {len(generators)}. "
-                "Dropout draws other masks than in an uninterrupted run.",
-                stacklevel=2,
-            )
-            return
-        for k, variable in enumerate(generators):
-            variable.assign(store[f"{_SEED}{k}"])
-
-    def _generators(self) -> list:
-        model = None if self._model is None else self._model()
-        return [] if model is None else model.seed_variables()
-
-    def _counters_in(self, own: dict) -> bool:
-        """Whether our integer counters stand at their places, which no optimizer of Keras has there."""
-        counters = {id(self.rejected_batches), id(self.clamped_values)}
-        places = [str(k) for k, variable in enumerate(self.own_variables) if id(variable) in counters]
-        return all(tuple(own[k].shape) == () and np.issubdtype(own[k].dtype, np.integer) for k in places)
-
-    def _warn_skipped(self, own: dict) -> None:
-        reason = "it was saved by an optimizer of another kind"
-        if len(own) != len(self.own_variables):
-            reason = f"it has {len(self.own_variables)} variables whereas the saved optimizer has {len(own)} variables"
-        if not self.built:
-            reason += (
-                "; this one makes its state at the first training step or when a `.keras` file is loaded. To go on "
-                "where the saved one stood, call `model.optimizer.build(model.trainable_variables)` before loading"
-            )
-        warnings.warn(f"Skipping variable loading for optimizer '{self.name}', because {reason}.", stacklevel=3)
-
-    def _assign(self, variables: list, values: list, hint: str) -> None:
-        for variable, value in zip(variables, values, strict=True):
-            if tuple(value.shape) != tuple(variable.shape):
-                name = variable.path if isinstance(variable, keras.Variable) else variable.name
-                rule = f"hold shape {tuple(variable.shape)} for {name}"
-                raise _checks.error("store", rule, tuple(value.shape), hint)
-        with tf.init_scope():  # a model without Input is built, and its optimizer with it, while its step is traced
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
-
-    def __reduce__(self) -> tuple:
-        """Copies by options and state; the model stays behind, and so do the states of its random generators."""
-        parts = self.own_variables, self.inner_state
-        state = tuple(tuple(v.numpy() for v in part) for part in parts) if self._waiting is None else self._waiting
-        return _copied, (type(self), self.get_config(), state)
-
-    def restore(self) -> None:
-        """Gives a copied optimizer the state it was copied with, as soon as there are variables for it.
-
-        Raises:
-            ValueError: if the state does not fit the model.
-        """
-        if self._waiting is None:
-            return
-        own, inner = self._waiting
-        if not self.built:
-            first = len(self.own_variables)  # iteration, rate, counters; the rest is made by `build`
-            for variable, value in zip(self.own_variables, own[:first], strict=True):
-                variable.assign(value)
-            place = self.inner_state
-            if len(own) == first and len(inner) == len(place):  # all there is, with or without a build
-                self._assign(place, inner, _NEW)
-                self._waiting = None
-            return
-        places = [*self.own_variables, *self.inner_state]
-        if len(own) != len(self.own_variables) or len(own) + len(inner) != len(places):
-            rule = f"give {self.name} the {len(own) + len(inner)} variables that it was copied with"
-            raise _checks.error("model", rule, len(places), _NEW)
-        self._assign(places, [*own, *inner], _NEW)
-        self._waiting = None
-
-
-def _copied(cls: type, config: dict, state: tuple) -> object:
-    """An optimizer with the options and state of another one."""
-    optimizer = cls.from_config(config)
-    optimizer._waiting = state
-    optimizer.restore()
-    return optimizer

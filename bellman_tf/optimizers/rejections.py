@@ -1,14 +1,18 @@
 """One warning, when batch after batch has been rejected, that names the player to look at."""
 
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
 
+from bellman_tf import _checks
+from bellman_tf.optimizers.binding import Bound
+
 IN_A_ROW = 5  # rejected batches after which chance is no explanation
 
 
-class Rejections:
+class Rejections(Bound):
     """Part of `GTDDP`: looks at the count of batches rejected in a row, and warns once until a batch is accepted."""
 
     _said = False
@@ -39,20 +43,23 @@ class RejectionWatch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Warns if the epoch ended in rejected batches."""
-        self.model.optimizer.warn_rejected()
+        _checks.given("model", self.model).optimizer.warn_rejected()
 
 
-def watching(callbacks: object) -> object:
+def watching(callbacks: Any, model: keras.Model) -> list | keras.callbacks.CallbackList:
     """Adds a `RejectionWatch` to what `fit` was given.
 
     Args:
         callbacks: `None`, a list, or a `keras.callbacks.CallbackList`.
+        model: that is fitted.
 
     Returns:
         The same with one more; a `CallbackList` is extended in place.
     """
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(RejectionWatch())
+        watch = RejectionWatch()
+        watch.set_model(model)  # as the list has done with its own
+        callbacks.callbacks.append(watch)
         return callbacks
     given = [] if callbacks is None else list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
     return [*given, RejectionWatch()]

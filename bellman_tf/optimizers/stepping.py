@@ -1,7 +1,8 @@
 """The training step of an optimizer: settings and tensors go down to `training/`, a result comes back."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -17,21 +18,18 @@ from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.report import report
 from bellman_tf.training.settings import Clipping, StepSettings
 from bellman_tf.training.step import take_step
-from bellman_tf.training.step_control import LevenbergMarquardt
 
 
 class Stepping(Records, Bound):
     """An optimizer that takes the whole training step of its model.
 
     Attributes:
-        step_control: rule for the damping, or `None`.
         rate_factor: what a subclass makes of the learning rate that metrics see.
     """
 
-    step_control: LevenbergMarquardt | None = None
     rate_factor = 1.0
 
-    def train_step(self, model: keras.Model, data: object) -> dict:
+    def train_step(self, model: keras.Model, data: Any) -> dict:
         """One training step of a model of this package.
 
         Args:
@@ -122,7 +120,7 @@ class Stepping(Records, Bound):
         """State of every block, with what it reads of an optimizer inside, then of every coupling."""
         return self._store.read([block.read() if isinstance(block, InnerBlock) else [] for block in self.blocks])
 
-    def games(self, game: Players) -> list[Players]:
+    def games(self, game: Players) -> Sequence[Players]:
         """The placements of the players that a step may be taken in.
 
         Args:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from bellman_tf._typing import Tensors
+from bellman_tf._typing import Nested, Tensors
+from bellman_tf.curvature.stacks import StoredState
 from bellman_tf.training.update import Assignments
 
 
@@ -27,7 +28,7 @@ class StepContext(NamedTuple):
     iteration: tf.Tensor
     learning_rate: tf.Tensor
     decay: tf.Tensor | None
-    state: list[Tensors]
+    state: StoredState
     control: tf.Tensor | None = None
     velocities: Sequence[Tensors] = ()
     micro_batch: tf.Tensor | None = None
@@ -74,10 +75,10 @@ class StepResult(NamedTuple):
     """
 
     loss: tf.Tensor
-    y_pred: object
+    y_pred: Nested
     assignments: Assignments
     state: dict[tuple[int, int], tf.Tensor]
-    old_state: list[Tensors]
+    old_state: StoredState
     restore: list[tuple[keras.Variable, tf.Tensor]]
     accepted: tf.Tensor
     taken: tf.Tensor

@@ -11,11 +11,12 @@ Source: DDP1 Eqs. 29-34, algorithm.md Section 2.
 """
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf._typing import Tensors
+from bellman_tf._typing import Nested, Tensors
 from bellman_tf.bellman import Expansion, Gains, Value, augment_batch, expand, gains, value_update
 from bellman_tf.game.players import Player
 from bellman_tf.game.stages import require_one_call
@@ -69,7 +70,7 @@ class DenseStep:
     """One step of vanilla DDP while it is traced."""
 
     def __init__(self, batch: Round, options: DenseOptions) -> None:
-        self.batch, self.game, self.options = batch, batch.game, options
+        self.batch, self.game, self.options = batch, batch.program, options
         require_one_call(self.game, "dense DDP", "Use GTDDP, which trains such layers open-loop.")
 
     def run(self) -> None:
@@ -195,7 +196,7 @@ class DenseStep:
             dX = self._stack([state[slot] for slot in self.forward.cuts[t]]) - self._stack(self._cuts[t])
             return alpha * policy[t].open_loop + matvec(policy[t].feedback, dX)
 
-        def update(player: Player, t: int, du: tf.Tensor, arguments: object) -> Tensors:
+        def update(player: Player, t: int, du: tf.Tensor, arguments: tuple) -> Tensors:
             stage = self.game.stages[t].players
             start = sum(p.parameters for p in stage[: stage.index(player)])
             decreases = []
@@ -208,7 +209,7 @@ class DenseStep:
 
         left: list[Applied | None] = []
 
-        def recorder(inputs: object) -> object:
+        def recorder(inputs: Nested) -> Nested:
             flat = flat_inputs(batch.model, inputs)
             left.append(policy_forward(self.game, flat, batch.frozen, deviate, update, [], finish))
             return batch.y_pred
@@ -224,13 +225,13 @@ class DenseStep:
             return self._follow(policy, tf.ones([], dtype), finish=False)[0]
         old = [batch.values[player.index] for player in self._players]
 
-        def unfinished(trial: tf.Tensor, found: tf.Tensor, *_: object) -> tf.Tensor:
+        def unfinished(trial: tf.Tensor, found: tf.Tensor, *_: Any) -> tf.Tensor:
             return (trial <= self.options.line_search) & ~found & tf.math.is_finite(slope)
 
-        def attempt(trial: tf.Tensor, found: tf.Tensor, *_: object) -> tuple:
+        def attempt(trial: tf.Tensor, found: tf.Tensor, *_: Any) -> tuple:
             alpha = tf.cast(0.5, dtype) ** tf.cast(trial, dtype)
             values, left = self._follow(policy, alpha, finish=True)
-            decrease = tf.cast(batch.loss - left.cost(batch.loss_of), dtype)
+            decrease = tf.cast(batch.loss - _checks.given("outputs", left).cost(batch.loss_of), dtype)
             found = decrease >= SUFFICIENT * (alpha - alpha**2 / 2) * slope
             return trial + 1, found, tf.where(found, alpha, 0), tf.nest.flatten(values)
 
@@ -242,9 +243,10 @@ class DenseStep:
     # ---- refusal
 
     def _check_size(self) -> None:
-        sizes = [_size(cut) for cut in [*self._cuts, self._ends[-1]]]
-        controls = [_size(part) for part in self._controls]
-        if None in sizes:
+        cuts = [*self._cuts, self._ends[-1]]
+        sizes = [size for size in map(_size, cuts) if size is not None]
+        controls = [sum(math.prod(v.shape) for v in part) for part in self._controls]
+        if len(sizes) < len(cuts):
             raise _checks.error(
                 "x", "have a static batch size for dense DDP: its matrices are counted before they are made",
                 [tensor.shape for tensor in self._ends[-1]],
@@ -268,7 +270,7 @@ class _Both:
     def __init__(self, *tapes: tf.GradientTape) -> None:
         self._tapes = tapes
 
-    def watch(self, tensor: object) -> None:
+    def watch(self, tensor: Any) -> None:
         for tape in self._tapes:
             tape.watch(tensor)
 

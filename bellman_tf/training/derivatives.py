@@ -27,7 +27,7 @@ class Units(NamedTuple):
     """
 
     first: int
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  # hides tuple.count, which no one asks of units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def differentiate(batch: Round, feedback: bool) -> Derivatives:
         ValueError: if the loss reads variables itself: their gradient is not that of the players' calls; or if the
             state is too large for a Tikhonov term on V_xx.
     """
-    game, options = batch.game, batch.settings.options
+    game, options = batch.program, batch.settings.options
     loose = [v.value for player in game.loose_players for v in player.variables]
     collinear, damped = options.columns == 0, bool(options.value_damping)
     with tf.GradientTape(watch_accessed_variables=False, persistent=not collinear or damped) as tape:
@@ -158,7 +158,7 @@ def _unit_seeds(cut: dict[Slot, tf.Tensor]) -> Generator[tuple[tf.Tensor, tf.Ten
 
 
 def _check_loss(batch: Round) -> None:
-    loose = {id(v) for player in batch.game.loose_players for v in player.variables}
+    loose = {id(v) for player in batch.program.loose_players for v in player.variables}
     read = [v.path for key, v in batch.direct.items() if key not in loose and v.regularizer is None]
     what = f"its loss reads {', '.join(read[:3])} itself"
     if batch.left_out:

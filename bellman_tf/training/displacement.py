@@ -40,7 +40,7 @@ def decrease_of(
         of samples, up to the second order of own costs.
     """
     moved, straight = _moved(step, policy, captures, gradients, new)
-    if moved is None:
+    if moved is None or policy is None:
         return -straight
     [at_end] = replicas.total([policy.decrease_at(moved)])
     return at_end - straight
@@ -83,7 +83,7 @@ def outcome_of_replicas(
             for g, D, v, before in pairs
         ]
     straight += tf.add_n(metric) / 2
-    if moved is None:
+    if moved is None or policy is None:
         return -straight, tf.zeros([3], step.dtype)
     elsewhere = -tf.reshape(moved, [-1]) - policy.moved()
     at_end, held_out = replicas.total([policy.decrease_at(moved), policy.held_out_model(elsewhere)])

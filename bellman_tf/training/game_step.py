@@ -1,11 +1,12 @@
 """The nonlinear step of the game: backward pass, recursion over stages, forward pass that applies the policy."""
 
 import functools
+from collections.abc import Sequence
 
-import keras
 import tensorflow as tf
 
-from bellman_tf._typing import Tensors
+from bellman_tf import keras_access
+from bellman_tf._typing import Nested, Tensors
 from bellman_tf.bellman import SampleValue, sample_space
 from bellman_tf.curvature.gram import gram
 from bellman_tf.game.graph import Slot
@@ -42,7 +43,7 @@ class GameStep:
     """
 
     def __init__(self, batch: Round) -> None:
-        self.batch, self.game = batch, batch.game
+        self.batch, self.game = batch, batch.program
         self.options = batch.settings.options
         self.information = INFORMATION[self.options.information]
         self._own_drop: Tensors = []  # l_u' M^{-1} l_u of the covered players
@@ -69,17 +70,18 @@ class GameStep:
     def differentiate(self) -> None:
         """Pass 1 and the backward pass, into `derivatives`."""
         self.derivatives = differentiate(self.batch, self.information.feedback)
+        self._captures = {k: capture for k, capture in enumerate(self.derivatives.captures) if capture is not None}
 
     def _capture(self, player: Player) -> Capture | None:
-        return self.derivatives.captures[player.index]
+        return self._captures.get(player.index)
 
     # ---- recursion
 
-    def _measure(self, players: list[Player], slopes: Tensors | None = None) -> None:
+    def _measure(self, players: Sequence[Player], slopes: Tensors | None = None) -> None:
         """Metrics, from the plain gradient or, in the papers' form, from the slope `[B, m]` of each player's value."""
         batch, seen = self.batch, []
         for k, player in enumerate(players):
-            slope, block, gradient = slopes and slopes[k], batch.settings.blocks[player.index], None
+            slope, block, gradient = (slopes[k] if slopes else None), batch.settings.blocks[player.index], None
             if block.needs_gradient:
                 weights = self.derivatives.mean_weights(batch) if slope is None else slope / batch.total
                 gradient = batch.complete(player, self._gradient(player, weights))
@@ -120,11 +122,12 @@ class GameStep:
             A capture whose cotangent holds the weights already, and weights of one for it.
         """
         call = self.game.normalised_by[player.index]
+        [layer] = self.game.player_of[id(call)].layers
         weighted = weigh([to_work(column[0]) for column in self.derivatives.by_call[id(call)]], weights)
         h = after(to_work(self.derivatives.forward.sites[id(player.calls[0])][0]), weights)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(h)
-            output = scaled(call.operation, normalised_input(call.operation, h))
+            output = scaled(layer, normalised_input(layer, h))
         back = tape.gradient(output, h, output_gradients=weighted)
         ones = tf.ones([self.batch.batch_size, 1], self.batch.dtype)
         return self.batch.capture(player, self.derivatives.forward, [back]), ones
@@ -136,7 +139,7 @@ class GameStep:
         together = self.batch.together.get(player.index)
         if together is None:
             return self._own_gram(player, group_size)
-        captures = [self._capture(member) for member in together.players]
+        captures = together.captures(self._captures)
         own = [functools.partial(self._own_gram, member, group_size) for member in together.players]
         return tf.cast(together.metric.gram(captures, group_size, own), self.batch.dtype)
 
@@ -146,7 +149,7 @@ class GameStep:
         return together is not None and together.players[0].index != player.index
 
     def _own_gram(self, player: Player, group_size: int | None) -> tf.Tensor:
-        capture, metric = self._capture(player), self.batch.metrics[player.index]
+        capture, metric = self._captures[player.index], self.batch.metric_of(player)
         found = gram(capture, metric, group_size, self.options.gram, self.options.gram_limits)
         return tf.cast(found, self.batch.dtype)
 
@@ -167,7 +170,7 @@ class GameStep:
         solved = self._solve(player, costs)
         for cost, parts in zip(costs, solved, strict=True):
             self._own_drop += [tf.reduce_sum(l * s) for l, s in zip(cost, parts, strict=True)]
-        return _sum([self._capture(member).inner(s) for member, s in zip(members, solved, strict=True)])
+        return _sum([self._captures[member.index].inner(s) for member, s in zip(members, solved, strict=True)])
 
     def _acting(self, player: Player) -> list[Player]:
         """The players whose joint metric is handled at `player`, itself included; `player` alone without one."""
@@ -177,7 +180,7 @@ class GameStep:
     def _solve(self, player: Player, parts: list[Tensors]) -> list[Tensors]:
         """`M^{-1} parts`, for the players of `_acting`."""
         together = self.batch.together.get(player.index)
-        return [self.batch.metrics[player.index].solve(*parts)] if together is None else together.metric.solve(parts)
+        return [self.batch.metric_of(player).solve(*parts)] if together is None else together.metric.solve(parts)
 
     def _sample_backward(self) -> SamplePolicy:
         """Metrics and Gram matrices of all players, then all stages at once."""
@@ -218,8 +221,9 @@ class GameStep:
             players = self.game.stages[t].players
             self._measure(players, [policy.slopes(agent) for agent in range(len(players))])
             pairs = [self._seen_by(policy, player, agent) for agent, player in enumerate(players)]
-            inner, grams = zip(*pairs, strict=True) if pairs else ((), ())
-            policy.visit(t, inner, grams, units.get(t), self.options.value_damping)
+            policy.visit(
+                t, [inner for inner, _ in pairs], [gram for _, gram in pairs], units.get(t), self.options.value_damping
+            )
         batch.clamped += policy.clamped
         return policy
 
@@ -235,7 +239,7 @@ class GameStep:
     def _inner_gain(self, player: Player, slopes: tf.Tensor) -> tf.Tensor:
         """`<q_ij, k>`, `[B, m]`, summed over the players of `_acting`."""
         batch, members = self.batch, self._acting(player)
-        captures = [self._capture(member) for member in members]
+        captures = [self._captures[member.index] for member in members]
         gradients = [
             batch.complete(member, capture.gradient(slopes / batch.total))
             for member, capture in zip(members, captures, strict=True)
@@ -291,27 +295,28 @@ class GameStep:
             start.extend(zip(player.variables, self._move(player, gradient), strict=True))
         left: list[Applied | None] = []
 
-        def recorder(inputs: object) -> object:
+        def recorder(inputs: Nested) -> Nested:
             flat = flat_inputs(batch.model, inputs)
             finish = batch.settings.wants_outcome
             left.append(policy_forward(self.game, flat, batch.frozen, self._deviation, update, start, finish))
             return batch.y_pred
 
         batch.call_model(recorder)
-        if left[0] is not None:
-            loss_after = tf.cast(left[0].cost(batch.loss_of), batch.dtype)
+        [applied] = left
+        if applied is not None:
+            loss_after = tf.cast(applied.cost(batch.loss_of), batch.dtype)
             batch.outcome = self._outcome(policy, tf.cast(batch.loss, batch.dtype) - loss_after)
 
     def _arguments(self, player: Player) -> tuple:
         """(args, kwargs) of a player's call in the state that pass 2 has reached, before its turn."""
         call = player.calls[0]
-        return keras.tree.map_structure(
+        return keras_access.mapped(
             lambda leaf: self._values[leaf] if isinstance(leaf, Slot) else leaf, (call.args, call.kwargs)
         )
 
     def _outcome(self, policy: SamplePolicy | PublishedPolicy, actual: tf.Tensor) -> Outcome:
         """What the step does to J; without a prediction where the model is not that of the whole batch."""
-        if predicts(self.options):
+        if isinstance(policy, SamplePolicy) and predicts(self.options):
             return Outcome(self._predicted(policy), actual, policy.held_out_model())
         return Outcome(tf.constant(float("nan"), actual.dtype), actual, tf.zeros([3], actual.dtype))
 

@@ -4,6 +4,7 @@ import functools
 
 import tensorflow as tf
 
+from bellman_tf import _checks
 from bellman_tf.bellman import rollout, sample_space
 from bellman_tf.bellman.sample_space import SampleValue, from_groups, to_groups
 from bellman_tf.game.players import Player, Players
@@ -102,7 +103,7 @@ class LinearPolicy:
         """
         self._game = game
         if self.information.joint and self.information.feedback:
-            gram, pull = self._summed, _sum(self._pulls)
+            gram, pull = _checks.given("Gram matrix", self._summed), _sum(self._pulls)
             w = rollout.cooperative_weights(self._terminal, gram, pull, diagonal=self._diagonal)
             self._weights = {player.index: w for player in self._players}
             self._shared = self._columns_of(w)
@@ -210,7 +211,8 @@ class LinearPolicy:
         grams, weights, pulls = self._solved
         joint = self.information.joint
         if joint and self.information.feedback:
-            grams, weights, pulls = (None if part is None else expand_dims(part, 0) for part in self._solved)
+            grams, weights = expand_dims(grams, 0), expand_dims(weights, 0)
+            pulls = None if pulls is None else expand_dims(pulls, 0)
         return tf.reduce_sum(rollout.predicted_reduction(self._terminal, grams, weights, pulls, joint=joint)) + (
             0 if own is None else own / 2
         )
@@ -240,7 +242,9 @@ class LinearPolicy:
 
     def held_out_model(self, elsewhere: tf.Tensor | None = None) -> tf.Tensor:
         """What the cooperative step does to samples that were left out of it, `[3]`; see `held_out.held_out_model`."""
-        return held_out.held_out_model(self._terminal, self._summed, _sum(self._pulls), self._columns, elsewhere)
+        return held_out.held_out_model(
+            self._terminal, _checks.given("Gram matrix", self._summed), _sum(self._pulls), self._columns, elsewhere
+        )
 
 
 def _sum(parts: list) -> tf.Tensor | None:

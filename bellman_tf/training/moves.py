@@ -1,30 +1,36 @@
 """New values of all players: metrics from what the step has seen, directions, decay, clipping; nothing is assigned."""
 
-import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from bellman_tf import replicas
-from bellman_tf._typing import Tensors
+from bellman_tf import _checks, replicas
+from bellman_tf._typing import Size, Tensors
 from bellman_tf.curvature.block import Metric, StepScalars
 from bellman_tf.curvature.cached import Seen, update_all
 from bellman_tf.curvature.coupling.joint import JointMetric
 from bellman_tf.curvature.identity import IdentityMetric
 from bellman_tf.game.players import Player
+from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.tensors import either
 from bellman_tf.training.context import StepContext
 from bellman_tf.training.settings import StepSettings
 from bellman_tf.training.update import Assignments, add_own_cost, clip, constrain, move, own_cost_gradient
 
 
-@dataclasses.dataclass(frozen=True)
-class BatchOnly:
+class BatchOnly(Capture):
     """Stands in for a capture where only the batch size is known."""
 
-    batch_size: object
+    def __init__(self, batch_size: Size) -> None:
+        super().__init__([])
+        self._batch_size = batch_size
+
+    @property
+    def batch_size(self) -> Size:
+        """Samples in the batch."""
+        return self._batch_size
 
 
 class Together(NamedTuple):
@@ -37,6 +43,31 @@ class Together(NamedTuple):
 
     players: list[Player]
     metric: JointMetric
+
+    def captures(self, known: Mapping[int, Capture]) -> list[MatrixCapture]:
+        """The players' captures; those of players that act together are matrices.
+
+        Args:
+            known: captures by the player's index.
+
+        Returns:
+            In the order of `players`.
+        """
+        return matrices_of(known, [player.index for player in self.players])
+
+
+def matrices_of(known: Mapping[int, Capture], players: Sequence[int]) -> list[MatrixCapture]:
+    """The captures of some players that have a matrix form.
+
+    Args:
+        known: captures by the player's index.
+        players: indices.
+
+    Returns:
+        The captures; fewer than players where one is missing.
+    """
+    found = [known.get(index) for index in players]
+    return [capture for capture in found if isinstance(capture, MatrixCapture)]
 
 
 class Moves:
@@ -82,7 +113,7 @@ class Moves:
             }
         )
         self.velocities: dict[int, Tensors] = {}
-        self._seen: dict[int, object] = {}
+        self._seen: dict[int, Capture] = {}
         self._coupled: set[int] = set()
         self._state = context.state
         self._new_state = [list(state) for state in context.state]
@@ -131,7 +162,7 @@ class Moves:
         variables = [v for player in self.players for v in player.variables]
         return {id(v): constrain(v, new[id(v)]) for v in variables}
 
-    def update_metrics(self, seen: list[tuple[Player, object, Tensors | None]]) -> None:
+    def update_metrics(self, seen: Sequence[tuple[Player, Capture, Tensors | None]]) -> None:
         """Updates the statistics of players and keeps their metrics of this step.
 
         Args:
@@ -150,14 +181,15 @@ class Moves:
         """
         for number, coupling in enumerate(self.settings.couplings):
             members = [self.players[k] for k in coupling.players]
-            metrics = [self.metrics[player.index] for player in members]
-            if number in self._coupled or any(metric is None for metric in metrics):
+            metrics = [metric for metric in (self.metrics[k] for k in coupling.players) if metric is not None]
+            if number in self._coupled or len(metrics) < len(members):
                 continue
-            if any(k not in self._seen for k in coupling.players):
+            seen = matrices_of(self._seen, coupling.players)
+            if len(seen) < len(members):
                 continue  # a layer that is not called in this step: each acts under its own metric
             self._coupled.add(number)
             place = len(self.players) + number
-            seen, own = ([kept[k] for k in coupling.players] for kept in (self._seen, self._new_state))
+            own = [self._new_state[k] for k in coupling.players]
             self._new_state[place], joined = coupling.update(self._state[place], seen, own, metrics, self.step)
             if len({player.stage for player in members}) > 1:
                 continue
@@ -167,15 +199,20 @@ class Moves:
                 for k, metric in zip(coupling.players, joined, strict=True):
                     self.metrics[k] = metric
 
+    def metric_of(self, player: Player) -> Metric:
+        """The player's metric of this step, once it is known."""
+        return _checks.given(f"metric of {player.name}", self.metrics[player.index])
+
     def subtract(self, player: Player, gradient: Tensors) -> Tensors:
         """Queues the step of a player, without a copy of its variables where it can; returns what it was made of."""
         metric = self.metrics[player.index]
         if self.context.decay is not None or any(v.constraint is not None for v in player.variables):
             return self.move(player, gradient)
-        plain = isinstance(metric, IdentityMetric) and not self.settings.momentum.beta
-        directions = gradient if plain else self._step(player, gradient)
+        plain = not self.settings.momentum.beta
+        scale = metric.scale if plain and isinstance(metric, IdentityMetric) else None
+        directions = self._step(player, gradient) if scale is None else gradient
         for variable, direction in zip(player.variables, directions, strict=True):
-            self.assignments.subtract(variable, direction, metric.scale if plain else None)
+            self.assignments.subtract(variable, direction, scale)
         return directions
 
     def move(self, player: Player, gradient: Tensors) -> Tensors:
@@ -184,7 +221,7 @@ class Moves:
 
     def _step(self, player: Player, gradient: Tensors) -> Tensors:
         """The decrease of the player's variables; what changes in its state with it is kept."""
-        decreases, changed = self.metrics[player.index].step(gradient)
+        decreases, changed = self.metric_of(player).step(gradient)
         for k, tensor in changed.items():
             self._new_state[player.index][k] = tensor
         return self._with_momentum(player, decreases)

@@ -18,7 +18,7 @@ import functools
 
 import tensorflow as tf
 
-from bellman_tf import replicas
+from bellman_tf import _checks, replicas
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature.gram import condense, gram
 from bellman_tf.game.instrument import Notes, noting
@@ -75,17 +75,15 @@ class NativeStep:
             step.telemetry |= numbers_of(self.policy, self.options, self.game, step.dtype)
         if settings.handed_over:
             step.gradients = gradients
-            if wanted:
-                step.outcome_of = functools.partial(self._outcome, replicas.total(gradients))
+            step.outcome_of = functools.partial(self._outcome, replicas.total(gradients)) if wanted else None
             return
         gradients = replicas.total(gradients)
         if self.options.micro_batches > 1:
             accumulate(step, gradients, self.captures, lambda mean: self._move(step.clip_all(mean)))
-            return
-        gradients = step.clip_all(gradients)
-        self._move(gradients)
-        if wanted:
-            step.outcome = self._outcome(gradients, step.new_values())
+        else:
+            gradients = step.clip_all(gradients)
+            self._move(gradients)
+            step.outcome = self._outcome(gradients, step.new_values()) if wanted else None
 
     # ---- forward
 
@@ -98,7 +96,7 @@ class NativeStep:
         step, noted = self.step, self._noted()
         layers: dict[bool, list] = {True: [], False: []}
         for player in noted:
-            layers[player.coverage.site == PREACTIVATION].append(player.layers[0])
+            layers[player.covering.site == PREACTIVATION].append(player.layers[0])
         if self.information.curved:
             layers[False] += list({id(p.within): p.within for p in self.game.players if p.within is not None}.values())
         self.tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
@@ -155,7 +153,7 @@ class NativeStep:
             self.wholes = {p.index: self._capture(p, columns) for p in self.covered}
 
     def _capture(self, player: Player, columns: list[dict[int, Tensors]]) -> Capture:
-        layer, capture = player.layers[0], player.coverage.capture
+        layer, capture = player.layers[0], player.covering.capture
         cotangents = zip(*(column[id(layer)] for column in columns), strict=True)
         parts = [
             capture(layer, at_compute_dtype(layer, note.inputs), list(c))
@@ -174,7 +172,7 @@ class NativeStep:
         known = [p for p in self.covered if not self.blocks[p.index].needs_gradient]
         step.update_metrics([(p, self.captures[p.index], None) for p in known])
         step.couple()
-        self.metrics = {p.index: step.metrics[p.index] for p in known}
+        self.metrics = {p.index: step.metric_of(p) for p in known}
         for player in self.covered:
             if player.index not in self.metrics:
                 block, state = self.blocks[player.index], step.context.state[player.index]
@@ -217,7 +215,7 @@ class NativeStep:
         together = self.step.together.get(player.index)
         if together is None:
             return own(player)
-        captures = [self.wholes[member.index] for member in together.players]
+        captures = together.captures(self.wholes)
         forms = [functools.partial(own, member) for member in together.players]
         return tf.cast(together.metric.gram(captures, group_size, forms), self.step.dtype)
 
@@ -240,6 +238,10 @@ class NativeStep:
     def _solve(self, player: Player, parts: list[Tensors]) -> list[Tensors]:
         together = self.step.together.get(player.index)
         return [self.metrics[player.index].solve(*parts)] if together is None else together.metric.solve(parts)
+
+    @property
+    def _solved(self) -> LinearPolicy:
+        return _checks.given("policy", self.policy)
 
     # ---- gradient of the weighted loss
 
@@ -265,7 +267,7 @@ class NativeStep:
 
     def _weights(self, player: Player) -> tf.Tensor:
         together = self.step.together.get(player.index)
-        return self.policy.weights(player if together is None else together.players[0])
+        return self._solved.weights(player if together is None else together.players[0])
 
     def _enclosed(self) -> dict[int, Tensors]:
         """Gradients of open-loop players, each from the outputs of the layer that it acts within, by index."""
@@ -275,7 +277,7 @@ class NativeStep:
         for key, objective in {(id(p.within), self.objective[p.index]): None for p in inside}:
             members = [p for p in inside if id(p.within) == key and self.objective[p.index] is objective]
             columns = [column[key] for column in objective.columns]
-            seeds = weigh_each(self.sites[key], columns, self.policy.mean_weights[objective.number])
+            seeds = weigh_each(self.sites[key], columns, self._solved.mean_weights[objective.number])
             variables = [[v.value for v in p.variables] for p in members]
             parts = gradient_of(self.tape, self.sites[key], variables, seeds)
             found |= {p.index: self.step.with_own_cost(p, g) for p, g in zip(members, parts, strict=True)}
@@ -294,7 +296,7 @@ class NativeStep:
         Returns:
             The gradients, by index.
         """
-        step, weights = self.step, self.policy.mean_weights[objective.number]
+        step, weights = self.step, self._solved.mean_weights[objective.number]
         found = objective.weighed([[v.value for v in p.variables] for p in players], weights, step.total)
         return {p.index: [tf.cast(g, step.dtype) for g in parts] for p, parts in zip(players, found, strict=True)}
 

@@ -9,6 +9,7 @@ per sample, and so its own columns; see `own_policy.py` for what becomes of them
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -31,7 +32,7 @@ from bellman_tf.training.round import Round
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def rules_of(player_losses: object) -> Rules:
+def rules_of(player_losses: Any) -> Rules:
     """Checks the option `player_losses`.
 
     Args:
@@ -244,7 +245,7 @@ def objectives_of(step: Round, record: LossRecord, tape: tf.GradientTape) -> lis
     return found
 
 
-def gradient_of(tape: tf.GradientTape, targets: object, sources: list, seeds: object) -> list:
+def gradient_of(tape: tf.GradientTape, targets: Tensors, sources: Any, seeds: Tensors) -> Any:
     """`tape.gradient` in the nested structure of `sources`, zeros where nothing connects.
 
     Args:

@@ -72,7 +72,7 @@ class OwnPolicy(LinearPolicy):
         return [[stage.get(row) for row in self._rows] for stage in self._places]
 
     @functools.cached_property
-    def _start(self) -> SampleValue:
+    def _start(self) -> SampleValue:  # pyright: ignore[reportIncompatibleMethodOverride]  # made when first read
         """The terminal value of the player in every seat, `[N, ...]`."""
         ends = [self._ends[number] for _, number in self._rows]
         return SampleValue(*(tf.stack(parts) for parts in zip(*ends, strict=True)))

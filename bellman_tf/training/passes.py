@@ -8,12 +8,13 @@ they were before pass 1, so dropout masks agree, and what it would write to them
 
 import dataclasses
 from collections.abc import Callable
+from typing import TypeVar
 
 import keras
 import tensorflow as tf
 
 from bellman_tf import keras_access
-from bellman_tf._typing import Tensors
+from bellman_tf._typing import Nested, Tensors
 from bellman_tf.game.graph import Call, Replay, Slot
 from bellman_tf.game.instrument import tapped
 from bellman_tf.game.stages import Game, Player
@@ -61,7 +62,7 @@ def copy_with_mask(tensor: tf.Tensor) -> tf.Tensor:
     return copy
 
 
-def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bool) -> tuple[object, Forward]:
+def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bool) -> tuple[Nested, Forward]:
     """Pass 1.
 
     Args:
@@ -73,8 +74,8 @@ def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bo
     Returns:
         The model's outputs, and what was captured.
     """
-    program, forward = Replay(game.graph, inputs), Forward()
-    outputs = set(keras.tree.flatten(game.graph.outputs))
+    program, forward = Replay(game.traced, inputs), Forward()
+    outputs = set(keras.tree.flatten(game.traced.outputs))
 
     def run(call: Call) -> None:
         name = last_activation(call) if outputs & set(call.outputs) else None
@@ -83,12 +84,12 @@ def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bo
         if player is not None:
             forward.arguments[id(call)] = (args, kwargs)
             if not player.covered:
-                untrained = call.operation.non_trainable_variables
+                untrained = player.layers[0].non_trainable_variables
                 forward.states[id(call)] = [(v, tf.identity(v.value)) for v in untrained]
         before: Tensors = []
         fused = name is not None and hasattr(call.operation, "units")
-        preactivation = player is not None and player.covered and player.coverage.site == PREACTIVATION
-        if preactivation or fused:
+        preactivation = player is not None and player.covered and player.covering.site == PREACTIVATION
+        if isinstance(call.operation, keras.Layer) and (preactivation or fused):
 
             def tap(h: tf.Tensor) -> None:
                 tape.watch(h)
@@ -130,6 +131,9 @@ def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bo
     return program.result(), forward
 
 
+Deviation = TypeVar("Deviation")  # what a solver makes of the change of the state before a stage
+
+
 @dataclasses.dataclass(frozen=True)
 class Applied:
     """The new network on the same batch, once pass 2 has run to its outputs.
@@ -140,11 +144,11 @@ class Applied:
         losses: what layers added themselves on the way (activity regularizers, `add_loss`).
     """
 
-    outputs: object
+    outputs: Nested
     state: list[tuple]
     losses: Tensors
 
-    def cost(self, loss: Callable[[object], tf.Tensor]) -> tf.Tensor:
+    def cost(self, loss: Callable[[Nested], tf.Tensor]) -> tf.Tensor:
         """J of the new weights on the same batch, regularizers included; nothing is written.
 
         Args:
@@ -162,8 +166,8 @@ def policy_forward(
     game: Game,
     inputs: Tensors,
     frozen: list[tuple],
-    deviate: Callable[[int, dict[Slot, tf.Tensor]], object],
-    update: Callable[[Player, int, object, object], Tensors],
+    deviate: Callable[[int, dict[Slot, tf.Tensor]], Deviation],
+    update: Callable[[Player, int, Deviation, tuple], Tensors],
     start: list[tuple],
     finish: bool = False,
 ) -> Applied | None:
@@ -182,7 +186,7 @@ def policy_forward(
     Returns:
         The new network on the batch, `None` unless `finish`.
     """
-    program = Replay(game.graph, inputs)
+    program = Replay(game.traced, inputs)
     state, fresh, losses = list(frozen), list(start), []
     last = max((t for t, stage in enumerate(game.stages) if stage.players), default=-1)
 
@@ -241,7 +245,11 @@ def replay_gradient(player: Player, forward: Forward, cotangents: dict[int, Tens
 
 
 def _training(call: Call) -> dict:
-    return {"training": True} if keras_access.takes_training(call.operation) else {}
+    return (
+        {"training": True}
+        if isinstance(call.operation, keras.Layer) and keras_access.takes_training(call.operation)
+        else {}
+    )
 
 
 def first_tensor(arguments: tuple) -> tf.Tensor:

@@ -6,6 +6,7 @@ than the gradient or V_xx has a Tikhonov term.
 
 import tensorflow as tf
 
+from bellman_tf import _checks
 from bellman_tf.bellman import outer_product, per_sample
 from bellman_tf.training.derivatives import Derivatives, Units
 from bellman_tf.training.settings import GameOptions
@@ -46,7 +47,7 @@ def terminal_value(
     if beta_squared is not None and options.terminal_hessian == "outer_product" and options.outer_scale == "mean":
         beta_squared /= total
     if found.columns == 1:
-        return outer_product.init(batch_size, beta_squared)
+        return outer_product.init(batch_size, _checks.given("beta_squared", beta_squared))
     units = sum(unit.count for unit in found.units.values())
     rank = found.columns - 1 - units if beta_squared is None else 0
     return per_sample.init(batch_size, beta_squared=beta_squared, rank=rank, units=units, dtype=total.dtype)
@@ -78,7 +79,7 @@ class PublishedPolicy:
             factor: c of the recursion.
         """
         self.joint, self._total, self._factor = joint, total, factor
-        self._current = [value] * (1 if joint else agents)
+        self._current: list[outer_product.OuterValue | per_sample.MatrixValue] = [value] * (1 if joint else agents)
         self._behind: dict[int, list] = {}
         self.clamped = tf.zeros([], tf.int32)
 
@@ -120,7 +121,10 @@ class PublishedPolicy:
             self._move(agent, k, G)
         if units is not None and damping:
             amount = damping / self._factor
-            self._current = [per_sample.damped(value, *units, amount) for value in self._current]
+            self._current = [
+                per_sample.damped(value, *units, amount) if isinstance(value, per_sample.MatrixValue) else value
+                for value in self._current
+            ]
 
     def _move(self, agent: int, inner_k: tf.Tensor, gram: tf.Tensor) -> None:
         value = self._current[agent]

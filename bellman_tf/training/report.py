@@ -1,5 +1,7 @@
 """The model's metrics after a step, as `train_step` returns them."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -7,7 +9,7 @@ from bellman_tf import replicas
 from bellman_tf.training.context import StepResult
 
 
-def report(model: keras.Model, data: object, result: StepResult) -> dict:
+def report(model: keras.Model, data: Any, result: StepResult) -> dict:
     """Updates the model's metrics, with an accepted batch only: one NaN would stay in them until the epoch ends.
 
     Args:

@@ -2,17 +2,19 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from bellman_tf import keras_access, replicas
-from bellman_tf._typing import Tensors
+from bellman_tf import _checks, keras_access, replicas
+from bellman_tf._typing import Nested, Tensors
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.raw_variables import raw_variables
 from bellman_tf.game.replay_check import kept_variables
+from bellman_tf.game.stages import Game
 from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.capture import Capture
 from bellman_tf.losses import keras_computes_loss
@@ -45,7 +47,7 @@ class Round(Moves):
     """
 
     def __init__(
-        self, model: keras.Model, game: Players, settings: StepSettings, context: StepContext, data: object
+        self, model: keras.Model, game: Players, settings: StepSettings, context: StepContext, data: Any
     ) -> None:
         self.model, self.game, self.data = model, game, data
         self.x, self.y, self.sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -84,9 +86,22 @@ class Round(Moves):
         size, count = tf.cast(rows, self.dtype), replicas.count()
         return size if count == 1 else count * tf.maximum(size, 1)
 
+    @property
+    def program(self) -> Game:
+        """The game, of a step that replays the model's trace.
+
+        Raises:
+            ValueError: if the game is that of a running model.
+        """
+        if not isinstance(self.game, Game):
+            raise _checks.error(
+                "rollout", "be 'nonlinear' for a step that replays the model's trace", self.settings.options.rollout
+            )
+        return self.game
+
     # ---- the model
 
-    def call_model(self, recorder: object = None) -> object:
+    def call_model(self, recorder: Callable[[Nested], Nested] | None = None) -> Nested:
         """Calls the model in training mode; with a recorder, that takes the place of the model's own `call`."""
         keywords = {"training": True} if keras_access.takes_training(self.model) else {}
         if recorder is None:
@@ -98,19 +113,20 @@ class Round(Moves):
         """Pass 1 inside the model's own `__call__`; the outputs stay in `y_pred`."""
         kept: list[Forward] = []
 
-        def recorder(inputs: object) -> object:
-            outputs, forward = capture_forward(self.game, keras_access.flat_inputs(self.model, inputs), tape, cuts)
+        def recorder(inputs: Nested) -> Nested:
+            outputs, forward = capture_forward(self.program, keras_access.flat_inputs(self.model, inputs), tape, cuts)
             kept.append(forward)
             return outputs
 
         self.y_pred = self.call_model(recorder)
         return kept[0]
 
-    def loss_of(self, y_pred: object) -> tf.Tensor:
+    def loss_of(self, y_pred: Nested) -> tf.Tensor:
         """J for given outputs."""
-        return self.model.compute_loss(
+        loss: Any = self.model.compute_loss(
             x=self.x, y=self.y, y_pred=y_pred, sample_weight=self.sample_weight, training=True
         )
+        return loss
 
     def loss_with(self, new: dict[int, tf.Tensor]) -> tf.Tensor:
         """J of the same batch under new values of the trained variables; what this pass writes is discarded.
@@ -183,7 +199,7 @@ class Round(Moves):
         """The capture of a covered player."""
         layer = player.layers[0]
         inputs = first_tensor(forward.arguments[id(player.calls[0])])
-        return player.coverage.capture(
+        return player.covering.capture(
             layer, at_compute_dtype(layer, inputs), [tf.convert_to_tensor(c) for c in cotangents]
         )
 

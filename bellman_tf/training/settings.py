@@ -131,9 +131,9 @@ class GameOptions:
     @property
     def columns(self) -> int | None:
         """Columns of the terminal factor besides the gradient: 0 if collinear, `None` if as many as there are."""
-        if self.terminal_hessian in {"matched", "outer_product"}:
-            return 0
-        return None if self.terminal_hessian == "full" else self.terminal_hessian
+        if isinstance(self.terminal_hessian, int):
+            return self.terminal_hessian
+        return None if self.terminal_hessian == "full" else 0
 
 
 @dataclasses.dataclass(frozen=True)

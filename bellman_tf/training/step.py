@@ -13,13 +13,13 @@ Vanilla batch DDP (`dense_step.py`) and the baselines bring a solver of their ow
 step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from bellman_tf.game.native import NativeGame
-from bellman_tf.game.stages import Game
+from bellman_tf.game.players import Players
 from bellman_tf.training.context import StepContext, StepResult
 from bellman_tf.training.game_step import game_step
 from bellman_tf.training.information import INFORMATION
@@ -33,10 +33,10 @@ from bellman_tf.training.verdict import conclude
 
 def take_step(
     model: keras.Model,
-    games: list[NativeGame] | list[Game],
+    games: Sequence[Players],
     settings: StepSettings,
     context: StepContext,
-    data: object,
+    data: Any,
     branch: Callable[[], tf.Tensor],
 ) -> StepResult:
     """Solves one batch.
@@ -70,7 +70,7 @@ def solve(step: Round) -> None:
         step.settings.solver(step)
     elif step.settings.options.rollout == "linear":
         native_step(step)
-    elif INFORMATION[step.settings.options.information].curved and step.game.graph is not None and step.game.stages:
+    elif INFORMATION[step.settings.options.information].curved and step.program.graph and step.game.stages:
         game_step(step)
     else:
         open_step(step)

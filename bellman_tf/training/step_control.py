@@ -6,7 +6,8 @@ anything is assigned; with `rollout="linear"` it costs one more forward pass, ta
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -104,7 +105,7 @@ class LevenbergMarquardt:
 STEP_CONTROLS = {"levenberg_marquardt": LevenbergMarquardt}
 
 
-def get(identifier: object) -> LevenbergMarquardt | None:
+def get(identifier: str | LevenbergMarquardt | Mapping[str, Any] | None) -> LevenbergMarquardt | None:
     """A step control from its name, an object, or a serialised one.
 
     Args:

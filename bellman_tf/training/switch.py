@@ -4,18 +4,19 @@ Every branch is a whole step of the game with its own stages. It returns its res
 which the outer step takes its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.game.stages import Game
+from bellman_tf.game.players import Players
 from bellman_tf.keras_access import mask_of, set_mask
+from bellman_tf.training.context import Outcome
 from bellman_tf.training.round import Round
 
 
-def switched(batch: Round, games: list[Game], branch: tf.Tensor, solve: Callable[[Round], None]) -> None:
+def switched(batch: Round, games: Sequence[Players], branch: tf.Tensor, solve: Callable[[Round], None]) -> None:
     """Solves the batch in the game with number `branch`; only that branch runs.
 
     Args:
@@ -26,7 +27,7 @@ def switched(batch: Round, games: list[Game], branch: tf.Tensor, solve: Callable
     """
     exports: list[_Export] = []
 
-    def run(game: Game) -> Callable[[], Tensors]:
+    def run(game: Players) -> Callable[[], Tensors]:
         def step() -> Tensors:
             inner = Round(batch.model, game, batch.settings, batch.context, batch.data)
             solve(inner)
@@ -62,7 +63,6 @@ class _Export:
             [inner.telemetry[name] for name in sorted(inner.telemetry)],
         ]
         self._names = sorted(inner.telemetry)
-        self._outcome = type(inner.outcome)
         self.tensors = [tf.convert_to_tensor(t) for t in tf.nest.flatten(self._structure)]
 
     def adopt(self, batch: Round, tensors: Tensors) -> None:
@@ -79,5 +79,5 @@ class _Export:
         for key, value in zip(self._variables, values, strict=True):
             batch.assignments.add(by_id[key], value)
         batch.adopt_state(dict(zip(self._changed, changed, strict=True)))
-        batch.outcome = self._outcome(*outcome) if outcome else None
+        batch.outcome = Outcome(*outcome) if outcome else None
         batch.telemetry = dict(zip(self._names, told, strict=True))

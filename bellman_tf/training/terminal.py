@@ -9,6 +9,8 @@ from collections.abc import Generator
 import keras
 import tensorflow as tf
 
+from bellman_tf import _checks
+from bellman_tf._typing import Tensors
 from bellman_tf.losses import (
     LossRecord,
     OutputEnd,
@@ -19,8 +21,6 @@ from bellman_tf.losses import (
     terminal_curvature,
 )
 from bellman_tf.training.passes import Forward
-
-Tensors = list[tf.Tensor]
 
 
 class Terminal:
@@ -62,7 +62,7 @@ class Terminal:
         Returns:
             The coefficients.
         """
-        return self._curvature(gradients, "matched").beta_squared
+        return _checks.given("beta_squared", self._curvature(gradients, "matched").beta_squared)
 
     def factor_columns(self, rank: int | None) -> list[Tensors]:
         """Columns of Z with Z Z' = H, each as cotangents of `z`.
@@ -73,7 +73,7 @@ class Terminal:
         Returns:
             r lists of tensors shaped like `z`.
         """
-        return self._curvature([], "full" if rank is None else rank).columns
+        return self._curvature([], "full" if rank is None else rank).columns or []
 
     def _curvature(self, gradients: Tensors, terminal_hessian: str | int) -> TerminalCurvature:
         return terminal_curvature(self._cost, gradients, self._derivatives, terminal_hessian)

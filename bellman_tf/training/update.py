@@ -1,5 +1,7 @@
 """New values of variables: clipping, decoupled decay, constraints, averages; and the guard against bad batches."""
 
+from collections.abc import Hashable
+
 import keras
 import tensorflow as tf
 
@@ -72,7 +74,7 @@ def all_finite(tensors: Tensors) -> tf.Tensor:
     Returns:
         Boolean scalar.
     """
-    alike: dict[object, Tensors] = {}
+    alike: dict[Hashable, Tensors] = {}
     for place, tensor in enumerate(tensors):
         shape = tensor.shape
         small = shape.rank and shape.is_fully_defined() and shape.num_elements() <= _SMALL
@@ -148,7 +150,7 @@ class Assignments:
             kept: boolean scalar, whether what pass 1 wrote stays.
             restore: (variable, value before the step) of floating-point variables that pass 1 wrote to.
         """
-        rates: dict[object, tf.Tensor] = {}
+        rates: dict[Hashable, tf.Tensor] = {}
         for variable, direction, rate in self._steps:
             key = direction.dtype if rate is None else id(rate)
             if key not in rates:

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from bellman_tf import replicas
+from bellman_tf import _checks, replicas
 from bellman_tf.training.accumulation import kept_sums
 from bellman_tf.training.context import StepResult
 from bellman_tf.training.round import Round
@@ -34,8 +34,9 @@ def conclude(step: Round) -> StepResult:
     else:
         measured = measures(step.settings.control, step.context.iteration)
         [loss] = replicas.total([step.loss])
-        verdict = judge(step.settings.control, control, step.outcome, loss, measured)
-        accepted &= tf.math.is_finite(step.outcome.predicted)
+        outcome, control = _checks.given("outcome", step.outcome), _checks.given("control", control)
+        verdict = judge(step.settings.control, control, outcome, loss, measured)
+        accepted &= tf.math.is_finite(outcome.predicted)
         taken = accepted & values & verdict.taken
         control = tf.where(accepted, verdict.state, control)
     return StepResult(

@@ -5,7 +5,6 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from bellman_tf.linalg.products import matvec
 from bellman_tf.trajectory import constraints
 from bellman_tf.trajectory.backward import Sweep
 from bellman_tf.trajectory.constraints import Lagrangian
@@ -116,7 +115,9 @@ def follow(
     opened = nominal.controls + step[:, None] * sweep.open_loop
 
     def advance(t, x, states, controls):
-        u = tf.gather(opened, t) + matvec(tf.gather(sweep.feedback, t), x - tf.gather(nominal.states, t))
+        moved = x - tf.gather(nominal.states, t)
+        # elementwise, so that XLA fuses it; a matrix product would be a call per instance
+        u = tf.gather(opened, t) + tf.reduce_sum(tf.gather(sweep.feedback, t) * moved[:, None], axis=2)
         if limits is not None:
             u = tf.clip_by_value(u, *(tf.gather(limit, t) for limit in limits))
         x = problem.next_of(x, u, tf.fill([B], t))

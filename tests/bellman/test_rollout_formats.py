@@ -103,7 +103,7 @@ print(step.experimental_get_tracing_count(), len(glob.glob(sys.argv[1] + "/*step
 """
 
 
-@pytest.mark.parametrize("slices", [False, True])
+@pytest.mark.parametrize("slices", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_ten_calls_compile_once_under_xla(tmp_path, slices):
     """Counted in XLA's own dump. With a slice whose start varies, what the count is there to find, there are more."""
     env = {**os.environ, "XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"}

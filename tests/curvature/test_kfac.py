@@ -268,3 +268,15 @@ def test_sua_is_exact_for_pixels_uncorrelated_in_space():
     patches = capture.input_moment("patches")[:-1, :-1]
     assert_close(patches, np.kron(np.eye(9), capture.input_moment("sua")), rtol=1e-12)
     assert_close(capture.input_moment("sua"), np.diag([1.0, 4.0]) / 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["conv 2d stride 2", "conv 1d causal"])
+def test_a_convolution_that_is_rescaled_has_its_bias_apart(name, rng):
+    """The damping adds to the products of eigenvalues; the bias row's moment is the number of positions."""
+    player = Player(options.KFAC(damping=DAMPING, convolution="sua", cooperative="rescale"), name, rng)
+    A, B = (factor.numpy() for factor in player.state[:2])
+    layout, positions = coverage(player.layer).matrix, player.samples[0].capture.positions
+    rows = np.zeros([layout.all_rows] * 2)
+    rows[: layout.rows, : layout.rows] = np.kron(np.eye(layout.rows // len(A)), A)
+    rows[-1, -1] = positions
+    player.assert_solves((np.kron(rows, B) + DAMPING * np.eye(len(rows) * len(B))) / RATE, rng)

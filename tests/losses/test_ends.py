@@ -65,8 +65,18 @@ def step(layer, loss, z, y, mode, terminal_hessian="full"):
 
 
 @pytest.mark.usefixtures("_float64")
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("how", ["Activation", "keras.ops", "tensorflow", "by hand"])
+@pytest.mark.parametrize(
+    ("how", "mode"),
+    [
+        *((how, mode) for how in ("Activation", "tensorflow") for mode in MODES),
+        *((how, "graph") for how in ("keras.ops", "by hand")),
+        *(
+            pytest.param(how, mode, marks=pytest.mark.slow)
+            for how in ("keras.ops", "by hand")
+            for mode in ("eager", "jit")
+        ),
+    ],
+)
 def test_a_sigmoid_into_a_categorical_cross_entropy_is_what_keras_makes_of_it(how, mode, rng):
     z, y = rng.normal(size=[3, 4]), np.eye(4)[[0, 2, 1]]
     p = reference.sigmoid(z)

@@ -12,6 +12,12 @@ from tests.losses.networks import CASES, Case, in_modes, make, terminal
 from verification.references import losses as reference
 
 MODES = ["eager", "graph", "jit"]
+# Every case is run eagerly; compiled, in the usual suite, one of each kind: coupled and written in Python, several
+# outputs, a loss or `compute_loss` of one's own. `test_terminal.py` compiles four more.
+COMPILED = {
+    "graph": {"dice on a softmax", "loss that is not seen, beside one that is", "own compute_loss around a Keras loss"},
+    "jit": {"two automatic outputs", "loss with its own __call__", "own compute_loss"},
+}
 TOLERANCE = 1e-7  # of the central differences
 pytestmark = [
     pytest.mark.usefixtures("_float64"),
@@ -65,8 +71,16 @@ def without_largest(blocks, rank):
     return np.sort(np.concatenate([eigenvalues[:, :-rank], np.minimum(largest, 0.0)], axis=1), axis=1)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        pytest.param(
+            name, mode, marks=[] if mode == "eager" or name in COMPILED[mode] else pytest.mark.slow, id=f"{name}-{mode}"
+        )
+        for name in CASES
+        for mode in MODES
+    ],
+)
 def test_products_coefficient_and_columns(name, mode):
     case = CASES[name]
     model, z, y, weights = make(case)

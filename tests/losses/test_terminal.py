@@ -165,9 +165,18 @@ def test_a_perfectly_fitted_sample_has_no_coefficient_and_a_nearly_fitted_one_a_
 
 
 @pytest.mark.parametrize(
-    "name", ["sigmoid into a categorical cross-entropy", "subclass, weighted", "two outputs", "dice"]
+    ("mode", "name"),
+    [
+        ("unknown batch size", "sigmoid into a categorical cross-entropy"),
+        ("unknown batch size", "subclass, weighted"),
+        ("unknown batch size", "two outputs"),
+        ("unknown batch size", "dice"),
+        ("jit", "subclass, weighted"),
+        ("jit", "two outputs"),
+        pytest.param("jit", "sigmoid into a categorical cross-entropy", marks=pytest.mark.slow),
+        pytest.param("jit", "dice", marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("mode", ["unknown batch size", "jit"])
 def test_compiled_is_eager(mode, name):
     case = CASES[name]
     model, z, y, _ = make(case)

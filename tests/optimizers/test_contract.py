@@ -105,6 +105,7 @@ COPIES = {
 }
 # All three go through one `__reduce__`: every row is pickled, of these two all copies are made in the usual suite too.
 COPIED = ("GTDDP", "GTDDP with AdamW inside")
+ONE_OF_EACH_CLASS = ("GTDDP", "GTDDP nonlinear", "DDPNOpt with Lion inside", "EKFAC", "DDP", "EMSA", "KWNG")
 each_copy = pytest.mark.parametrize(
     ("make", "copied"),
     [
@@ -177,6 +178,10 @@ def test_it_needs_the_layers(make):
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(ROWS[row], id=row, marks=[] if row in ONE_OF_EACH_CLASS else pytest.mark.slow) for row in ROWS],
+)
 def test_it_belongs_to_one_model(make):
     optimizer = make()
     model = mlp()

@@ -68,9 +68,15 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("rule", "jit"),
+    [
+        pytest.param(rule, jit, marks=pytest.mark.slow if jit and rule not in {"gain", "adamw"} else [])
+        for rule in RULES
+        for jit in (False, True)
+    ],
+)
 @pytest.mark.usefixtures("_float64")
-@pytest.mark.parametrize("jit", [False, True])
 def test_its_steps_are_those_of_the_reference(rule, jit):
     """Own costs, and the second and third step, whose metric comes from the first."""
     kind, arguments, known, options = RULES[rule]
@@ -101,8 +107,16 @@ def test_its_steps_are_those_of_the_reference(rule, jit):
 # ---- it is left as it is
 
 
-@pytest.mark.parametrize("network", [mlp, residual_cnn])
+@pytest.mark.parametrize("network", [mlp, pytest.param(residual_cnn, marks=pytest.mark.slow)])
 def test_open_loop_it_is_keras_with_that_optimizer(name, network):
+    assert_open_loop_is_keras(name, network)
+
+
+def test_open_loop_convolutions_are_keras_with_adamw_too():
+    assert_open_loop_is_keras("adamw", residual_cnn)
+
+
+def assert_open_loop_is_keras(name, network):
     data = (x, y) if network is mlp else (normal(8, 6, 6, 2), labels(8))
     plain = compiled(MAKE[name](), network)
     ours = compiled(btf.GTDDP(inner_optimizer=MAKE[name](), information="open"), network)
@@ -154,8 +168,16 @@ def test_the_learning_rate_of_a_schedule_is_that_of_its_iterations():
 # ---- guarded
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_bad_batch_changes_neither_weights_nor_its_state(name, jit):
+    assert_a_bad_batch_changes_nothing(name, jit)
+
+
+def test_a_bad_batch_changes_nothing_under_xla_either():
+    assert_a_bad_batch_changes_nothing("adamw", True)
+
+
+def assert_a_bad_batch_changes_nothing(name, jit):
     model = compiled(btf.GTDDP(inner_optimizer=MAKE[name]()), jit_compile=jit)
     train(model, 2)
     optimizer = model.optimizer

@@ -2,6 +2,7 @@
 
 import warnings
 
+import keras
 import numpy as np
 import pytest
 
@@ -49,7 +50,7 @@ def test_a_good_batch_starts_the_count_anew():
     assert int(model.optimizer.rejected_batches) == 8
 
 
-@pytest.mark.parametrize("callbacks", [None, []])
+@pytest.mark.parametrize("callbacks", [None, [], keras.callbacks.CallbackList()])
 def test_fit_says_it_at_the_end_of_an_epoch(callbacks):
     model = compiled()
     bad = np.full((40, 6), np.nan, "float32")

@@ -16,6 +16,7 @@ from bellman_tf.curvature.block import StepScalars, running_mean
 from tests.bellman.sample_games import start, terms, tolerance
 from tests.helpers import assert_close
 from tests.optimizers.inside import MAKE
+from tests.replicas.training import compiled as replicated
 from tests.strategies.networks import cross_entropy, labels, normal
 from verification.problems.games import games
 from verification.references import accumulation as reference
@@ -121,9 +122,8 @@ def test_a_mean_takes_up_micro_batches_as_if_all_at_once(k, t, decay, period, se
     expected = running_mean(old, np.mean(values, axis=0), StepScalars(iteration, one).mean_rate(decay, period))
     mean = tf.constant(old)
     for j, value in enumerate(values):
-        mean = running_mean(
-            mean, value, StepScalars(iteration, one, None, tf.constant(j, tf.int64), k).mean_rate(decay, period)
-        )
+        scalars = StepScalars(iteration, one, micro_batch=tf.constant(j, tf.int64), micro_batches=k)
+        mean = running_mean(mean, value, scalars.mean_rate(decay, period))
     assert_close(mean, expected, atol=1e-13 * (1 + np.abs([old, *values]).max()))
 
 
@@ -430,3 +430,23 @@ def test_a_monitor_shows_weights_and_no_decrease(inner):
     assert {"weight_spread", "leverage"} <= set(logs)
     assert logs["leverage"][0] > 0
     assert not {"actual_reduction", "predicted_reduction", "reduction_ratio"} & set(logs)
+
+
+# ---- several replicas
+
+
+@pytest.mark.parametrize("curvature", some_slow(["adam", "identity"], "identity"))
+def test_replicas_that_accumulate_equal_the_batch_in_groups(curvature):
+    """Two replicas with K micro-batches each: 2 K groups."""
+    options = {"curvature": curvature, "weight_decay": 0.1, "global_clipnorm": 0.2}
+    accumulating = {"gradient_accumulation_steps": K, **options}
+    both, _ = replicated(2, lambda: btf.GTDDP(0.1, **accumulating), small, jit_compile=False)
+    one, _ = replicated(1, lambda: btf.GTDDP(0.1, group_size=M, **options), small, jit_compile=False)
+    for model, size in ((both, 2 * M), (one, 2 * M * K)):
+        model.fit(np.tile(x, (2, 1))[:48], np.tile(y, 2)[:48], batch_size=size, shuffle=False, verbose=0)
+    assert_same_weights(both, one)
+
+
+def test_keras_cannot_accumulate_on_replicas():
+    with pytest.raises(ValueError, match="Keras's optimizers cannot accumulate gradients on several replicas"):
+        replicated(2, lambda: btf.GTDDP(inner_optimizer=optimizers.SGD(0.1, gradient_accumulation_steps=K)))

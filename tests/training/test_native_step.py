@@ -108,7 +108,10 @@ def _rows(weights, like):
     return tf.cast(tf.reshape(weights, [-1] + [1] * (like.shape.rank - 1)), like.dtype)
 
 
-@pytest.mark.parametrize("curvature", ["identity", "adam", "rmsprop", "kfac", "ekfac", "full"])
+@pytest.mark.parametrize(
+    "curvature",
+    ["identity", "adam", "kfac", *(pytest.param(c, marks=pytest.mark.slow) for c in ("rmsprop", "ekfac", "full"))],
+)
 def test_a_bias_without_effect_changes_nothing(curvature):
     """In front of a normalisation: neither the other layers' step, nor under XLA against the graph."""
     kernels = []

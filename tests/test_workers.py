@@ -1,0 +1,182 @@
+"""The loop of several workers: against Keras's `fit` on one, its checkpoints; two processes in the slow suite."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import bellman_tf as btf
+from bellman_tf import workers
+from tests.strategies.networks import cross_entropy, labels, normal
+
+ROOT = pathlib.Path(__file__).parents[1]
+LIMIT = 300  # seconds for two processes; 40 on an idle machine
+
+
+def batches():
+    return tf.data.Dataset.from_tensor_slices((normal(22, 6), labels(22))).batch(8)
+
+
+def compiled(optimizer=None):
+    keras.utils.set_random_seed(0)
+    parts = [layers.Dense(4, activation="tanh"), layers.Dropout(0.2, seed=1), layers.Dense(3)]
+    model = btf.Sequential([layers.Input((6,)), *parts])
+    optimizer = optimizer or btf.GTDDP(0.05, curvature="adam")
+    model.compile(optimizer, metrics=["accuracy"], **cross_entropy(), jit_compile=False)
+    return model
+
+
+def state(model):
+    return [v.numpy() for v in (*model.variables, *model.optimizer.variables, *model.seed_variables())]
+
+
+@pytest.mark.parametrize("optimizer", [None, keras.optimizers.SGD])
+def test_on_one_worker_it_is_keras_fit(optimizer):
+    ours, keras_own = (compiled(optimizer and optimizer(0.1)) for _ in range(2))
+    found = workers.fit(ours, batches(), 2)
+    expected = keras_own.fit(batches(), epochs=2, verbose=0, shuffle=False).history
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-6)
+    for a, b in zip(state(ours), state(keras_own), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_it_goes_on_from_the_last_checkpoint(tmp_path):
+    whole, seen = compiled(), []
+    workers.fit(whole, batches(), 4)
+    for epochs in (2, 4):
+        part = compiled()
+        history = workers.fit(part, lambda epoch: (seen.append(epoch), batches())[1], epochs, directory=tmp_path)
+    assert seen == [0, 1, 2, 3]
+    assert len(history["loss"]) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-000003.weights.h5", "epoch-000004.weights.h5"]
+    for a, b in zip(state(whole), state(part), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_callbacks_see_it_and_may_stop_it():
+    class Stop(keras.callbacks.Callback):
+        batches = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.batches += 1
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = "accuracy" in logs
+
+    stop = Stop()
+    assert len(workers.fit(compiled(), batches(), 5, callbacks=[stop])["loss"]) == 1
+    assert stop.batches == 3
+
+
+def test_a_broken_exchange_names_the_way_on(tmp_path):
+    class Break(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            raise tf.errors.UnavailableError(None, None, "Collective ops is aborted")
+
+    with pytest.raises(workers.WorkerLost, match=r"Start all workers again. They go on from the last checkpoint in"):
+        workers.fit(compiled(), batches(), 1, directory=tmp_path, callbacks=[Break()])
+
+
+def test_what_it_needs_is_said():
+    model = btf.Sequential([layers.Dense(3)])
+    model.compile(btf.GTDDP(0.1), "mse")
+    with pytest.raises(ValueError, match="`model` must be built and compiled in the strategy's scope"):
+        workers.fit(model, batches())
+    with pytest.raises(ValueError, match="`epochs` must be an integer >= 1"):
+        workers.fit(compiled(), batches(), 0)
+
+
+# ---- two processes
+
+
+def run_worker():
+    """What every worker runs: argv is index, epochs, directory, and the epoch at which it waits to be killed."""
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    epochs, directory, wait = int(sys.argv[2]), pathlib.Path(sys.argv[3]), int(sys.argv[4])
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+
+    class Wait(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == wait:
+                (directory / "waits").write_text("")
+                time.sleep(LIMIT)
+
+    with strategy.scope():
+        model = compiled()
+    if wait < 0:
+        with pytest.raises(ValueError, match="`fit` must be left to `bellman_tf.workers.fit`"):
+            model.fit(batches())
+    history = workers.fit(
+        model, batches().with_options(options), epochs, directory=directory / "run",
+        callbacks=[Wait()] if sys.argv[1] == "1" else [],
+    )  # fmt: skip
+    with open(directory / f"result_{sys.argv[1]}.json", "w") as file:
+        json.dump({"history": history, "state": [part.tolist() for part in state(model)]}, file)
+
+
+def start(directory, epochs, wait=-1):
+    """Two workers on the loopback address."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for each in sockets:
+        each.close()
+    found = []
+    for index in range(2):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(config), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "tests.test_workers", str(index), str(epochs), str(directory), str(wait)]
+        with open(directory / f"log_{index}", "w") as log:
+            found.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log))
+    return found
+
+
+def ended(processes):
+    """Exit statuses, within the limit."""
+    end = time.monotonic() + LIMIT
+    try:
+        return [process.wait(max(1, end - time.monotonic())) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def results(directory):
+    return [json.loads((directory / f"result_{index}.json").read_text()) for index in range(2)]
+
+
+@pytest.mark.slow
+def test_two_workers_train_and_one_that_is_killed_ends_both(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for directory in (whole, cut):
+        directory.mkdir()
+    assert ended(start(whole, 3)) == [0, 0], (whole / "log_0").read_text()[-3000:]
+    first, second = results(whole)
+    assert first == second
+    processes = start(cut, 3, wait=2)
+    end = time.monotonic() + LIMIT
+    while not (cut / "waits").exists() and time.monotonic() < end:
+        time.sleep(0.2)
+    processes[1].send_signal(signal.SIGKILL)
+    assert ended(processes) == [1, -signal.SIGKILL]
+    assert "WorkerLost: Another worker has ended or cannot be reached" in (cut / "log_0").read_text()
+    assert ended(start(cut, 3)) == [0, 0]
+    again = results(cut)[0]
+    assert again["state"] == first["state"]
+    assert again["history"]["loss"] == first["history"]["loss"][2:]
+
+
+if __name__ == "__main__":
+    run_worker()
