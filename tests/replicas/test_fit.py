@@ -40,6 +40,7 @@ def test_gram_matrices_in_blocks_are_the_same():
         assert_close(value, reference, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision():
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     x, y = data(8)
