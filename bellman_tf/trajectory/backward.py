@@ -56,7 +56,7 @@ def no_sweep(T: int, B: int, m: int, n: int, dtype: tf.DType) -> Sweep:
         `Sweep` of zeros and False.
     """
     shapes = [T, B, m], [T, B, m, n], [T + 1, B, n], [T + 1, B, n, n], [B], [B], [B]
-    return Sweep(*(tf.zeros(shape, dtype) for shape in shapes), tf.zeros([B], tf.bool))
+    return Sweep._make([*(tf.zeros(shape, dtype) for shape in shapes), tf.zeros([B], tf.bool)])
 
 
 def _times(A: tf.Tensor, B: tf.Tensor) -> tf.Tensor:
@@ -243,7 +243,8 @@ def sweep(
     V_x = tf.concat([V_x, last_x[None]], axis=0)
     V_xx = tf.concat([V_xx, _symmetric(last_xx)[None]], axis=0)
     k, K, V_x, V_xx = (tf.transpose(x, [0, x.shape.rank - 1, *range(1, x.shape.rank - 1)]) for x in (k, K, V_x, V_xx))
-    return Sweep(k, K, V_x, V_xx, *sums, definite)
+    slope, curvature, largest = sums
+    return Sweep(k, K, V_x, V_xx, slope, curvature, largest, definite)
 
 
 def is_finite(model: Model) -> tf.Tensor:
@@ -280,9 +281,9 @@ def zero_where(model: Model, bad: tf.Tensor) -> Model:
         shape = [1] * axis + [-1] + [1] * (part.shape.rank - axis - 1)
         return tf.where(tf.reshape(bad, shape), tf.zeros_like(part), part)
 
-    terminal = Value(*(zeroed(part, 0) for part in model.terminal))
-    parts = (None if part is None else zeroed(part, 1) for part in model[:4])
-    return type(model)(*parts, terminal)
+    terminal = Value(zeroed(model.terminal.V_x, 0), zeroed(model.terminal.V_xx, 0))
+    dynamics_zz = None if model.dynamics_zz is None else zeroed(model.dynamics_zz, 1)
+    return Model(zeroed(model.cost_z, 1), zeroed(model.cost_zz, 1), zeroed(model.jacobian, 1), dynamics_zz, terminal)
 
 
 def regularised_sweep(
@@ -319,7 +320,8 @@ def regularised_sweep(
         failing = failed(done, mu) & (attempts > 0)
         raised, raised_rate = stronger(mu, rate, schedule)
         mu, rate = tf.where(failing, raised, mu), tf.where(failing, raised_rate, rate)
-        done = sweep(model, controls, limits, *strengths(mu, schedule.on), wanted)
+        mu_state, mu_control = strengths(mu, schedule.on)
+        done = sweep(model, controls, limits, mu_state, mu_control, wanted)
         return attempts + 1, done, mu, rate
 
     nothing = no_sweep(*controls.shape, model.jacobian.shape[-2], controls.dtype)

@@ -205,17 +205,21 @@ def _of_inequalities(
     return added
 
 
+def _of_scalar(function: Callable[[tf.Tensor, int], tf.Tensor], z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Gradient `[rows, z]` and Hessian `[rows, z, z]` of a function with one output."""
+    gradient, hessian = differentiate(function, z, 1, True)
+    assert hessian is not None  # for type checkers
+    return gradient[:, 0], hessian[:, 0]
+
+
 def _of_cost(problem: "Problem", x: tf.Tensor, u: tf.Tensor, t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     n, m = x.shape[1], u.shape[1]
     given = problem.derivatives.running_cost
     if given is None:
-        gradient, hessian = differentiate(
+        return _of_scalar(
             lambda z, copies: problem.cost_of(z[:, :n], z[:, n:], tf.repeat(t, copies))[:, None],
             tf.concat([x, u], axis=1),
-            1,
-            True,
         )
-        return gradient[:, 0], hessian[:, 0]
     shapes = {"cost_x": [n], "cost_u": [m], "cost_xx": [n, n], "cost_ux": [m, n], "cost_uu": [m, m]}
     cost = _checked("running_cost", CostDerivatives(*given(x, u, t)), shapes, x)
     return tf.concat([cost.cost_x, cost.cost_u], axis=1), _block(cost.cost_xx, cost.cost_ux, cost.cost_uu)
@@ -254,8 +258,7 @@ def _of_dynamics(
 def _of_terminal_cost(problem: "Problem", x: tf.Tensor) -> Value:
     given = problem.derivatives.terminal_cost
     if given is None:
-        gradient, hessian = differentiate(lambda x, copies: problem.terminal_cost_of(x)[:, None], x, 1, True)
-        return Value(gradient[:, 0], hessian[:, 0])
+        return Value(*_of_scalar(lambda x, copies: problem.terminal_cost_of(x)[:, None], x))
     n = x.shape[1]
     return _checked("terminal_cost", Value(*given(x)), {"V_x": [n], "V_xx": [n, n]}, x)
 

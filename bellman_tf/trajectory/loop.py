@@ -155,7 +155,7 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
         forward.total_cost(problem, states, controls) if problem.constrained else cost,
         status,
         loop.iterations,
-        History(*[None] * len(History._fields)),
+        History._make([cost] * len(History._fields)),
         loop.lagrangian.multipliers,
         constraints.violation(constraints.values(problem, states, controls)),
     )
@@ -200,10 +200,10 @@ def _set(status: tf.Tensor, where: tf.Tensor, new: Status) -> tf.Tensor:
 
 def _where(chosen: tf.Tensor, new: Sweep, old: Sweep) -> Sweep:
     """Sweep of the chosen instances from `new`, of the others from `old`."""
-    axes = Sweep(1, 1, 1, 1, 0, 0, 0, 0)
+    axes = (1, 1, 1, 1, 0, 0, 0, 0)  # of the instances
 
-    def merged(x, y, axis):
+    def merged(x: tf.Tensor, y: tf.Tensor, axis: int) -> tf.Tensor:
         shape = [1] * axis + [-1] + [1] * (x.shape.rank - axis - 1)
         return tf.where(tf.reshape(chosen, shape), x, y)
 
-    return Sweep(*map(merged, new, old, axes))
+    return Sweep._make(map(merged, new, old, axes))

@@ -218,14 +218,14 @@ def _limits(lower: Limit, upper: Limit, horizon: int) -> tuple[np.ndarray | None
         if array.ndim > 2 or np.isnan(array).any():
             raise _checks.error(name, f"be free of NaN and broadcast to [T, m] with T = {horizon}", limit)
         both.append(np.atleast_2d(array))
-    lower, upper = both
+    least, most = both
     try:
-        crossed = lower > upper
+        crossed = least > most
     except ValueError:
-        raise _checks.error("lower.shape", "fit that of `upper`", (lower.shape, upper.shape)) from None
+        raise _checks.error("lower.shape", "fit that of `upper`", (least.shape, most.shape)) from None
     if crossed.any():
-        raise _checks.error("lower", "be at most `upper` everywhere", (lower.tolist(), upper.tolist()))
-    return lower, upper
+        raise _checks.error("lower", "be at most `upper` everywhere", (least.tolist(), most.tolist()))
+    return least, most
 
 
 def _result(name: str, result: tf.Tensor, x: tf.Tensor, shape: list[int | str]) -> tf.Tensor:

@@ -117,25 +117,24 @@ def solve(
     key = (options, tuple(x0.shape), u_init.shape[-1], x0.dtype)
     if key not in problem.compiled:
         problem.compiled[key] = _compiled(problem, options, x0, u_init)
-    solution, history, entries = problem.compiled[key](x0, u_init)
-    # Nothing but this depends on how long it took; an eager slice by indexing takes ten operations.
-    size = [*history.shape[:-1], int(entries)] if tf.executing_eagerly() else tf.stack([*history.shape[:-1], entries])
-    history = tf.slice(history, [0] * history.shape.rank, size)
-    return solution._replace(history=History(*tf.unstack(history, axis=0)))
+    solution, history, begin, size = problem.compiled[key](x0, u_init)
+    # Nothing but this depends on how long it took. The raw operations: tf.slice makes tensors of lists anew.
+    history = tf.raw_ops.Slice(input=history, begin=begin, size=size)
+    return solution._replace(history=History(*tf.raw_ops.Unpack(value=history, num=len(History._fields))))
 
 
 def _compiled(problem: Problem, options: Options, x0: tf.Tensor, u_init: tf.Tensor) -> Callable:
     """The whole solve as one program, from and to arrays with the batch axis first or without one.
 
-    It returns a `Solution` without history, `[fields, ..., max_iterations + 1]` of the history, and how many of its
-    entries are used. One program, because TensorFlow spends more time on thirty operations outside it than the program
-    on an iteration.
+    It returns a `Solution` without history, `[fields, ..., max_iterations + 1]` of the history, and begin and size
+    of the part that is used. One program, because TensorFlow spends more time on thirty operations outside it than
+    the program on an iteration.
 
     Returns:
         The program, `(x0, u_init)`.
     """
 
-    def program(x0: tf.Tensor, u_init: tf.Tensor) -> tuple[Solution, tf.Tensor, tf.Tensor]:
+    def program(x0: tf.Tensor, u_init: tf.Tensor) -> tuple[Solution, tf.Tensor, tf.Tensor, tf.Tensor]:
         batched = x0.shape.rank == 2
         if not batched:
             x0, u_init = x0[None], u_init[None]
@@ -154,10 +153,12 @@ def _compiled(problem: Problem, options: Options, x0: tf.Tensor, u_init: tf.Tens
             multipliers=solution.multipliers._replace(stage=_swap(solution.multipliers.stage)),
         )
         entries = tf.reduce_max(solution.iterations) + 1
+        used = history.shape[:2] if batched else history.shape[:1]
+        size = tf.stack([*used, entries])
         if not batched:
             solution = tf.nest.map_structure(lambda x: None if x is None else x[0], solution)
             history = history[:, 0]
-        return solution, history, entries
+        return solution, history, tf.zeros_like(size), size
 
     function = tf.function(program, jit_compile=True if options.jit_compile else None, autograph=False)
     return function.get_concrete_function(*(tf.TensorSpec(array.shape, array.dtype) for array in (x0, u_init)))
@@ -169,12 +170,11 @@ def _swap(array: tf.Tensor) -> tf.Tensor:
 
 
 def _inputs(
-    problem: Problem, x0: tf.Tensor | np.ndarray, u_init: tf.Tensor | np.ndarray
+    problem: Problem, state: tf.Tensor | np.ndarray, controls: tf.Tensor | np.ndarray
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The initial states and controls as tensors, checked."""
-    x0 = tf.convert_to_tensor(x0)
+    x0, u_init = tf.convert_to_tensor(state), tf.convert_to_tensor(controls)
     _checks.check_float_dtype("x0", x0)
-    u_init = tf.convert_to_tensor(u_init)
     if u_init.dtype != x0.dtype:
         raise _checks.error("u_init.dtype", f"be that of `x0`, {x0.dtype.name}", u_init.dtype.name)
     if x0.shape.rank not in {1, 2} or not x0.shape.is_fully_defined() or 0 in x0.shape:
