@@ -4,6 +4,7 @@ from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
+from bellman_tf._typing import Batch, Cube, Matrix, Scalar
 from bellman_tf.bellman import Value
 from bellman_tf.linalg import factor_spd, solve_spd
 from bellman_tf.trajectory.box import solve_box
@@ -203,7 +204,15 @@ def sweep(
     room = None if limits is None else tuple(_last(limit - controls, 1) for limit in limits)
     identity = tf.eye(m, dtype=dtype)[:, :, None]
 
-    def stage(t, V_x, V_xx, costate, sums, definite, arrays):
+    def stage(
+        t: Scalar,
+        V_x: Matrix,
+        V_xx: Cube,
+        costate: Matrix,
+        sums: tuple[Batch, Batch, Batch],
+        definite: Batch,
+        arrays: tuple,
+    ) -> tuple:
         cost_z, Q_zz, f = (tf.gather(array, t) for array in along)  # [z, B], [z, z, B], [n, z, B]
         if dynamics_zz is not None:  # V_x . f_zz, once for its three blocks
             Q_zz += tf.reduce_sum(V_x[:, None, None] * tf.gather(dynamics_zz, t), axis=0)
@@ -231,7 +240,9 @@ def sweep(
         arrays = tuple(array.write(t, entry) for array, entry in zip(arrays, (k, K, V_x, V_xx), strict=True))
         return t - 1, V_x, V_xx, adjoint[:n], sums, definite, arrays
 
-    def unfinished(t, V_x, V_xx, costate, sums, definite, arrays):
+    def unfinished(
+        t: Scalar, V_x: Matrix, V_xx: Cube, costate: Matrix, sums: tuple, definite: Batch, arrays: tuple
+    ) -> Scalar:
         return (t >= 0) & tf.reduce_any(definite if wanted is None else definite & wanted)
 
     zeros = tf.zeros([B], dtype)
@@ -277,7 +288,7 @@ def zero_where(model: Model, bad: tf.Tensor) -> Model:
         `Model`.
     """
 
-    def zeroed(part, axis):
+    def zeroed(part: tf.Tensor, axis: int) -> tf.Tensor:
         shape = [1] * axis + [-1] + [1] * (part.shape.rank - axis - 1)
         return tf.where(tf.reshape(bad, shape), tf.zeros_like(part), part)
 
@@ -310,13 +321,15 @@ def regularised_sweep(
         `Sweep`, mu and rate.
     """
 
-    def failed(done, mu):
+    def failed(done: Sweep, mu: Batch) -> Batch:
         return wanted & ~done.definite & (mu <= schedule.largest)
 
-    def unfinished(attempts, done, mu, rate):
+    def unfinished(attempts: Scalar, done: Sweep, mu: Batch, rate: Batch) -> Scalar:
         return (attempts < 1) | tf.reduce_any(failed(done, mu))
 
-    def attempt(attempts, done, mu, rate):  # the first as it is, so that the sweep is traced once
+    def attempt(
+        attempts: Scalar, done: Sweep, mu: Batch, rate: Batch
+    ) -> tuple[Scalar, Sweep, Batch, Batch]:  # the first as it is, so that the sweep is traced once
         failing = failed(done, mu) & (attempts > 0)
         raised, raised_rate = stronger(mu, rate, schedule)
         mu, rate = tf.where(failing, raised, mu), tf.where(failing, raised_rate, rate)
@@ -324,5 +337,6 @@ def regularised_sweep(
         done = sweep(model, controls, limits, mu_state, mu_control, wanted)
         return attempts + 1, done, mu, rate
 
-    nothing = no_sweep(*controls.shape, model.jacobian.shape[-2], controls.dtype)
+    T, B, m = controls.shape
+    nothing = no_sweep(T, B, m, model.jacobian.shape[-2], controls.dtype)
     return tf.while_loop(unfinished, attempt, (tf.constant(0), nothing, mu, rate))[1:]

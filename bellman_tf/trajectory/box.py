@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from bellman_tf._typing import Batch, Matrix, Scalar
 from bellman_tf.linalg import factor_spd, solve_spd
 from bellman_tf.linalg.products import matvec
 from bellman_tf.linalg.solve import Factor
@@ -61,7 +62,7 @@ def solve_box(
     eps = np.finfo(gradient.dtype.as_numpy_dtype).eps
     lowest, highest = (tf.reduce_max(tf.abs(array), axis=axis) for array, axis in ((gradient, 1), (hessian, (1, 2))))
 
-    def at(step):
+    def at(step: Matrix) -> tuple[Matrix, Matrix, Factor]:
         slope = gradient + matvec(hessian, step)
         held = ((step <= lower) & (slope > 0.0)) | ((step >= upper) & (slope < 0.0))
         free = ~held
@@ -70,14 +71,14 @@ def solve_box(
         restricted += tf.linalg.diag(tf.cast(held, hessian.dtype))
         return slope, free, factor_spd(restricted)
 
-    def objective(step):  # [..., B, m] to [..., B]
+    def objective(step: Matrix) -> Batch:  # [..., B, m] to [..., B]
         product = tf.reduce_sum(hessian * step[..., None, :], axis=-1)
         return tf.reduce_sum(step * (gradient + 0.5 * product), axis=-1)
 
-    def unfinished(i, step, done):
+    def unfinished(i: Scalar, step: Matrix, done: Batch) -> Scalar:
         return (i < max_iterations) & ~tf.reduce_all(done)
 
-    def improve(i, step, done):
+    def improve(i: Scalar, step: Matrix, done: Batch) -> tuple[Scalar, Matrix, Batch]:
         slope, free, factor = at(step)
         slope_free = tf.where(free, slope, tf.zeros_like(slope))
         newton = -solve_spd(factor, slope_free[..., None])[..., 0]

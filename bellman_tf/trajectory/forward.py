@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from bellman_tf._typing import Batch, Matrix, Scalar
 from bellman_tf.trajectory import constraints
 from bellman_tf.trajectory.backward import Sweep
 from bellman_tf.trajectory.constraints import Lagrangian
@@ -79,7 +80,7 @@ def roll(problem: Problem, state: tf.Tensor, controls: tf.Tensor, lagrangian: La
     """
     T, B, _ = controls.shape
 
-    def advance(t, x, states):
+    def advance(t: Scalar, x: Matrix, states: tf.TensorArray) -> tuple:
         x = problem.next_of(x, tf.gather(controls, t), tf.fill([B], t))
         return t + 1, x, states.write(t, x)
 
@@ -114,7 +115,7 @@ def follow(
     n = nominal.states.shape[-1]
     opened = nominal.controls + step[:, None] * sweep.open_loop
 
-    def advance(t, x, states, controls):
+    def advance(t: Scalar, x: Matrix, states: tf.TensorArray, controls: tf.TensorArray) -> tuple:
         moved = x - tf.gather(nominal.states, t)
         # elementwise, so that XLA fuses it; a matrix product would be a call per instance
         u = tf.gather(opened, t) + tf.reduce_sum(tf.gather(sweep.feedback, t) * moved[:, None], axis=2)
@@ -203,7 +204,7 @@ def search(
     eps = np.finfo(nominal.cost.dtype.as_numpy_dtype).eps
     rounding = 10.0 * eps * (1.0 + tf.abs(nominal.cost))
 
-    def trial(i, size, pending, best, step):
+    def trial(i: Scalar, size: Scalar, pending: Batch, best: Rollout, step: Batch) -> tuple:
         new = follow(problem, nominal, sweep, tf.fill(tf.shape(step), size), limits, lagrangian)
         reduction = nominal.cost - new.cost
         expected = expected_reduction(sweep, size)

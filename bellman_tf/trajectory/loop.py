@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from bellman_tf._typing import Batch, Scalar, Size
 from bellman_tf.bellman import Gains, Value
 from bellman_tf.trajectory import backward, constraints, forward
 from bellman_tf.trajectory.backward import Sweep
@@ -64,7 +65,9 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
     cost_tolerance = eps**0.75 if options.cost_tolerance is None else options.cost_tolerance
     limits = problem.limits(controls)
 
-    def sweep_along(nominal, mu, rate, status, lagrangian):
+    def sweep_along(
+        nominal: Rollout, mu: Batch, rate: Batch, status: Batch, lagrangian: Lagrangian
+    ) -> tuple[Sweep, Batch, Batch, Batch]:
         model = model_along(problem, nominal.states, nominal.controls, options.second_order, lagrangian)
         finite = backward.is_finite(model)
         running = status == Status.RUNNING
@@ -77,14 +80,16 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
         small = sweep.gradient <= gradient_tolerance * (1.0 + tf.abs(nominal.cost))
         return sweep, mu, rate, _set(status, small, Status.CONVERGED_GRADIENT)
 
-    def record(history, i, nominal, sweep, step, mu):
+    def record(history: tuple, i: Size, nominal: Rollout, sweep: Sweep, step: Batch, mu: Batch) -> tuple:
         entries = (nominal.cost, sweep.gradient, forward.expected_reduction(sweep, 1.0), step, mu)
         return tuple(array.write(i, entry) for array, entry in zip(history, entries, strict=True))
 
-    def unfinished(loop):
+    def unfinished(loop: _Loop) -> Scalar:
         return (loop.iteration <= options.max_iterations) & tf.reduce_any(loop.status == Status.RUNNING)
 
-    def iterate(loop):  # number 0, and one after new multipliers, only sweeps along the trajectory that it has
+    def iterate(
+        loop: _Loop,
+    ) -> tuple[_Loop]:  # number 0, and one after new multipliers, only sweeps along the trajectory that it has
         i, nominal, mu, rate = loop.iteration, loop.nominal, loop.mu, loop.rate
         running = loop.status == Status.RUNNING
         moving = running & loop.swept

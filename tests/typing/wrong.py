@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 import bellman_tf as btf
+from bellman_tf import trajectory
 
 one: tf.Tensor = tf.constant([[1.0]])
 
@@ -27,3 +28,5 @@ btf.linalg.factor_spd(None)  # wrong
 btf.bellman.Value(one)  # wrong
 btf.bandit.Exp3(rates=1.0)  # wrong
 btf.baselines.EMSA(0.1, curvature="kfac")  # wrong
+trajectory.solve(one, one, one)  # wrong
+trajectory.Problem(one, one, one, horizon=3)  # wrong
