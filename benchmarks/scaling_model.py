@@ -10,7 +10,9 @@ time, and writes the rates to scaling_model.json; without it the tables are made
 
 import argparse
 import dataclasses
+import functools
 import json
+import math
 import os
 import pathlib
 import platform
@@ -24,7 +26,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf.curvature.block import MetricKind
-from bellman_tf.curvature.gram.plan import plan
+from bellman_tf.curvature.gram.plan import LIMITS, Plan, plan
 from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.linalg import eigh, factor_spd, inverse_spd
 
@@ -67,14 +69,14 @@ class Shape:
         """Rows of K-FAC's input factor: taps share one, and the bias of a Dense layer has a row."""
         return self.inputs + (self.bias and not self.taps)
 
-    @property
-    def gram_form(self) -> str:
+    @functools.cached_property
+    def plan(self) -> Plan:
         """What the package's plan chooses under K-FAC."""
         rows = max(self.taps, 1) * self.inputs + self.bias
         extent = Extent(
             self.parameters, 1, self.positions, rows, self.width, 1, self.taps, self.inputs if self.taps else 0
         )
-        return plan(extent, CONVOLUTION if self.taps else DENSE).form
+        return plan(extent, CONVOLUTION if self.taps else DENSE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +147,7 @@ def of_second_pass(network: Network, b: int) -> float:
     return (network.backward_passes - 1) * of_sgd(network, b) * 2 / 3
 
 
-def of_gram(shape: Shape, b: int, sides: bool = False) -> float:
+def of_gram(shape: Shape, b: int, sides: bool = False, memory: int = 2**40) -> float:
     """A Gram matrix under K-FAC: the metric on one side, then inner products.
 
     Args:
@@ -153,11 +155,12 @@ def of_gram(shape: Shape, b: int, sides: bool = False) -> float:
         b: samples.
         sides: whether the metric acts on inputs and cotangents, and not on gradients per sample, where that is
             cheaper; a convolution's tap is always formed so.
+        memory: `gram_memory`, bytes: above it gradients are formed anew for every two blocks of samples that meet.
 
     Returns:
         Operations.
     """
-    L, d, e, form = shape.positions, shape.factor, shape.width, shape.gram_form
+    L, d, e, form = shape.positions, shape.factor, shape.width, shape.plan.form
     on_sides = L * (d * d + e * e)
     pairs = b * on_sides + b * b * L * L * (d + e)
     if form in {"factored", "positions"}:
@@ -165,7 +168,10 @@ def of_gram(shape: Shape, b: int, sides: bool = False) -> float:
     metric = d * d * e + d * e * e
     if sides or form == "sketch":
         metric = min(metric, on_sides + L * d * e)
-    gradients = b * (L * d * e + metric) + b * b * d * e
+    load, room, times = shape.plan.load, memory // FLOAT, 1
+    if load.whole(b, None) > room:
+        times = 1 + math.ceil(b / load.side(room))
+    gradients = times * b * (L * d * e + metric) + b * b * d * e
     return 2 * (min(pairs, gradients) if form == "sketch" else max(shape.taps, 1) * gradients)
 
 
@@ -256,8 +262,9 @@ def work_of(network: Network, b: int, rates: dict) -> dict[str, tuple[float, flo
     parts = {
         "SGD": (of_sgd(network, b), "network"),
         "second backward pass": (of_second_pass(network, b), "network"),
-        "Gram matrices": (sum(of_gram(s, b) for s in shapes), "gram"),
-        "Gram matrices, metric on inputs and cotangents": (sum(of_gram(s, b, True) for s in shapes), "gram"),
+        "Gram matrices, default `gram_memory`": (sum(of_gram(s, b, False, LIMITS.memory) for s in shapes), "gram"),
+        "the same, with room for whole batches": (sum(of_gram(s, b) for s in shapes), "gram"),
+        "the same, metric on inputs and cotangents (not built)": (sum(of_gram(s, b, True) for s in shapes), "gram"),
         "weights of the samples": (of_solve(b), "factorisation"),
         "K-FAC moments": (sum(of_statistics(s, b) for s in shapes), "statistics"),
         "K-FAC inverses": (factorisations, "factorisation"),
@@ -274,12 +281,13 @@ def memory_of(network: Network, b: int) -> dict[str, float]:
     factors = sum(s.factor**2 + s.width**2 for s in shapes)
     return {
         "weights and gradient": 2 * FLOAT * network.parameters,
-        "inputs and cotangents of the layers": 2 * FLOAT * b * activations / 2,
+        "inputs and cotangents of the layers": FLOAT * b * activations,
         "of these, cotangents that wait for the weights": FLOAT * b * sum(s.positions * s.width for s in shapes),
         "K-FAC moments": FLOAT * factors,
         "K-FAC inverses": FLOAT * factors,
         "Gram matrices, two at a time": 2 * FLOAT * b * b,
-        "formed for one Gram matrix, at most (`gram_memory`)": 2**28,
+        "formed for one Gram matrix, default `gram_memory`": LIMITS.memory,
+        "room that whole batches need": FLOAT * max(s.plan.load.whole(b, None) for s in shapes),
     }
 
 
@@ -300,7 +308,7 @@ def report(network: Network, b: int, devices: int, rates: dict) -> list[str]:
     base = work["SGD"]
     forms: dict[str, int] = {}
     for shape in network.shapes:
-        forms[shape.gram_form] = forms.get(shape.gram_form, 0) + 1
+        forms[shape.plan.form] = forms.get(shape.plan.form, 0) + 1
     lines = [
         f"**{network.name}**: {network.parameters / 1e6:.1f} M parameters, {len(network.shapes)} layers with a matrix "
         f"form ({', '.join(f'{form} {count}' for form, count in sorted(forms.items()))}), {b} samples a device.",

@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 
 import bellman_tf as btf
 
+keras.utils.set_random_seed(0)
 inputs = keras.Input((64,))
 x = keras.layers.Dense(32, activation="tanh", name="enter")(inputs)
 for k in range(2):

@@ -130,6 +130,12 @@ class Bound(Saved, keras.optimizers.Optimizer):
 
     def _check_replicas(self, model: keras.Model) -> None:
         """Refuses what does not work on several replicas, each of which sees its own samples only."""
+        counters = [self.rejected_in_a_row, *([] if self.inner is None else [self.inner.iterations])]
+        if not all(isinstance(counter.value, tf.distribute.DistributedValues) for counter in counters):
+            raise _checks.error(
+                "optimizer", "be made inside the scope of the model's strategy: every replica would count its steps",
+                self.name, "Make model and optimizer, the inner one too, under `with strategy.scope():`.",
+            )  # fmt: skip
         if self.solver is not None:
             reason = f"{type(self).__name__} computes one step from all samples of the batch"
             hint = "Use GTDDP, or build the model outside the strategy's scope."

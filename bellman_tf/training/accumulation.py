@@ -33,6 +33,9 @@ What equals what. At the same weights, before the update:
 - Clipping, weight decay, moments, momentum and the rate belong to the update: they see the mean gradient, once. Of a
   schedule, which as in Keras counts micro-batches, the rate is that of the last one, in all k games.
 
+On several replicas every micro-batch's gradients are summed over them first: n replicas with k micro-batches each are
+n k groups.
+
 A micro-batch whose loss or gradient is not finite is left out, and the next one takes its place. If the update that k
 good ones make is not finite, all k are dropped: else it would be tried again with every further batch.
 

@@ -75,17 +75,15 @@ class NativeStep:
             step.telemetry |= numbers_of(self.policy, self.options, self.game, step.dtype)
         if settings.handed_over:
             step.gradients = gradients
-            if wanted:
-                step.outcome_of = functools.partial(self._outcome, replicas.total(gradients))
+            step.outcome_of = functools.partial(self._outcome, replicas.total(gradients)) if wanted else None
             return
         gradients = replicas.total(gradients)
         if self.options.micro_batches > 1:
             accumulate(step, gradients, self.captures, lambda mean: self._move(step.clip_all(mean)))
-            return
-        gradients = step.clip_all(gradients)
-        self._move(gradients)
-        if wanted:
-            step.outcome = self._outcome(gradients, step.new_values())
+        else:
+            gradients = step.clip_all(gradients)
+            self._move(gradients)
+            step.outcome = self._outcome(gradients, step.new_values()) if wanted else None
 
     # ---- forward
 

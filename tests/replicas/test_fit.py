@@ -78,6 +78,13 @@ def test_what_wants_one_replica_says_so(make, rule):
         compiled(2, make)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_optimizer_from_outside_the_scope_is_refused(inside):
+    outside = keras.optimizers.AdamW() if inside else btf.GTDDP(0.1)
+    with pytest.raises(ValueError, match="`optimizer` must be made inside the scope of the model's strategy"):
+        compiled(2, lambda: btf.GTDDP(inner_optimizer=outside) if inside else outside)
+
+
 def test_xla_is_for_one_device():
     with pytest.raises(ValueError, match="`jit_compile` must be False on several replicas"):
         compiled(2, lambda: btf.GTDDP(0.1), jit_compile=True)
