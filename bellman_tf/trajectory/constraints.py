@@ -8,14 +8,12 @@ Its gradient is y g_z with y = max(0, lambda + rho g), so at a minimiser of the 
 constrained problem, and |y - lambda| / rho says how far the trajectory is from meeting its conditions.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from bellman_tf.linalg.products import matmul, matvec
-
-if TYPE_CHECKING:
-    from bellman_tf.trajectory.problem import Problem
+from bellman_tf.trajectory.problem import Problem
 
 
 class Inequalities(NamedTuple):
@@ -42,7 +40,7 @@ class Lagrangian(NamedTuple):
     penalty: tf.Tensor
 
 
-def values(problem: "Problem", states: tf.Tensor, controls: tf.Tensor) -> Inequalities:
+def values(problem: Problem, states: tf.Tensor, controls: tf.Tensor) -> Inequalities:
     """Values of all inequalities along a trajectory.
 
     Args:

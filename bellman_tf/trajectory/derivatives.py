@@ -5,7 +5,7 @@ so that two nested tapes give every entry of its Hessians in one call: no loop o
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -13,59 +13,8 @@ from bellman_tf import _checks
 from bellman_tf.bellman import Value
 from bellman_tf.trajectory import constraints
 from bellman_tf.trajectory.constraints import Lagrangian
-
-if TYPE_CHECKING:
-    from bellman_tf.trajectory.problem import Problem
-
-
-class DynamicsDerivatives(NamedTuple):
-    """Derivatives of x' = f(x, u, t), row by row.
-
-    Attributes:
-        jacobian_state: `[rows, n, n]`.
-        jacobian_control: `[rows, n, m]`.
-        dynamics_xx: `[rows, n, n, n]`, output first, or `None` for zero.
-        dynamics_ux: `[rows, n, m, n]` or `None`.
-        dynamics_uu: `[rows, n, m, m]` or `None`.
-    """
-
-    jacobian_state: tf.Tensor
-    jacobian_control: tf.Tensor
-    dynamics_xx: tf.Tensor | None = None
-    dynamics_ux: tf.Tensor | None = None
-    dynamics_uu: tf.Tensor | None = None
-
-
-class CostDerivatives(NamedTuple):
-    """Derivatives of the running cost, row by row.
-
-    Attributes:
-        cost_x: `[rows, n]`.
-        cost_u: `[rows, m]`.
-        cost_xx: `[rows, n, n]`.
-        cost_ux: `[rows, m, n]`.
-        cost_uu: `[rows, m, m]`.
-    """
-
-    cost_x: tf.Tensor
-    cost_u: tf.Tensor
-    cost_xx: tf.Tensor
-    cost_ux: tf.Tensor
-    cost_uu: tf.Tensor
-
-
-class Derivatives(NamedTuple):
-    """Callables that replace automatic differentiation, each where it is not `None`.
-
-    Attributes:
-        dynamics: `(x, u, t) -> DynamicsDerivatives`.
-        running_cost: `(x, u, t) -> CostDerivatives`.
-        terminal_cost: `(x) -> bellman.Value`, gradient `[rows, n]` and Hessian `[rows, n, n]`.
-    """
-
-    dynamics: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], DynamicsDerivatives] | None = None
-    running_cost: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], CostDerivatives] | None = None
-    terminal_cost: Callable[[tf.Tensor], Value] | None = None
+from bellman_tf.trajectory.given import CostDerivatives, DynamicsDerivatives
+from bellman_tf.trajectory.problem import Problem
 
 
 class Model(NamedTuple):
@@ -128,7 +77,7 @@ def differentiate(
 
 
 def model_along(
-    problem: "Problem",
+    problem: Problem,
     states: tf.Tensor,
     controls: tf.Tensor,
     second_order: bool,
@@ -169,7 +118,7 @@ def model_along(
 
 
 def _of_inequalities(
-    problem: "Problem",
+    problem: Problem,
     x: tf.Tensor,
     u: tf.Tensor,
     t: tf.Tensor,
@@ -212,7 +161,7 @@ def _of_scalar(function: Callable[[tf.Tensor, int], tf.Tensor], z: tf.Tensor) ->
     return gradient[:, 0], hessian[:, 0]
 
 
-def _of_cost(problem: "Problem", x: tf.Tensor, u: tf.Tensor, t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _of_cost(problem: Problem, x: tf.Tensor, u: tf.Tensor, t: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     n, m = x.shape[1], u.shape[1]
     given = problem.derivatives.running_cost
     if given is None:
@@ -226,7 +175,7 @@ def _of_cost(problem: "Problem", x: tf.Tensor, u: tf.Tensor, t: tf.Tensor) -> tu
 
 
 def _of_dynamics(
-    problem: "Problem", x: tf.Tensor, u: tf.Tensor, t: tf.Tensor, second_order: bool
+    problem: Problem, x: tf.Tensor, u: tf.Tensor, t: tf.Tensor, second_order: bool
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     n, m = x.shape[1], u.shape[1]
     given = problem.derivatives.dynamics
@@ -255,7 +204,7 @@ def _of_dynamics(
     return jacobian, _block(*blocks)
 
 
-def _of_terminal_cost(problem: "Problem", x: tf.Tensor) -> Value:
+def _of_terminal_cost(problem: Problem, x: tf.Tensor) -> Value:
     given = problem.derivatives.terminal_cost
     if given is None:
         return Value(*_of_scalar(lambda x, copies: problem.terminal_cost_of(x)[:, None], x))
