@@ -324,5 +324,6 @@ def regularised_sweep(
         done = sweep(model, controls, limits, mu_state, mu_control, wanted)
         return attempts + 1, done, mu, rate
 
-    nothing = no_sweep(*controls.shape, model.jacobian.shape[-2], controls.dtype)
+    T, B, m = controls.shape
+    nothing = no_sweep(T, B, m, model.jacobian.shape[-2], controls.dtype)
     return tf.while_loop(unfinished, attempt, (tf.constant(0), nothing, mu, rate))[1:]
