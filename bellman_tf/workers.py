@@ -124,7 +124,7 @@ def _train(
         return strategy.run(_summed, args=(model,))
 
     step, total = None, tf.function(summed, autograph=False)  # as Keras traces a step
-    given = watching(callbacks, model) if isinstance(model.optimizer, GTDDP) else list(callbacks)
+    given = watching(list(callbacks), model) if isinstance(model.optimizer, GTDDP) else list(callbacks)
     events = keras.callbacks.CallbackList(given, add_history=True, model=model, epochs=epochs)
     model.stop_training = False
     events.on_train_begin()

@@ -25,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import tensorflow as tf
 
+import bellman_tf as btf
 from bellman_tf.curvature.block import MetricKind
 from bellman_tf.curvature.gram.plan import LIMITS, Plan, plan
 from bellman_tf.layers.matrix_layout import Extent
@@ -242,8 +243,45 @@ def measure() -> dict:
     rates["eigenvectors"] = of_factorisation(512) / _seconds(tf.function(lambda: eigh(definite[:512, :512])), 3)
     large = tf.random.normal([2**24])
     rates["bytes"] = 3 * FLOAT * 2**24 / _seconds(tf.function(lambda: large + 1.0 * large))
+    checked = {name: 1e3 * _step(make) for name, make in CHECKED.items()}
     machine = {"cpu": _processor(), "tensorflow": tf.__version__, "keras": keras.__version__}
-    return {"machine": machine, "rates": rates}
+    return {"machine": machine, "rates": rates, "milliseconds of one layer": checked}
+
+
+CHECK = Shape("check", 32, 256, 256, 0, 32, True)
+SAMPLES, LITTLE = 32, 2**23
+CHECKED = {
+    "SGD": lambda: keras.optimizers.SGD(0.01),
+    "K-FAC alone": lambda: btf.KFAC(0.01),
+    "game, room for the batch": lambda: btf.GTDDP(0.01, gram_memory=2**34),
+    "game, `gram_memory=2**23`": lambda: btf.GTDDP(0.01, gram_memory=LITTLE),
+}
+
+
+def _step(make: Callable[[], keras.optimizers.Optimizer]) -> float:
+    """Processor seconds of a step of one Dense layer, the shape of `CHECK`."""
+    x = tf.random.normal([SAMPLES, CHECK.positions, CHECK.inputs])
+    model = btf.Sequential([keras.Input(x.shape[1:]), keras.layers.Dense(CHECK.width)])
+    model.compile(make(), "mse", jit_compile=False)
+    model.train_on_batch(x, x)
+    return _seconds(lambda: model.train_on_batch(x, x))
+
+
+def check(known: dict) -> list[str]:
+    """What the model says of the Gram matrix of one layer, and what was measured."""
+    measured = known["milliseconds of one layer"]
+    alone = measured["K-FAC alone"]
+    lines = [
+        f"**One Dense layer**, {CHECK.inputs} to {CHECK.width} at {CHECK.positions} positions, {SAMPLES} samples, "
+        "measured: " + ", ".join(f"{name} {value:.1f} ms" for name, value in measured.items()) + ".",
+        "",
+        "| its Gram matrix | measured, ms more than K-FAC alone | on paper, ms |",
+        "| --- | ---: | ---: |",
+    ]
+    for name, memory in zip(list(CHECKED)[2:], (2**34, LITTLE), strict=True):
+        paper = 1e3 * of_gram(CHECK, SAMPLES, memory=memory) / known["rates"]["gram"]
+        lines.append(f"| {name.removeprefix('game, ')} | {measured[name] - alone:.1f} | {paper:.1f} |")
+    return [*lines, ""]
 
 
 def _processor() -> str:
@@ -350,6 +388,7 @@ def main() -> None:
     print(f"{known['machine']['cpu']}, TensorFlow {known['machine']['tensorflow']}, one thread.", end=" ")
     shown = (f"{name} {rate / 1e9:.1f}" for name, rate in known["rates"].items())
     print(f"Rates in 10^9 operations or bytes a second: {', '.join(shown)}.\n")
+    print("\n".join(check(known)))
     for network in (resnet(), vit()):
         print("\n".join(report(network, options.batch // options.devices, options.devices, known["rates"])))
 

@@ -57,7 +57,7 @@ def cooperative_weights(
 
     Numerics: as `sample_space.backward`: finite for every finite input whose products do not overflow, absolute error
         of order eps |a|.
-    Source: engine.md Section 2, claims OURS-2e.
+    Source: claims OURS-2e.
     Checked against: `verification/references/rollout.py`.
 
     Example:
@@ -124,7 +124,7 @@ def roll_out(
             that is not square, or `own` of players that share a value or see nothing.
 
     Numerics: as `sample_space.backward_all`. The deviation is a sum over the stages; nothing is inverted.
-    Source: engine.md Section 2, claims OURS-2e, OURS-2f.
+    Source: claims OURS-2e, OURS-2f.
     Checked against: `verification/references/rollout.py`.
 
     Example:
@@ -184,7 +184,7 @@ def advance(
     Returns:
         `[..., n]`.
 
-    Source: engine.md Section 2, claims OURS-2f.
+    Source: claims OURS-2f.
     Checked against: `verification/references/rollout.py`.
 
     Example:
@@ -234,7 +234,7 @@ def predicted_reduction(
     Raises:
         ValueError: if shapes or dtypes do not fit.
 
-    Source: algorithm.md Section 2 inserted in the model; claims OURS-14a.
+    Source: the sample-space recursion inserted in the model; claims OURS-14a.
     Checked against: `verification/references/rollout.py`.
 
     Example:

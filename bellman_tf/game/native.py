@@ -3,7 +3,6 @@
 Nothing is copied, and nothing traced unless `stages` or `program` are read. The model's graph (`rowwise.py`), or where
 that does not say it one run on made-up samples (`survey.py`), tells which layers have a Gram form where they stand; the
 rest trains open-loop, one player for each layer that holds nothing else.
-Source: algorithm.md, Sections 1 and 7.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 The stage of a layer is the number of trainable layers on the longest path above it. The state before stage t is every
 tensor that crosses the cut: made before, read at stage t or later (or an output of the network), and dependent on some
-player. Source: algorithm.md, Section 1; GTDDP Sec. 3.1; DGN Fig. 2.
+player. Source: GTDDP Sec. 3.1; DGN Fig. 2.
 """
 
 import copy

@@ -5,7 +5,7 @@ sees at output position `l`,
 
     q_i[delta] = sum_l x_i[l + delta] c_il'          [c_in, c_out]
 
-so everything is a matrix product over positions, one per tap. Source: algorithm.md, Section 7, claims OURS-9.
+so everything is a matrix product over positions, one per tap. Source: claims OURS-9.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Dense players: pre-activation = input times kernel, at one or several positions.
 
 Layout `[batch, positions, features]`. With a bias, the matrix form has one more input feature that is always one:
-rows `0..d-1` are the kernel, row `d` is the bias. Source: algorithm.md, Section 7, claims OURS-9.
+rows `0..d-1` are the kernel, row `d` is the bias. Source: claims OURS-9.
 """
 
 from collections.abc import Sequence

@@ -59,7 +59,7 @@ def matched_coefficient(heads: Sequence[Head], g: Sequence[tf.Tensor]) -> tf.Ten
     projection onto positive semidefinite matrices of rank one along g. A gradient with |g|^2 outside
     [sqrt(tiny), 1 / sqrt(tiny)], tiny the smallest normal number (|g| < 3.3e-10 or > 3.0e9 in float32), gives 0:
     inside, the two divisions cannot overflow; below, the direction of g is rounding.
-    Source: algorithm.md, Section 4, `matched`.
+    Source: `terminal_hessian="matched"`, `docs/options.md`.
     Checked against: `verification/references/losses.py`.
 
     Example:

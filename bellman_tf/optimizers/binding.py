@@ -130,6 +130,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
 
     def _check_replicas(self, model: keras.Model) -> None:
         """Refuses what does not work on several replicas, each of which sees its own samples only."""
+        synchronised = any(getattr(layer, "synchronized", False) for layer in keras_access.layers_of(model))
         counters = [self.rejected_in_a_row, *([] if self.inner is None else [self.inner.iterations])]
         if not all(isinstance(counter.value, tf.distribute.DistributedValues) for counter in counters):
             raise _checks.error(
@@ -147,7 +148,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
                 "jit_compile", "be False on several replicas: XLA compiles a function for one device", True,
                 "Leave it out; what runs on a single replica may be compiled.",
             )  # fmt: skip
-        elif self.step_control is not None and self.step_control.every > 1 and _synchronises(model):
+        elif self.step_control is not None and self.step_control.every > 1 and synchronised:
             raise _checks.error(
                 "step_control.every", "be 1 with a synchronised BatchNormalization on several replicas, which exchange "
                 "nothing inside a branch of the graph", self.step_control.every,
@@ -340,11 +341,6 @@ class Bound(Saved, keras.optimizers.Optimizer):
         if model is None:
             return ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
         return ValueError(_OWN_LOOP.format(name=type(self).__name__, model=model.name))
-
-
-def _synchronises(model: keras.Model) -> bool:
-    """Whether a layer exchanges its statistics with other replicas."""
-    return any(getattr(layer, "synchronized", False) for layer in keras_access.layers_of(model))
 
 
 def _needs(game: Players, blocks: list[Block], couplings: list[Coupling]) -> tuple:

@@ -7,7 +7,7 @@
 
 The states of a stage are stacked whole, so layers may couple samples (BatchNormalization) and any layer that can be
 differentiated is a player. The price is (B n)^2 numbers per cut and P^2 per stage; `dense_bytes` counts them first.
-Source: DDP1 Eqs. 29-34, algorithm.md Section 2.
+Source: DDP1 Eqs. 29-34, with the states of all samples in one.
 """
 
 import math

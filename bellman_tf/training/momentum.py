@@ -10,7 +10,7 @@ will move by d = <q, D> on top of what the weights decide, so the policy feeds b
 
     w = a + S <q, du>,    (I + S Gamma) w = a - S (lambda - d),
 
-Gamma and lambda times 1 + beta with Nesterov's momentum. Source: engine.md Section 5.
+Gamma and lambda times 1 + beta with Nesterov's momentum. Source: claim OURS-20.
 Checked against: `verification/references/momentum.py`.
 """
 

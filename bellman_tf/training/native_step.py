@@ -11,7 +11,7 @@
 
 On the linearised network every later stage's feedback is known from Gram matrices alone, so no second forward pass and
 no order of the layers is needed: all players act with the same weights `w = (I + S Gamma)^{-1} (a - S lambda)`.
-Source: claims OURS-2, algorithm.md Section 3.
+Source: claims OURS-2, derived in `docs/how-ddp.md`.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """From Gram matrices to sample weights, for each information structure and each form of the value Hessian.
 
-`information` (DGN Sec. 3.2, algorithm.md Section 5) decides which Gram matrices enter a player's weights and
+`information` (DGN Sec. 3.2, claims OURS-2) decides which Gram matrices enter a player's weights and
 whether the state's deviation is fed back; `value_hessian` decides which samples are coupled.
 """
 

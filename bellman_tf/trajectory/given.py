@@ -1,4 +1,4 @@
-"""Derivatives of a problem that its user gives in place of automatic differentiation."""
+"""Derivatives that a user gives in place of automatic differentiation."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -74,16 +74,16 @@ def solve(
         >>> double = Problem(lambda x, u, t: x + u, lambda x, u, t: tf.reduce_sum(u**2, 1),
         ...                  lambda x: tf.reduce_sum((x - 4.0)**2, 1), horizon=3)
         >>> solution = solve(double, tf.zeros([1]), tf.zeros([3, 1]))
-        >>> solution.controls.numpy().round(3).tolist(), Status(int(solution.status)).name
-        ([[1.0], [1.0], [1.0]], 'CONVERGED_GRADIENT')
+        >>> solution.controls.numpy().round(3).tolist(), bool(solution.converged)
+        ([[1.0], [1.0], [1.0]], True)
 
         The same with no state behind a stage beyond 2:
 
         >>> limited = Problem(double.dynamics, double.running_cost, double.terminal_cost, horizon=3,
         ...                   inequality=lambda x, u, t: x + u - 2.0)
         >>> solution = solve(limited, tf.zeros([1], tf.float64), tf.zeros([3, 1], tf.float64))
-        >>> solution.controls.numpy().round(3).tolist(), Status(int(solution.status)).name
-        ([[0.667], [0.667], [0.667]], 'CONVERGED_GRADIENT')
+        >>> solution.controls.numpy().round(3).tolist(), bool(solution.converged)
+        ([[0.667], [0.667], [0.667]], True)
     """
     regularization = Regularization() if regularization is None else regularization
     line_search = LineSearch() if line_search is None else line_search

@@ -32,7 +32,7 @@ OPTIMIZERS = {
     "SGD": lambda **o: btf.GTDDP(inner_optimizer=keras.optimizers.SGD(0.1, momentum=0.9), **o),
     "Lion": lambda **o: btf.GTDDP(inner_optimizer=keras.optimizers.Lion(0.01), **o),
 }
-USUAL = ("identity", "adam", "kfac", "ekfac", "AdamW", "momentum")
+USUAL = ("identity", "ekfac", "AdamW")  # K-FAC in a graph, on four replicas, and beside an open-loop layer
 
 
 def compare(name, count, make, shape, steps=4, **options):

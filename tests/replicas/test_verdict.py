@@ -22,7 +22,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["kfac", pytest.param("SGD", marks=pytest.mark.slow)])
 def test_one_nan_rejects_the_batch_on_all_replicas(name):
     x, y = data(16)
     model, _ = compiled(2, OPTIMIZERS[name], normalised, run_eagerly=True)
@@ -93,6 +93,7 @@ def test_a_synchronised_normalisation_sees_the_whole_batch():
     assert_mirrored(model)
 
 
+@pytest.mark.slow
 def test_training_is_the_same_twice():
     x, y = data(16)
     runs = []

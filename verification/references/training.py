@@ -4,7 +4,7 @@ A network is a list of stages. A stage is a pair (f, U): U is the list of its pl
 and f(x, U) maps the state of one sample, a vector, to the next one. Derivatives are Im f(x + i h) / h with h = 1e-100,
 exact to rounding for functions NumPy can evaluate on complex numbers.
 
-The recursion is that of algorithm.md, Section 2, in the states of all samples stacked, one group of samples at a time.
+The recursion is DDP1's, Eqs. 29 to 34, in the states of all samples stacked, one group of samples at a time.
 With M = I / learning_rate and a group's policy u = k + K dx = -M^{-1} (l_u + Q w), the groups add up to
 
     du = -M^{-1} l_u + sum over groups of (k + K dx + M^{-1} l_u).

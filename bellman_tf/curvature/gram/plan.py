@@ -11,7 +11,7 @@
     hashed       a table's rows summed in few buckets, with signs                   approximate, L e + b h e
     features     a position layer's first input features, times all of them   approximate, (L d e + b d e) / 4
 
-Source: algorithm.md, Section 7, claims OURS-9; the centre tap and the metric of rank one are measured in
+Source: claims OURS-9; the centre tap and the metric of rank one are measured in
 `benchmarks/gram_error.py`.
 
 The samples b that meet in one Gram matrix are those of a group, or `USUAL_BATCH`: neither form nor cost depends on the

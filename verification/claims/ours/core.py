@@ -150,7 +150,7 @@ def absent_player(game: Game):
 
 @OURS.exact(
     "18",
-    "algorithm.md Section 3, numerics",
+    "the sample-space recursion, numerics",
     "the factorisation of I + A cannot fail for a positive semi-definite A, however large or rank-deficient, in either"
     " precision, and its error is at most 8 n^2 eps |A|",
     over=st.tuples(gram_matrices(), seeds),

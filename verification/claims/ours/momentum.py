@@ -1,4 +1,4 @@
-"""Momentum in the policy (engine.md Section 5): what momentum will move is a deviation, and the game answers it."""
+"""Momentum in the policy: what momentum will move is a deviation, and the game answers it."""
 
 import dataclasses
 
@@ -61,7 +61,7 @@ def centred(game: Game, velocities, momentum: Momentum):
 
 @OURS.exact(
     "20",
-    "engine.md Section 5, momentum in the policy",
+    "momentum in the policy",
     "with D what the velocity alone will move and d = sum Qc' D, the step with the linear terms lambda - d is that of"
     " the game whose own costs are l_u' du + (du - D)' M (du - D) / 2, in every information structure; with one value"
     " for all, w = (I + S Gamma)^{-1} (a - S lambda + S d) = a + S sum Qc' du, and du is the minimum of that quadratic"

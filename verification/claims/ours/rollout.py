@@ -1,4 +1,4 @@
-"""The linear roll-out (engine.md Section 2): one solve, the deviation, the order of layers, the forward pass."""
+"""The linear roll-out (`docs/how-ddp.md`): one solve, the deviation, the order of layers, the forward pass."""
 
 import numpy as np
 import tensorflow as tf
@@ -45,7 +45,7 @@ def moves_of(game: Game, weights):
 
 @OURS.exact(
     "2e",
-    "engine.md Section 2, telescoping",
+    "the linear roll-out, telescoping",
     "executed on the linearised dynamics, the cooperative policy has the same weights at every stage, w = (I + S_T"
     " Gamma)^{-1} (a_T - S_T lambda), Gamma and lambda the sums of Qc' M^{-1} Qc and Qc' M^{-1} l_u over all players",
     assumes="running cost independent of the state, linear dynamics",
@@ -77,7 +77,7 @@ def telescoping(game: Game):
 
 @OURS.exact(
     "2f",
-    "engine.md Section 2, the deviation",
+    "the linear roll-out, the deviation",
     "d_{t+1} = d_t - sum_p (l_p + G_p w_p), d_0 = 0, is C_{t+1}' dX_{t+1} of the pass dX_{t+1} = F_X dX_t + F_u du_t,"
     " so cooperative, open-loop cooperative and feedback Nash steps follow from Gram matrices alone",
     assumes="running cost independent of the state, linear dynamics",
@@ -108,7 +108,7 @@ def deviation(problem):
 
 @OURS.exact(
     "2g",
-    "engine.md Section 2, no order of layers",
+    "the linear roll-out, no order of layers",
     "the cooperative weights depend on the sum of the Gram matrices alone: however a network's layers are put in order,"
     " the weights and the step are the same",
     assumes="running cost independent of the state, linear dynamics",
@@ -137,7 +137,7 @@ def order_of_layers(problem: Branches):
 
 @OURS.exact(
     "2h",
-    "engine.md Section 2, the forward pass",
+    "the linear roll-out, the forward pass",
     "on a network that is affine in states and trained parameters together, the nonlinear roll-out has the same weights"
     " and moves as the linear one; where both factors of a kernel's product W x move, each stage adds C' (dW dx), the"
     " bilinear term of OURS-7, and nothing else",
