@@ -3,6 +3,8 @@
 Which optimizer moves a variable, by which update rule, and the second moments that it divides by.
 """
 
+from typing import Any
+
 import keras
 
 
@@ -85,7 +87,7 @@ def accumulators_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variabl
     return list(optimizer._accumulated_gradients) if optimizer.gradient_accumulation_steps else []
 
 
-def rate_of(optimizer: keras.optimizers.Optimizer) -> object:
+def rate_of(optimizer: keras.optimizers.Optimizer) -> Any:
     """Gets the learning rate of the update that the next gradient is part of.
 
     Args:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from bellman_tf._typing import Tensors as Tensors
 from bellman_tf.linalg.constants import expand_dims, number
 
 

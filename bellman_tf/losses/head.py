@@ -4,7 +4,6 @@ import abc
 
 import tensorflow as tf
 
-from bellman_tf._typing import Tensors as Tensors
 from bellman_tf.losses.samples import dot_per_sample
 
 
