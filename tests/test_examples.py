@@ -91,6 +91,7 @@ def _rows(text, first):
     return [cells for cells in lines if cells[0] == first]
 
 
+@pytest.mark.slow
 def test_feedback_maps_quick_draws_images_and_spectrum(tmp_path, capsys):
     feedback_maps.main(["--quick", "--steps", "50", "--out", str(tmp_path)])
     text = capsys.readouterr().out
@@ -112,6 +113,7 @@ def test_step_control_quick_compares_both_forms(tmp_path, capsys):
     assert {run["rate"] for run in _saved(tmp_path)["runs"]} == {0.001, 0.1, 10.0}
 
 
+@pytest.mark.slow
 def test_baselines_quick_has_every_method_and_the_papers_numbers(tmp_path, capsys):
     baselines.main(["--quick", "--steps", "25", "--out", str(tmp_path)])
     rows = _rows(capsys.readouterr().out, "digits, B = 8")
@@ -130,6 +132,7 @@ def test_fictitious_players_quick_agree_with_their_control(tmp_path, capsys):
     assert len(_saved(tmp_path)["runs"]) == 7
 
 
+@pytest.mark.slow
 def test_alignment_quick_writes_the_bandits_probabilities(tmp_path, capsys):
     alignment.main(["--quick", "--steps", "20", "--out", str(tmp_path)])
     rows = _rows(capsys.readouterr().out, "digits")
@@ -139,6 +142,7 @@ def test_alignment_quick_writes_the_bandits_probabilities(tmp_path, capsys):
     assert sum(adaptive["pulls"]) == 20
 
 
+@pytest.mark.slow
 def test_cooperative_block_quick_has_the_controls(tmp_path, capsys):
     cooperative_block.main(["--quick", "--steps", "20", "--out", str(tmp_path)])
     rows = _rows(capsys.readouterr().out, "digits")

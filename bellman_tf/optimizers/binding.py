@@ -131,7 +131,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
     def _check_replicas(self, model: keras.Model) -> None:
         """Refuses what does not work on several replicas, each of which sees its own samples only."""
         synchronised = any(getattr(layer, "synchronized", False) for layer in keras_access.layers_of(model))
-        counters = [self.rejected_in_a_row, *([] if self.inner is None else [self.inner.iterations])]
+        counters = [self.rejected_in_a_row, *([] if self.inner is None else [keras_optimizers.counter_of(self.inner)])]
         if not all(isinstance(counter.value, tf.distribute.DistributedValues) for counter in counters):
             raise _checks.error(
                 "optimizer", "be made inside the scope of the model's strategy: every replica would count its steps",

@@ -18,10 +18,10 @@ CLASSES = 3
 def strategy_of(count):
     """The strategy of `count` replicas on logical CPU devices, one for all tests of a process.
 
-    TensorFlow numbers the collective operations of every strategy alike, and takes those of a second one in the same
-    process for the first one's.
+    None of them uses collective operations: TensorFlow numbers those of every strategy alike, and takes those of a second
+    one in the same process for the first one's. The documentation's program, in the same process at times, uses them.
     """
-    reduction = tf.distribute.ReductionToOneDevice() if count > 2 else None
+    reduction = tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy([f"CPU:{k}" for k in range(count)], cross_device_ops=reduction)
 
 
