@@ -39,8 +39,8 @@ class GameMonitor(keras.callbacks.Callback):
     - `clamped_values`, `rejected_batches`, `refused_steps`: counts so far;
     - `alignment_probability/m`: of the bandit.
 
-    Without this callback nothing of it is computed. Of `btf.DDP`, and with gradient accumulation, whose batches are parts
-    of an update, there is no decrease.
+    Without this callback nothing of it is computed. Of `btf.DDP` there are only the counts, and with gradient
+    accumulation, whose batches are parts of an update, there is no decrease.
 
     Args:
         csv: file for one line per step.

@@ -18,8 +18,9 @@ CLASSES = 3
 def strategy_of(count):
     """The strategy of `count` replicas on logical CPU devices, one for all tests of a process.
 
-    None of them uses collective operations: TensorFlow numbers those of every strategy alike, and takes those of a second
-    one in the same process for the first one's. The documentation's program, in the same process at times, uses them.
+    None of them uses collective operations: TensorFlow numbers those of every strategy alike, and takes those of a
+    second one in the same process for the first one's. The program of `docs/devices.md`, which may run in the same
+    process, uses them.
     """
     reduction = tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy([f"CPU:{k}" for k in range(count)], cross_device_ops=reduction)
