@@ -16,7 +16,7 @@ import tensorflow as tf
 # Examples are traced TensorFlow code: their time says nothing about a property, so there is no deadline.
 _COMMON = {"deadline": None, "derandomize": True, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("fast", max_examples=10, **_COMMON)
-hypothesis.settings.register_profile("default", max_examples=16, **_COMMON)
+hypothesis.settings.register_profile("default", max_examples=14, **_COMMON)
 hypothesis.settings.register_profile("thorough", max_examples=1000, **{**_COMMON, "derandomize": False})
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -123,6 +123,7 @@ def test_baselines_quick_has_every_method_and_the_papers_numbers(tmp_path, capsy
     assert all(run["loss"] < 2.31 and not run["rejected"] for run in _saved_record(tmp_path)["runs"])
 
 
+@pytest.mark.slow
 def test_fictitious_players_quick_agree_with_their_control(tmp_path, capsys):
     fictitious_players.main(["--quick", "--steps", "20", "--out", str(tmp_path)])
     first, second = (cells for cells in _rows(capsys.readouterr().out, "digits") if len(cells) > 3)

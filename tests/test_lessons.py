@@ -11,7 +11,7 @@ import pytest
 from keras_examples import notebooks
 
 ROOT = pathlib.Path(__file__).parents[1]
-SLOW = {"01_first_fit", "02_any_keras_model", "04_reading_a_game"}  # `.ci/run` executes all of them as notebooks
+SLOW = {"01_first_fit", "02_any_keras_model", "03_step_control", "04_reading_a_game"}  # notebooks of all in `.ci/run`
 NAMES = ("01_first_fit", "02_any_keras_model", "03_step_control", "04_reading_a_game", "05_control_problem")
 
 
