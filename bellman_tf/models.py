@@ -329,7 +329,9 @@ def as_game(model: keras.Model) -> GameMixin:
     """Makes a game of an existing Keras model; layers and weights are shared.
 
     A functional or Sequential model shares its graph as well. A subclassed model is called by a `WrappedGame`; to
-    keep one model, derive its class from `bellman_tf.Model` instead.
+    keep one model, derive its class from `bellman_tf.Model` instead. The wrapper is built by its first call, also
+    around a model that is built: call it once on a batch before `fit`, else the first step is traced twice, as
+    Keras's is of a model that is not built.
 
     Args:
         model: a functional or built Sequential model, `keras.applications.*` included, a subclassed model, or one of
