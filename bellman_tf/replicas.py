@@ -1,4 +1,4 @@
-"""Sums, means and rows of the replicas of a `tf.distribute` strategy, called inside each of them; nothing on a single one.
+"""Sums, means and rows of the replicas of a `tf.distribute` strategy, called inside each; nothing on a single one.
 
 A step calls these at the same places in every replica, in the same order, and never inside a branch or a loop of the
 graph, where TensorFlow cannot exchange tensors. Every replica receives the same bits, so state that is computed from
@@ -34,6 +34,18 @@ def scope_of(strategy: tf.distribute.Strategy) -> contextlib.AbstractContextMana
         Its scope; nothing for a single replica.
     """
     return strategy.scope() if strategy.num_replicas_in_sync > 1 else contextlib.nullcontext()
+
+
+def averages(strategy: tf.distribute.Strategy) -> bool:
+    """Tells whether a model is being built by Keras on the mean of the batches of several replicas.
+
+    Args:
+        strategy: of the model.
+
+    Returns:
+        Whether this is outside the replicas, where `fit` builds a model before its first step.
+    """
+    return strategy.num_replicas_in_sync > 1 and tf.distribute.in_cross_replica_context()
 
 
 def total(tensors: list) -> list:

@@ -10,18 +10,24 @@ send too much stays block-diagonal over replicas: its Gram matrix counts pairs o
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
 from bellman_tf import replicas
-from bellman_tf.curvature.gram.sides import Sides
+from bellman_tf.curvature.block import Metric
+from bellman_tf.curvature.gram.sides import Sides, joint_sides, sides
 from bellman_tf.game.players import Player
+from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.training.information import Information
 from bellman_tf.training.linear_policy import LinearPolicy
+from bellman_tf.training.moves import Together
 from bellman_tf.training.own_losses import Objective
 from bellman_tf.training.own_policy import policy_of
 from bellman_tf.training.samples import AllSamples
+from bellman_tf.training.settings import GameOptions
+
+Share: TypeAlias = list[Sides] | tf.Tensor
 
 
 class Part(NamedTuple):
@@ -35,9 +41,31 @@ class Part(NamedTuple):
     """
 
     player: Player
-    gram: list[Sides] | tf.Tensor
+    gram: Share
     pull: tf.Tensor | None
     ahead: tf.Tensor | None
+
+
+def sides_of(
+    members: Sequence[tuple[Capture, Metric]], together: Together | None, options: GameOptions
+) -> list[Sides] | None:
+    """What the samples of this replica send of some players.
+
+    Args:
+        members: capture and metric of one player, or of those that act together.
+        together: their joint metric, if they have one.
+        options: of the game.
+
+    Returns:
+        Sides whose Gram matrices are added; `None` where they are too large.
+    """
+    if together is not None and together.metric.joint_gram:
+        captures = [capture for capture, _ in members if isinstance(capture, MatrixCapture)]
+        found = [joint_sides(captures, together.metric, options.gram_limits)]
+    else:
+        found = [sides(*member, options.gram, options.gram_limits) for member in members]
+    known = [part for part in found if part is not None]
+    return known if len(known) == len(found) else None
 
 
 def policy_of_replicas(
@@ -79,7 +107,7 @@ def policy_of_replicas(
     return policy
 
 
-def _rows(gram: list[Sides] | tf.Tensor, samples: AllSamples, found: Iterator[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
+def _rows(gram: Share, samples: AllSamples, found: Iterator[tf.Tensor], dtype: tf.DType) -> tf.Tensor:
     """`[b m, B m]`, from what has been exchanged."""
     if not isinstance(gram, list):
         return samples.apart(tf.cast(gram[0], dtype))

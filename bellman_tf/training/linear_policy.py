@@ -12,7 +12,7 @@ from bellman_tf.linalg.constants import expand_dims, once, reshape
 from bellman_tf.linalg.products import matvec
 from bellman_tf.training import held_out
 from bellman_tf.training.information import Information
-from bellman_tf.training.samples import OwnSamples
+from bellman_tf.training.samples import OWN, OwnSamples
 
 
 class LinearPolicy:
@@ -36,7 +36,7 @@ class LinearPolicy:
         batch_size: tf.Tensor | int,
         direct: float = 1.0,
         share: float = 1.0,
-        samples: OwnSamples = OwnSamples(),
+        samples: OwnSamples = OWN,
     ) -> None:
         """Stores the terminal value.
 
@@ -153,7 +153,8 @@ class LinearPolicy:
     def _stack(self) -> tuple[tf.Tensor, tf.Tensor | None]:
         grams = dict(zip((p.index for p in self._players), self._grams, strict=True))
         pulls = dict(zip((p.index for p in self._players), self._pulls, strict=True))
-        gram, pull = tf.zeros_like(self._grams[0]), tf.zeros_like(self._grams[0][..., 0, :])
+        gram = tf.zeros_like(self._grams[0])
+        pull = tf.reduce_sum(gram, axis=-2)
 
         def rows(parts: dict, zero: tf.Tensor) -> tf.Tensor:
             filled = [[zero if parts.get(k) is None else parts[k] for k in seats] for seats in self._seats]

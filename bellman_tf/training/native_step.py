@@ -21,7 +21,6 @@ import tensorflow as tf
 from bellman_tf import _checks, replicas
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature.gram import condense, gram
-from bellman_tf.curvature.gram.sides import Sides, joint_sides, sides
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import COTANGENTS, Player
 from bellman_tf.game.survey import at_compute_dtype
@@ -32,7 +31,7 @@ from bellman_tf.losses import find_ends, keras_computes_loss, record_loss
 from bellman_tf.training.accumulation import accumulate
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.displacement import decrease_of, outcome_of_replicas
-from bellman_tf.training.global_policy import Part, policy_of_replicas
+from bellman_tf.training.global_policy import Part, Share, policy_of_replicas, sides_of
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.monitor import numbers_of, predicts
@@ -61,7 +60,7 @@ class NativeStep:
         self.captures: dict[int, Capture] = {}  # the columns of the player's own objective
         self.wholes: dict[int, Capture] = {}  # the columns of all objectives
         self.policy: LinearPolicy | None = None
-        self.together = self.options.coupling == "global" and replicas.count() > 1  # one game of all replicas
+        self.everyone = self.options.coupling == "global" and replicas.count() > 1  # whether replicas play one game
 
     def run(self) -> None:
         """Forward, backward, weights, gradients, moves."""
@@ -189,10 +188,11 @@ class NativeStep:
             group_size = None
         direct = step.settings.momentum.direct if step.settings.momentum.known else 1.0
         leading = [player for player in self.covered if self._leads(player)]
-        if self.together:
+        if self.everyone:
             parts = [Part(p, self._sides(p), self._pull(p), self._ahead(p)) for p in leading]
-            end = self.objectives, self.information, step.batch_size, step.dtype, direct
-            self.policy = policy_of_replicas(parts, *end)
+            self.policy = policy_of_replicas(
+                parts, self.objectives, self.information, step.batch_size, step.dtype, direct
+            )
             self.policy.solve(self.game)
             return
         share, sizes = 1 / options.micro_batches, (group_size, step.batch_size)
@@ -228,17 +228,11 @@ class NativeStep:
         forms = [functools.partial(own, member) for member in together.players]
         return tf.cast(together.metric.gram(captures, group_size, forms), self.step.dtype)
 
-    def _sides(self, player: Player) -> list[Sides] | tf.Tensor:
+    def _sides(self, player: Player) -> Share:
         """What its samples send to those of other replicas; the Gram matrix of this one where that is too much."""
-        options, members = self.options, self._members(player)
-        together = self.step.together.get(player.index)
-        if together is not None and together.metric.joint_gram:
-            found = [joint_sides(together.captures(self.wholes), together.metric, options.gram_limits)]
-        else:
-            pairs = [(self.wholes[m.index], self.metrics[m.index]) for m in members]
-            found = [sides(*pair, options.gram, options.gram_limits) for pair in pairs]
-        known = [part for part in found if part is not None]
-        return known if len(known) == len(found) else self._gram(player, None)
+        pairs = [(self.wholes[member.index], self.metrics[member.index]) for member in self._members(player)]
+        found = sides_of(pairs, self.step.together.get(player.index), self.options)
+        return self._gram(player, None) if found is None else found
 
     def _pull(self, player: Player) -> tf.Tensor | None:
         """`<q_ij, M^{-1} l_u>`, `[R, m]`, of a player and those that share its metric; `None` without own costs."""
@@ -353,7 +347,7 @@ class NativeStep:
         if step.settings.handed_over or (step.settings.momentum.beta and step.settings.control is None):
             decrease = decrease_of(step, policy, self.captures, gradients, new)
             return Outcome(decrease, actual, tf.zeros([3], actual.dtype))
-        if replicas.count() > 1 and not self.together:
+        if replicas.count() > 1 and not self.everyone:
             predicted, held_out = outcome_of_replicas(step, policy, self.captures, gradients, new)
             return Outcome(predicted, actual, held_out)
         own, loose = [], []

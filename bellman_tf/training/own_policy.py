@@ -16,7 +16,7 @@ from bellman_tf.bellman.sample_space import SampleValue
 from bellman_tf.training.information import Information
 from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.own_losses import Objective
-from bellman_tf.training.samples import OwnSamples
+from bellman_tf.training.samples import OWN, OwnSamples
 
 
 class OwnPolicy(LinearPolicy):
@@ -37,7 +37,7 @@ class OwnPolicy(LinearPolicy):
         batch_size: tf.Tensor | int,
         direct: float = 1.0,
         share: float = 1.0,
-        samples: OwnSamples = OwnSamples(),
+        samples: OwnSamples = OWN,
     ) -> None:
         """Stores the terminal values.
 
@@ -104,7 +104,7 @@ def policy_of(
     dtype: tf.DType,
     direct: float,
     share: float = 1.0,
-    samples: OwnSamples = OwnSamples(),
+    samples: OwnSamples = OWN,
 ) -> LinearPolicy:
     """The policy of a step, before it has seen a Gram matrix.
 

@@ -54,6 +54,9 @@ class OwnSamples:
         return value
 
 
+OWN = OwnSamples()
+
+
 class AllSamples(OwnSamples):
     """The samples of all replicas, replica after replica.
 
@@ -81,7 +84,7 @@ class AllSamples(OwnSamples):
         return self._curvatures
 
     def value(self, value: SampleValue, columns: int) -> SampleValue:
-        """a and S times B times every sample's weight."""
+        """Multiplies a and S by B times every sample's weight."""
         share = tf.repeat(self._weights * tf.cast(self.count, self._weights.dtype), columns)
         return SampleValue(value.a * share, value.L * tf.sqrt(share)[:, None])
 

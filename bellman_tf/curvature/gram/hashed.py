@@ -86,6 +86,4 @@ def hashed(capture: Lookup, metric: Metric, group_size: int | None, limits: Gram
     Returns:
         `[G, b m, b m]`; exact where no two tokens share a bucket.
     """
-    return gradient_products(
-        capture, lambda part: hashed_pair(part, metric, limits), load, group_size, limits.memory
-    )
+    return gradient_products(capture, lambda part: hashed_pair(part, metric, limits), load, group_size, limits.memory)

@@ -68,13 +68,13 @@ def sent_numbers(extent: Extent, kind: MetricKind, form: str, limits: GramLimits
         itemsize: bytes of one number of the captures.
 
     Returns:
-        How many; `None` for a form that has no sides.
+        How many, at most; `None` for a form that has no sides.
     """
     chosen = plan(extent, kind, form, None, limits, itemsize).form
     if chosen == "lookup":
         return None
     if _is_product(chosen, extent):
-        return extent.rows + 1 + extent.width
+        return extent.rows + extent.width
     kept = {
         "sketch": kept_channels(extent, kind, limits) + 1,
         "features": kept_features(extent.rows, limits) + 1,
@@ -187,9 +187,10 @@ def _pairs(chosen: str, capture: Capture, metric: Metric, limits: GramLimits) ->
         kernel = tap._replace(scale=tap.scale * number(extent.taps * extent.channels / kept, dtype))
         return [kernel, Pair(*bias_part(capture, metric))] if capture.bias else [kernel]
     if chosen == "features" and isinstance(capture, LinearMap):
-        kept = kept_features(extent.rows, limits)
+        rows = capture.layout.rows
+        kept = kept_features(rows, limits)
         some = metric.feature_pair(capture, kept)
-        kernel = some._replace(scale=some.scale * number(capture.layout.rows / kept, dtype))
+        kernel = some._replace(scale=some.scale * number(rows / kept, dtype))
         return [kernel, metric.bias_pair(capture)] if capture.bias else [kernel]
     if chosen == "hashed" and isinstance(capture, Lookup):
         return [hashed_pair(capture, metric, limits)]
