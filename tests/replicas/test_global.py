@@ -10,7 +10,7 @@ from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.gram.sides import GLOBAL_BATCH
 from bellman_tf.training import native_step
 from tests.helpers import assert_close
-from tests.replicas.training import CLASSES, assert_mirrored, compiled, data, fit, mlp, state_of
+from tests.replicas.training import CLASSES, assert_same_training, compiled, data, fit, mlp, state_of
 
 IMAGES = (5, 5, 2)
 
@@ -20,13 +20,6 @@ def cnn():
     own = layers.SeparableConv2D(3, 2, bias_regularizer="l2")
     hidden = [layers.Conv2D(3, 2), layers.PReLU(shared_axes=[1, 2]), layers.Dense(3, "tanh"), own, layers.Flatten()]
     return btf.Sequential([keras.Input(IMAGES), *hidden, layers.Dense(CLASSES)])
-
-
-def branches():
-    """Two Dense layers in one stage."""
-    inputs = keras.Input((4,))
-    sides = [layers.Dense(5, activation="tanh", name=name)(inputs) for name in ("left", "right")]
-    return btf.Model(inputs, layers.Dense(CLASSES)(layers.Add()(sides)))
 
 
 OPTIMIZERS = {
@@ -44,17 +37,13 @@ OPTIMIZERS = {
     "control": lambda **o: btf.GTDDP(0.1, step_control=btf.LevenbergMarquardt(every=1), **o),
     "sketch": lambda **o: btf.GTDDP(0.03, gram="sketch", **o),
     "features": lambda **o: btf.GTDDP(0.01, curvature="rmsprop", gram="features", **o),
-    "exact": lambda **o: btf.GTDDP(0.03, curvature=btf.curvature.KFAC(cooperative="exact"), **o),
-    "published": lambda **o: btf.GTDDP(0.03, curvature=btf.curvature.KFAC(cooperative="published"), **o),
-    "exact, eigenbasis": lambda **o: btf.GTDDP(0.03, curvature=btf.curvature.EKFAC(cooperative="exact"), **o),
 }
-NETWORKS = {"mlp": mlp, "cnn": cnn, "branches": branches}
+NETWORKS = {"mlp": mlp, "cnn": cnn}
 USUAL = [
     ("kfac", "mlp"),
     ("AdamW", "mlp"),
     ("control", "mlp"),
     ("feedback", "cnn"),
-    ("exact", "branches"),
 ]  # the others, four replicas and uneven batches in one graph: the slow suite
 
 
@@ -76,13 +65,7 @@ def compare(name, count, network, samples, **options):
     for key in {"loss", "predicted_reduction", "actual_reduction", "damping", "leverage"} & set(expected):
         if not samples % 8:
             assert_close(history[key], expected[key], rtol=1e-4, label=key)
-    for (path, value), (_, reference) in zip(state_of(model), state_of(alone), strict=True):
-        if value.dtype.kind == "f" and "basis" not in path:  # eigenvectors have no sign
-            assert_close(value, reference, rtol=1e-4, atol=1e-5, label=path)
-    for weight, value in zip(model.get_weights(), alone.get_weights(), strict=True):
-        assert_close(weight, value, atol=1e-5)
-    assert model.optimizer.rejected_batches.numpy() == 0
-    assert_mirrored(model)
+    assert_same_training(model, alone)
 
 
 @pytest.mark.parametrize(("name", "network"), USUAL)
@@ -99,13 +82,12 @@ def test_a_replica_without_samples_sends_none():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("network", "count"), [("mlp", 4), ("cnn", 2)])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_in_one_graph(name, network, count):
     if name == "full" and network == "cnn":
         pytest.skip("the players are too large")
-    compare(name, count, network, 32)
+    compare(name, count, network, 24)
 
 
 @pytest.mark.slow
@@ -141,9 +123,7 @@ def test_what_is_too_much_to_send_is_named_and_stays_within_a_replica(monkeypatc
     monkeypatch.setattr(native_step, "gram", apart)
     alone, _ = compiled(1, make(), run_eagerly=True)
     fit(alone, x, y, 8, 1)
-    for weight, value in zip(model.get_weights(), alone.get_weights(), strict=True):
-        assert_close(weight, value, atol=1e-5)
-    assert_mirrored(model)
+    assert_same_training(model, alone)
 
 
 def test_a_table_that_is_looked_up_stays_within_a_replica():
