@@ -20,7 +20,6 @@ from keras_examples.studies._study import Task
 from keras_examples.studies.against_the_best import TASKS
 
 NAMES = ("autoencoder", "residual")
-TESTED = 2000  # test samples that travel
 
 
 def weights_of(model: keras.Model, values: list[np.ndarray]) -> list[np.ndarray]:
@@ -55,7 +54,7 @@ def export(task: Task, path: pathlib.Path) -> dict[str, np.ndarray]:
     keras.utils.set_random_seed(0)
     model = task.network()
     x, y = zip(*((x.numpy(), y.numpy()) for x, y in task.batches(0)), strict=True)
-    x_test, y_test = task.data.x_test[:TESTED], task.data.y_test[:TESTED]
+    x_test, y_test = task.data.x_test, task.data.y_test
     values = {
         "x": np.round(255 * np.array(x)).astype("uint8"),
         "x_test": np.round(255 * x_test).astype("uint8"),

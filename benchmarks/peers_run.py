@@ -1,10 +1,11 @@
 """Peers on the problems that `benchmarks.peers` wrote: step time against their own SGD, loss at equal steps.
 
-    python peers_run.py DIRECTORY [--tasks autoencoder residual] [--rates 5] [--rounds 7] [--out peers.json]
+    python peers_run.py DIRECTORY [--tasks autoencoder residual] [--rates 5] [--rounds 7] [--retime] [--out peers.json]
 
 This file needs JAX, optax, kfac-jax, python-somax and NumPy, and nothing else of the project. Every method runs at the
 same number of learning rates, half a decade apart, each falling along half a cosine, from the same weights on the same
-batches; the lowest test loss counts. Steps are timed in turns, one compiled step after the other; the median counts.
+batches; the lowest test loss counts. Steps are timed in turns, one compiled step after the other; the median counts. At
+its best rate a method then runs as many steps as fit in the time of all of SGD's: the loss at equal time.
 kfac-jax has momentum 0.9 and the damping 0.01 of our K-FAC; "adaptive" chooses rate, momentum and damping itself.
 somax's exact Gauss-Newton step solves a system of B x classes rows, so that it runs on the residual net alone; its mean
 square and its cross entropy are the only losses, so that the autoencoder's is not among them.
@@ -18,7 +19,7 @@ import math
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -234,7 +235,7 @@ def run(problem: Problem, step: Step, state: object, rate: float, steps: int) ->
         The weights, and the seconds of each step.
     """
     weights, state, seconds = copied(problem.weights), copied(state), []
-    pieces = problem.steps // PIECE
+    pieces = steps // PIECE
     for number in range(steps):
         batch = problem.batch(number)
         now = rate * (1 + math.cos(math.pi * (number // PIECE) / pieces)) / 2
@@ -253,37 +254,46 @@ def rates_of(middle: float | None, count: int) -> list[float]:
     return [float(f"{middle * 10 ** ((k - count // 2) / 2):.2e}") for k in range(count)]
 
 
-def results(problem: Problem, names: Sequence[str], count: int, rounds: int) -> Iterator[dict]:
-    """Runs and times methods on one task.
+def times_of(problem: Problem, made: dict[str, tuple[Step, object]], rounds: int) -> dict[str, float]:
+    """Milliseconds of a step of each method, timed in turns.
 
     Args:
         problem: the task.
-        names: of the methods; the first is the one that steps are compared with.
-        count: learning rates.
-        rounds: turns of the step times.
+        made: step and first state of each method.
+        rounds: turns; the median counts.
 
-    Yields:
-        One record per method.
+    Returns:
+        Of each method.
     """
-    made = {name: METHODS[name][0](problem) for name in names if ONLY.get(name, problem.name) == problem.name}
     times: dict[str, list[float]] = {name: [] for name in made}
     for turn in range(rounds + 1):
         for name, (step, state) in made.items():
             _, seconds = run(problem, step, state, 1e-4, 2 * INVERT_EVERY)
             times[name] += [] if turn == 0 else [statistics.mean(seconds)]  # the first turn compiles
-    unit = statistics.median(times[names[0]])
-    for name, (step, state) in made.items():
-        losses = {
-            rate: problem.test_loss(run(problem, step, state, rate, problem.steps)[0])
-            for rate in rates_of(METHODS[name][1], count)
-        }
-        best = min(losses, key=losses.get)
-        milliseconds = 1e3 * statistics.median(times[name])
-        yield {
-            "task": problem.name, "method": name, "milliseconds": milliseconds, "ratio": milliseconds / 1e3 / unit,
-            "rate": None if METHODS[name][1] is None else best, "loss": losses[best], "steps": problem.steps,
-            "losses": {f"{rate:g}": loss if math.isfinite(loss) else None for rate, loss in losses.items()},
-        }  # fmt: skip
+    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
+
+
+def losses_of(problem: Problem, name: str, made: tuple[Step, object], count: int) -> dict:
+    """Runs a method at its learning rates.
+
+    Args:
+        problem: the task.
+        name: of the method.
+        made: its step and first state.
+        count: learning rates.
+
+    Returns:
+        The lowest test loss, its rate, and those of the other rates.
+    """
+    losses = {
+        rate: problem.test_loss(run(problem, *made, rate, problem.steps)[0])
+        for rate in rates_of(METHODS[name][1], count)
+    }
+    best = min(losses, key=losses.get)
+    return {
+        "rate": None if METHODS[name][1] is None else best, "loss": losses[best], "steps": problem.steps,
+        "losses": {f"{rate:g}": loss if math.isfinite(loss) else None for rate, loss in losses.items()},
+    }  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -298,23 +308,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--rates", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("peers.json"))
+    parser.add_argument("--retime", action="store_true", help="measure the step times again and run nothing else")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("peers.json"), help="goes on from it")
     options = parser.parse_args(arguments)
     names = ["optax SGD", *(name for name in options.methods if name != "optax SGD")]
     versions = {name: importlib.metadata.version(name) for name in ("jax", "optax", "kfac-jax", "python-somax")}
-    found = []
+    stored = json.loads(options.out.read_text())["results"] if options.out.exists() else []
+    found = {(record["task"], record["method"]): record for record in stored}
+
+    def write() -> None:
+        values = {"versions": versions, "device": jax.devices()[0].device_kind, "results": list(found.values())}
+        options.out.write_text(json.dumps(values, indent=1) + "\n")
+
     for task in options.tasks:
         problem = Problem(options.directory / f"{task}.npz")
-        for record in results(problem, names, options.rates, options.rounds):
-            found.append(record)
-            print(
-                f"{task}  {record['method']}  {record['milliseconds']:.1f} ms ({record['ratio']:.2f} SGD)"
-                f"  {record['steps']} steps  loss {record['loss']:.4g}", flush=True,
-            )  # fmt: skip
-            text = json.dumps(
-                {"versions": versions, "device": jax.devices()[0].device_kind, "results": found}, indent=1
-            )
-            options.out.write_text(text + "\n")
+        made = {name: METHODS[name][0](problem) for name in names if ONLY.get(name, task) == task}
+        records = {name: found.setdefault((task, name), {"task": task, "method": name}) for name in made}
+        for name, record in records.items():
+            if "loss" not in record and not options.retime:
+                record.update(losses_of(problem, name, made[name], options.rates))
+                print(f"{task}  {name}  {problem.steps} steps  loss {record['loss']:.4g}", flush=True)
+                write()
+        if options.retime or any("milliseconds" not in record for record in records.values()):
+            times = times_of(problem, made, options.rounds)
+            for name, record in records.items():
+                record.update(milliseconds=times[name], ratio=times[name] / times["optax SGD"])
+                print(f"{task}  {name}  {times[name]:.1f} ms ({record['ratio']:.2f} SGD)", flush=True)
+            write()
+        for name, record in records.items():
+            steps = min(int(problem.steps / record["ratio"]) // PIECE * PIECE, problem.steps)
+            if "loss" in record and record.get("equal_time", {}).get("steps") != steps:
+                rate = 1.0 if record["rate"] is None else record["rate"]
+                loss = problem.test_loss(run(problem, *made[name], rate, steps)[0])
+                record["equal_time"] = {"steps": steps, "loss": loss if math.isfinite(loss) else None}
+                print(f"{task}  {name}  {steps} steps  loss {loss:.4g}", flush=True)
+                write()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The problems for peers in other frameworks: what is written, in which order."""
 
 import ast
+import dataclasses
 import functools
 import pathlib
 
@@ -8,10 +9,12 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks import peers
+from benchmarks import peers, peers_table
 from keras_examples.studies import _networks
+from keras_examples.studies._contest import COSINE, Entry, Store
 from keras_examples.studies._data import Data
 from keras_examples.studies._study import Task
+from keras_examples.studies.against_the_best import Kind
 
 
 def small(network, shape, classes):
@@ -61,3 +64,31 @@ def test_the_other_script_needs_no_tensorflow():
         for name in node.names
     }
     assert not modules & {"tensorflow", "keras", "bellman_tf", "benchmarks"}
+
+
+def test_a_row_of_ours_runs_as_long_as_fits_in_the_time_of_sgd(tmp_path, monkeypatch):
+    def network():
+        return keras.Sequential([keras.Input((6,)), keras.layers.Dense(6)])
+
+    entries = [
+        Entry("SGD, momentum", keras.optimizers.SGD, 0.1),
+        Entry("twice as slow", keras.optimizers.SGD, 0.1, "SGD, momentum"),
+        Entry("never run", keras.optimizers.SGD, 0.1),
+    ]
+    kind = Kind("small", 4, 40, lambda data_dir, steps: dataclasses.replace(small(network, (6,), False), every=10))
+    monkeypatch.setattr(peers_table, "TASKS", {"autoencoder": kind})
+    monkeypatch.setattr(peers_table, "ENTRIES", entries)
+    contest, own = Store(tmp_path / "contest.jsonl"), Store(tmp_path / "own.jsonl")
+    run = {"task": "small", "schedule": COSINE, "steps": 40, "seed": 0, "accuracy": 0.0, "curve": []}
+    for entry, loss in zip(entries, (0.5, 0.4), strict=False):
+        contest.add(run | {"method": entry.name, "rate": 0.1, "loss": loss})
+        contest.add(run | {"method": entry.name, "rate": 0.3, "loss": 9.0})
+        contest.add({"task": "small", "method": entry.name, "milliseconds": 2.0 if loss == 0.4 else 1.0})
+    baseline, ours = peers_table.own_rows("autoencoder", contest, own, None)
+    assert baseline["equal_time"] == {"steps": 40, "loss": 0.5}
+    assert (ours["ratio"], ours["rate"], ours["equal_time"]["steps"]) == (2.0, 0.1, 20)
+    (setting,) = own.of("small", "twice as slow")
+    assert (setting.steps, setting.rate) == (20, 0.1)
+    assert ours["equal_time"]["loss"] == own.of("small", "twice as slow")[setting].loss
+    assert "| twice as slow | 2.0 | 2.00 | 0.1 | 0.4 |" in peers_table.table([baseline, ours])
+    assert "| broken | 20 |" in peers_table.table([ours | {"equal_time": {"steps": 20, "loss": None}}])
