@@ -1,10 +1,13 @@
 """The problems that peers in other frameworks are compared on: data, batches and initial weights as NumPy files.
 
-    python -m benchmarks.peers --data-dir DIRECTORY --out peers      # here, with TensorFlow
-    python benchmarks/peers_run.py peers                             # in an environment of its own, `.[peers]`
+    python -m benchmarks.peers --data-dir DIRECTORY --out peers                       # here, with TensorFlow
+    python benchmarks/peers_jax.py peers --out benchmarks/peers.json                  # in an environment of `.[peers]`
+    python benchmarks/peers_torch.py peers --out benchmarks/peers_torch.json          # in one of `.[peers-torch]`
+    python -m benchmarks.peers_table --data-dir DIRECTORY                             # here: all of them in one table
 
 Two tasks of `keras_examples.studies.against_the_best` with its weights and batches of seed 0: the deep autoencoder on
-MNIST and the residual net on CIFAR-10. `peers_run.py` needs JAX, kfac-jax and python-somax, and nothing of TensorFlow.
+MNIST and the residual net on CIFAR-10. `peers_jax.py` (kfac-jax, somax, optax) and `peers_torch.py` (SOAP, Shampoo)
+need nothing of TensorFlow.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The table of peers: `peers.json` of `peers_run.py` beside this package's methods on the same tasks.
+"""The table of peers: results of `peers_jax.py` and `peers_torch.py` beside this package's methods on the same tasks.
 
     python -m benchmarks.peers_table --data-dir DIRECTORY       # goes on where it stopped
 
@@ -19,10 +19,10 @@ from keras_examples.studies._contest import COSINE, Entry, Ring, Setting, Store
 from keras_examples.studies.against_the_best import ENTRIES, SGD, TASKS
 
 CONTEST = pathlib.Path("keras_examples/results/against_the_best/cells.jsonl")
-PEERS = pathlib.Path("benchmarks/peers.json")
+PEERS = (pathlib.Path("benchmarks/peers.json"), pathlib.Path("benchmarks/peers_torch.json"))
 OWN = pathlib.Path("benchmarks/peers_cells.jsonl")
 NAMES = ("autoencoder", "residual")
-PIECE = 10  # steps; lengths are multiples, as in `peers_run.py`
+PIECE = 10  # steps; lengths are multiples, as in `peers_loop.py`
 
 
 def best(store: Store, task: str, entry: Entry, steps: int) -> tuple[Setting, float] | None:
@@ -57,7 +57,7 @@ def own_rows(name: str, contest: Store, own: Store, data_dir: str | None) -> lis
         data_dir: TFDS directory.
 
     Returns:
-        Rows with the fields that `peers_run.py` writes.
+        Rows with the fields that `peers_loop.py` writes.
     """
     kind, rows, ring = TASKS[name], [], None
     for entry in ENTRIES:
@@ -83,7 +83,7 @@ def table(rows: Sequence[dict]) -> str:
     """Rows of one task in Markdown.
 
     Args:
-        rows: with the fields that `peers_run.py` writes.
+        rows: with the fields that `peers_loop.py` writes.
 
     Returns:
         The table.
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"), help="TFDS directory")
     parser.add_argument("--tasks", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--peers", nargs="+", type=pathlib.Path, default=[PEERS], help="files of peers' records")
+    parser.add_argument("--peers", nargs="+", type=pathlib.Path, default=PEERS, help="files of peers' records")
     parser.add_argument("--contest", type=pathlib.Path, default=CONTEST, help="cells of against_the_best")
     parser.add_argument("--own", type=pathlib.Path, default=OWN, help="cells at equal time; goes on from it")
     options = parser.parse_args(arguments)
