@@ -20,6 +20,7 @@ from bellman_tf.optimizers.arguments import (
 )
 from bellman_tf.optimizers.keywords import (
     AllKeywords,
+    Coupling,
     Curvature,
     Gram,
     Information,
@@ -92,6 +93,8 @@ class GTDDP(Rejections, Stepping):
         terminal_hessian: "matched" (the loss's true curvature along its gradient), "outer_product" (g g'), "full"
             (the loss's Hessian), or an integer rank of its truncation.
         group_size: couple samples in groups of this size; `None` is the whole batch.
+        coupling: on several replicas, "replica" (each couples its own samples) or "global" (the samples of all replicas
+            play one game, as on one replica that holds the whole batch; see `docs/devices.md`).
         bilinear: form the re-weighted gradient with the layer's new input; needs the nonlinear roll-out.
         rollout: "linear" (the default: the model runs once, as it is, and the step is the gradient of a re-weighted
             loss; any model that Keras can train) or "nonlinear" (the papers' second forward pass, stage by stage, on a
@@ -166,6 +169,7 @@ class GTDDP(Rejections, Stepping):
         value_hessian: ValueHessian = "batch",
         terminal_hessian: TerminalHessian = "matched",
         group_size: int | None = None,
+        coupling: Coupling = "replica",
         bilinear: bool = False,
         rollout: Rollout | None = None,
         outer_scale: OuterScale = "mean",
@@ -203,6 +207,7 @@ class GTDDP(Rejections, Stepping):
             gram_memory,
             rules_of(player_losses),
             micro_batches_of(inner, gradient_accumulation_steps),
+            coupling,
         )
         check_inner(
             inner,
@@ -336,6 +341,7 @@ class GTDDP(Rejections, Stepping):
             value_hessian=options.value_hessian,
             terminal_hessian=options.terminal_hessian,
             group_size=options.group_size,
+            coupling=options.coupling,
             bilinear=options.bilinear,
             rollout=options.rollout,
             outer_scale=options.outer_scale,
