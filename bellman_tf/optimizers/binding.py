@@ -145,7 +145,8 @@ class Bound(Saved, keras.optimizers.Optimizer):
             hint = "Pass rollout='linear', or build the model outside the strategy's scope."
         elif model.jit_compile:
             raise _checks.error(
-                "jit_compile", "be False on several replicas: XLA compiles a function for one device", True,
+                "jit_compile", "be False on several replicas: XLA compiles a function for one device and reads no "
+                "variable of another, under Keras's own optimizers neither (tensorflow/tensorflow#56423)", True,
                 "Leave it out; what runs on a single replica may be compiled.",
             )  # fmt: skip
         elif self.step_control is not None and self.step_control.every > 1 and synchronised:

@@ -57,13 +57,14 @@ class GTDDP(Rejections, Stepping):
 
     On several replicas (`with tf.distribute.MirroredStrategy(...).scope():` around model and `compile`) each replica
     solves the game of its own samples, as one replica does with `group_size` = samples of a replica; `group_size`
-    makes smaller groups. Gradients are added, statistics of the metrics averaged before the metric is used, and a
-    batch is rejected by all replicas if it is bad on one, so that weights and state are the same bits everywhere.
-    As in Keras, J is the mean of the replicas' mean losses: in a last batch that cannot be shared evenly the samples
-    of a replica with fewer count for more, and replicas without samples have no part in gradient and statistics (J is
-    still divided by the number of all). What is Keras's stays Keras's: an `inner_optimizer` clips each replica's
-    gradient before they are added, moving statistics of a BatchNormalization are each replica's own unless it has
-    `synchronized=True`, and Dropout draws the same mask on every replica. For the linear roll-out, without XLA.
+    makes smaller groups, and `coupling="global"` one game of the samples of all. Gradients are added, statistics of
+    the metrics averaged before the metric is used, and a batch is rejected by all replicas if it is bad on one, so
+    that weights and state are the same bits everywhere. As in Keras, J is the mean of the replicas' mean losses: in a
+    last batch that cannot be shared evenly the samples of a replica with fewer count for more, and replicas without
+    samples have no part in gradient and statistics (J is still divided by the number of all). What is Keras's stays
+    Keras's: an `inner_optimizer` clips each replica's gradient before they are added, moving statistics of a
+    BatchNormalization are each replica's own unless it has `synchronized=True`, and Dropout draws the same mask on
+    every replica. For the linear roll-out, without XLA.
 
     Args:
         learning_rate: float, `keras.optimizers.schedules.LearningRateSchedule`, or callable; `None` is 0.03.

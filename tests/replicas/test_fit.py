@@ -29,6 +29,7 @@ def test_a_saved_model_goes_on_where_it_stood(tmp_path):
 
 @pytest.mark.slow
 def test_gram_matrices_in_blocks_are_the_same():
+    """With `coupling="global"` the memory bounds what samples send: `test_global.py`."""
     x, y = data(16)
     weights = []
     for memory in (2**28, 64):
@@ -41,12 +42,13 @@ def test_gram_matrices_in_blocks_are_the_same():
 
 
 @pytest.mark.slow
-def test_half_precision():
+@pytest.mark.parametrize(("coupling", "group_size"), [("replica", 4), ("global", None)])
+def test_half_precision(coupling, group_size):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     x, y = data(8)
-    model, _ = compiled(2, lambda: btf.GTDDP(0.03), run_eagerly=True)
+    model, _ = compiled(2, lambda: btf.GTDDP(0.03, coupling=coupling), run_eagerly=True)
     history = fit(model, x, y, 8, 1)
-    alone, _ = compiled(1, lambda: btf.GTDDP(0.03, group_size=4), run_eagerly=True)
+    alone, _ = compiled(1, lambda: btf.GTDDP(0.03, group_size=group_size), run_eagerly=True)
     assert_close(history["loss"], fit(alone, x, y, 8, 1)["loss"], rtol=2e-2)
     assert_mirrored(model)
 
@@ -87,8 +89,16 @@ def test_an_optimizer_from_outside_the_scope_is_refused(inside):
 
 
 def test_xla_is_for_one_device():
-    with pytest.raises(ValueError, match="`jit_compile` must be False on several replicas"):
+    with pytest.raises(ValueError, match=r"`jit_compile` must be False on several replicas.*tensorflow#56423"):
         compiled(2, lambda: btf.GTDDP(0.1), jit_compile=True)
+
+
+@pytest.mark.slow
+def test_xla_does_not_take_the_replicas_of_keras_either():
+    """The reason of the refusal; where this trains it can go."""
+    model, _ = compiled(2, lambda: keras.optimizers.SGD(0.1), jit_compile=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"Trying to access resource .* located in device .*CPU:1"):
+        fit(model, *data(8), 8, 1)
 
 
 def test_a_step_outside_the_replicas_is_refused():
