@@ -97,6 +97,7 @@ class Stepping(Records, Bound):
             solver=self.solver,
             momentum=self.momentum,
             handed_over=self.inner is not None,
+            compiled=bool(self._bound_model().jit_compile),
         )
 
     def context(self) -> StepContext:

@@ -218,6 +218,7 @@ class StepSettings:
         solver: queues a step's new values in place of the game's recursion (vanilla DDP, the baselines), or `None`.
         momentum: of the variables' steps.
         handed_over: whether another optimizer moves the variables, and the step ends in its gradients.
+        compiled: whether XLA compiles the step.
     """
 
     options: GameOptions
@@ -232,3 +233,4 @@ class StepSettings:
     solver: Callable[..., None] | None = None
     momentum: Momentum = Momentum()
     handed_over: bool = False
+    compiled: bool = False
