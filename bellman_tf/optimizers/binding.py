@@ -101,7 +101,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
         """Sums of the gradients of every player's variables; empty without accumulation of our own."""
         if self.inner is not None or self.options.micro_batches == 1:
             return []
-        variables = keras_access.trained_variables(self)
+        variables = keras_optimizers.trained_variables(self)
         known = {id(v): s for v, s in zip(variables, keras_optimizers.accumulators_of(self), strict=True)}
         return [[known[id(v)] for v in player.variables] for player in self.players]
 
@@ -162,7 +162,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
 
     def _holds(self, model: keras.Model) -> bool:
         """Whether the optimizer was built for the model's trainable variables."""
-        return [id(v) for v in model.trainable_variables] == [id(v) for v in keras_access.trained_variables(self)]
+        return [id(v) for v in model.trainable_variables] == [id(v) for v in keras_optimizers.trained_variables(self)]
 
     def _bound_model(self) -> keras.Model:
         model = None if self._model is None else self._model()

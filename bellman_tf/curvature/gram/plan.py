@@ -22,7 +22,10 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+import keras
+
 from bellman_tf import _checks
+from bellman_tf._serial import Serialisable
 from bellman_tf.curvature.block import MetricKind
 from bellman_tf.curvature.gram.load import Load
 from bellman_tf.layers.matrix_layout import Extent
@@ -32,9 +35,10 @@ FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "features", "hash
 USUAL_BATCH = 64
 
 
+@keras.saving.register_keras_serializable("bellman_tf")
 @dataclasses.dataclass(frozen=True)
-class GramLimits:
-    """Sizes from which on a form is approximated.
+class GramLimits(Serialisable):
+    """Sizes from which on `gram="auto"` approximates: `btf.GTDDP(gram=btf.curvature.GramLimits(sketch_above=2**20))`.
 
     Attributes:
         sketch_above: "auto" sketches a convolution, and takes some of the input features of a layer with positions,
@@ -57,6 +61,18 @@ class GramLimits:
     buckets: int = 256
     thin_from: int = 64
     memory: int = 2**28
+
+    def __post_init__(self) -> None:
+        """Checks every size.
+
+        Raises:
+            ValueError: for one that is no integer or too small.
+        """
+        for name in ("sketch_above", "rank_one_above"):
+            _checks.check_integer(f"GramLimits.{name}", getattr(self, name), least=0)
+        for name in ("feature_share", "buckets", "thin_from"):
+            _checks.check_integer(f"GramLimits.{name}", getattr(self, name), least=1)
+        _checks.check_integer("gram_memory", self.memory, least=1)
 
 
 LIMITS = GramLimits()
