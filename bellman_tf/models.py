@@ -166,6 +166,8 @@ class GameMixin(keras_access.SeesData):
         if not signatures.is_made_of_tensors(x):
             return
         signature = signatures.of_batch(x)
+        if replicas.averages(self.distribute_strategy) and self.compute_dtype != "float64":
+            signature = signatures.before_average(signature)
         if signatures.is_known(signature) and self.__dict__.get("_game_first_inputs") is None:
             object.__setattr__(self, "_game_first_inputs", signature)
         if self._input_signature is not None:

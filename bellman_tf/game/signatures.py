@@ -53,6 +53,24 @@ def of_data(x: Nested) -> Signature | None:
     return keras.tree.map_structure(_sized, x)
 
 
+def before_average(signature: Signature) -> Signature:
+    """Undoes what Keras does to integers where it averages the batches of several replicas.
+
+    Args:
+        signature: of the averages, where a mean of integers has become float64.
+
+    Returns:
+        The same with int64 in the place of float64.
+    """
+
+    def leaf(spec: keras.KerasTensor | None) -> keras.KerasTensor | None:
+        if spec is None or spec.dtype != "float64":
+            return spec
+        return keras_access.symbolic(tuple(spec.shape), "int64", spec.sparse, keras_access.is_ragged(spec))
+
+    return keras.tree.map_structure(leaf, signature)
+
+
 def of_shapes(shape: Nested) -> Signature:
     """Describes inputs of which the shapes are known.
 

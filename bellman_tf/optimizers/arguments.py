@@ -1,5 +1,6 @@
 """Checks of the constructor's arguments that belong together: the game's options, and what Keras's optimizers take."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -180,19 +181,21 @@ def gram_named(gram: Any, memory: int | None) -> tuple[str, GramLimits]:
     return "auto", chosen
 
 
-def gram_config(options: GameOptions) -> dict[str, Any]:
-    """The same two options, for Keras serialisation.
+def game_config(options: GameOptions) -> dict[str, Any]:
+    """The options of the game as the constructor's arguments, for Keras serialisation.
 
     Args:
         options: of the game.
 
     Returns:
-        `gram` and `gram_memory`.
+        All but `gradient_accumulation_steps`, which Keras's own configuration has.
     """
-    limits = options.gram_limits
+    config, limits = dataclasses.asdict(options), options.gram_limits
+    del config["micro_batches"], config["gram_limits"]
+    config["player_losses"] = {pattern: list(names) for pattern, names in options.player_losses} or None
     if limits == GramLimits(memory=limits.memory):
-        return {"gram": options.gram, "gram_memory": limits.memory}
-    return {"gram": keras.saving.serialize_keras_object(limits), "gram_memory": None}
+        return config | {"gram_memory": limits.memory}
+    return config | {"gram": keras.saving.serialize_keras_object(limits), "gram_memory": None}
 
 
 def check_inner(

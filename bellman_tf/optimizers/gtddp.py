@@ -4,7 +4,6 @@ The class names the options and writes them down. `arguments.py` checks them, `b
 and makes its state, `stepping.py` takes the step, `records.py` keeps what comes of it.
 """
 
-import dataclasses
 from typing import Any, Self, Unpack
 
 import keras
@@ -15,13 +14,14 @@ from bellman_tf.optimizers.arguments import (
     check_inner,
     check_keras,
     check_momentum,
-    gram_config,
+    game_config,
     gram_named,
     inner_named,
     micro_batches_of,
 )
 from bellman_tf.optimizers.keywords import (
     AllKeywords,
+    Coupling,
     Curvature,
     Gram,
     Information,
@@ -94,6 +94,8 @@ class GTDDP(Rejections, Stepping):
         terminal_hessian: "matched" (the loss's true curvature along its gradient), "outer_product" (g g'), "full"
             (the loss's Hessian), or an integer rank of its truncation.
         group_size: couple samples in groups of this size; `None` is the whole batch.
+        coupling: on several replicas, "replica" (each couples its own samples) or "global" (the samples of all replicas
+            play one game, as on one replica that holds the whole batch; see `docs/devices.md`).
         bilinear: form the re-weighted gradient with the layer's new input; needs the nonlinear roll-out.
         rollout: "linear" (the default: the model runs once, as it is, and the step is the gradient of a re-weighted
             loss; any model that Keras can train) or "nonlinear" (the papers' second forward pass, stage by stage, on a
@@ -169,6 +171,7 @@ class GTDDP(Rejections, Stepping):
         value_hessian: ValueHessian = "batch",
         terminal_hessian: TerminalHessian = "matched",
         group_size: int | None = None,
+        coupling: Coupling = "replica",
         bilinear: bool = False,
         rollout: Rollout | None = None,
         outer_scale: OuterScale = "mean",
@@ -207,6 +210,7 @@ class GTDDP(Rejections, Stepping):
             limits,
             rules_of(player_losses),
             micro_batches_of(inner, gradient_accumulation_steps),
+            coupling,
         )
         check_inner(
             inner,
@@ -328,18 +332,14 @@ class GTDDP(Rejections, Stepping):
         """The options, for Keras serialisation."""
         config = super().get_config()
         config.pop("loss_scale_factor", None)
-        options = dataclasses.asdict(self.options)
-        del options["micro_batches"], options["gram_limits"]  # in other words
-        rules = {pattern: list(names) for pattern, names in self.options.player_losses}
         config.update(
-            options | gram_config(self.options),
+            game_config(self.options),
             curvature=keras.saving.serialize_keras_object(self.curvature),
             inner_optimizer=None,
             inner_metric=self.inner_metric,
             momentum=self.momentum.beta,
             nesterov=self.momentum.nesterov,
             momentum_in_policy=self.momentum.in_policy,
-            player_losses=rules or None,
             step_control=keras.saving.serialize_keras_object(self.step_control),
         )
         if self.inner is not None:

@@ -18,6 +18,7 @@ StepControl: TypeAlias = Literal["levenberg_marquardt"] | LevenbergMarquardt | M
 Information: TypeAlias = Literal["open", "feedback", "cooperative_open", "cooperative"]
 ValueHessian: TypeAlias = Literal["batch", "block_diagonal", "outer_product", "per_sample"]
 TerminalHessian: TypeAlias = Literal["matched", "outer_product", "full"] | int
+Coupling: TypeAlias = Literal["replica", "global"]
 Rollout: TypeAlias = Literal["linear", "nonlinear"]
 OuterScale: TypeAlias = Literal["mean", "batch", "sample"]
 OuterGain: TypeAlias = Literal["batch", "own"]
@@ -39,6 +40,10 @@ class KerasKeywords(TypedDict, total=False):
     name: str | None
 
 
+# What of the configuration belongs to every Keras optimizer.
+KEPT = ("learning_rate", *KerasKeywords.__annotations__)
+
+
 class GameKeywords(KerasKeywords, total=False):
     """Arguments of `GTDDP` that its subclasses pass through."""
 
@@ -50,6 +55,7 @@ class GameKeywords(KerasKeywords, total=False):
     value_hessian: ValueHessian
     terminal_hessian: TerminalHessian
     group_size: int | None
+    coupling: Coupling
     bilinear: bool
     rollout: Rollout | None
     outer_scale: OuterScale

@@ -1,12 +1,12 @@
 """The curvature block of every player of a game, and the couplings between the players of one stage."""
 
-from bellman_tf.curvature.block import Block
+from bellman_tf.curvature.block import Block, state_dtype
 from bellman_tf.curvature.config import Config
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.coupling.choose import make_couplings
+from bellman_tf.curvature.gram.sides import GLOBAL_BATCH, sendable, sent_numbers
 from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.game.players import Player, Players
-from bellman_tf.layers.calls import joined_extent
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.settings import GameOptions
 
@@ -30,7 +30,7 @@ def _positions(player: Player) -> int | None:
     """At how many positions a player with a matrix form is applied to one sample; `None` if that is not static."""
     if not player.covered or player.covering.matrix is None:
         return None
-    return joined_extent([player.covering.extent((None, *shape)) for shape in player.shapes]).positions
+    return player.extent.positions
 
 
 def couplings_of(game: Players, blocks: list[Block], gram: str) -> tuple[list[Coupling], list[str]]:
@@ -70,3 +70,30 @@ def gram_forms(options: GameOptions, game: Players, blocks: list[Block]) -> list
         "joint" if k in joint else player.gram_plan(block.kind, options.gram, group_size, options.gram_limits).words
         for k, (player, block) in enumerate(zip(game.players, blocks, strict=True))
     ]
+
+
+def players_apart(options: GameOptions, game: Players, blocks: list[Block]) -> dict[str, int | None]:
+    """Players whose Gram matrices stay block-diagonal over replicas with `coupling="global"`.
+
+    Args:
+        options: of the recursion.
+        game: the game.
+        blocks: of its players.
+
+    Returns:
+        Their names, and the `gram_memory` from which on their samples meet; `None` where none is enough.
+    """
+    couplings, _ = couplings_of(game, blocks, options.gram)
+    joint = {k: coupling.players for coupling in couplings if coupling.joint_gram for k in coupling.players}
+    apart: dict[str, int | None] = {}
+    for k, player in enumerate(game.players):
+        if not player.covered:
+            continue
+        itemsize, limits = 8 if state_dtype(player.variables) == "float64" else 4, options.gram_limits
+        if k in joint:
+            numbers = sum(game.players[member].parameters for member in joint[k])
+        else:
+            numbers = sent_numbers(player.extent, blocks[k].kind, options.gram, limits, itemsize)
+        if not sendable(numbers, limits, itemsize):
+            apart[player.name] = None if numbers is None else numbers * itemsize * GLOBAL_BATCH
+    return apart

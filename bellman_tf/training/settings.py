@@ -17,6 +17,7 @@ TERMINAL_HESSIANS = ("matched", "outer_product", "full")
 ROLLOUTS = ("linear", "nonlinear")
 OUTER_SCALES = ("mean", "batch", "sample")
 OUTER_GAINS = ("batch", "own")
+COUPLINGS = ("replica", "global")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,7 @@ class GameOptions:
         player_losses: which outputs' losses players feel, of `own_losses.rules_of`; without a rule every player all.
         micro_batches: batches whose mean gradient makes one update of the weights, each a game of its own, see
             `accumulation.py`.
+        coupling: on several replicas, whose samples meet in one game: those of a replica or of all, one of `COUPLINGS`.
     """
 
     information: str
@@ -56,6 +58,7 @@ class GameOptions:
     gram_limits: GramLimits = LIMITS
     player_losses: tuple[tuple[str, tuple[str, ...]], ...] = ()
     micro_batches: int = 1
+    coupling: str = "replica"
 
     def __post_init__(self) -> None:
         """Checks every option and their combinations.
@@ -84,6 +87,9 @@ class GameOptions:
                 "the other and cannot wait for another batch", self.micro_batches,
                 "Leave `rollout`, `bilinear`, `alignment` and the papers' forms out.",
             )  # fmt: skip
+        _checks.check_choice("coupling", self.coupling, COUPLINGS)
+        if self.coupling == "global":
+            self._check_global()
         if self.rollout == "linear" and (self.published or self.bilinear):
             option = "bilinear=True" if self.bilinear else f"value_hessian={self.value_hessian!r}"
             raise _checks.error(
@@ -116,6 +122,22 @@ class GameOptions:
                 "player_losses", "be None with rollout='nonlinear', whose recursion carries one loss",
                 dict(self.player_losses), "Leave `rollout`, `bilinear`, `alignment` and the papers' forms out.",
             )  # fmt: skip
+
+    def _check_global(self) -> None:
+        """Refuses what leaves no game of all replicas' samples."""
+        way = "Leave it out, or pass coupling='replica'."
+        if self.rollout != "linear":
+            reason = "be 'linear' with coupling='global': stage after stage replicas cannot wait for each other"
+            raise _checks.error("rollout", reason, self.rollout, way)
+        if self.group_size is not None:
+            reason = "be None with coupling='global', which puts the samples of all replicas in one group"
+            raise _checks.error("group_size", reason, self.group_size, way)
+        if self.value_hessian != "batch":
+            reason = "be 'batch' with coupling='global': nothing else couples samples"
+            raise _checks.error("value_hessian", reason, self.value_hessian, way)
+        if self.micro_batches > 1:
+            reason = "be None with coupling='global': every micro-batch is a game of its own"
+            raise _checks.error("gradient_accumulation_steps", reason, self.micro_batches, way)
 
     @property
     def published(self) -> bool:

@@ -116,3 +116,30 @@ def test_a_synchronised_normalisation_wants_the_loss_measured_at_every_step():
 
     with pytest.raises(ValueError, match="`step_control.every` must be 1 with a synchronised BatchNormalization"):
         compiled(2, lambda: btf.GTDDP(0.1, step_control=btf.LevenbergMarquardt(every=2)), make)
+
+
+class Tokens(btf.Model):
+    """A subclassed model, built by `fit`."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = keras.layers.Embedding(300, 4), keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.head(keras.ops.mean(self.table(x), axis=1))
+
+
+def layered():
+    pooling = keras.layers.GlobalAveragePooling1D()
+    parts = [keras.layers.Embedding(300, 4), pooling, keras.layers.Dense(3)]
+    return btf.Sequential([keras.Input((3,), dtype="int32"), *parts])
+
+
+@pytest.mark.parametrize("make", [layered, Tokens])
+def test_tokens_are_no_floats(make):
+    """Before the first step Keras averages the replicas' batches, which makes floats of integers."""
+    x = np.random.default_rng(0).integers(0, 300, (8, 3))
+    model, _ = compiled(2, lambda: btf.GTDDP(0.01, curvature="adam"), make, run_eagerly=True)
+    fit(model, x, data(8)[1], 8, 1)
+    assert not model.game.open_loop_players
+    assert_mirrored(model)

@@ -35,10 +35,10 @@ FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "features", "hash
 USUAL_BATCH = 64
 
 
-@keras.saving.register_keras_serializable("bellman_tf")
+@keras.saving.register_keras_serializable("bellman_tf.curvature")
 @dataclasses.dataclass(frozen=True)
 class GramLimits(Serialisable):
-    """Sizes from which on `gram="auto"` approximates: `btf.GTDDP(gram=btf.curvature.GramLimits(sketch_above=2**20))`.
+    """Sizes from which on the option `gram="auto"` approximates a Gram matrix, or forms it in blocks of samples.
 
     Attributes:
         sketch_above: "auto" sketches a convolution, and takes some of the input features of a layer with positions,
@@ -53,6 +53,10 @@ class GramLimits(Serialisable):
         thin_from: input channels from which on "sketch" keeps some.
         memory: bytes that what a Gram matrix is formed of may take (gradients per sample, products of pairs of
             positions), besides the matrix itself: above it is formed in blocks of samples.
+
+    Example:
+        >>> btf.GTDDP(0.1, gram=btf.curvature.GramLimits(sketch_above=2**20)).options.gram_limits.sketch_above
+        1048576
     """
 
     sketch_above: int = 2**18
