@@ -199,7 +199,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
             (f"player_{player.index}", block.state_specs(), state_dtype(player.variables))
             for player, block in zip(game.players, blocks, strict=True)
         ]
-        couplings, _ = couplings_of(game, blocks, self.options.gram)
+        couplings, _ = couplings_of(game, blocks, self.options)
         for number, coupling in enumerate(couplings):
             dtype = state_dtype(game.players[coupling.players[0]].variables)
             owners.append((f"coupling_{number}", coupling.state_specs(), dtype))
@@ -220,7 +220,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
             return
         blocks = [self.make_block(player) for player in game.players]
         self._check_replay(game, blocks)
-        couplings, _ = couplings_of(game, blocks, self.options.gram)
+        couplings, _ = couplings_of(game, blocks, self.options)
         if _needs(game, blocks, couplings) != self._needs:
             raise _checks.error(
                 "optimizer", "be new, or have been built for these players", [player.name for player in game.players],
@@ -299,7 +299,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
             One description per player.
         """
         blocks = self.blocks or [self.make_block(player) for player in game.players]
-        _, notes = couplings_of(game, blocks, self.options.gram)
+        _, notes = couplings_of(game, blocks, self.options)
         return [block.describe() + note for block, note in zip(blocks, notes, strict=True)]
 
     def describe_grams(self, game: Players) -> list[str]:
