@@ -149,9 +149,11 @@ class Block(NamedTuple):
 
     @property
     def size(self):
-        """Of the value's Hessian if nobody acted: what cancels to make it."""
-        F = np.linalg.multi_dot([s["f_x"] for s in reversed(self.horizon)] + [np.eye(len(self.v))])
-        return np.linalg.norm(F, 2) ** 2 * np.linalg.norm(self.W)
+        """Of what cancels to make the value's Hessian: shortcut and stages may be each other's negative."""
+        F = np.eye(len(self.v))
+        for f_x, *_ in self.stages:
+            F = f_x @ F
+        return (1.0 + np.linalg.norm(F, 2)) ** 2 * np.linalg.norm(self.W)
 
     def core(self, t):
         """Jacobians and costs of stage t for the core library: positional and keyword arguments."""
