@@ -9,12 +9,13 @@ from typing import Any, Self, Unpack
 import keras
 
 from bellman_tf.curvature import config as curvature_config
-from bellman_tf.curvature.gram.plan import LIMITS
 from bellman_tf.optimizers.arguments import (
     check_game,
     check_inner,
     check_keras,
     check_momentum,
+    game_config,
+    gram_named,
     inner_named,
     micro_batches_of,
 )
@@ -112,10 +113,11 @@ class GTDDP(Rejections, Stepping):
             own Q_u^(i), as DDPN Alg. 3 prints it).
         value_damping: of `value_hessian="per_sample"`: eps_V of DDPN Alg. 3, a Tikhonov term on V_xx at every stage,
             for networks with small states. V_xx is that of the mean loss, or with `outer_scale="sample"` each sample's.
-        gram: how Gram matrices are formed, see `bellman_tf.curvature.gram`; "auto" chooses by static shapes.
+        gram: how Gram matrices are formed, see `bellman_tf.curvature.gram`; "auto" chooses by static shapes, and a
+            `bellman_tf.curvature.GramLimits` says from which sizes on it approximates.
         gram_memory: bytes that what one Gram matrix is formed of may take, gradients per sample or products of pairs of
-            positions; above it the matrix is formed in blocks of samples, with the same result, layers one after the
-            other. `game_summary` says from how many samples on. The matrix itself, B x B, is not counted.
+            positions, 2**28 by default; above it the matrix is formed in blocks of samples, with the same result,
+            layers one after the other. `game_summary` says from how many samples on. B x B itself is not counted.
         player_losses: which outputs' losses players feel, of a model with several outputs: maps names of players, as
             `game_summary` shows them, or patterns of them ("critic_*") to names of outputs. Players not named feel
             every loss; penalties that layers add are felt by all. Each player then minimises its own loss, in
@@ -177,7 +179,7 @@ class GTDDP(Rejections, Stepping):
         outer_gain: OuterGain = "batch",
         value_damping: float = 0.0,
         gram: Gram = "auto",
-        gram_memory: int = LIMITS.memory,
+        gram_memory: int | None = None,
         player_losses: dict[str, list[str]] | None = None,
         step_control: StepControl | None = None,
         weight_decay: float | None = None,
@@ -194,18 +196,19 @@ class GTDDP(Rejections, Stepping):
         if rollout is None:
             rollout = "nonlinear" if value_hessian in {"outer_product", "per_sample"} or bilinear else "linear"
         inner, control = inner_named(inner_optimizer), step_control_named(step_control)
+        form, limits = gram_named(gram, gram_memory)
         options = GameOptions(
             information,
             value_hessian,
             terminal_hessian,
             group_size,
             bilinear,
-            gram,
+            form,
             rollout,
             outer_scale,
             outer_gain,
             value_damping,
-            gram_memory,
+            limits,
             rules_of(player_losses),
             micro_batches_of(inner, gradient_accumulation_steps),
             coupling,
@@ -267,7 +270,7 @@ class GTDDP(Rejections, Stepping):
             (), dtype="int64", name="clamped_values", aggregation="only_first_replica"
         )
         if control is not None:
-            initial: Any = first_control_state  # a callable, of which Keras's signature does not tell
+            initial: Any = first_control_state  # a callable, which Keras's annotation leaves out
             self.control_state = self.add_variable((STATE_SIZE,), initializer=initial, dtype="float32", name="control")
             self.refused_steps = self.add_variable((), dtype="int64", name="refused_steps")
 
@@ -330,27 +333,14 @@ class GTDDP(Rejections, Stepping):
         """The options, for Keras serialisation."""
         config = super().get_config()
         config.pop("loss_scale_factor", None)
-        options = self.options
         config.update(
+            game_config(self.options),
             curvature=keras.saving.serialize_keras_object(self.curvature),
             inner_optimizer=None,
             inner_metric=self.inner_metric,
             momentum=self.momentum.beta,
             nesterov=self.momentum.nesterov,
             momentum_in_policy=self.momentum.in_policy,
-            information=options.information,
-            value_hessian=options.value_hessian,
-            terminal_hessian=options.terminal_hessian,
-            group_size=options.group_size,
-            coupling=options.coupling,
-            bilinear=options.bilinear,
-            rollout=options.rollout,
-            outer_scale=options.outer_scale,
-            outer_gain=options.outer_gain,
-            value_damping=options.value_damping,
-            gram=options.gram,
-            gram_memory=options.gram_memory,
-            player_losses={pattern: list(names) for pattern, names in options.player_losses} or None,
             step_control=keras.saving.serialize_keras_object(self.step_control),
         )
         if self.inner is not None:

@@ -7,6 +7,7 @@ import keras
 
 from bellman_tf.bandit import Bandit
 from bellman_tf.curvature.config import Config
+from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.training.step_control import LevenbergMarquardt
 
 LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]
@@ -21,7 +22,8 @@ Coupling: TypeAlias = Literal["replica", "global"]
 Rollout: TypeAlias = Literal["linear", "nonlinear"]
 OuterScale: TypeAlias = Literal["mean", "batch", "sample"]
 OuterGain: TypeAlias = Literal["batch", "own"]
-Gram: TypeAlias = Literal["auto", "exact", "per_sample", "positions", "sketch", "features", "hashed"]
+GramForm: TypeAlias = Literal["auto", "exact", "per_sample", "positions", "sketch", "features", "hashed"]
+Gram: TypeAlias = GramForm | GramLimits | Mapping[str, Any]
 Alignment: TypeAlias = Literal["asap", "alap", "random", "adaptive"] | dict[str, int]
 BanditName: TypeAlias = Literal["exp3++", "exp3", "ucb1", "uniform"]
 Reward: TypeAlias = Literal["loss", "held_out"]
@@ -36,6 +38,10 @@ class KerasKeywords(TypedDict, total=False):
     ema_momentum: float
     ema_overwrite_frequency: int | None
     name: str | None
+
+
+# What of the configuration belongs to every Keras optimizer.
+KEPT = ("learning_rate", *KerasKeywords.__annotations__)
 
 
 class GameKeywords(KerasKeywords, total=False):
@@ -56,7 +62,7 @@ class GameKeywords(KerasKeywords, total=False):
     outer_gain: OuterGain
     value_damping: float
     gram: Gram
-    gram_memory: int
+    gram_memory: int | None
     player_losses: dict[str, list[str]] | None
     step_control: StepControl | None
     clipnorm: float | None

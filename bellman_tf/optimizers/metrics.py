@@ -1,5 +1,7 @@
 """The curvature block of every player of a game, and the couplings between the players of one stage."""
 
+import math
+
 from bellman_tf.curvature.block import Block, state_dtype
 from bellman_tf.curvature.config import Config
 from bellman_tf.curvature.coupling.base import Coupling
@@ -33,13 +35,13 @@ def _positions(player: Player) -> int | None:
     return player.extent.positions
 
 
-def couplings_of(game: Players, blocks: list[Block], gram: str) -> tuple[list[Coupling], list[str]]:
+def couplings_of(game: Players, blocks: list[Block], options: GameOptions) -> tuple[list[Coupling], list[str]]:
     """The couplings of a game's players in their earliest stages.
 
     Args:
         game: the game.
         blocks: of its players.
-        gram: form of the Gram matrices; "exact" ones are those of the joint metrics whatever they cost.
+        options: of the recursion; with gram="exact" Gram matrices are those of the joint metrics whatever they cost.
 
     Returns:
         The couplings, and for each player a note for `game_summary`.
@@ -47,7 +49,8 @@ def couplings_of(game: Players, blocks: list[Block], gram: str) -> tuple[list[Co
     if not any(getattr(getattr(block, "config", None), "cooperative", False) for block in blocks):
         return [], [""] * len(blocks)
     stages = [game.stage_of(player) for player in game.players]
-    return make_couplings(blocks, stages, [_positions(player) for player in game.players], gram == "exact")
+    most = math.inf if options.gram == "exact" else options.gram_limits.joint_up_to
+    return make_couplings(blocks, stages, [_positions(player) for player in game.players], most)
 
 
 def gram_forms(options: GameOptions, game: Players, blocks: list[Block]) -> list[str]:
@@ -64,7 +67,7 @@ def gram_forms(options: GameOptions, game: Players, blocks: list[Block]) -> list
     if not INFORMATION[options.information].curved:
         return ["none"] * len(blocks)
     group_size = options.group_size if options.value_hessian == "batch" else 1
-    couplings, _ = couplings_of(game, blocks, options.gram)
+    couplings, _ = couplings_of(game, blocks, options)
     joint = {k for coupling in couplings if coupling.joint and coupling.joint_gram for k in coupling.players}
     return [
         "joint" if k in joint else player.gram_plan(block.kind, options.gram, group_size, options.gram_limits).words
@@ -83,7 +86,7 @@ def players_apart(options: GameOptions, game: Players, blocks: list[Block]) -> d
     Returns:
         Their names, and the `gram_memory` from which on their samples meet; `None` where none is enough.
     """
-    couplings, _ = couplings_of(game, blocks, options.gram)
+    couplings, _ = couplings_of(game, blocks, options)
     joint = {k: coupling.players for coupling in couplings if coupling.joint_gram for k in coupling.players}
     apart: dict[str, int | None] = {}
     for k, player in enumerate(game.players):

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from bellman_tf import _checks, keras_access, keras_optimizers, replicas
+from bellman_tf import _checks, keras_optimizers, replicas
 from bellman_tf.curvature.inner import InnerBlock
 from bellman_tf.curvature.stacks import StoredState
 from bellman_tf.game.players import Players
@@ -81,8 +81,8 @@ class Stepping(Records, Bound):
 
     def settings(self) -> StepSettings:
         """What a step needs of this optimizer that does not change from step to step."""
-        variables = keras_access.trained_variables(self)
-        undecayed = [v for v in variables if self.weight_decay is None or not keras_access.decays(self, v)]
+        variables = keras_optimizers.trained_variables(self)
+        undecayed = [v for v in variables if self.weight_decay is None or not keras_optimizers.decays(self, v)]
         return StepSettings(
             options=self.options,
             blocks=tuple(self.blocks),
@@ -97,11 +97,12 @@ class Stepping(Records, Bound):
             solver=self.solver,
             momentum=self.momentum,
             handed_over=self.inner is not None,
+            compiled=bool(self._bound_model().jit_compile),
         )
 
     def context(self) -> StepContext:
         """The tensors of this optimizer before a step."""
-        dtype = recursion_dtype(keras_access.trained_variables(self))
+        dtype = recursion_dtype(keras_optimizers.trained_variables(self))
         # the blocks of an optimizer inside read its rate themselves
         rate = tf.cast(keras_optimizers.rate_of(self) if self.inner is None else 1.0, dtype)
         fast = rate if self.rate_factor == 1 else rate * self.rate_factor

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.bellman import rollout, sample_space
-from bellman_tf.bellman.sample_space import SampleValue, from_groups, to_groups
+from bellman_tf.bellman.groups import from_groups, to_groups
+from bellman_tf.bellman.sample_space import SampleValue
 from bellman_tf.game.players import Player, Players
 from bellman_tf.linalg.constants import expand_dims, once, reshape
 from bellman_tf.linalg.products import matvec

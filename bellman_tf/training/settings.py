@@ -38,7 +38,7 @@ class GameOptions:
         value_damping: eps_V of the papers' forms, added to V_xx at every stage.
         rollout: "linear" (one pass of the model as it runs, then the gradient of a re-weighted loss) or "nonlinear"
             (the papers' second forward pass, on a traced copy of the model).
-        gram_memory: bytes from which on a Gram matrix is formed in blocks of samples.
+        gram_limits: sizes from which on a Gram matrix is approximated, or formed in blocks of samples.
         player_losses: which outputs' losses players feel, of `own_losses.rules_of`; without a rule every player all.
         micro_batches: batches whose mean gradient makes one update of the weights, each a game of its own, see
             `accumulation.py`.
@@ -55,7 +55,7 @@ class GameOptions:
     outer_scale: str = "mean"
     outer_gain: str = "batch"
     value_damping: float = 0.0
-    gram_memory: int = LIMITS.memory
+    gram_limits: GramLimits = LIMITS
     player_losses: tuple[tuple[str, tuple[str, ...]], ...] = ()
     micro_batches: int = 1
     coupling: str = "replica"
@@ -77,7 +77,6 @@ class GameOptions:
             _checks.check_integer("group_size", self.group_size, least=1)
         _checks.check_flag("bilinear", self.bilinear)
         _checks.check_choice("gram", self.gram, FORMS)
-        _checks.check_integer("gram_memory", self.gram_memory, least=1)
         _checks.check_choice("rollout", self.rollout, ROLLOUTS)
         _checks.check_choice("outer_scale", self.outer_scale, OUTER_SCALES)
         _checks.check_choice("outer_gain", self.outer_gain, OUTER_GAINS)
@@ -144,11 +143,6 @@ class GameOptions:
     def published(self) -> bool:
         """Whether the value follows the papers' recursion, with the metric in place of Q_uu and samples uncoupled."""
         return self.value_hessian in {"outer_product", "per_sample"}
-
-    @property
-    def gram_limits(self) -> GramLimits:
-        """Sizes from which on a Gram matrix is approximated, or formed in blocks."""
-        return GramLimits(memory=self.gram_memory)
 
     @property
     def columns(self) -> int | None:
@@ -218,6 +212,7 @@ class StepSettings:
         solver: queues a step's new values in place of the game's recursion (vanilla DDP, the baselines), or `None`.
         momentum: of the variables' steps.
         handed_over: whether another optimizer moves the variables, and the step ends in its gradients.
+        compiled: whether XLA compiles the step.
     """
 
     options: GameOptions
@@ -232,3 +227,4 @@ class StepSettings:
     solver: Callable[..., None] | None = None
     momentum: Momentum = Momentum()
     handed_over: bool = False
+    compiled: bool = False

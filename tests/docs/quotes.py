@@ -171,6 +171,14 @@ def performance() -> Iterator[str]:
     small, large = ([f"{steps[f'{n} jit off'][row]['peak_mb']:.0f}" for row in peaks] for n in ("cnn", "resnet18"))
     yield f"Peaks on the CNN: SGD {small[0]} MB, identity {small[1]}, Adam {small[2]}, K-FAC {small[3]}; "
     yield f"on ResNet-18 {', '.join(large)}."
+    control = benchmark("step_time_control")["results"]
+    always, fourth, alone = (
+        [f"{control[f'{network} jit off'][row]['fit_ratio']:.2f}" for network in ("cnn", "cifar")]
+        for row in ("step control", "step control every 4", "linear identity")
+    )
+    yield f"{always[0]} times SGD's step on the residual CNN and {always[1]} on the CIFAR net,"
+    yield f"the game alone takes {' and '.join(alone)};"
+    yield f"which measures every fourth step, {' and '.join(fourth)}."
     cheap, exact = ({r["metric"]: r for r in benchmark("normalisation")["rows"] if r["way"] == way} for way in _WAYS)
     worse = [f"{cheap[metric]['loss'] / exact[metric]['loss']:.1f}" for metric in ("identity", "adam")]
     yield f"one more backward pass, {span((exact[m]['time'] / cheap[m]['time'] for m in cheap), '.1f')} times a step."
