@@ -29,6 +29,7 @@ class StepScalars:
         refreshing: whether factorisations may be renewed, boolean scalar; `None` for always. Of the micro-batches of
             one update the last one renews them, and the very first one of all: before it nothing is known.
         present: whether this replica has samples in the step, boolean scalar; `None` on a single one.
+        compiled: whether XLA compiles the step, as far as the model says.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class StepScalars:
         present: tf.Tensor | None = None,
         micro_batch: tf.Tensor | None = None,
         micro_batches: int = 1,
+        compiled: bool = False,
     ) -> None:
         """Stores the scalars.
 
@@ -47,7 +49,9 @@ class StepScalars:
             present: whether this replica has samples, or `None`.
             micro_batch: number of the batch among those that make one update, int64 scalar, or `None`.
             micro_batches: how many make one.
+            compiled: whether XLA compiles the step.
         """
+        self.compiled = compiled
         self.iteration, self.learning_rate, self.present = iteration, learning_rate, present
         self._micro_batch, self._micro_batches = micro_batch if micro_batches > 1 else None, micro_batches
         self.refreshing = None
@@ -342,6 +346,20 @@ class Block:
     def describe(self) -> str:
         """A word or two for `game_summary`."""
         raise NotImplementedError
+
+
+class RunningMean(NamedTuple):
+    """Arguments of `running_mean`, which many players' means wait for to be taken as one.
+
+    Attributes:
+        old: the mean so far.
+        new: this step's value.
+        rate: weight of the old one, of `StepScalars.mean_rate`.
+    """
+
+    old: tf.Tensor
+    new: tf.Tensor
+    rate: tf.Tensor
 
 
 def running_mean(old: tf.Tensor, new: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:

@@ -6,19 +6,19 @@ the step.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Block, Metric, StepScalars
+from bellman_tf.curvature.block import Block, Metric, RunningMean, StepScalars, running_mean
 from bellman_tf.curvature.damping import factor_damping
 from bellman_tf.curvature.stacks import Stacks
 from bellman_tf.layers.capture import Capture
 from bellman_tf.linalg import factor_spd, inverse_spd
+from bellman_tf.linalg.blocked import inverses_in_blocks, padded
 from bellman_tf.linalg.constants import constant
 
 Captured = TypeVar("Captured", bound=Capture)  # what a block's players are captured as
@@ -32,18 +32,18 @@ class CachedBlock(Block, Generic[Captured]):
 
     Attributes:
         factorise: static method on a list of stacks, one per size: matrices `[S, n, n]` and what else `matrices` gives
-            with each of them; returns tensors `[S, ...]` for every stack.
+            with each of them; and whether XLA compiles it. Returns tensors `[S, ...]` for every stack.
     """
 
-    factorise: Callable[[list[tuple[tf.Tensor, ...]]], list[Tensors]]
+    factorise: Callable[[list[tuple[tf.Tensor, ...]], bool], list[Tensors]]
 
     @property
     def period(self) -> int:
         """Steps between two refreshes."""
         raise NotImplementedError
 
-    def observe(self, state: Tensors, capture: Captured, step: StepScalars) -> Tensors:
-        """The running statistics of this step, the first entries of the new state."""
+    def observe(self, state: Tensors, capture: Captured, step: StepScalars) -> Sequence[tf.Tensor | RunningMean]:
+        """The running statistics of this step, the first entries of the new state, or what they are means of."""
         raise NotImplementedError
 
     @classmethod
@@ -108,9 +108,10 @@ def update_all(players: list[Seen], step: StepScalars) -> list[tuple[Tensors, Me
         refreshed = every(
             period,
             step.iteration,
-            lambda due=due: [part for parts in _refresh(list(due.values())) for part in parts],
+            lambda due=due: [part for parts in _refresh(list(due.values()), step.compiled) for part in parts],
             [part for parts in kept.values() for part in parts],
             step.refreshing,
+            [(type(due[k].block), j) for k, parts in kept.items() for j in range(len(parts))],
         )
         remaining = iter(refreshed)
         cached.update({k: [next(remaining) for _ in parts] for k, parts in kept.items()})
@@ -140,11 +141,26 @@ def _observed(players: list[Seen], step: StepScalars) -> dict[int, _Observed]:
         if isinstance(seen.block, CachedBlock)
     }
     seen = {k: block.observe(state, capture, step) for k, (block, capture, state) in caching.items()}
-    statistics = _averaged(seen, step)
+    statistics = _averaged(_means(seen), step)
     return {
         k: _Observed(block, capture, statistics[k], state[len(statistics[k]) :])
         for k, (block, capture, state) in caching.items()
     }
+
+
+def _means(seen: dict[int, Sequence[tf.Tensor | RunningMean]]) -> dict[int, Tensors]:
+    """Statistics of which those in one place of one shape are taken as one mean, as they are stored."""
+    found: dict[tuple[int, int], tf.Tensor] = {}
+    waiting = {(k, j): part for k, parts in seen.items() for j, part in enumerate(parts)}
+    means = {place: part for place, part in waiting.items() if isinstance(part, RunningMean)}
+    found.update({place: part for place, part in waiting.items() if not isinstance(part, RunningMean)})
+    kinds = [(j, mean.old.dtype, id(mean.rate)) for (_, j), mean in means.items()]
+    stacks = Stacks([mean.old.shape for mean in means.values()], kinds)
+    sides = (stacks.pack([mean.old for mean in means.values()]), stacks.pack([mean.new for mean in means.values()]))
+    rates = [list(means.values())[group[0]].rate for group in stacks.groups]
+    taken = [running_mean(*parts) for parts in zip(*sides, rates, strict=True)]
+    found.update(zip(means, stacks.unpack(taken), strict=True))
+    return {k: [found[k, j] for j in range(len(parts))] for k, parts in seen.items()}
 
 
 def _averaged(statistics: dict[int, Tensors], step: StepScalars) -> dict[int, Tensors]:
@@ -153,7 +169,7 @@ def _averaged(statistics: dict[int, Tensors], step: StepScalars) -> dict[int, Te
     return {k: [next(remaining) for _ in parts] for k, parts in statistics.items()}
 
 
-def _refresh(observed: list[_Observed]) -> list[Tensors]:
+def _refresh(observed: list[_Observed], compiled: bool) -> list[Tensors]:
     """What every block caches, matrices of one size and kind factorised as one stack."""
     wanted: list[tuple[int, tuple]] = []
     for kind in dict.fromkeys(type(one.block) for one in observed):
@@ -167,7 +183,7 @@ def _refresh(observed: list[_Observed]) -> list[Tensors]:
     factors: dict[int, Tensors] = {}
     for (factorise, _), alike in kinds.items():
         stacks = [_stack([wanted[place][1] for place in places]) for places in alike.values()]
-        for places, made in zip(alike.values(), factorise(stacks), strict=True):
+        for places, made in zip(alike.values(), factorise(stacks, compiled), strict=True):
             factors.update(zip(places, _unstack(made, [wanted[place][1][0] for place in places]), strict=True))
     made_of: list[list[Tensors]] = [[] for _ in observed]
     for place, (k, _) in enumerate(wanted):
@@ -190,7 +206,7 @@ def _unstack(made: Tensors, matrices: list[tf.Tensor]) -> list[Tensors]:
     return [list(own) for own in zip(*parts, strict=True)]
 
 
-def damped_inverses(stacks: list[tuple[tf.Tensor, ...]]) -> list[Tensors]:
+def damped_inverses(stacks: list[tuple[tf.Tensor, ...]], compiled: bool = False) -> list[Tensors]:
     """`(A + damping I)^{-1}` of stacks, for `CachedBlock.factorise`.
 
     Stacks of nearly one size are factorised as one, padded by the identity, which leaves the inverses what they are:
@@ -198,21 +214,29 @@ def damped_inverses(stacks: list[tuple[tf.Tensor, ...]]) -> list[Tensors]:
 
     Args:
         stacks: matrices `[S, n, n]`, positive semidefinite, and dampings `[S]`, raised to what the precision needs.
+        compiled: whether XLA compiles it, whose own factorisation takes five times as long as one in blocks.
 
     Returns:
         The inverses, `[S, n, n]`, and the dampings in them, for every stack.
     """
     dampings = [factor_damping(matrices, damping) for matrices, damping in stacks]
-    inverses: dict[int, tf.Tensor] = {}
-    for places in _of_nearly_one_size([matrices.shape[-1] for matrices, _ in stacks]):
+    groups = _of_nearly_one_size([matrices.shape[-1] for matrices, _ in stacks])
+    wholes, damping = [], []
+    for places in groups:
         size = stacks[places[0]][0].shape[-1]
-        padded = [_padded(stacks[place][0], size) for place in places]
-        damping = [dampings[place] for place in places]
-        whole, damping = (part[0] if len(part) == 1 else tf.concat(part, axis=0) for part in (padded, damping))
-        made = inverse_spd(factor_spd(whole, damping))
-        for place, part in zip(places, tf.split(made, [matrices.shape[0] for matrices in padded]), strict=True):
+        parts = [padded(stacks[place][0], size) for place in places], [dampings[place] for place in places]
+        whole, own = (part[0] if len(part) == 1 else tf.concat(part, axis=0) for part in parts)
+        wholes.append(whole)
+        damping.append(own)
+    if compiled:
+        made = inverses_in_blocks(wholes, damping)
+    else:
+        made = [inverse_spd(factor_spd(*both)) for both in zip(wholes, damping, strict=True)]
+    inverses: dict[int, tf.Tensor] = {}
+    for places, whole in zip(groups, made, strict=True):
+        for place, part in zip(places, tf.split(whole, [stacks[k][0].shape[0] for k in places]), strict=True):
             kept = stacks[place][0].shape[-1]
-            inverses[place] = part if kept == size else part[:, :kept, :kept]
+            inverses[place] = part if kept == part.shape[-1] else part[:, :kept, :kept]
     return [[inverses[place], damping] for place, damping in enumerate(dampings)]
 
 
@@ -228,21 +252,13 @@ def _of_nearly_one_size(sizes: list[int]) -> list[list[int]]:
     return groups
 
 
-def _padded(matrices: tf.Tensor, size: int) -> tf.Tensor:
-    """`[[A, 0], [0, I]]` of a stack, `[S, size, size]`."""
-    missing = size - matrices.shape[-1]
-    if not missing:
-        return matrices
-    ones = tf.constant(np.diag(np.arange(size) >= size - missing), matrices.dtype)
-    return tf.pad(matrices, [[0, 0], [0, missing], [0, missing]]) + ones
-
-
 def every(
     period: int,
     iteration: tf.Tensor,
     refresh: Callable[[], Tensors],
     keep: Tensors,
     allowed: tf.Tensor | None = None,
+    roles: Sequence[Hashable] | None = None,
 ) -> Tensors:
     """Runs `refresh` on iterations divisible by `period`, returns `keep` on the others.
 
@@ -252,13 +268,15 @@ def every(
         refresh: function of no arguments returning tensors like `keep`.
         keep: what stands otherwise, of static shapes.
         allowed: whether `refresh` may run at all, boolean scalar; `None` for always.
+        roles: of the tensors; those of one role and shape are chosen as one, as they are stored. `None` for one role.
 
     Returns:
         The chosen tensors.
     """
     if period == 1 and allowed is None:
         return refresh()
-    stacks = Stacks([part.shape for part in keep], [part.dtype for part in keep])
+    kinds = [part.dtype for part in keep]
+    stacks = Stacks([part.shape for part in keep], kinds if roles is None else list(zip(kinds, roles, strict=True)))
     kept = stacks.pack(keep)
     due = tf.equal(iteration % constant(period, iteration.dtype), constant(0, iteration.dtype))
     due = due if allowed is None else due & allowed

@@ -161,7 +161,7 @@ class EigenMetric(Eigenbasis, Metric):
         return tf.tensordot(turned, self._U_B, [[-1], [1]])
 
 
-def eigenbases(stacks: list[tuple[tf.Tensor, ...]]) -> list[Tensors]:
+def eigenbases(stacks: list[tuple[tf.Tensor, ...]], compiled: bool = False) -> list[Tensors]:
     """Eigenvalues and eigenvectors of stacks `[S, n, n]`, for `CachedBlock.factorise`."""
     return [list(eigh(matrices)) for (matrices,) in stacks]
 

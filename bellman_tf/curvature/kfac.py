@@ -16,6 +16,7 @@ from typing import Self
 
 import tensorflow as tf
 
+from bellman_tf import _checks
 from bellman_tf._typing import Size, Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import (
@@ -23,6 +24,7 @@ from bellman_tf.curvature.block import (
     MetricKind,
     Pair,
     PlayerLayout,
+    RunningMean,
     StateSpec,
     StepScalars,
     TwoSided,
@@ -53,7 +55,12 @@ class KroneckerMetric(Metric, TwoSided):
     """M^{-1} = learning_rate A^{-1} (x) B^{-1}."""
 
     def __init__(
-        self, rows: KroneckerRows, A_inv: tf.Tensor, B_inv: tf.Tensor, bias_inv: tf.Tensor, learning_rate: tf.Tensor
+        self,
+        rows: KroneckerRows,
+        A_inv: tf.Tensor,
+        B_inv: tf.Tensor,
+        learning_rate: tf.Tensor,
+        bias_inv: tf.Tensor | None = None,
     ) -> None:
         self._rows, self._A_inv, self._B_inv, self._bias_inv = rows, A_inv, B_inv, bias_inv
         self._right, self.scale = learning_rate * B_inv, learning_rate
@@ -90,7 +97,20 @@ class KroneckerMetric(Metric, TwoSided):
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""
-        return times(q, once(self, "bias", lambda: self._bias_inv * self._right))
+        bias_inv = _checks.given("inverse of the bias row's moment", self._bias_inv)
+        return times(q, once(self, "bias", lambda: bias_inv * self._right))
+
+
+def _mean_eigenvalues(factors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Traces over sizes of many matrices, `[count]`; those of one size from one stack, as they are factorised."""
+    alike: dict[int, list[int]] = {}
+    for place, factor in enumerate(factors):
+        alike.setdefault(factor.shape[-1], []).append(place)
+    means: dict[int, tf.Tensor] = {}
+    for size, places in alike.items():
+        found = trace(tf.stack([factors[k] for k in places])) / float(size)
+        means.update(zip(places, tf.unstack(found, len(places)), strict=True))
+    return tf.stack([means[place] for place in range(len(factors))])
 
 
 def positions_of(capture: MatrixCapture) -> Size:
@@ -120,48 +140,50 @@ class KFACBlock(CachedBlock[MatrixCapture]):
         self.rows = KroneckerRows(layout.matrix_form, repeats, bias_apart=self.form != "patches")
 
     def state_specs(self) -> list[StateSpec]:
-        """Factors A, B; their damped inverses; the inverse of the bias row's moment."""
+        """Factors A, B; their damped inverses; the inverse of the bias row's moment where it stands apart."""
         size, width = self.rows.size, self.layout.matrix_form.width
-        return [
+        specs = [
             StateSpec("input_factor", (size, size)),
             StateSpec("gradient_factor", (width, width)),
             StateSpec("input_inverse", (size, size), "identity"),
             StateSpec("gradient_inverse", (width, width), "identity"),
-            StateSpec("bias_inverse", (), "ones"),
         ]
+        return [*specs, StateSpec("bias_inverse", (), "ones")] if self.rows.bias_apart else specs
 
     @property
     def period(self) -> int:
         """Steps between factorisations."""
         return self.config.invert_every
 
-    def observe(self, state: Tensors, capture: MatrixCapture, step: StepScalars) -> Tensors:
+    def observe(self, state: Tensors, capture: MatrixCapture, step: StepScalars) -> Sequence[tf.Tensor | RunningMean]:
         """Running means of A and B, updated every `update_every` steps."""
-        config = self.config
-        rate = step.mean_rate(config.decay, config.update_every)
+        period = self.config.update_every
+        rate = step.mean_rate(self.config.decay, period)
 
-        def moments() -> Tensors:
-            A = capture.input_moment(self.form)
-            return [running_mean(state[0], A, rate), running_mean(state[1], capture.cotangent_moment(), rate)]
+        def moments() -> list[RunningMean]:
+            new = capture.input_moment(self.form), capture.cotangent_moment()
+            return [RunningMean(old, moment, rate) for old, moment in zip(state[:2], new, strict=True)]
 
-        return every(config.update_every, step.iteration, moments, state[:2])
+        if period == 1:
+            return moments()
+        return every(period, step.iteration, lambda: [running_mean(*mean) for mean in moments()], state[:2])
 
     @classmethod
     def matrices(cls, blocks: Sequence[Self], statistics: Sequence[Tensors]) -> list[list[tuple]]:
         """The factors and their dampings, those of all players from one set of operations."""
         dampings = tf.constant([block.config.damping for block in blocks], statistics[0][0].dtype)
         sides = list(zip(*statistics, strict=True))
-        means = [tf.stack([trace(M) for M in side]) / [float(M.shape[-1]) for M in side] for side in sides]
-        mean_A, mean_B = means
+        mean_A, mean_B = map(_mean_eigenvalues, sides)
         split = [tf.unstack(part, len(blocks)) for part in split_by_means(mean_A, mean_B, dampings)]
         pairs = [zip(side, own, strict=True) for side, own in zip(sides, split, strict=True)]
         return [list(both) for both in zip(*pairs, strict=True)]
 
     def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
-        """Damped inverses of A, B and of the bias row's moment."""
+        """Damped inverses of A, B and of the bias row's moment where it stands apart."""
         (A_inv, damping_A), (B_inv, _) = factors
-        bias = number(positions_of(capture) if self.rows.bias_apart else 1.0, A_inv.dtype)
-        return [A_inv, B_inv, tf.math.reciprocal(bias + damping_A)]
+        if not self.rows.bias_apart:
+            return [A_inv, B_inv]
+        return [A_inv, B_inv, tf.math.reciprocal(number(positions_of(capture), A_inv.dtype) + damping_A)]
 
     def finish(
         self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
@@ -172,8 +194,8 @@ class KFACBlock(CachedBlock[MatrixCapture]):
 
     def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The cached inverses as a metric."""
-        A_inv, B_inv, bias_inv = state[2:]
-        return KroneckerMetric(self.rows, A_inv, B_inv, bias_inv, step.learning_rate)
+        A_inv, B_inv, *bias_inv = state[2:]
+        return KroneckerMetric(self.rows, A_inv, B_inv, step.learning_rate, *bias_inv)
 
     @property
     def kind(self) -> MetricKind:

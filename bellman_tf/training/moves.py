@@ -104,7 +104,7 @@ class Moves:
         self.together: dict[int, Together] = {}
         self.present = None if replicas.count() == 1 else tf.greater(batch_size, 0)
         micro = context.micro_batch, settings.options.micro_batches
-        self.step = StepScalars(context.iteration, context.learning_rate, self.present, *micro)
+        self.step = StepScalars(context.iteration, context.learning_rate, self.present, *micro, settings.compiled)
         self.assignments = Assignments(
             {
                 id(v): t

@@ -81,8 +81,11 @@ def all_finite(tensors: Tensors) -> tf.Tensor:
         alike.setdefault((tuple(shape), tensor.dtype) if small else place, []).append(tensor)
     tensors = [group[0] if len(group) == 1 else tf.add_n(group) for group in alike.values()]
     sums = [tf.reduce_sum(t, constant(range(t.shape.rank))) if t.shape.rank else t for t in tensors]
+    if not sums:
+        return tf.constant(True)
     dtype = tf.float64 if any(part.dtype == tf.float64 for part in sums) else tf.float32
-    return tf.math.is_finite(tf.add_n([tf.cast(part, dtype) for part in sums])) if sums else tf.constant(True)
+    # Not added up: XLA would write the chain of additions out anew in every kernel that reads the verdict.
+    return tf.reduce_all(tf.math.is_finite(tf.stack([tf.cast(part, dtype) for part in sums])), constant(0))
 
 
 class Assignments:

@@ -22,11 +22,15 @@ def test_sizes_that_are_near_are_factorised_as_one_and_stay_what_they_are(case):
     stacks = [(tf.constant(moments(2, n)), tf.constant([1e-3, 0.5], tf.float64)) for n in SIZES[case]]
     graph = tf.function(damped_inverses).get_concrete_function(stacks).graph
     assert sum(op.type == "Cholesky" for op in graph.get_operations()) == GROUPS[case]
-    for (matrices, damping), (inverses, used) in zip(stacks, damped_inverses(stacks), strict=True):
+    compiled = damped_inverses(stacks, compiled=True)
+    for (matrices, damping), (inverses, used), (other, _) in zip(
+        stacks, damped_inverses(stacks), compiled, strict=True
+    ):
         size = matrices.shape[-1]
         expected = np.linalg.inv(matrices.numpy() + damping.numpy()[:, None, None] * np.eye(size))
         assert_close(inverses.numpy(), expected, rtol=1e-9, atol=1e-9)
         assert_close(used.numpy(), damping.numpy())
+        assert_close(other.numpy(), expected, rtol=1e-9, atol=1e-9)
         assert np.array_equal(inverses.numpy(), inverses.numpy().swapaxes(1, 2))
 
 
