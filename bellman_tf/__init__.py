@@ -2,9 +2,10 @@
 
 from bellman_tf import analysis, bandit, baselines, bellman, callbacks, curvature, linalg, trajectory, workers
 from bellman_tf.game import Game, Player, Stage
-from bellman_tf.models import Model, Sequential, as_game
+from bellman_tf.models import Model, Sequential
 from bellman_tf.optimizers import DDP, EKFAC, GTDDP, KFAC, DDPNOpt, DGNOpt
 from bellman_tf.training.step_control import LevenbergMarquardt
+from bellman_tf.wrapped import as_game
 
 __version__ = "0.2.0"
 

@@ -7,12 +7,17 @@ something, `tests/test_keras_access.py` says what it must give and this file is 
 import contextlib
 import inspect
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from bellman_tf._typing import Nested
+
+if TYPE_CHECKING:
+    _Mixed = keras.Model  # what a mixin stands in front of
+else:
+    _Mixed = object
 
 # ---- layers and models ---------------------------------------------------------------------------------------------
 
@@ -190,25 +195,6 @@ def node_of(tensor: keras.KerasTensor) -> Any:
     return history.operation._inbound_nodes[history.node_index]
 
 
-@contextlib.contextmanager
-def nodes_forgotten(model: keras.Layer) -> Generator[None, None, None]:
-    """Calls of a model's layers on symbolic tensors inside the context leave no record in the layers.
-
-    Args:
-        model: a layer or model.
-
-    Yields:
-        Nothing.
-    """
-    lists = [part for layer in layers_of(model) for part in (layer._inbound_nodes, layer._outbound_nodes)]
-    sizes = [len(part) for part in lists]
-    try:
-        yield
-    finally:
-        for part, size in zip(lists, sizes, strict=True):
-            del part[size:]
-
-
 def symbolic(shape: tuple, dtype: str, sparse: bool = False, ragged: bool = False) -> keras.KerasTensor:
     """Makes a symbolic tensor.
 
@@ -283,7 +269,7 @@ def set_mask(tensor: tf.Tensor, mask: tf.Tensor | None) -> None:
         mask: `[batch, positions]`, boolean.
     """
     if mask is not None:
-        setattr(tensor, "_keras_mask", mask)  # noqa: B010  # an attribute that only Keras knows
+        setattr(tensor, "_keras_mask", mask)  # noqa: B010  # an attribute that Keras declares nowhere
 
 
 def logits_of(tensor: tf.Tensor) -> tf.Tensor | None:
@@ -312,7 +298,7 @@ def table_of(layer: keras.layers.Embedding) -> keras.Variable:
     return layer._embeddings
 
 
-# ---- losses and optimizers -----------------------------------------------------------------------------------------
+# ---- losses ------------------------------------------------------------------------------------------------------
 
 
 def loss_arguments(loss: keras.losses.Loss) -> dict | None:
@@ -327,38 +313,20 @@ def loss_arguments(loss: keras.losses.Loss) -> dict | None:
     return getattr(loss, "_fn_kwargs", None)
 
 
-def trained_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    """Lists the model variables that an optimizer was built for.
-
-    Args:
-        optimizer: an optimizer.
-
-    Returns:
-        The variables; empty before `build`.
-    """
-    return list(optimizer._trainable_variables)
+# ---- training ------------------------------------------------------------------------------------------------------
 
 
-def averages_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    """Lists the moving averages that an optimizer with `use_ema=True` keeps.
+class SeesData(_Mixed):
+    """Mixin of models: what the data look like is known before a step is traced."""
 
-    Args:
-        optimizer: a built optimizer with `use_ema=True`.
+    def sees(self, data: Nested) -> None:
+        """Called at the beginning of `fit` and `evaluate` and by `train_on_batch` and `test_on_batch`.
 
-    Returns:
-        One variable per variable of `trained_variables`.
-    """
-    return list(optimizer._model_variables_moving_average)
+        Args:
+            data: tensors, or their specifications, in the structure that `train_step` is given.
+        """
+        raise NotImplementedError
 
-
-def decays(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
-    """Tells whether weight decay is meant for a variable, see `Optimizer.exclude_from_weight_decay`.
-
-    Args:
-        optimizer: a built optimizer.
-        variable: one of its variables.
-
-    Returns:
-        Whether the variable decays.
-    """
-    return bool(optimizer._use_weight_decay(variable))
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+        self.sees(data_batch if iterator is None else iterator._distributed_dataset.element_spec)

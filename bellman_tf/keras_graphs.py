@@ -1,6 +1,11 @@
 """What Keras does not publish about the graphs of functional models: `keras_access.py` goes on here."""
 
+import contextlib
+from collections.abc import Generator
+
 import keras
+
+from bellman_tf.keras_access import layers_of
 
 _OWN = ("keras.src.models.functional", "keras.src.models.sequential")  # where Keras keeps the `call` of both kinds
 
@@ -29,3 +34,22 @@ def nodes_of(function: keras.Function) -> list:
     """
     depths = sorted(function._nodes_by_depth.items(), key=lambda pair: -pair[0])
     return [node for _, nodes in depths for node in nodes if node.operation is not None and not node.is_input]
+
+
+@contextlib.contextmanager
+def nodes_forgotten(model: keras.Layer) -> Generator[None, None, None]:
+    """Calls of a model's layers on symbolic tensors inside the context leave no record in the layers.
+
+    Args:
+        model: a layer or model.
+
+    Yields:
+        Nothing.
+    """
+    lists = [part for layer in layers_of(model) for part in (layer._inbound_nodes, layer._outbound_nodes)]
+    sizes = [len(part) for part in lists]
+    try:
+        yield
+    finally:
+        for part, size in zip(lists, sizes, strict=True):
+            del part[size:]

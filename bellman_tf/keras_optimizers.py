@@ -8,6 +8,43 @@ from typing import Any
 import keras
 
 
+def trained_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Lists the model variables that an optimizer was built for.
+
+    Args:
+        optimizer: an optimizer.
+
+    Returns:
+        The variables; empty before `build`.
+    """
+    return list(optimizer._trainable_variables)
+
+
+def averages_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Lists the moving averages that an optimizer with `use_ema=True` keeps.
+
+    Args:
+        optimizer: a built optimizer with `use_ema=True`.
+
+    Returns:
+        One variable per variable of `trained_variables`.
+    """
+    return list(optimizer._model_variables_moving_average)
+
+
+def decays(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
+    """Tells whether weight decay is meant for a variable, see `Optimizer.exclude_from_weight_decay`.
+
+    Args:
+        optimizer: a built optimizer.
+        variable: one of its variables.
+
+    Returns:
+        Whether the variable decays.
+    """
+    return bool(optimizer._use_weight_decay(variable))
+
+
 def updates_as(optimizer: keras.optimizers.Optimizer, kind: type) -> bool:
     """Tells whether an optimizer runs the update rule of a class: its own or an inherited `update_step`.
 

@@ -1,4 +1,4 @@
-"""Keras models with a game: `Model`, `Sequential`, `as_game`.
+"""Keras models with a game: `Model`, `Sequential`; `wrapped.py` makes them of models that exist.
 
 They are Keras models in every other respect. `train_step` hands the step to an optimizer of ours and to Keras for any
 other optimizer.
@@ -6,11 +6,11 @@ other optimizer.
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import keras
 
-from bellman_tf import _checks, keras_access, replicas
+from bellman_tf import keras_access, replicas
 from bellman_tf._typing import Nested, Signature
 from bellman_tf.game import signatures
 from bellman_tf.game.aside import is_aside
@@ -22,13 +22,8 @@ from bellman_tf.game.survey import signature_of
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.optimizers.rejections import watching
 
-if TYPE_CHECKING:
-    _Mixed = keras.Model  # what the mixin stands in front of
-else:
-    _Mixed = object
 
-
-class GameMixin(_Mixed):
+class GameMixin(keras_access.SeesData):
     """What all three model classes add to Keras."""
 
     @property
@@ -144,6 +139,14 @@ class GameMixin(_Mixed):
             results["loss"] = keras.ops.divide(tracker.total, tracker.count)
         return results
 
+    def sees(self, data: Nested) -> None:
+        """Builds a model before its first step is traced: variables made while tracing cost a second trace."""
+        if self.built or not isinstance(getattr(self, "optimizer", None), GTDDP) or self.run_eagerly:
+            return
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        if (signature := signatures.of_data(x)) is not None:
+            self(signature)
+
     def make_train_function(self, force: bool = False) -> Any:
         """As Keras's; warns about players without feedback, or leaves that to the first step of a delayed build."""
         function = super().make_train_function(force)
@@ -163,6 +166,8 @@ class GameMixin(_Mixed):
         if not signatures.is_made_of_tensors(x):
             return
         signature = signatures.of_batch(x)
+        if replicas.averages(self.distribute_strategy) and self.compute_dtype != "float64":
+            signature = signatures.before_average(signature)
         if signatures.is_known(signature) and self.__dict__.get("_game_first_inputs") is None:
             object.__setattr__(self, "_game_first_inputs", signature)
         if self._input_signature is not None:
@@ -255,110 +260,3 @@ class Model(GameMixin, keras.Model):
 
 def _functional_arguments(args: tuple, kwargs: dict) -> bool:
     return len(args) >= 2 or (len(args) == 1 and "outputs" in kwargs) or {"inputs", "outputs"} <= set(kwargs)
-
-
-@keras.saving.register_keras_serializable("bellman_tf")
-class WrappedGame(Model):
-    """A game around a subclassed Keras model that it calls: what `as_game` makes of one.
-
-    The wrapper is a model of its own with one layer, the wrapped model, so weights, losses, metrics of layers and
-    masks are shared, and the wrapped model can be used on its own at any time. It saves and loads if the wrapped
-    model's class does.
-    """
-
-    def __init__(self, model: keras.Model, **kwargs: Any) -> None:
-        """Wraps a model.
-
-        Args:
-            model: a subclassed Keras model.
-            **kwargs: of `keras.Model`.
-        """
-        super().__init__(**{"name": model.name, **kwargs})
-        self.model = model
-
-    def call(self, inputs: Nested) -> Nested:
-        """Calls the wrapped model; Keras hands masks on to it."""
-        return self.model(inputs)
-
-    def get_config(self) -> dict:
-        """The wrapped model, for Keras serialisation."""
-        return super().get_config() | {"model": keras.saving.serialize_keras_object(self.model)}
-
-    @classmethod
-    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "WrappedGame":
-        """Makes the wrapped model, then the wrapper.
-
-        Args:
-            config: of `get_config`.
-            custom_objects: classes that are not registered with Keras, by name.
-
-        Returns:
-            The game.
-        """
-        model = keras.saving.deserialize_keras_object(config["model"], custom_objects=custom_objects)
-        return cls(model, name=config["name"])
-
-
-@keras.saving.register_keras_serializable("bellman_tf")
-class WrappedTrainingGame(WrappedGame):
-    """The same for a model whose `call` has an argument `training`; Keras trains others as if it were `False`."""
-
-    def call(self, inputs: Nested, training: bool | None = None) -> Nested:
-        """Calls the wrapped model; Keras hands masks on to it."""
-        return self.model(inputs, training=training)
-
-
-# What a subclass of `keras.Model` may override that a model around it would not run.
-_ITS_OWN = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "metrics")
-
-
-def _wrapped(model: keras.Model) -> WrappedGame:
-    own = [name for name in _ITS_OWN if getattr(type(model), name) is not getattr(keras.Model, name)]
-    if own:
-        raise _checks.error(
-            "model",
-            "leave training to Keras to be wrapped: a wrapper would not run its own " + ", ".join(own),
-            type(model).__name__,
-            "Derive the class from bellman_tf.Model instead of keras.Model; put what the loss needs into "
-            "`compute_loss`.",
-        )
-    return WrappedTrainingGame(model) if keras_access.takes_training(model) else WrappedGame(model)
-
-
-def as_game(model: keras.Model) -> GameMixin:
-    """Makes a game of an existing Keras model; layers and weights are shared.
-
-    A functional or Sequential model shares its graph as well. A subclassed model is called by a `WrappedGame`; to
-    keep one model, derive its class from `bellman_tf.Model` instead. The wrapper is built by its first call, also
-    around a model that is built: call it once on a batch before `fit`, else the first step is traced twice, as
-    Keras's is of a model that is not built.
-
-    Args:
-        model: a functional or built Sequential model, `keras.applications.*` included, a subclassed model, or one of
-            ours.
-
-    Returns:
-        A model of this package, not compiled; `model` itself if it is one.
-
-    Raises:
-        ValueError: if `model` is not a Keras model, is a Sequential model that is not built, or is subclassed with a
-            training step, loss or metrics of its own.
-
-    Example:
-        >>> hidden, last = keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(2)
-        >>> model = keras.Sequential([keras.Input((3,)), hidden, last])
-        >>> game = btf.as_game(model)
-        >>> [player.kind for player in game.game.players], game.layers[-1] is model.layers[-1]
-        (['dense', 'dense'], True)
-    """
-    if isinstance(model, GameMixin):
-        return model
-    if not isinstance(model, keras.Model):
-        raise _checks.error("model", "be a keras.Model", type(model).__name__)
-    if not isinstance(model, keras.Function | keras.Sequential):
-        return _wrapped(model)
-    if not model.built:
-        raise _checks.error("model", "be built", model.name, "Give it an Input, or call it once on a batch.")
-    outputs = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
-    inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    return FunctionalGame(inputs, outputs, name=model.name)

@@ -1,4 +1,4 @@
-"""Sums and means over the replicas of a `tf.distribute` strategy, called inside each of them; nothing on a single one.
+"""Sums, means and rows of the replicas of a `tf.distribute` strategy, called inside each; nothing on a single one.
 
 A step calls these at the same places in every replica, in the same order, and never inside a branch or a loop of the
 graph, where TensorFlow cannot exchange tensors. Every replica receives the same bits, so state that is computed from
@@ -6,11 +6,12 @@ what they return stays equal on all of them.
 """
 
 import contextlib
+import math
 
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.linalg.constants import number
+from bellman_tf.linalg.constants import number, reshape
 
 
 def count() -> int:
@@ -35,6 +36,18 @@ def scope_of(strategy: tf.distribute.Strategy) -> contextlib.AbstractContextMana
     return strategy.scope() if strategy.num_replicas_in_sync > 1 else contextlib.nullcontext()
 
 
+def averages(strategy: tf.distribute.Strategy) -> bool:
+    """Tells whether a model is being built by Keras on the mean of the batches of several replicas.
+
+    Args:
+        strategy: of the model.
+
+    Returns:
+        Whether this is outside the replicas, where `fit` builds a model before its first step.
+    """
+    return strategy.num_replicas_in_sync > 1 and tf.distribute.in_cross_replica_context()
+
+
 def total(tensors: list) -> list:
     """Sums tensors over the replicas, in one exchange.
 
@@ -49,6 +62,48 @@ def total(tensors: list) -> list:
         return tensors
     context = tf.distribute.get_replica_context()
     return tf.nest.pack_sequence_as(tensors, context.all_reduce(tf.distribute.ReduceOp.SUM, flat))
+
+
+def own_number() -> tf.Tensor:
+    """Number of this replica.
+
+    Returns:
+        int32 scalar, 0 outside a replica.
+    """
+    context = tf.distribute.get_replica_context()
+    return tf.convert_to_tensor(0 if context is None else context.replica_id_in_sync_group)
+
+
+def gather(tensors: Tensors) -> Tensors:
+    """Puts rows of all replicas one behind the other, replica after replica, in one exchange.
+
+    Args:
+        tensors: `[b, ...]` each, of one dtype, static but for b, which may differ from replica to replica and be 0.
+
+    Returns:
+        `[B, ...]` each, the same on all replicas; on a single one the tensors themselves.
+    """
+    if count() == 1 or not tensors:
+        return tensors
+    widths = [math.prod(tensor.shape[1:]) for tensor in tensors]
+    flat = [reshape(tensor, [-1, width]) for tensor, width in zip(tensors, widths, strict=True)]
+    rows = gather_rows(flat[0] if len(flat) == 1 else tf.concat(flat, axis=1))
+    parts = zip(tensors, tf.split(rows, widths, axis=1), strict=True)
+    return [reshape(part, [-1, *tensor.shape[1:]]) for tensor, part in parts]
+
+
+def gather_rows(matrices: tf.Tensor) -> tf.Tensor:
+    """Puts the rows of all replicas' matrices one below the other.
+
+    Args:
+        matrices: `[..., b, k]`, of any sizes; all but b the same on every replica.
+
+    Returns:
+        `[..., B, k]`; on a single replica the tensor itself.
+    """
+    if count() == 1:
+        return matrices
+    return tf.distribute.get_replica_context().all_gather(matrices, axis=len(matrices.shape) - 2)
 
 
 def share(tensor: tf.Tensor) -> tf.Tensor:

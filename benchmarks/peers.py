@@ -1,10 +1,13 @@
 """The problems that peers in other frameworks are compared on: data, batches and initial weights as NumPy files.
 
-    python -m benchmarks.peers --data-dir DIRECTORY --out peers      # here, with TensorFlow
-    python benchmarks/peers_run.py peers                             # in an environment of its own, `.[peers]`
+    python -m benchmarks.peers --data-dir DIRECTORY --out peers                       # here, with TensorFlow
+    python benchmarks/peers_jax.py peers --out benchmarks/peers.json                  # in an environment of `.[peers]`
+    python benchmarks/peers_torch.py peers --out benchmarks/peers_torch.json          # in one of `.[peers-torch]`
+    python -m benchmarks.peers_table --data-dir DIRECTORY                             # here: all of them in one table
 
 Two tasks of `keras_examples.studies.against_the_best` with its weights and batches of seed 0: the deep autoencoder on
-MNIST and the residual net on CIFAR-10. `peers_run.py` needs JAX, kfac-jax and python-somax, and nothing of TensorFlow.
+MNIST and the residual net on CIFAR-10. `peers_jax.py` (kfac-jax, somax, optax) and `peers_torch.py` (SOAP, Shampoo)
+need nothing of TensorFlow.
 """
 
 import argparse
@@ -20,7 +23,6 @@ from keras_examples.studies._study import Task
 from keras_examples.studies.against_the_best import TASKS
 
 NAMES = ("autoencoder", "residual")
-TESTED = 2000  # test samples that travel
 
 
 def weights_of(model: keras.Model, values: list[np.ndarray]) -> list[np.ndarray]:
@@ -55,7 +57,7 @@ def export(task: Task, path: pathlib.Path) -> dict[str, np.ndarray]:
     keras.utils.set_random_seed(0)
     model = task.network()
     x, y = zip(*((x.numpy(), y.numpy()) for x, y in task.batches(0)), strict=True)
-    x_test, y_test = task.data.x_test[:TESTED], task.data.y_test[:TESTED]
+    x_test, y_test = task.data.x_test, task.data.y_test
     values = {
         "x": np.round(255 * np.array(x)).astype("uint8"),
         "x_test": np.round(255 * x_test).astype("uint8"),

@@ -2,20 +2,27 @@
 
     python -m benchmarks.replicas [--networks mlp,cnn] [--rows ...] [--devices 1,2,4] [--steps 20] [--out FILE.json]
 
-The batch of a network is shared by the devices, so all columns do the same work for the samples. Every point is a
-process of its own. *Bytes* are those of the tensors that go into an all-reduce, per replica and step, read off the
-graph of the step; what the network carries for that depends on the algorithm (a ring sends 2 (n - 1) / n times as
-much). *Time* is processor time of a step, the median after the first two, of all devices together: on one machine it
-says what is computed several times (factorisations are, in every replica), not what several machines would gain.
+The batch of a network is shared by the devices, so all columns do the same work for the samples. Every network and
+number of devices has a process of its own; an existing file keeps the points that are not measured again. *Reduced*
+are the bytes of the tensors that go into an all-reduce, per replica and step, read off the graph of the step;
+*gathered* those that a replica sends to the others as they are, with `coupling="global"`. What the network carries for
+that depends on the algorithm: of n replicas in a ring each sends 2 (n - 1) / n times the former and n - 1 times the
+latter. *Time* is processor time of a step, the mean after the first ten (give a multiple of ten steps, of which K-FAC
+factorises in one), of all devices together: on one machine it says what is computed several times (factorisations are,
+in every replica), not what several machines would gain.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import math
 import multiprocessing
 import os
+import pathlib
 import statistics
 import time
+from collections.abc import Generator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -34,15 +41,18 @@ ROWS = {
     "open kfac": lambda: btf.KFAC(1e-3),
     "kfac": lambda: btf.GTDDP(1e-3, curvature="kfac"),
     "ekfac": lambda: btf.GTDDP(1e-3, curvature="ekfac"),
+    "identity, global": lambda: btf.GTDDP(0.01, curvature="identity", coupling="global"),
+    "adamw inside, global": lambda: btf.GTDDP(inner_optimizer=keras.optimizers.AdamW(1e-3), coupling="global"),
+    "kfac, global": lambda: btf.GTDDP(1e-3, curvature="kfac", coupling="global"),
 }
 
 
-def measure(network: str, row: str, devices: int, steps: int) -> dict[str, float]:
-    """One point, in this process.
+def measure(network: str, rows: list[str], devices: int, steps: int) -> dict[str, dict[str, float]]:
+    """The points of one network and number of devices, in this process.
 
     Args:
         network: of `benchmarks.networks.PROBLEMS`.
-        row: of `ROWS`.
+        rows: of `ROWS`.
         devices: replicas; 1 is no strategy.
         steps: that are timed.
 
@@ -52,47 +62,76 @@ def measure(network: str, row: str, devices: int, steps: int) -> dict[str, float
     cpu, *_ = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    problem = PROBLEMS[network]
     strategy = tf.distribute.get_strategy()
     if devices > 1:
         strategy = tf.distribute.MirroredStrategy([f"CPU:{k}" for k in range(devices)])
+    return {row: _point(network, row, devices, steps, strategy) for row in rows}
+
+
+def _point(network: str, row: str, devices: int, steps: int, strategy: tf.distribute.Strategy) -> dict[str, float]:
+    problem = PROBLEMS[network]
     keras.utils.set_random_seed(0)
-    if devices > 1:
-        with strategy.scope():
-            model = _compiled(network, row)
-    else:
+    with contextlib.nullcontext() if devices == 1 else strategy.scope():
         model = _compiled(network, row)
     share = problem.batch // devices
     whole = problem.data(share * devices)
 
-    def of_replica(context: tf.distribute.ReplicaContext) -> tuple[tf.Tensor, tf.Tensor]:
+    def of_replica(context: tf.distribute.ReplicaContext, part: tf.Tensor) -> tf.Tensor:
         start = share * context.replica_id_in_sync_group
-        return tuple(part[start : start + share] for part in whole)
+        return part[start : start + share]
 
+    parts = whole
     if devices > 1:
-        parts = [
-            strategy.experimental_distribute_values_from_function(lambda c, k=k: of_replica(c)[k]) for k in range(2)
-        ]
-    else:
-        parts = list(whole)
+        make = strategy.experimental_distribute_values_from_function
+        parts = tuple(make(functools.partial(of_replica, part=part)) for part in whole)
     model.make_train_function()
 
     @tf.function(autograph=False)
     def step() -> object:
-        return strategy.run(model.train_step, args=(tuple(parts),))
+        return strategy.run(model.train_step, args=(parts,))
 
-    exchanged = [op.inputs[0] for op in step.get_concrete_function().graph.get_operations() if _reduces(op)]
-    sizes = [math.prod(tensor.shape) * tensor.dtype.size for tensor in exchanged]
+    with _gathered(share * devices) as gathered:
+        graph = step.get_concrete_function().graph
+    reduced = [_bytes(op.inputs[0]) for op in graph.get_operations() if op.type.startswith("CollectiveReduce")]
     times = []
-    for _ in range(steps + 2):
+    for _ in range(steps + 10):
         start = time.process_time()
         step()
         times.append(time.process_time() - start)
     return {
-        "bytes": sum(sizes) / devices,
-        "collectives": len(sizes) / devices,
-        "ms": 1000 * statistics.median(times[2:]),
+        "reduced": sum(reduced) / devices,
+        "gathered": sum(gathered) / devices,
+        "exchanges": (len(reduced) + len(gathered)) / devices,
+        "ms": 1000 * statistics.mean(times[10:]),
     }
+
+
+@contextlib.contextmanager
+def _gathered(batch: int) -> Generator[list[int], None, None]:
+    """Lists the bytes of the tensors that replicas gather while a step is traced.
+
+    Args:
+        batch: samples of all replicas, the only size that may not be static.
+
+    Yields:
+        The list, of all replicas.
+    """
+    found: list[int] = []
+    original = tf.distribute.ReplicaContext.all_gather
+
+    def counting(self: tf.distribute.ReplicaContext, value: tf.Tensor, axis: int) -> tf.Tensor:
+        found.append(_bytes(value, batch))
+        return original(self, value, axis)
+
+    tf.distribute.ReplicaContext.all_gather = counting
+    try:
+        yield found
+    finally:
+        tf.distribute.ReplicaContext.all_gather = original
+
+
+def _bytes(tensor: tf.Tensor, unknown: int | None = None) -> int:
+    return math.prod(unknown if size is None else size for size in tensor.shape) * tensor.dtype.size
 
 
 def _compiled(network: str, row: str) -> keras.Model:
@@ -103,40 +142,45 @@ def _compiled(network: str, row: str) -> keras.Model:
     return model
 
 
-def _reduces(operation: tf.Operation) -> bool:
-    return operation.type.startswith("CollectiveReduce")
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default="mlp,cnn,autoencoder")
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--rows", default=";".join(ROWS), help="separated by semicolons")
     parser.add_argument("--devices", default="1,2,4")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", default="")
     options = parser.parse_args()
-    devices = [int(count) for count in options.devices.split(",")]
-    results: dict[str, dict[str, dict[str, dict]]] = {}
+    rows, path = options.rows.split(";"), pathlib.Path(options.out)
+    kept = json.loads(path.read_text()) if options.out and path.exists() else {"points": {}}
+    results = kept["points"]
     for network in options.networks.split(","):
-        results[network] = {}
-        for row in options.rows.split(","):
-            points = {}
-            for count in devices:
-                with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    points[str(count)] = pool.apply(measure, (network, row, count, options.steps))
-            results[network][row] = points
-            first = results[network][options.rows.split(",")[0]]
-            cells = [
-                f"{count} devices {point['bytes'] / 1e3:10.1f} kB {point['collectives']:5.0f} all-reduces "
-                f"{point['ms']:9.2f} ms {point['ms'] / first[count]['ms']:6.2f}"
-                for count, point in points.items()
-            ]
-            print(f"{network:12}{row:14}" + " | ".join(cells), flush=True)
+        for count in options.devices.split(","):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                points = pool.apply(measure, (network, rows, int(count), options.steps))
+            for row, point in points.items():
+                results.setdefault(network, {}).setdefault(row, {})[count] = point
+        print(_table(results[network], network))
     if options.out:
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "steps": options.steps}
-        with open(options.out, "w") as file:
-            json.dump(versions | {"points": results}, file, indent=1)
+        path.write_text(json.dumps(versions | {"points": results}, indent=1) + "\n")
+
+
+def _table(points: dict[str, dict[str, dict]], network: str) -> str:
+    """A row per optimizer: kB reduced and gathered, exchanges, and the time over that of the first row."""
+    counts = list(next(iter(points.values())))
+    many = [count for count in counts if count != "1"]
+    first = points[next(iter(points))]
+    names = [network, "reduced, kB", *(f"gathered of {n}, kB" for n in many), "exchanges"]
+    names += [f"ms on {n}" for n in counts] + [f"over SGD on {n}" for n in counts]
+    lines = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
+    for row, found in points.items():
+        last = found[many[-1] if many else counts[0]]
+        cells = [f"{last['reduced'] / 1e3:,.1f}", *(f"{found[n]['gathered'] / 1e3:,.1f}" for n in many)]
+        cells += [f"{last['exchanges']:.0f}", *(f"{found[n]['ms']:.2f}" for n in counts)]
+        cells += [f"{found[n]['ms'] / first[n]['ms']:.2f}" for n in counts]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

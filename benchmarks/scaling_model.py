@@ -70,14 +70,23 @@ class Shape:
         """Rows of K-FAC's input factor: taps share one, and the bias of a Dense layer has a row."""
         return self.inputs + (self.bias and not self.taps)
 
+    @property
+    def extent(self) -> Extent:
+        """The sizes that the package's plan reads."""
+        rows = max(self.taps, 1) * self.inputs + self.bias
+        return Extent(
+            self.parameters, 1, self.positions, rows, self.width, 1, self.taps, self.inputs if self.taps else 0
+        )
+
+    @property
+    def kind(self) -> MetricKind:
+        """K-FAC's metric."""
+        return CONVOLUTION if self.taps else DENSE
+
     @functools.cached_property
     def plan(self) -> Plan:
         """What the package's plan chooses under K-FAC."""
-        rows = max(self.taps, 1) * self.inputs + self.bias
-        extent = Extent(
-            self.parameters, 1, self.positions, rows, self.width, 1, self.taps, self.inputs if self.taps else 0
-        )
-        return plan(extent, CONVOLUTION if self.taps else DENSE)
+        return plan(self.extent, self.kind)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -171,21 +171,43 @@ def test_the_arguments_of_a_loss():
     assert keras_access.loss_arguments(Own()) is None
 
 
-def test_what_an_optimizer_was_built_for():
-    model = functional()
-    optimizer = keras.optimizers.SGD(0.1, weight_decay=0.1, use_ema=True)
-    assert keras_access.trained_variables(optimizer) == []
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
-    optimizer.build(model.trainable_variables)
-    assert [id(v) for v in keras_access.trained_variables(optimizer)] == [id(v) for v in model.trainable_variables]
-    assert [v.shape for v in keras_access.averages_of(optimizer)] == [v.shape for v in model.trainable_variables]
-    assert [keras_access.decays(optimizer, v) for v in model.trainable_variables] == [True, False]
+class Looking(keras_access.SeesData, keras.Model):
+    """Notes what it is told of the data before it trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = layers.Dense(2)
+        object.__setattr__(self, "seen", [])  # past Keras's tracking of lists
+
+    def call(self, x):
+        return self.head(x)
+
+    def sees(self, data):
+        self.seen.append(data)
+
+    def train_step(self, data):
+        assert self.seen, "a step is traced before the data have been seen"
+        return super().train_step(data)
 
 
-def test_symbolic_calls_can_leave_no_record():
-    layer = layers.Dense(2)
-    layer(keras.Input((3,)))
-    with keras_access.nodes_forgotten(layer):
-        layer(keras.Input((3,)))
-        assert len(layer._inbound_nodes) == 2
-    assert len(layer._inbound_nodes) == 1
+def test_a_model_sees_what_its_data_look_like_and_loses_none():
+    x, y, drawn = np.ones((6, 4), "float32"), np.zeros((6, 2), "float32"), []
+
+    def generator():
+        for k in range(3):
+            drawn.append(k)
+            yield x[:2] * k, y[:2]
+
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+    for given in ({"x": x, "y": y, "batch_size": 4}, {"x": batches}, {"x": generator(), "steps_per_epoch": 3}):
+        model = Looking()
+        model.compile(optimizer="sgd", loss="mse")
+        model.fit(**given, shuffle=False, verbose=0)
+        assert [(tuple(spec.shape), spec.dtype.name) for spec in model.seen[0]] == [
+            ((None, 4), "float32"), ((None, 2), "float32")
+        ]  # fmt: skip
+    assert drawn == [0, 1, 2]
+    model = Looking()
+    model.compile(optimizer="sgd", loss="mse")
+    model.train_on_batch(x, y)
+    assert model.seen[0][0] is x

@@ -34,3 +34,12 @@ def test_only_a_call_of_keras_runs_the_graph():
     assert not keras_graphs.runs_its_graph(Own())
     with keras_access.replaced(model, "call", lambda x: x):
         assert not keras_graphs.runs_its_graph(model)
+
+
+def test_symbolic_calls_can_leave_no_record():
+    layer = layers.Dense(2)
+    layer(keras.Input((3,)))
+    with keras_graphs.nodes_forgotten(layer):
+        layer(keras.Input((3,)))
+        assert len(layer._inbound_nodes) == 2
+    assert len(layer._inbound_nodes) == 1

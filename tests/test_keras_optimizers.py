@@ -13,6 +13,17 @@ def variables():
     return [keras.Variable(np.ones(shape, "float32"), name=f"v{k}") for k, shape in enumerate([(2,), (3,)])]
 
 
+def test_what_an_optimizer_was_built_for():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    optimizer = keras.optimizers.SGD(0.1, weight_decay=0.1, use_ema=True)
+    assert keras_optimizers.trained_variables(optimizer) == []
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(model.trainable_variables)
+    assert [id(v) for v in keras_optimizers.trained_variables(optimizer)] == [id(v) for v in model.trainable_variables]
+    assert [v.shape for v in keras_optimizers.averages_of(optimizer)] == [v.shape for v in model.trainable_variables]
+    assert [keras_optimizers.decays(optimizer, v) for v in model.trainable_variables] == [True, False]
+
+
 def test_an_update_rule_is_that_of_the_class_that_wrote_it():
     assert keras_optimizers.updates_as(optimizers.AdamW(0.1), optimizers.Adam)
     assert not keras_optimizers.updates_as(optimizers.Adam(0.1), optimizers.AdamW)

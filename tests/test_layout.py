@@ -8,6 +8,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "bellman_tf"
 ORDER = (
     "_typing",
+    "_serial",
     "_checks",
     "keras_access",
     "keras_optimizers",
@@ -25,6 +26,7 @@ ORDER = (
     "optimizers",
     "baselines",
     "models",
+    "wrapped",
     "workers",
     "callbacks",
     "analysis",

@@ -38,7 +38,8 @@ def imported(folder):
                 modules = [node.module]
             else:
                 continue
-            for root in {module.split(".")[0] for module in modules} - OWN - sys.stdlib_module_names:
+            beside = {other.stem for other in path.parent.glob("*.py")}  # what a script run by its path imports
+            for root in {module.split(".")[0] for module in modules} - OWN - beside - sys.stdlib_module_names:
                 yield root, str(path.relative_to(ROOT))
 
 
@@ -48,7 +49,7 @@ def imported(folder):
         ("bellman_tf", []),
         ("verification", ["verification"]),
         ("keras_examples", ["examples", "lessons", "ray"]),
-        ("benchmarks", ["examples", "oracle", "peers"]),
+        ("benchmarks", ["examples", "oracle", "peers", "peers-torch"]),
         ("tests", ["test", "oracle"]),
     ],
 )

@@ -23,13 +23,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 LIMIT = 300  # seconds for two processes; 40 on an idle machine
 
 
-def batches():
-    return tf.data.Dataset.from_tensor_slices((normal(22, 6), labels(22))).batch(8)
+def batches(samples=22):
+    return tf.data.Dataset.from_tensor_slices((normal(samples, 6), labels(samples))).batch(8)
 
 
-def compiled(optimizer=None):
+def compiled(optimizer=None, dropout=0.2):
     keras.utils.set_random_seed(0)
-    parts = [layers.Dense(4, activation="tanh"), layers.Dropout(0.2, seed=1), layers.Dense(3)]
+    parts = [layers.Dense(4, activation="tanh"), layers.Dropout(dropout, seed=1), layers.Dense(3)]
     model = btf.Sequential([layers.Input((6,)), *parts])
     optimizer = optimizer or btf.GTDDP(0.05, curvature="adam")
     model.compile(optimizer, metrics=["accuracy"], **cross_entropy(), jit_compile=False)
@@ -127,8 +127,22 @@ def run_worker():
         json.dump({"history": history, "state": [part.tolist() for part in state(model)]}, file)
 
 
-def start(directory, epochs, wait=-1):
-    """Two workers on the loopback address."""
+def run_couplings():
+    """What every worker runs to be compared with one process: argv is index and directory."""
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    found = {}
+    for coupling in ("replica", "global"):
+        with strategy.scope():
+            model = compiled(btf.GTDDP(0.03, coupling=coupling), dropout=0.0)
+        history = workers.fit(model, batches(24).with_options(options), 2)
+        found[coupling] = {"history": history, "state": [part.tolist() for part in state(model)]}
+    (pathlib.Path(sys.argv[2]) / f"result_{sys.argv[1]}.json").write_text(json.dumps(found))
+
+
+def start_program(directory, program, arguments):
+    """Two workers on the loopback address that run a function of this module."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
     for each in sockets:
@@ -137,10 +151,16 @@ def start(directory, epochs, wait=-1):
     for index in range(2):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         environment = {**os.environ, "TF_CONFIG": json.dumps(config), "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "tests.test_workers", str(index), str(epochs), str(directory), str(wait)]
+        call = f"from tests import test_workers; test_workers.{program}()"
+        command = [sys.executable, "-c", call, str(index), *map(str, arguments)]
         with open(directory / f"log_{index}", "w") as log:
             found.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log))
     return found
+
+
+def start(directory, epochs, wait=-1):
+    """Two workers that train, of which the second one waits to be killed at an epoch."""
+    return start_program(directory, "run_worker", [epochs, directory, wait])
 
 
 def ended(processes):
@@ -178,5 +198,16 @@ def test_two_workers_train_and_one_that_is_killed_ends_both(tmp_path):
     assert again["history"]["loss"] == first["history"]["loss"][2:]
 
 
-if __name__ == "__main__":
-    run_worker()
+@pytest.mark.slow
+def test_two_workers_are_one_process_in_groups_or_with_coupling_global_one_process(tmp_path):
+    assert ended(start_program(tmp_path, "run_couplings", [tmp_path])) == [0, 0], (tmp_path / "log_0").read_text()[
+        -3000:
+    ]
+    first, second = results(tmp_path)
+    assert first == second
+    for coupling, options in (("replica", {"group_size": 4}), ("global", {})):
+        alone = compiled(btf.GTDDP(0.03, **options), dropout=0.0)
+        expected = workers.fit(alone, batches(24), 2)
+        np.testing.assert_allclose(first[coupling]["history"]["loss"], expected["loss"], rtol=1e-5)
+        for found, value in zip(first[coupling]["state"], state(alone), strict=True):
+            np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-5)

@@ -160,7 +160,8 @@ class Claim:
         counterexample: of a misprint.
         ranges: label of a measured size to the range in which its median must lie.
         tested_by: of an empirical claim: the command that tests it, or "open".
-        examples: at most so many problems, for a check that is slow or has nothing random.
+        examples: problems of the profile `default`, where 40 are too many: for a check that is slow or has nothing
+            random.
     """
 
     id: str

@@ -94,7 +94,7 @@ def table(paper: Paper, results: dict[str, Result]) -> str:
 
 
 def summary(claims: dict[str, Claim], results: dict[str, Result], seconds: float) -> str:
-    """One line: how many claims of each verdict, how many contradicted.
+    """One line: how many claims of each verdict, how many contradicted, and which error is nearest its tolerance.
 
     Args:
         claims: identifier to claim.
@@ -108,7 +108,9 @@ def summary(claims: dict[str, Claim], results: dict[str, Result], seconds: float
     parts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     wrong = sum(bool(result.contradiction) for result in results.values())
     problems = sum(result.examples for result in results.values())
-    return f"{len(results)} claims ({parts}), {problems} problems, {wrong} contradicted, {seconds:.0f} s"
+    nearest = max(results.values(), key=lambda result: result.margin)
+    margin = f"largest error / tolerance {nearest.margin:.2g} ({nearest.id})"
+    return f"{len(results)} claims ({parts}), {problems} problems, {wrong} contradicted, {margin}, {seconds:.0f} s"
 
 
 def _number(value: float) -> float | str:

@@ -73,7 +73,7 @@ def feedback_maps(
     count: int = 4,
     project: bool = False,
 ) -> np.ndarray:
-    """The state deviations that a layer's policy answers most, as images.
+    """The state deviations that change a layer's control most, as images.
 
     If every sample's state deviates by the same dx the layer answers `K (1 (x) dx)`; the maps are the leading right
     singular vectors of that map.

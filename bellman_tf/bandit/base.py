@@ -12,13 +12,14 @@ Nothing is kept between calls but the state, whose tensors have fixed shapes: it
 
 import dataclasses
 import math
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf._typing import Array, Number, Serialised
+from bellman_tf._serial import Serialisable
+from bellman_tf._typing import Array, Number
 
 
 class State(NamedTuple):
@@ -47,7 +48,7 @@ class State(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Bandit:
+class Bandit(Serialisable):
     """Base of the bandits; subclasses are frozen dataclasses with one function, `probabilities`.
 
     Example:
@@ -59,15 +60,6 @@ class Bandit:
         >>> int(state.pulls.numpy().argmax())
         1
     """
-
-    def get_config(self) -> dict[str, Any]:
-        """The fields, for Keras serialisation."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config: Serialised) -> Self:
-        """Rebuilds the bandit from its fields."""
-        return cls(**config)
 
     def init(self, arms: int, shape: tuple[int, ...] = (), dtype: tf.DType = tf.float32) -> State:
         """State before the first round.
@@ -130,7 +122,7 @@ class Bandit:
             state: `State` the arm was chosen from.
             arm: `[...]`, integers.
             reward: `[...]`, in [0, 1]; see `Rescaler`. Tensors are clipped to that range; NaN counts as 0.
-            probability: `[...]`, of having chosen this arm, positive; `None` asks `probabilities(state)` again.
+            probability: `[...]`, of having chosen this arm, positive; `None` computes `probabilities(state)` again.
 
         Returns:
             `State` after the round, same shapes and dtypes.

@@ -74,7 +74,7 @@ class Exp3(Bandit):
 
 
 ANALYSES = ("2014", "2017")
-ALPHA = 3.0  # of the confidence bounds of 2017
+ALPHA = 3.0  # of the confidence bounds of 2017, the value that its proof is written for
 
 
 @_register

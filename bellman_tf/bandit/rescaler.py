@@ -1,4 +1,4 @@
-"""Rewards of unknown scale brought to [0, 1], as a bandit wants them.
+"""Rewards of unknown scale brought to [0, 1], the range of a bandit's rewards.
 
 A decrease of the loss is 1 in the first epoch and 1e-4 in the last, and now and then a step fails and loses 1e6. The
 reward given to the bandit is therefore where the raw one lies among the last few, with q_lower, q_upper two quantiles
@@ -6,18 +6,19 @@ of these, the new one included:
 
     reward = (raw - q_lower) / (q_upper - q_lower),  clipped to [0, 1].
 
-It does not change when all raw rewards are shifted or multiplied by a positive number, forgets everything older than
-the window, and is not moved by outliers, as long as they are rarer than the quantiles.
+It does not change when all raw rewards are shifted or multiplied by a positive number, depends on nothing older
+than the window, and is not moved by outliers, as long as they are rarer than the quantiles.
 """
 
 import dataclasses
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf._typing import Scalar, Serialised, Vector
+from bellman_tf._serial import Serialisable
+from bellman_tf._typing import Scalar, Vector
 from bellman_tf.bandit.base import to_dtype
 
 
@@ -35,7 +36,7 @@ class RescalerState(NamedTuple):
 
 @keras.saving.register_keras_serializable("bellman_tf.bandit")
 @dataclasses.dataclass(frozen=True)
-class Rescaler:
+class Rescaler(Serialisable):
     """Running rescaling of rewards to [0, 1] by quantiles of the last `window` of them.
 
     Attributes:
@@ -64,15 +65,6 @@ class Rescaler:
         if self.upper > 1:
             raise _checks.error("upper", "be at most 1", self.upper)
 
-    def get_config(self) -> dict[str, Any]:
-        """The fields, for Keras serialisation."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config: Serialised) -> Self:
-        """Rebuilds the rescaler from its fields."""
-        return cls(**config)
-
     def init(self, dtype: tf.DType = tf.float32) -> RescalerState:
         """State before the first reward.
 
@@ -90,7 +82,7 @@ class Rescaler:
         return RescalerState(values, tf.zeros([], tf.int64))
 
     def update(self, state: RescalerState, raw: tf.Tensor) -> tuple[RescalerState, tf.Tensor]:
-        """Takes in one raw reward and says what it is on the scale of the last ones.
+        """Adds a raw reward to the window and scales it by what the window holds.
 
         Args:
             state: `RescalerState`.

@@ -4,10 +4,7 @@ from typing import Any, Self, Unpack
 
 from bellman_tf import _checks
 from bellman_tf.optimizers.gtddp import GTDDP
-from bellman_tf.optimizers.keywords import KerasKeywords, LearningRate, Rollout
-
-# Options of every Keras optimizer that a baseline takes.
-KEPT = ("name", "learning_rate", "weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency")
+from bellman_tf.optimizers.keywords import KEPT, KerasKeywords, LearningRate, Rollout
 
 
 class Baseline(GTDDP):

@@ -27,6 +27,7 @@ from bellman_tf.optimizers.keywords import LearningRate
 from bellman_tf.training.round import Round, rows_of
 
 COORDINATES = ("one", "all")
+# The schedule of the damping, constants of the method:
 CHANGE = 0.85  # factor of epsilon
 LOW, HIGH = 0.25, 0.75  # ratio of actual to predicted decrease below which it grows, above which it falls
 LEAST, MOST = 1e-10, 1e5

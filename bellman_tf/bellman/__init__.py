@@ -1,4 +1,4 @@
-"""Bellman recursions on tensors: what a game's value is and how a player answers it. Knows no layers.
+"""Bellman recursions on tensors: the value of a game and the policies of its players. Knows no layers.
 
 `sample_space` is what training runs, `outer_product` and `per_sample` are the papers' own forms, and the rest is the
 reference with every matrix written out.
@@ -7,18 +7,18 @@ reference with every matrix written out.
 # One stage, dense, and the stacked batch.
 # The papers' rank-one recursion and the exact one in the space of samples.
 from bellman_tf.bellman import outer_product, own_costs, per_sample, rollout, sample_space
+from bellman_tf.bellman.augment import augment_batch, augment_value
 from bellman_tf.bellman.dense import (
     Expansion,
     Gains,
     Stage,
     Value,
-    augment_batch,
-    augment_value,
     backward_dense,
     expand,
     gains,
     value_update,
 )
+from bellman_tf.bellman.groups import from_groups, to_groups
 from bellman_tf.bellman.outer_product import OuterValue
 from bellman_tf.bellman.per_sample import MatrixValue
 
@@ -40,10 +40,8 @@ from bellman_tf.bellman.sample_space import (
     SampleValue,
     backward,
     backward_all,
-    from_groups,
     init,
     predicted_reduction,
-    to_groups,
     weights,
 )
 

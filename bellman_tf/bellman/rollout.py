@@ -47,7 +47,7 @@ def cooperative_weights(
         terminal: `SampleValue` at the end of the network, a `[..., n]`, L `[..., n, k]`.
         gram: `[..., n, n]`, Gamma, the sum over all players of all stages.
         linear: `[..., n]`, lambda, the sum of their linear terms; `None` is zero.
-        diagonal: promises that `terminal.L` is diagonal; see `sample_space.backward`.
+        diagonal: whether `terminal.L` is known to be diagonal; see `sample_space.backward`.
 
     Returns:
         `[..., n]`; leading axes broadcast.
@@ -113,7 +113,7 @@ def roll_out(
         linear: `[T, ..., n]` or `[T, N, ..., n]`; `None` is zero.
         joint: one value for all players of a stage; else each has its own and leaves the others out of it.
         feedback: policies see the deviation that the stages before them have caused; else d = 0.
-        diagonal: promises that `terminal.L` is diagonal; see `sample_space.backward`.
+        diagonal: whether `terminal.L` is known to be diagonal; see `sample_space.backward`.
         own: whether `terminal` holds a value per player, `[N, ...]`.
 
     Returns:

@@ -37,18 +37,17 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf._typing import Batch, Matrix, Size, Square, Stack, Tensors, Vector
+from bellman_tf.bellman.groups import size_of_groups, to_groups
 from bellman_tf.linalg import Factor, factor_gram, whiten
-from bellman_tf.linalg.constants import constant, expand_dims, number, reshape
+from bellman_tf.linalg.constants import constant, expand_dims, number
 from bellman_tf.linalg.products import diag, diag_part, matmul, matvec
 
 __all__ = [
     "SampleValue",
     "backward",
     "backward_all",
-    "from_groups",
     "init",
     "predicted_reduction",
-    "to_groups",
     "weights",
 ]
 
@@ -63,88 +62,6 @@ class SampleValue(NamedTuple):
 
     a: tf.Tensor
     L: tf.Tensor
-
-
-def size_of_groups(batch_size: Size, group_size: int | None) -> Size:
-    """Samples per group: where B is known only when the step runs, a larger group costs no more than the batch.
-
-    A replica may have no samples; it has no groups then, and their size is 1.
-
-    Args:
-        batch_size: B, an integer or a scalar tensor.
-        group_size: what was asked for; `None` is the whole batch.
-
-    Returns:
-        An integer or a scalar tensor.
-    """
-    if group_size is None:
-        return batch_size
-    if group_size > 1 and tf.is_tensor(batch_size):
-        return tf.clip_by_value(batch_size, 1, group_size)
-    return group_size
-
-
-def _size_and_groups(batch_size: Size, group_size: int | None) -> tuple[Size, Size]:
-    if group_size is None:
-        return batch_size, 1
-    size = size_of_groups(batch_size, group_size)
-    return size, -(-batch_size // size)
-
-
-def to_groups(columns: tf.Tensor, group_size: int | None = None) -> Matrix:
-    """One row per group of samples, padded with zeros.
-
-    Args:
-        columns: `[B]` or `[B, m]`, one entry per sample, or per sample and column.
-        group_size: samples in a group, b; `None` puts the whole batch in one group.
-
-    Returns:
-        `[G, b * m]` with G = ceil(B / b), sample-major.
-
-    Raises:
-        ValueError: if `columns` has neither one nor two axes, or `group_size` is not a positive integer.
-
-    Example:
-        >>> to_groups(tf.constant([1.0, 2.0, 3.0]), 2).numpy().tolist()
-        [[1.0, 2.0], [3.0, 0.0]]
-    """
-    columns = tf.convert_to_tensor(columns)
-    if columns.shape.rank not in {1, 2}:
-        raise _checks.error("columns", "have the axes [B] or [B, m]", columns.shape)
-    if group_size is not None:
-        _checks.check_integer("group_size", group_size, least=1)
-    m = 1 if columns.shape.rank == 1 else columns.shape[1]
-    batch_size = columns.shape[0] if columns.shape[0] is not None else tf.shape(columns)[0]
-    size, groups = _size_and_groups(batch_size, group_size)
-    flat = reshape(columns, [-1])
-    if group_size is not None and group_size != 1:  # the other cases have nothing to pad
-        flat = tf.pad(flat, [[0, (groups * size - batch_size) * m]])
-    return reshape(flat, [groups, size * m])
-
-
-def from_groups(x: Matrix, batch_size: Size, columns: int = 1) -> tf.Tensor:
-    """Undoes `to_groups`: back to one entry per sample.
-
-    Args:
-        x: `[G, b * m]`.
-        batch_size: B, an integer or a scalar tensor.
-        columns: m, columns per sample.
-
-    Returns:
-        `[B]` if `columns` is 1, else `[B, m]`; the padding is dropped.
-
-    Raises:
-        ValueError: if `x` does not have two axes or `columns` is not a positive integer.
-
-    Example:
-        >>> from_groups(tf.constant([[1.0, 2.0], [3.0, 0.0]]), 3).numpy().tolist()
-        [1.0, 2.0, 3.0]
-    """
-    _checks.check_integer("columns", columns, least=1)
-    if x.shape.rank != 2:
-        raise _checks.error("x", "have the axes [groups, group_size * columns]", x.shape)
-    flat = tf.reshape(x, [-1])[: batch_size * columns]
-    return flat if columns == 1 else tf.reshape(flat, [batch_size, columns])
 
 
 def init(
@@ -200,7 +117,7 @@ def init(
     is_gradient = tf.one_hot(0, m, dtype=dtype)
     a = to_groups(tf.ones([batch_size, 1], dtype) * is_gradient / B, group_size)
     present = to_groups(tf.ones([batch_size, m], dtype), group_size)
-    size, _ = _size_and_groups(batch_size, group_size)
+    size = size_of_groups(batch_size, group_size)
     E_Z = tf.pad(tf.eye(rank, dtype=dtype), [[1, 0], [0, 0]])  # [m, r], from Z to [g | Z]
     E_Z = tf.reshape(tf.einsum("ij,pq->ipjq", tf.eye(size, dtype=dtype), E_Z), [size * m, size * rank])
     return SampleValue(a, present[..., None] * E_Z / tf.sqrt(B))
@@ -246,7 +163,7 @@ def backward(value: SampleValue, gram: Square, linear: Vector | None = None, *, 
         value: `SampleValue` after the stage, a `[..., n]`, L `[..., n, k]`.
         gram: `[..., n, n]`, G, symmetric positive semi-definite up to rounding.
         linear: `[..., n]`, l; `None` is zero.
-        diagonal: promises that `value.L` is diagonal, as `init` makes it for `rank=0`; then two of the products
+        diagonal: whether `value.L` is known to be diagonal, as `init` makes it for `rank=0`; then two of the products
             are scalings.
 
     Returns:
@@ -311,7 +228,7 @@ def backward_all(
         value: terminal `SampleValue`, a `[..., n]`, L `[..., n, k]`.
         grams: `[T, ..., n, n]`, one Gram matrix per stage, first stage first.
         linear: `[T, ..., n]`, or `None` for zero.
-        diagonal: promises that `value.L` is diagonal; see `backward`.
+        diagonal: whether `value.L` is known to be diagonal; see `backward`.
 
     Returns:
         `SampleValue` with a leading stage axis: entry t is the value before stage t, so the samples' weights at

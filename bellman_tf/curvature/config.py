@@ -5,30 +5,22 @@ A string names the class with its defaults, which are Keras's own where Keras ha
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import keras
 
 from bellman_tf import _checks
+from bellman_tf._serial import Serialisable
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Serialisable):
     """Base of the curvature options; subclasses are frozen dataclasses, serialisable by their fields.
 
     Example:
         >>> isinstance(btf.curvature.RMSprop(), btf.curvature.Config)
         True
     """
-
-    def get_config(self) -> dict[str, Any]:
-        """The fields, for Keras serialisation."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Rebuilds the options from their fields."""
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable("bellman_tf.curvature")

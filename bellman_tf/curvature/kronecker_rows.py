@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from bellman_tf.layers.matrix_layout import MatrixLayout
-from bellman_tf.layers.tensors import after, leading
+from bellman_tf.layers.tensors import delayed, leading
 from bellman_tf.linalg.constants import constant, reshape
 from bellman_tf.linalg.products import matmul
 
@@ -65,6 +65,6 @@ class KroneckerRows:
         turned = matmul(self.layout.kernel_matrix(kernel), right)
         turned = reshape(turned, [*lead, self.repeats, self.size, self.layout.width])
         if not lead:  # copies of a small matrix for one batched product, made when it is due
-            left = tf.broadcast_to(after(left, turned), constant([self.repeats, self.size, self.size]))
+            left = tf.broadcast_to(delayed(left, turned), constant([self.repeats, self.size, self.size]))
         solved = reshape(matmul(left, turned), [*lead, self.layout.rows, self.layout.width])
         return self.layout.kernel_variable(solved)

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bellman_tf import keras_access
+from bellman_tf import keras_access, keras_graphs
 from bellman_tf._typing import Nested
 from bellman_tf.game.aside import run_aside
 from bellman_tf.game.raw_variables import put_back, raw_variables
@@ -292,7 +292,7 @@ def changed(graph: Graph, model: keras.Model) -> str:
     if _is_inlinable(model):
         return ""
     try:
-        with keras_access.nodes_forgotten(model):
+        with keras_graphs.nodes_forgotten(model):
             now = trace(model)
     except UntraceableModelError as error:
         return str(error)

@@ -13,6 +13,7 @@ from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.game.graph import Call, Graph, Slot
 from bellman_tf.layers.calls import joined_extent
 from bellman_tf.layers.coverage import Coverage
+from bellman_tf.layers.matrix_layout import Extent
 
 # How the gradient of the weighted loss is had: the cotangents of one backward pass weighed sample by sample, where
 # samples stay apart behind the layer, or one more backward pass, of the weighted loss itself.
@@ -117,9 +118,13 @@ class Player:
         """
         if not self.covered:
             return Plan("none", 0, "none")
-        extent = joined_extent([self.covering.extent((None, *shape)) for shape in self.shapes])
         itemsize = 8 if state_dtype(self.variables) == "float64" else 4
-        return plan(extent, kind, form, group_size, limits, itemsize)
+        return plan(self.extent, kind, form, group_size, limits, itemsize)
+
+    @property
+    def extent(self) -> Extent:
+        """Static sizes of all calls together, for one cotangent per sample; of a covered player."""
+        return joined_extent([self.covering.extent((None, *shape)) for shape in self.shapes])
 
     @property
     def parameters(self) -> int:

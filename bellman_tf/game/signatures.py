@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
@@ -31,6 +32,43 @@ def of_batch(x: Nested) -> Signature:
         Symbolic tensors of any batch size in the same structure, sparse or ragged as the batch is.
     """
     return keras.tree.map_structure(_symbolic, x)
+
+
+def of_data(x: Nested) -> Signature | None:
+    """Describes a batch by its tensors or by what a data set says of them.
+
+    Args:
+        x: arrays, tensors or `tf.TensorSpec`s in any structure.
+
+    Returns:
+        Symbolic tensors of the batch's own size where that is known; `None` if a leaf is not dense, or a size besides
+        the batch's is not known.
+    """
+    leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
+    if not all(isinstance(leaf, np.ndarray | tf.Tensor | tf.TensorSpec) for leaf in leaves):
+        return None
+    shapes = [tf.TensorShape(leaf.shape) for leaf in leaves]
+    if any(shape.rank is None or None in shape[1:] for shape in shapes):
+        return None
+    return keras.tree.map_structure(_sized, x)
+
+
+def before_average(signature: Signature) -> Signature:
+    """Undoes what Keras does to integers where it averages the batches of several replicas.
+
+    Args:
+        signature: of the averages, where a mean of integers has become float64.
+
+    Returns:
+        The same with int64 in the place of float64.
+    """
+
+    def leaf(spec: keras.KerasTensor | None) -> keras.KerasTensor | None:
+        if spec is None or spec.dtype != "float64":
+            return spec
+        return keras_access.symbolic(tuple(spec.shape), "int64", spec.sparse, keras_access.is_ragged(spec))
+
+    return keras.tree.map_structure(leaf, signature)
 
 
 def of_shapes(shape: Nested) -> Signature:
@@ -101,6 +139,12 @@ def _symbolic(leaf: Any) -> keras.KerasTensor | None:
     if isinstance(leaf, keras.KerasTensor):
         sparse, ragged = leaf.sparse, keras_access.is_ragged(leaf)
     return keras_access.symbolic(shape, keras.backend.standardize_dtype(leaf.dtype), sparse, ragged)
+
+
+def _sized(leaf: Any) -> keras.KerasTensor | None:
+    if leaf is None:
+        return None
+    return keras_access.symbolic(tuple(leaf.shape), keras.backend.standardize_dtype(leaf.dtype))
 
 
 def _layout(leaf: keras.KerasTensor | None) -> tuple | None:

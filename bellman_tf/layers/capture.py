@@ -1,6 +1,6 @@
-"""What one training step knows about a player: its input, and the cotangents of its pre-activation.
+"""A player's part of one training step: its input, and the cotangents of its pre-activation.
 
-Every kind of layer answers the same few questions, in the shapes of its own variables:
+Every kind of layer computes the same three things from them, in the shapes of its own variables:
 
     gradient(w)      sum_ij w_ij q_ij      q_ij = gradient of column j of sample i in the player's variables
     inner(K)         <q_ij, K>

@@ -22,7 +22,7 @@ from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
 from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.layers.taps import Taps, autocorrelation, channels_back, channels_last, ravel, sizes_of, static_product
-from bellman_tf.layers.tensors import after, as_number, beside, leading, to_work, with_ones
+from bellman_tf.layers.tensors import as_number, beside, delayed, leading, to_work, with_ones
 from bellman_tf.linalg.constants import constant, number, once, reshape
 from bellman_tf.linalg.products import matmul
 
@@ -46,7 +46,7 @@ class Convolution(TapCapture):
     ) -> None:
         self.layer = layer
         self._native = [to_work(c) for c in cotangents]
-        self._inputs = after(to_work(inputs), self._native[0])
+        self._inputs = delayed(to_work(inputs), self._native[0])
         self.groups = layout.groups
         self.kernel_size = tuple(layer.kernel_size)
         self.outputs = [channels_last(layer, c) for c in self._native]

@@ -13,7 +13,7 @@ import tensorflow as tf
 from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import PerSampleCapture
 from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
-from bellman_tf.layers.tensors import after, leading, to_work
+from bellman_tf.layers.tensors import delayed, leading, to_work
 
 
 def normalised_input(
@@ -93,7 +93,7 @@ def capture_scale_shift(
         The capture; variables in the layer's order, scale before shift.
     """
     source = to_work(inputs)
-    x = after(source, cotangents[0])
+    x = delayed(source, cotangents[0])
     rank = len(x.shape)
     axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     kept = [axis % rank for axis in axes]

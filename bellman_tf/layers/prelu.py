@@ -8,12 +8,12 @@ import tensorflow as tf
 from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import PerSampleCapture
 from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
-from bellman_tf.layers.tensors import after, to_work
+from bellman_tf.layers.tensors import delayed, to_work
 
 
 def capture_prelu(layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> PerSampleCapture:
     """Captures the slopes of `keras.layers.PReLU`."""
-    negative = tf.minimum(after(to_work(inputs), cotangents[0]), 0)
+    negative = tf.minimum(delayed(to_work(inputs), cotangents[0]), 0)
     shared = [k + 1 for k, size in enumerate(layer.alpha.shape) if size == 1]
 
     def form(c: tf.Tensor, negative: tf.Tensor) -> Tensors:

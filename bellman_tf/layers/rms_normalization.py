@@ -8,14 +8,14 @@ import tensorflow as tf
 from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import PerSampleCapture
 from bellman_tf.layers.coverage import OUTPUT, Coverage, built_shape, expected
-from bellman_tf.layers.tensors import after, to_work
+from bellman_tf.layers.tensors import delayed, to_work
 
 
 def capture_rms_normalization(
     layer: keras.Layer, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]
 ) -> PerSampleCapture:
     """Captures the scale of `keras.layers.RMSNormalization`, normalised over the last axes."""
-    x = after(to_work(inputs), cotangents[0])
+    x = delayed(to_work(inputs), cotangents[0])
     rank, kept = len(x.shape), len(layer.scale.shape)
     axes = list(range(rank - kept, rank))
     normalised = x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), axes, keepdims=True) + layer.epsilon)

@@ -47,11 +47,11 @@ def leading(tensor: tf.Tensor, tail: int) -> list:
     return [size if size is not None else dynamic[k] for k, size in enumerate(static)]
 
 
-def after(tensor: tf.Tensor, event: tf.Tensor) -> tf.Tensor:
-    """The same tensor for operations that are to wait for another one.
+def delayed(tensor: tf.Tensor, event: tf.Tensor) -> tf.Tensor:
+    """Identity of `tensor` that runs only after `event`; what is made of it is not computed before.
 
-    TensorFlow runs what it can as early as it can. What is made of an input of pass 1 would be made there and live
-    through the backward pass.
+    TensorFlow runs an operation as soon as its inputs exist. What is made of an input of pass 1 would be computed in
+    pass 1 and held in memory through the backward pass.
 
     Args:
         tensor: what the operations read.

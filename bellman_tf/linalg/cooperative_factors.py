@@ -120,8 +120,8 @@ def solve_pair(factor: PairFactor, gradients: Sequence[Matrix]) -> list[Matrix]:
     own = matmul(matmul(factor.first_B, X_1, transpose_a=True), factor.first_A)
     Y = factor.weights * (own - matmul(matmul(factor.cross_B, X_2, transpose_a=True), factor.cross_A))
     U_1 = matmul(matmul(factor.first_B, Y), factor.first_A, transpose_b=True)
-    answer = matmul(matmul(factor.cross_B, Y), factor.cross_A, transpose_b=True)
-    return [U_1, matmul(matmul(factor.second_B, X_2), factor.second_A) - answer]
+    response = matmul(matmul(factor.cross_B, Y), factor.cross_A, transpose_b=True)
+    return [U_1, matmul(matmul(factor.second_B, X_2), factor.second_A) - response]
 
 
 class GameFactor(NamedTuple):

@@ -1,9 +1,9 @@
 """Damped positive-definite solves: factor once, apply many times.
 
 A `Factor` holds the Cholesky factor `L` of `A + damping I = L L^T`; `solve_spd`, `whiten` and `inverse_spd` apply it.
-Leading axes are batch axes and broadcast. Nothing here raises on data: `tf.linalg.cholesky` answers an indefinite or
-not finite matrix with NaN, every use of that factor is NaN, and `is_finite` of the input and of `factor.lower` tells
-the two causes apart. Eager, `tf.function` and XLA agree on this.
+Leading axes are batch axes and broadcast. Nothing here raises on data: `tf.linalg.cholesky` of an indefinite or
+not finite matrix is NaN, every use of that factor is NaN, and `is_finite` of the input and of `factor.lower` separates
+the two causes. Eager, `tf.function` and XLA agree on this.
 """
 
 from typing import NamedTuple

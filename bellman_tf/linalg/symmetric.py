@@ -34,9 +34,9 @@ def symmetrize(A: Square) -> Square:
 
 
 def is_finite(A: Matrix) -> Batch:
-    """Whether every entry of a matrix is finite, one answer per matrix of the batch.
+    """Whether every entry of a matrix is finite, one boolean per matrix of the batch.
 
-    Asked of a matrix and of its Cholesky factor it tells "input not finite" from "not positive definite".
+    Of a matrix and of its Cholesky factor it separates "input not finite" from "not positive definite".
 
     Args:
         A: `[..., n, m]`.

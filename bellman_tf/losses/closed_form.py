@@ -113,19 +113,19 @@ class CrossEntropyForm(ClosedForm):
 
     operation: ClassVar[str]
 
-    def cut(self, options: Mapping[str, Any], prediction: Prediction, looking: bool = True) -> bool | None:
+    def cut(self, options: Mapping[str, Any], prediction: Prediction, sees_output: bool = True) -> bool | None:
         """Finds the place of the logits.
 
         Args:
             options: keyword arguments of the Keras function.
             prediction: the output.
-            looking: whether the function gets to see the output itself, and so its logits.
+            sees_output: whether the function gets to see the output itself, and so its logits.
 
         Returns:
             True: before the last activation, False: the output, None: the form does not apply. Logits that Keras finds
             by itself win over `from_logits`, and over the activation's name.
         """
-        if looking and prediction.gives_logits(self.operation):
+        if sees_output and prediction.gives_logits(self.operation):
             return True
         if options.get("from_logits", False):
             return False

@@ -166,7 +166,7 @@ class SoftmaxForm(CrossEntropyForm):
         """
         axis, ignored = options.get("axis", -1), options.get("ignore_class")
         last = axis == -1 or (prediction.rank is not None and axis == prediction.rank - 1)
-        before = self.cut(options, prediction, looking=ignored is None) if last else None
+        before = self.cut(options, prediction, sees_output=ignored is None) if last else None
         if before is None:
             return None
         sparse = function is keras.losses.sparse_categorical_crossentropy

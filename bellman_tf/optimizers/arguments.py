@@ -1,11 +1,14 @@
 """Checks of the constructor's arguments that belong together: the game's options, and what Keras's optimizers take."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from bellman_tf import _checks, keras_optimizers
 from bellman_tf.curvature.config import KFAC, Adam, Config
+from bellman_tf.curvature.gram.plan import LIMITS, GramLimits
 from bellman_tf.curvature.inner import METRICS
 from bellman_tf.optimizers.inner import Inside, accumulation_of
 from bellman_tf.training.momentum import Momentum
@@ -155,6 +158,44 @@ def micro_batches_of(inner: keras.optimizers.Optimizer | None, steps: int | None
         return 1
     _checks.check_integer("gradient_accumulation_steps", steps, least=2)
     return steps
+
+
+def gram_named(gram: Any, memory: int | None) -> tuple[str, GramLimits]:
+    """Resolves the options `gram` and `gram_memory`.
+
+    Args:
+        gram: the name of a form, a `GramLimits`, or a serialised one.
+        memory: the argument `gram_memory`.
+
+    Returns:
+        The form's name, and the sizes from which on it is approximated or formed in blocks.
+
+    Raises:
+        ValueError: for a `memory` that is no positive integer, or stands beside a `GramLimits`, which has one.
+    """
+    chosen: Any = keras.saving.deserialize_keras_object(gram) if isinstance(gram, Mapping) else gram
+    if not isinstance(chosen, GramLimits):
+        return chosen, LIMITS if memory is None else GramLimits(memory=memory)
+    if memory is not None:
+        raise _checks.error("gram_memory", "be left out with gram=GramLimits(...)", memory, "Set its `memory`.")
+    return "auto", chosen
+
+
+def game_config(options: GameOptions) -> dict[str, Any]:
+    """The options of the game as the constructor's arguments, for Keras serialisation.
+
+    Args:
+        options: of the game.
+
+    Returns:
+        All but `gradient_accumulation_steps`, which Keras's own configuration has.
+    """
+    config, limits = dataclasses.asdict(options), options.gram_limits
+    del config["micro_batches"], config["gram_limits"]
+    config["player_losses"] = {pattern: list(names) for pattern, names in options.player_losses} or None
+    if limits == GramLimits(memory=limits.memory):
+        return config | {"gram_memory": limits.memory}
+    return config | {"gram": keras.saving.serialize_keras_object(limits), "gram_memory": None}
 
 
 def check_inner(

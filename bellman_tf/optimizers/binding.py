@@ -101,7 +101,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
         """Sums of the gradients of every player's variables; empty without accumulation of our own."""
         if self.inner is not None or self.options.micro_batches == 1:
             return []
-        variables = keras_access.trained_variables(self)
+        variables = keras_optimizers.trained_variables(self)
         known = {id(v): s for v, s in zip(variables, keras_optimizers.accumulators_of(self), strict=True)}
         return [[known[id(v)] for v in player.variables] for player in self.players]
 
@@ -145,7 +145,8 @@ class Bound(Saved, keras.optimizers.Optimizer):
             hint = "Pass rollout='linear', or build the model outside the strategy's scope."
         elif model.jit_compile:
             raise _checks.error(
-                "jit_compile", "be False on several replicas: XLA compiles a function for one device", True,
+                "jit_compile", "be False on several replicas: XLA compiles a function for one device and reads no "
+                "variable of another, under Keras's own optimizers neither (tensorflow/tensorflow#56423)", True,
                 "Leave it out; what runs on a single replica may be compiled.",
             )  # fmt: skip
         elif self.step_control is not None and self.step_control.every > 1 and synchronised:
@@ -162,7 +163,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
 
     def _holds(self, model: keras.Model) -> bool:
         """Whether the optimizer was built for the model's trainable variables."""
-        return [id(v) for v in model.trainable_variables] == [id(v) for v in keras_access.trained_variables(self)]
+        return [id(v) for v in model.trainable_variables] == [id(v) for v in keras_optimizers.trained_variables(self)]
 
     def _bound_model(self) -> keras.Model:
         model = None if self._model is None else self._model()
@@ -199,7 +200,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
             (f"player_{player.index}", block.state_specs(), state_dtype(player.variables))
             for player, block in zip(game.players, blocks, strict=True)
         ]
-        couplings, _ = couplings_of(game, blocks, self.options.gram)
+        couplings, _ = couplings_of(game, blocks, self.options)
         for number, coupling in enumerate(couplings):
             dtype = state_dtype(game.players[coupling.players[0]].variables)
             owners.append((f"coupling_{number}", coupling.state_specs(), dtype))
@@ -220,7 +221,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
             return
         blocks = [self.make_block(player) for player in game.players]
         self._check_replay(game, blocks)
-        couplings, _ = couplings_of(game, blocks, self.options.gram)
+        couplings, _ = couplings_of(game, blocks, self.options)
         if _needs(game, blocks, couplings) != self._needs:
             raise _checks.error(
                 "optimizer", "be new, or have been built for these players", [player.name for player in game.players],
@@ -299,7 +300,7 @@ class Bound(Saved, keras.optimizers.Optimizer):
             One description per player.
         """
         blocks = self.blocks or [self.make_block(player) for player in game.players]
-        _, notes = couplings_of(game, blocks, self.options.gram)
+        _, notes = couplings_of(game, blocks, self.options)
         return [block.describe() + note for block, note in zip(blocks, notes, strict=True)]
 
     def describe_grams(self, game: Players) -> list[str]:

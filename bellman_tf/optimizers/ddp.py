@@ -1,5 +1,6 @@
 """Vanilla batch DDP as a Keras optimizer, for small networks."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Self, Unpack
@@ -10,7 +11,7 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf.game.players import Players
 from bellman_tf.optimizers.gtddp import GTDDP
-from bellman_tf.optimizers.keywords import DenseKeywords, LearningRate, Paper
+from bellman_tf.optimizers.keywords import KEPT, DenseKeywords, LearningRate, Paper
 from bellman_tf.training.context import StepResult
 from bellman_tf.training.dense_step import dense_step
 from bellman_tf.training.round import Round
@@ -146,10 +147,4 @@ class DDP(GTDDP):
     def get_config(self) -> dict:
         """The options, for Keras serialisation."""
         config = super().get_config()
-        kept = ("name", "learning_rate", "weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency")
-        return {key: config[key] for key in kept} | {
-            "second_order": self.dense.second_order,
-            "value_damping": self.dense.value_damping,
-            "line_search": self.dense.line_search,
-            "memory_budget": self.dense.memory_budget,
-        }
+        return {key: config[key] for key in KEPT} | dataclasses.asdict(self.dense)

@@ -9,17 +9,19 @@ from typing import Any, Self, Unpack
 import keras
 
 from bellman_tf.curvature import config as curvature_config
-from bellman_tf.curvature.gram.plan import LIMITS
 from bellman_tf.optimizers.arguments import (
     check_game,
     check_inner,
     check_keras,
     check_momentum,
+    game_config,
+    gram_named,
     inner_named,
     micro_batches_of,
 )
 from bellman_tf.optimizers.keywords import (
     AllKeywords,
+    Coupling,
     Curvature,
     Gram,
     Information,
@@ -56,13 +58,14 @@ class GTDDP(Rejections, Stepping):
 
     On several replicas (`with tf.distribute.MirroredStrategy(...).scope():` around model and `compile`) each replica
     solves the game of its own samples, as one replica does with `group_size` = samples of a replica; `group_size`
-    makes smaller groups. Gradients are added, statistics of the metrics averaged before the metric is used, and a
-    batch is rejected by all replicas if it is bad on one, so that weights and state are the same bits everywhere.
-    As in Keras, J is the mean of the replicas' mean losses: in a last batch that cannot be shared evenly the samples
-    of a replica with fewer count for more, and replicas without samples have no part in gradient and statistics (J is
-    still divided by the number of all). What is Keras's stays Keras's: an `inner_optimizer` clips each replica's
-    gradient before they are added, moving statistics of a BatchNormalization are each replica's own unless it has
-    `synchronized=True`, and Dropout draws the same mask on every replica. For the linear roll-out, without XLA.
+    makes smaller groups, and `coupling="global"` one game of the samples of all. Gradients are added, statistics of
+    the metrics averaged before the metric is used, and a batch is rejected by all replicas if it is bad on one, so
+    that weights and state are the same bits everywhere. As in Keras, J is the mean of the replicas' mean losses: in a
+    last batch that cannot be shared evenly the samples of a replica with fewer count for more, and replicas without
+    samples have no part in gradient and statistics (J is still divided by the number of all). What is Keras's stays
+    Keras's: an `inner_optimizer` clips each replica's gradient before they are added, moving statistics of a
+    BatchNormalization are each replica's own unless it has `synchronized=True`, and Dropout draws the same mask on
+    every replica. For the linear roll-out, without XLA.
 
     Args:
         learning_rate: float, `keras.optimizers.schedules.LearningRateSchedule`, or callable; `None` is 0.03.
@@ -92,6 +95,8 @@ class GTDDP(Rejections, Stepping):
         terminal_hessian: "matched" (the loss's true curvature along its gradient), "outer_product" (g g'), "full"
             (the loss's Hessian), or an integer rank of its truncation.
         group_size: couple samples in groups of this size; `None` is the whole batch.
+        coupling: on several replicas, "replica" (each couples its own samples) or "global" (the samples of all replicas
+            play one game, as on one replica that holds the whole batch; see `docs/devices.md`).
         bilinear: form the re-weighted gradient with the layer's new input; needs the nonlinear roll-out.
         rollout: "linear" (the default: the model runs once, as it is, and the step is the gradient of a re-weighted
             loss; any model that Keras can train) or "nonlinear" (the papers' second forward pass, stage by stage, on a
@@ -108,10 +113,11 @@ class GTDDP(Rejections, Stepping):
             own Q_u^(i), as DDPN Alg. 3 prints it).
         value_damping: of `value_hessian="per_sample"`: eps_V of DDPN Alg. 3, a Tikhonov term on V_xx at every stage,
             for networks with small states. V_xx is that of the mean loss, or with `outer_scale="sample"` each sample's.
-        gram: how Gram matrices are formed, see `bellman_tf.curvature.gram`; "auto" chooses by static shapes.
+        gram: how Gram matrices are formed, see `bellman_tf.curvature.gram`; "auto" chooses by static shapes, and a
+            `bellman_tf.curvature.GramLimits` says from which sizes on it approximates.
         gram_memory: bytes that what one Gram matrix is formed of may take, gradients per sample or products of pairs of
-            positions; above it the matrix is formed in blocks of samples, with the same result, layers one after the
-            other. `game_summary` says from how many samples on. The matrix itself, B x B, is not counted.
+            positions, 2**28 by default; above it the matrix is formed in blocks of samples, with the same result,
+            layers one after the other. `game_summary` says from how many samples on. B x B itself is not counted.
         player_losses: which outputs' losses players feel, of a model with several outputs: maps names of players, as
             `game_summary` shows them, or patterns of them ("critic_*") to names of outputs. Players not named feel
             every loss; penalties that layers add are felt by all. Each player then minimises its own loss, in
@@ -166,13 +172,14 @@ class GTDDP(Rejections, Stepping):
         value_hessian: ValueHessian = "batch",
         terminal_hessian: TerminalHessian = "matched",
         group_size: int | None = None,
+        coupling: Coupling = "replica",
         bilinear: bool = False,
         rollout: Rollout | None = None,
         outer_scale: OuterScale = "mean",
         outer_gain: OuterGain = "batch",
         value_damping: float = 0.0,
         gram: Gram = "auto",
-        gram_memory: int = LIMITS.memory,
+        gram_memory: int | None = None,
         player_losses: dict[str, list[str]] | None = None,
         step_control: StepControl | None = None,
         weight_decay: float | None = None,
@@ -189,20 +196,22 @@ class GTDDP(Rejections, Stepping):
         if rollout is None:
             rollout = "nonlinear" if value_hessian in {"outer_product", "per_sample"} or bilinear else "linear"
         inner, control = inner_named(inner_optimizer), step_control_named(step_control)
+        form, limits = gram_named(gram, gram_memory)
         options = GameOptions(
             information,
             value_hessian,
             terminal_hessian,
             group_size,
             bilinear,
-            gram,
+            form,
             rollout,
             outer_scale,
             outer_gain,
             value_damping,
-            gram_memory,
+            limits,
             rules_of(player_losses),
             micro_batches_of(inner, gradient_accumulation_steps),
+            coupling,
         )
         check_inner(
             inner,
@@ -261,7 +270,7 @@ class GTDDP(Rejections, Stepping):
             (), dtype="int64", name="clamped_values", aggregation="only_first_replica"
         )
         if control is not None:
-            initial: Any = first_control_state  # a callable, of which Keras's signature does not tell
+            initial: Any = first_control_state  # a callable, which Keras's annotation leaves out
             self.control_state = self.add_variable((STATE_SIZE,), initializer=initial, dtype="float32", name="control")
             self.refused_steps = self.add_variable((), dtype="int64", name="refused_steps")
 
@@ -324,26 +333,14 @@ class GTDDP(Rejections, Stepping):
         """The options, for Keras serialisation."""
         config = super().get_config()
         config.pop("loss_scale_factor", None)
-        options = self.options
         config.update(
+            game_config(self.options),
             curvature=keras.saving.serialize_keras_object(self.curvature),
             inner_optimizer=None,
             inner_metric=self.inner_metric,
             momentum=self.momentum.beta,
             nesterov=self.momentum.nesterov,
             momentum_in_policy=self.momentum.in_policy,
-            information=options.information,
-            value_hessian=options.value_hessian,
-            terminal_hessian=options.terminal_hessian,
-            group_size=options.group_size,
-            bilinear=options.bilinear,
-            rollout=options.rollout,
-            outer_scale=options.outer_scale,
-            outer_gain=options.outer_gain,
-            value_damping=options.value_damping,
-            gram=options.gram,
-            gram_memory=options.gram_memory,
-            player_losses={pattern: list(names) for pattern, names in options.player_losses} or None,
             step_control=keras.saving.serialize_keras_object(self.step_control),
         )
         if self.inner is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from bellman_tf import _checks, keras_access, keras_optimizers, replicas
+from bellman_tf import _checks, keras_optimizers, replicas
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.inner import ScaledBlock
@@ -72,8 +72,8 @@ class Inside(_Mixed):
     @property
     def inner_state(self) -> list[keras.Variable | tf.Variable]:
         """Everything that the other optimizer may change besides the model's variables; empty without one."""
-        weights = [] if self.inner is None else keras_access.trained_variables(self.inner)
-        weights = {id(v) for v in [*weights, *keras_access.trained_variables(self)]}
+        weights = [] if self.inner is None else keras_optimizers.trained_variables(self.inner)
+        weights = {id(v) for v in [*weights, *keras_optimizers.trained_variables(self)]}
         return [v for v in _variables_of(self.inner, set()) if id(v) not in weights]
 
     # ---- what stands for the two of them
@@ -169,7 +169,7 @@ class Inside(_Mixed):
             return
         with tf.init_scope():  # values that it begins with are set once, and not in every traced step
             self.inner.build(variables)  # does nothing where it is built
-        if [id(v) for v in keras_access.trained_variables(self.inner)] != [id(v) for v in variables]:
+        if [id(v) for v in keras_optimizers.trained_variables(self.inner)] != [id(v) for v in variables]:
             raise _checks.error(
                 "inner_optimizer", "be new, or have been built for this model", self.inner.name,
                 f"Create another {type(self.inner).__name__}.",
@@ -190,7 +190,7 @@ class Inside(_Mixed):
         Returns:
             The result with the final verdict, and with the measured scales of the blocks that have some.
         """
-        variables = keras_access.trained_variables(self)
+        variables = keras_optimizers.trained_variables(self)
         handed = _checks.given("gradients", result.gradients)
         gradients = {
             id(v): g
@@ -231,7 +231,7 @@ class Inside(_Mixed):
         """Mean of a micro-batch's gradients and of those that the other optimizer has summed up, by `id`."""
         found = {}
         for mover in self._movers:
-            sums = zip(keras_access.trained_variables(mover), keras_optimizers.accumulators_of(mover), strict=True)
+            sums = zip(keras_optimizers.trained_variables(mover), keras_optimizers.accumulators_of(mover), strict=True)
             for v, s in sums:
                 g = gradients[id(v)]
                 found[id(v)] = (g + tf.cast(s, g.dtype)) / self.options.micro_batches

@@ -7,6 +7,7 @@ import keras
 
 from bellman_tf.bandit import Bandit
 from bellman_tf.curvature.config import Config
+from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.training.step_control import LevenbergMarquardt
 
 LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]
@@ -17,10 +18,12 @@ StepControl: TypeAlias = Literal["levenberg_marquardt"] | LevenbergMarquardt | M
 Information: TypeAlias = Literal["open", "feedback", "cooperative_open", "cooperative"]
 ValueHessian: TypeAlias = Literal["batch", "block_diagonal", "outer_product", "per_sample"]
 TerminalHessian: TypeAlias = Literal["matched", "outer_product", "full"] | int
+Coupling: TypeAlias = Literal["replica", "global"]
 Rollout: TypeAlias = Literal["linear", "nonlinear"]
 OuterScale: TypeAlias = Literal["mean", "batch", "sample"]
 OuterGain: TypeAlias = Literal["batch", "own"]
-Gram: TypeAlias = Literal["auto", "exact", "per_sample", "positions", "sketch", "features", "hashed"]
+GramForm: TypeAlias = Literal["auto", "exact", "per_sample", "positions", "sketch", "features", "hashed"]
+Gram: TypeAlias = GramForm | GramLimits | Mapping[str, Any]
 Alignment: TypeAlias = Literal["asap", "alap", "random", "adaptive"] | dict[str, int]
 BanditName: TypeAlias = Literal["exp3++", "exp3", "ucb1", "uniform"]
 Reward: TypeAlias = Literal["loss", "held_out"]
@@ -37,6 +40,10 @@ class KerasKeywords(TypedDict, total=False):
     name: str | None
 
 
+# What of the configuration belongs to every Keras optimizer.
+KEPT = ("learning_rate", *KerasKeywords.__annotations__)
+
+
 class GameKeywords(KerasKeywords, total=False):
     """Arguments of `GTDDP` that its subclasses pass through."""
 
@@ -48,13 +55,14 @@ class GameKeywords(KerasKeywords, total=False):
     value_hessian: ValueHessian
     terminal_hessian: TerminalHessian
     group_size: int | None
+    coupling: Coupling
     bilinear: bool
     rollout: Rollout | None
     outer_scale: OuterScale
     outer_gain: OuterGain
     value_damping: float
     gram: Gram
-    gram_memory: int
+    gram_memory: int | None
     player_losses: dict[str, list[str]] | None
     step_control: StepControl | None
     clipnorm: float | None

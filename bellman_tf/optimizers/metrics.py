@@ -1,12 +1,14 @@
 """The curvature block of every player of a game, and the couplings between the players of one stage."""
 
-from bellman_tf.curvature.block import Block
+import math
+
+from bellman_tf.curvature.block import Block, state_dtype
 from bellman_tf.curvature.config import Config
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.coupling.choose import make_couplings
+from bellman_tf.curvature.gram.sides import GLOBAL_BATCH, sendable, sent_numbers
 from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.game.players import Player, Players
-from bellman_tf.layers.calls import joined_extent
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.settings import GameOptions
 
@@ -30,16 +32,16 @@ def _positions(player: Player) -> int | None:
     """At how many positions a player with a matrix form is applied to one sample; `None` if that is not static."""
     if not player.covered or player.covering.matrix is None:
         return None
-    return joined_extent([player.covering.extent((None, *shape)) for shape in player.shapes]).positions
+    return player.extent.positions
 
 
-def couplings_of(game: Players, blocks: list[Block], gram: str) -> tuple[list[Coupling], list[str]]:
+def couplings_of(game: Players, blocks: list[Block], options: GameOptions) -> tuple[list[Coupling], list[str]]:
     """The couplings of a game's players in their earliest stages.
 
     Args:
         game: the game.
         blocks: of its players.
-        gram: form of the Gram matrices; "exact" ones are those of the joint metrics whatever they cost.
+        options: of the recursion; with gram="exact" Gram matrices are those of the joint metrics whatever they cost.
 
     Returns:
         The couplings, and for each player a note for `game_summary`.
@@ -47,7 +49,8 @@ def couplings_of(game: Players, blocks: list[Block], gram: str) -> tuple[list[Co
     if not any(getattr(getattr(block, "config", None), "cooperative", False) for block in blocks):
         return [], [""] * len(blocks)
     stages = [game.stage_of(player) for player in game.players]
-    return make_couplings(blocks, stages, [_positions(player) for player in game.players], gram == "exact")
+    most = math.inf if options.gram == "exact" else options.gram_limits.joint_up_to
+    return make_couplings(blocks, stages, [_positions(player) for player in game.players], most)
 
 
 def gram_forms(options: GameOptions, game: Players, blocks: list[Block]) -> list[str]:
@@ -64,9 +67,36 @@ def gram_forms(options: GameOptions, game: Players, blocks: list[Block]) -> list
     if not INFORMATION[options.information].curved:
         return ["none"] * len(blocks)
     group_size = options.group_size if options.value_hessian == "batch" else 1
-    couplings, _ = couplings_of(game, blocks, options.gram)
+    couplings, _ = couplings_of(game, blocks, options)
     joint = {k for coupling in couplings if coupling.joint and coupling.joint_gram for k in coupling.players}
     return [
         "joint" if k in joint else player.gram_plan(block.kind, options.gram, group_size, options.gram_limits).words
         for k, (player, block) in enumerate(zip(game.players, blocks, strict=True))
     ]
+
+
+def players_apart(options: GameOptions, game: Players, blocks: list[Block]) -> dict[str, int | None]:
+    """Players whose Gram matrices stay block-diagonal over replicas with `coupling="global"`.
+
+    Args:
+        options: of the recursion.
+        game: the game.
+        blocks: of its players.
+
+    Returns:
+        Their names, and the `gram_memory` from which on their samples meet; `None` where none is enough.
+    """
+    couplings, _ = couplings_of(game, blocks, options)
+    joint = {k: coupling.players for coupling in couplings if coupling.joint_gram for k in coupling.players}
+    apart: dict[str, int | None] = {}
+    for k, player in enumerate(game.players):
+        if not player.covered:
+            continue
+        itemsize, limits = 8 if state_dtype(player.variables) == "float64" else 4, options.gram_limits
+        if k in joint:
+            numbers = sum(game.players[member].parameters for member in joint[k])
+        else:
+            numbers = sent_numbers(player.extent, blocks[k].kind, options.gram, limits, itemsize)
+        if not sendable(numbers, limits, itemsize):
+            apart[player.name] = None if numbers is None else numbers * itemsize * GLOBAL_BATCH
+    return apart

@@ -4,8 +4,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.game.players import Players
-from bellman_tf.keras_access import averages_of, trained_variables
-from bellman_tf.keras_optimizers import counter_of
+from bellman_tf.keras_optimizers import averages_of, counter_of, trained_variables
 from bellman_tf.layers.tensors import either
 from bellman_tf.optimizers.binding import Bound
 from bellman_tf.training.context import Outcome, StepResult
@@ -29,7 +28,7 @@ def first_control_state(shape: tuple, dtype: str | None = None) -> tf.Tensor:
 class Records(Bound):
     """Averages of the weights, counts, the damping of step control, and the numbers that a monitor reads."""
 
-    watched = False  # whether a `GameMonitor` listens
+    watched = False  # whether a `GameMonitor` reads the step's numbers
     watchable = True  # whether its steps have numbers for a monitor
 
     def conclude(self, result: StepResult, game: Players) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from bellman_tf import _checks, keras_access, keras_optimizers, replicas
+from bellman_tf import _checks, keras_optimizers, replicas
 from bellman_tf.curvature.inner import InnerBlock
 from bellman_tf.curvature.stacks import StoredState
 from bellman_tf.game.players import Players
 from bellman_tf.optimizers.binding import Bound
+from bellman_tf.optimizers.metrics import players_apart
 from bellman_tf.optimizers.records import Records
 from bellman_tf.training.context import StepContext, recursion_dtype
 from bellman_tf.training.information import INFORMATION
@@ -80,8 +81,8 @@ class Stepping(Records, Bound):
 
     def settings(self) -> StepSettings:
         """What a step needs of this optimizer that does not change from step to step."""
-        variables = keras_access.trained_variables(self)
-        undecayed = [v for v in variables if self.weight_decay is None or not keras_access.decays(self, v)]
+        variables = keras_optimizers.trained_variables(self)
+        undecayed = [v for v in variables if self.weight_decay is None or not keras_optimizers.decays(self, v)]
         return StepSettings(
             options=self.options,
             blocks=tuple(self.blocks),
@@ -101,7 +102,7 @@ class Stepping(Records, Bound):
 
     def context(self) -> StepContext:
         """The tensors of this optimizer before a step."""
-        dtype = recursion_dtype(keras_access.trained_variables(self))
+        dtype = recursion_dtype(keras_optimizers.trained_variables(self))
         # the blocks of an optimizer inside read its rate themselves
         rate = tf.cast(keras_optimizers.rate_of(self) if self.inner is None else 1.0, dtype)
         fast = rate if self.rate_factor == 1 else rate * self.rate_factor
@@ -158,11 +159,13 @@ class Stepping(Records, Bound):
         return self.reads_outcome or (self.watched and self.watchable)
 
     def warn_open_loop(self, game: Players) -> None:
-        """One warning that names the players without feedback.
+        """One warning that names the players without feedback, and one that names those that replicas do not couple.
 
         Args:
             game: the model's game.
         """
+        if self.options.coupling == "global" and self._bound_model().distribute_strategy.num_replicas_in_sync > 1:
+            self._warn_apart(game)
         names = [player.name for player in game.open_loop_players]
         if not names or not INFORMATION[self.options.information].curved:
             return
@@ -171,4 +174,18 @@ class Stepping(Records, Bound):
             f"{type(self).__name__} trains these layers open-loop (their Gram matrix is not known): {shown}. "
             "`model.game_summary()` says why.",
             stacklevel=2,
+        )
+
+    def _warn_apart(self, game: Players) -> None:
+        """Names the players whose samples meet those of their own replica only."""
+        apart = players_apart(self.options, game, self.blocks)
+        if not apart or not INFORMATION[self.options.information].curved:
+            return
+        known = [memory for memory in apart.values() if memory is not None]
+        ways = [f"`gram_memory={max(known)}` sends them as well"] if known else []
+        ways += ["`gram='hashed'` makes sums of tables that can be sent"] if len(known) < len(apart) else []
+        warnings.warn(
+            f"coupling='global' leaves the Gram matrices of these layers block-diagonal over replicas (their samples "
+            f"have too much to send): {', '.join(apart)}. {'; '.join(ways)}.",
+            stacklevel=3,
         )

@@ -10,12 +10,15 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf._typing import Tensors
 from bellman_tf.game.graph import Call, Slot
-from bellman_tf.layers.capture import Capture
+from bellman_tf.game.stages import Player
+from bellman_tf.layers.capture import Capture, weigh
+from bellman_tf.layers.normalization import normalised_input, scaled
+from bellman_tf.layers.tensors import delayed, to_work
 from bellman_tf.training.passes import Forward, unflatten
 from bellman_tf.training.round import Round
 from bellman_tf.training.terminal import Terminal, record_terminal
 
-MOST_UNITS = 512  # one backward pass each
+MOST_UNITS = 512  # one backward pass each: more would make a step of minutes
 
 
 class Units(NamedTuple):
@@ -131,6 +134,36 @@ def differentiate(batch: Round, feedback: bool) -> Derivatives:
     }
     columns = len(site_columns)
     return Derivatives(forward, columns, beta_squared, captures, by_call, _by_cut(forward, cut_columns), means, units)
+
+
+def through_normalisation(
+    batch: Round, derivatives: Derivatives, player: Player, weights: tf.Tensor
+) -> tuple[Capture, tf.Tensor]:
+    """Weighs behind the BatchNormalization that follows a layer, and takes the cotangent back through it.
+
+    The normalisation couples samples: slices of one backward pass before it are not the samples' gradients, and
+    weighing them breaks the invariance of the network under a change of the weights' scale. Behind it they are
+    the samples' own (up to the next normalisation).
+
+    Args:
+        batch: the step.
+        derivatives: of the batch.
+        player: a player in `Game.normalised_by`.
+        weights: `[B, m]`.
+
+    Returns:
+        A capture whose cotangent holds the weights already, and weights of one for it.
+    """
+    call = batch.program.normalised_by[player.index]
+    [layer] = batch.program.player_of[id(call)].layers
+    weighted = weigh([to_work(column[0]) for column in derivatives.by_call[id(call)]], weights)
+    h = delayed(to_work(derivatives.forward.sites[id(player.calls[0])][0]), weights)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(h)
+        output = scaled(layer, normalised_input(layer, h))
+    back = tape.gradient(output, h, output_gradients=weighted)
+    ones = tf.ones([batch.batch_size, 1], batch.dtype)
+    return batch.capture(player, derivatives.forward, [back]), ones
 
 
 def _units(forward: Forward, first: int) -> dict[int, Units]:

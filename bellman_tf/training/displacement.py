@@ -53,10 +53,10 @@ def outcome_of_replicas(
     gradients: list[Tensors],
     new: dict[int, tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """What the steps of several replicas, each of which knows its own samples, do to J together.
+    """Change of J by the steps of several replicas together, each computed from its own samples.
 
     The quadratic model is that of the recursion, metrics included, over the samples of all replicas, at the moves du
-    that are made. With D what momentum moves and g the gradient of the re-weighted loss, `du = D - M^{-1} g`, it says
+    that are made. With D what momentum moves and g the gradient of the re-weighted loss, `du = D - M^{-1} g`, it is
 
         -(a' d + |L' d|^2 / 2) - l_u' du - g' (D - du) / 2.
 

@@ -7,16 +7,15 @@ import tensorflow as tf
 
 from bellman_tf import keras_access
 from bellman_tf._typing import Nested, Tensors
-from bellman_tf.bellman import SampleValue, sample_space
+from bellman_tf.bellman import SampleValue, sample_space, to_groups
 from bellman_tf.curvature.gram import gram
 from bellman_tf.game.graph import Slot
 from bellman_tf.game.stages import Player
 from bellman_tf.keras_access import flat_inputs
 from bellman_tf.layers.capture import Capture, weigh
-from bellman_tf.layers.normalization import normalised_input, scaled
-from bellman_tf.layers.tensors import after, to_work
+from bellman_tf.layers.tensors import to_work
 from bellman_tf.training.context import Outcome
-from bellman_tf.training.derivatives import differentiate
+from bellman_tf.training.derivatives import differentiate, through_normalisation
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.monitor import feedback_ratio, leverage, predicts, spread
 from bellman_tf.training.moves import BatchOnly
@@ -102,35 +101,10 @@ class GameStep:
             }
             return replay_gradient(player, self.derivatives.forward, cotangents)
         if player.index in self.game.normalised_by:
-            capture, weights = self._through_normalisation(player, weights)
+            capture, weights = through_normalisation(self.batch, self.derivatives, player, weights)
         if inputs is not None:
             capture = capture.with_inputs(inputs)
         return capture.gradient(weights)
-
-    def _through_normalisation(self, player: Player, weights: tf.Tensor) -> tuple[Capture, tf.Tensor]:
-        """Weighs behind the BatchNormalization that follows a layer, and takes the cotangent back through it.
-
-        The normalisation couples samples: slices of one backward pass before it are not the samples' gradients, and
-        weighing them breaks the invariance of the network under a change of the weights' scale. Behind it they are
-        the samples' own (up to the next normalisation).
-
-        Args:
-            player: a player in `Game.normalised_by`.
-            weights: `[B, m]`.
-
-        Returns:
-            A capture whose cotangent holds the weights already, and weights of one for it.
-        """
-        call = self.game.normalised_by[player.index]
-        [layer] = self.game.player_of[id(call)].layers
-        weighted = weigh([to_work(column[0]) for column in self.derivatives.by_call[id(call)]], weights)
-        h = after(to_work(self.derivatives.forward.sites[id(player.calls[0])][0]), weights)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(h)
-            output = scaled(layer, normalised_input(layer, h))
-        back = tape.gradient(output, h, output_gradients=weighted)
-        ones = tf.ones([self.batch.batch_size, 1], self.batch.dtype)
-        return self.batch.capture(player, self.derivatives.forward, [back]), ones
 
     def _gram(self, player: Player, group_size: int | None) -> tf.Tensor | None:
         """The player's Gram matrix; that of players with a joint metric belongs to the first of them."""
@@ -204,9 +178,7 @@ class GameStep:
             for player in stage.players:
                 grams[-1].append(self._gram(player, group_size))
                 pull = self._own_pull(player)
-                pulls[-1].append(
-                    None if pull is None else sample_space.to_groups(tf.cast(pull, batch.dtype), group_size)
-                )
+                pulls[-1].append(None if pull is None else to_groups(tf.cast(pull, batch.dtype), group_size))
         policy.solve(grams, pulls if any(pull is not None for stage in pulls for pull in stage) else None)
         return policy
 
@@ -274,7 +246,7 @@ class GameStep:
             agent = self.game.stages[t].players.index(player)
             weights = policy.weights(t, agent, deviation)
             if batch.settings.watched:
-                self._tell(policy, t, agent, weights)
+                self._add_telemetry(policy, t, agent, weights)
             inputs = first_tensor(arguments) if self.options.bilinear else None
             return batch.complete(player, self._gradient(player, weights, inputs))
 
@@ -320,7 +292,7 @@ class GameStep:
             return Outcome(self._predicted(policy), actual, policy.held_out_model())
         return Outcome(tf.constant(float("nan"), actual.dtype), actual, tf.zeros([3], actual.dtype))
 
-    def _tell(self, policy: SamplePolicy | PublishedPolicy, t: int, agent: int, weights: tf.Tensor) -> None:
+    def _add_telemetry(self, policy: SamplePolicy | PublishedPolicy, t: int, agent: int, weights: tf.Tensor) -> None:
         """Adds leverage, feedback and spread of the sample weights to the telemetry; a stage's first player's only."""
         if agent:
             return

@@ -6,12 +6,14 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.bellman import rollout, sample_space
-from bellman_tf.bellman.sample_space import SampleValue, from_groups, to_groups
+from bellman_tf.bellman.groups import from_groups, to_groups
+from bellman_tf.bellman.sample_space import SampleValue
 from bellman_tf.game.players import Player, Players
-from bellman_tf.linalg.constants import expand_dims, reshape
+from bellman_tf.linalg.constants import expand_dims, once, reshape
 from bellman_tf.linalg.products import matvec
 from bellman_tf.training import held_out
 from bellman_tf.training.information import Information
+from bellman_tf.training.samples import OWN, OwnSamples
 
 
 class LinearPolicy:
@@ -35,6 +37,7 @@ class LinearPolicy:
         batch_size: tf.Tensor | int,
         direct: float = 1.0,
         share: float = 1.0,
+        samples: OwnSamples = OWN,
     ) -> None:
         """Stores the terminal value.
 
@@ -47,10 +50,11 @@ class LinearPolicy:
             direct: how many times a direction is in its own step, above 1 with Nesterov's momentum.
             share: of the batch in the step that it is part of, below 1 with gradient accumulation: a factor on Gram
                 matrices.
+            samples: which of the samples in the game are this replica's.
         """
         self.information, self.group_size = information, group_size
         self._columns, self._batch_size, self._direct = columns, batch_size, direct
-        self._share = share
+        self._share, self._samples = share, samples
         self._terminal = self._in_one_group(value)
         self._diagonal = columns == 1
         self._players: list[Player] = []
@@ -73,7 +77,7 @@ class LinearPolicy:
 
         Args:
             player: the player.
-            gram: its Gram matrix, `[G, n, n]`.
+            gram: its Gram matrix, `[G, n, n]`; in a game of all replicas the rows of this one's samples, `[1, k, n]`.
             pull: `<q_ij, M^{-1} l_u>`, `[B, m]`, or `None` without own cost.
             ahead: `<q_ij, D>`, `[B, m]`, of a displacement D that is known before the step, or `None`: l_u - M D takes
                 the place of l_u.
@@ -103,7 +107,8 @@ class LinearPolicy:
         """
         self._game = game
         if self.information.joint and self.information.feedback:
-            gram, pull = _checks.given("Gram matrix", self._summed), _sum(self._pulls)
+            gram, pull = self._samples.whole(_checks.given("Gram matrix", self._summed)), _sum(self._pulls)
+            self._summed = gram
             w = rollout.cooperative_weights(self._terminal, gram, pull, diagonal=self._diagonal)
             self._weights = {player.index: w for player in self._players}
             self._shared = self._columns_of(w)
@@ -141,12 +146,16 @@ class LinearPolicy:
         agents = max(len(stage) for stage in self._stages)
         return [[*stage, *[None] * (agents - len(stage))] for stage in self._stages]
 
-    @functools.cached_property
+    @property
     def _stacked(self) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Gram matrices and pulls, `[T, ...]` with the players of a stage added, or `[T, N, ...]` one per seat."""
+        return once(self, "stacked", self._stack)  # Python 3.11 holds a lock in a cached property: replicas would wait
+
+    def _stack(self) -> tuple[tf.Tensor, tf.Tensor | None]:
         grams = dict(zip((p.index for p in self._players), self._grams, strict=True))
         pulls = dict(zip((p.index for p in self._players), self._pulls, strict=True))
-        gram, pull = tf.zeros_like(self._grams[0]), tf.zeros_like(self._grams[0][..., 0])
+        gram = tf.zeros_like(self._grams[0])
+        pull = tf.reduce_sum(gram, axis=-2)
 
         def rows(parts: dict, zero: tf.Tensor) -> tf.Tensor:
             filled = [[zero if parts.get(k) is None else parts[k] for k in seats] for seats in self._seats]
@@ -154,11 +163,13 @@ class LinearPolicy:
                 return tf.stack([_sum(stage[: len(at)]) for stage, at in zip(filled, self._stages, strict=True)])
             return tf.stack([tf.stack(seats) for seats in filled])
 
-        return rows(grams, gram), rows(pulls, pull) if any(p is not None for p in self._pulls) else None
+        whole = self._samples.whole(rows(grams, gram))
+        return whole, rows(pulls, pull) if any(p is not None for p in self._pulls) else None
 
     def _columns_of(self, w: tf.Tensor) -> tf.Tensor:
+        """The columns of this replica's samples, `[B, m]`."""
         shape = [self._batch_size, self._columns]
-        return reshape(w if self.group_size is None else from_groups(w, *shape), shape)
+        return self._samples.own(reshape(w if self.group_size is None else from_groups(w, *shape), shape))
 
     def _own_columns(self, index: int, w: tf.Tensor) -> tf.Tensor:
         """The columns of a player's own objective, `[B, m]`: here all."""
@@ -224,11 +235,12 @@ class LinearPolicy:
             moved: d, `<q_ij, du>` of all players together, `[B, m]`.
 
         Returns:
-            The decrease; all samples in one group.
+            The decrease, of several replicas this one's term; all samples in one group.
         """
-        d = to_groups(moved, None)[0]
+        d = to_groups(self._samples.all(moved), None)[0]
         a, L = self._terminal
-        return -tf.reduce_sum(a * d) - tf.reduce_sum(tf.square(matvec(L, d, transpose_a=True))) / 2
+        slope, curvature = tf.reduce_sum(a * d), tf.reduce_sum(tf.square(matvec(L, d, transpose_a=True)))
+        return self._samples.term(-slope - curvature / 2)
 
     def moved(self) -> tf.Tensor:
         """How far these weights alone move the columns downhill, `sum (l + G w)` over all players; one group.

@@ -50,7 +50,7 @@ class Momentum:
 
     @property
     def known(self) -> bool:
-        """Whether the policy knows of momentum."""
+        """Whether the policy feeds back on the displacement that momentum causes."""
         return bool(self.beta) and self.in_policy
 
     @property

@@ -31,6 +31,7 @@ from bellman_tf.losses import find_ends, keras_computes_loss, record_loss
 from bellman_tf.training.accumulation import accumulate
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.displacement import decrease_of, outcome_of_replicas
+from bellman_tf.training.global_policy import Part, Share, policy_of_replicas, sides_of
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.monitor import numbers_of, predicts
@@ -59,6 +60,7 @@ class NativeStep:
         self.captures: dict[int, Capture] = {}  # the columns of the player's own objective
         self.wholes: dict[int, Capture] = {}  # the columns of all objectives
         self.policy: LinearPolicy | None = None
+        self.everyone = self.options.coupling == "global" and replicas.count() > 1  # whether replicas play one game
 
     def run(self) -> None:
         """Forward, backward, weights, gradients, moves."""
@@ -185,9 +187,16 @@ class NativeStep:
         if group_size is not None and isinstance(step.batch_size, int) and group_size >= step.batch_size > 1:
             group_size = None
         direct = step.settings.momentum.direct if step.settings.momentum.known else 1.0
+        leading = [player for player in self.covered if self._leads(player)]
+        if self.everyone:
+            parts = [Part(p, self._sides(p), self._pull(p), self._ahead(p)) for p in leading]
+            self.policy = policy_of_replicas(
+                parts, self.objectives, self.information, step.batch_size, step.dtype, direct
+            )
+            self.policy.solve(self.game)
+            return
         share, sizes = 1 / options.micro_batches, (group_size, step.batch_size)
         self.policy = policy_of(self.objectives, self.information, *sizes, step.dtype, direct, share)
-        leading = [player for player in self.covered if self._leads(player)]
         done: list[tf.Tensor] = []
         for index in (p.index for p in leading if self.blocks[p.index].needs_capture):  # may wait for others' captures
             condense(self.wholes[index], self.metrics[index].kind, group_size, options.gram, options.gram_limits)
@@ -218,6 +227,12 @@ class NativeStep:
         captures = together.captures(self.wholes)
         forms = [functools.partial(own, member) for member in together.players]
         return tf.cast(together.metric.gram(captures, group_size, forms), self.step.dtype)
+
+    def _sides(self, player: Player) -> Share:
+        """What its samples send to those of other replicas; the Gram matrix of this one where that is too much."""
+        pairs = [(self.wholes[member.index], self.metrics[member.index]) for member in self._members(player)]
+        found = sides_of(pairs, self.step.together.get(player.index), self.options)
+        return self._gram(player, None) if found is None else found
 
     def _pull(self, player: Player) -> tf.Tensor | None:
         """`<q_ij, M^{-1} l_u>`, `[R, m]`, of a player and those that share its metric; `None` without own costs."""
@@ -332,7 +347,7 @@ class NativeStep:
         if step.settings.handed_over or (step.settings.momentum.beta and step.settings.control is None):
             decrease = decrease_of(step, policy, self.captures, gradients, new)
             return Outcome(decrease, actual, tf.zeros([3], actual.dtype))
-        if replicas.count() > 1:
+        if replicas.count() > 1 and not self.everyone:
             predicted, held_out = outcome_of_replicas(step, policy, self.captures, gradients, new)
             return Outcome(predicted, actual, held_out)
         own, loose = [], []

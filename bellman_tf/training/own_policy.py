@@ -6,18 +6,17 @@ own columns. Source: DGN Eqs. 3, 6, 9, 10; `bellman/own_costs.py`.
 """
 
 import functools
-import math
 from collections.abc import Sequence
 
 import tensorflow as tf
 
-from bellman_tf import replicas
 from bellman_tf.bellman import sample_space
 from bellman_tf.bellman.own_costs import side_by_side
 from bellman_tf.bellman.sample_space import SampleValue
 from bellman_tf.training.information import Information
 from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.own_losses import Objective
+from bellman_tf.training.samples import OWN, OwnSamples
 
 
 class OwnPolicy(LinearPolicy):
@@ -38,6 +37,7 @@ class OwnPolicy(LinearPolicy):
         batch_size: tf.Tensor | int,
         direct: float = 1.0,
         share: float = 1.0,
+        samples: OwnSamples = OWN,
     ) -> None:
         """Stores the terminal values.
 
@@ -50,8 +50,9 @@ class OwnPolicy(LinearPolicy):
             batch_size: B.
             direct: as in `LinearPolicy`.
             share: as in `LinearPolicy`.
+            samples: as in `LinearPolicy`.
         """
-        super().__init__(values[0], information, group_size, sum(columns), batch_size, direct, share)
+        super().__init__(values[0], information, group_size, sum(columns), batch_size, direct, share, samples)
         a, L = side_by_side(values, columns)
         self._ends = [self._in_one_group(SampleValue(*end)) for end in zip(tf.unstack(a), tf.unstack(L), strict=True)]
         self._numbers, self._widths = numbers, list(columns)
@@ -79,19 +80,19 @@ class OwnPolicy(LinearPolicy):
 
     def _own_columns(self, index: int, w: tf.Tensor) -> tf.Tensor:
         """The columns of a player's own objective, `[B, m_s]`."""
-        number = self._numbers[index]
+        return self._columns_for(self._numbers[index], w)
+
+    def _columns_for(self, number: int, w: tf.Tensor) -> tf.Tensor:
+        """The columns of an objective, `[B, m_s]`."""
         before = sum(self._widths[:number])
         return self._columns_of(w)[:, before : before + self._widths[number]]
 
     def _means(self) -> list[tf.Tensor]:
         """Mean weights of the players of every objective; those of the mean loss where no player has a Gram form."""
         found = []
-        for number, width in enumerate(self._widths):
+        for number, end in enumerate(self._ends):
             own = [self._own_columns(k, w) for k, w in self._weights.items() if self._numbers[k] == number]
-            dtype = self._start.a.dtype
-            plain = tf.one_hot(tf.zeros([self._batch_size], tf.int32), width, dtype=dtype)
-            mean = replicas.share(plain / tf.cast(self._batch_size, dtype))
-            found.append(tf.add_n(own) / len(own) if own else mean)
+            found.append(tf.add_n(own) / len(own) if own else self._columns_for(number, end.a))
         return found
 
 
@@ -103,6 +104,7 @@ def policy_of(
     dtype: tf.DType,
     direct: float,
     share: float = 1.0,
+    samples: OwnSamples = OWN,
 ) -> LinearPolicy:
     """The policy of a step, before it has seen a Gram matrix.
 
@@ -110,25 +112,23 @@ def policy_of(
         objectives: of the step, differentiated.
         information: what a player knows.
         group_size: samples per group.
-        batch_size: samples of this replica.
+        batch_size: samples in the game.
         dtype: of the recursion.
         direct: as in `LinearPolicy`.
         share: as in `LinearPolicy`.
+        samples: as in `LinearPolicy`.
 
     Returns:
         One value for all players, or one for each objective.
     """
     columns = [len(objective.columns) for objective in objectives]
     values = [
-        sample_space.init(
-            batch_size, beta_squared=objective.beta_squared, rank=m - 1, group_size=group_size, dtype=dtype
+        samples.value(
+            sample_space.init(batch_size, beta_squared=beta, rank=m - 1, group_size=group_size, dtype=dtype), m
         )
-        for objective, m in zip(objectives, columns, strict=True)
+        for beta, m in zip(samples.curvatures([o.beta_squared for o in objectives]), columns, strict=True)
     ]
-    count = replicas.count()
-    if count > 1:  # a = 1/B and S = beta^2/B of the whole batch
-        values = [SampleValue(replicas.share(value.a), value.L / math.sqrt(count)) for value in values]
     if len(objectives) == 1:
-        return LinearPolicy(values[0], information, group_size, columns[0], batch_size, direct, share)
+        return LinearPolicy(values[0], information, group_size, columns[0], batch_size, direct, share, samples)
     numbers = {player.index: objective.number for objective in objectives for player in objective.players}
-    return OwnPolicy(values, numbers, information, group_size, columns, batch_size, direct, share)
+    return OwnPolicy(values, numbers, information, group_size, columns, batch_size, direct, share, samples)

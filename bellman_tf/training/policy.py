@@ -7,7 +7,8 @@ whether the state's deviation is fed back; `value_hessian` decides which samples
 import tensorflow as tf
 
 from bellman_tf.bellman import sample_space
-from bellman_tf.bellman.sample_space import SampleValue, from_groups, to_groups
+from bellman_tf.bellman.groups import from_groups, to_groups
+from bellman_tf.bellman.sample_space import SampleValue
 from bellman_tf.training import held_out
 
 

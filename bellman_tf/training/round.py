@@ -172,9 +172,9 @@ class Round(Moves):
     def direct_use(self) -> Generator[None, None, None]:
         """Finds the variables that the loss inside the context reads itself, past the model's own run: `direct`.
 
-        A penalty on weights or a second call of the model in `compute_loss` does. Keras adds what a variable's
-        `regularizer` says to the loss; that is the player's own cost, which the step adds on its own. A model's own
-        `compute_loss` may leave it out, so there such a variable counts as read.
+        A penalty on weights or a second call of the model in `compute_loss` does. Keras adds the penalty of a
+        variable's `regularizer` to the loss; that is the player's own cost, which the step adds on its own. A model's
+        own `compute_loss` may leave it out, so there such a variable counts as read.
 
         Yields:
             Nothing.

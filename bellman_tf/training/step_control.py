@@ -1,8 +1,8 @@
 """Step control: the damping goes to where the step is best for samples that had no part in it.
 
-The Gram matrix knows what the step does to a sample that was left out of its computation, as far as the quadratic model
-goes (`held_out.py`). What the model misses shows in the loss of the new network on the same batch, known before
-anything is assigned; with `rollout="linear"` it costs one more forward pass, taken at every k-th step.
+What the step does to a sample that was left out of its computation follows from the Gram matrix, as far as the
+quadratic model goes (`held_out.py`). What the model misses is measured by the loss of the new network on the same
+batch, before anything is assigned; with `rollout="linear"` it costs one more forward pass, taken at every k-th step.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._serial import Serialisable
 from bellman_tf.training.context import Outcome
 
 STATE_SIZE = 8
@@ -21,7 +22,7 @@ _ROUNDINGS = 100  # of J, below which a decrease is not measured
 
 @keras.saving.register_keras_serializable("bellman_tf")
 @dataclasses.dataclass(frozen=True)
-class LevenbergMarquardt:
+class LevenbergMarquardt(Serialisable):
     """Damping by what the step does to samples that it was not computed from, and by what its model misses.
 
     The damping multiplies every metric M, so the learning rate that a metric sees is the optimizer's divided by it. A
@@ -91,15 +92,6 @@ class LevenbergMarquardt:
         _checks.check_real("boldness", self.boldness, above=0)
         _checks.check_real("least", self.least, above=0)
         _checks.check_real("most", self.most, least=self.least)
-
-    def get_config(self) -> dict:
-        """The numbers, for Keras serialisation."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config: dict) -> "LevenbergMarquardt":
-        """The inverse of `get_config`."""
-        return cls(**config)
 
 
 STEP_CONTROLS = {"levenberg_marquardt": LevenbergMarquardt}

@@ -5,6 +5,7 @@
     python -m keras_examples.papers ddp-table-3 --parts WINE IRIS --seeds 3
     python -m keras_examples.papers gtddp-table-2 --quick                # less than a minute, without a directory
     python -m keras_examples.papers ddpnopt-fig-4 --report               # of what has been run
+    python -m keras_examples.papers --page docs/papers.md                # its tables and figures, of what has been run
 
 A run is a grid of cells (data, network, method, rate, seed). Each ends as one line of `cells.jsonl` below `--store`:
 experiments share equal cells, and a command that was interrupted goes on. The default store is the repository's, which
@@ -18,7 +19,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from keras_examples.papers import figures, reports
+from bellman_tf import _checks
+from keras_examples.papers import figures, page, reports
 from keras_examples.papers.catalogue import ENTRIES, Elsewhere
 from keras_examples.papers.cells import Store
 from keras_examples.papers.engines import ENGINES
@@ -95,6 +97,50 @@ def publish(experiment: Experiment, store: Store, out: pathlib.Path) -> str:
     return text
 
 
+def tables_of(text: str, directory: pathlib.Path) -> str:
+    """The text of a page with its tables made of the store.
+
+    Args:
+        text: of the page, see `page`.
+        directory: of the store.
+
+    Returns:
+        The new text.
+    """
+    store = Store(directory / "cells.jsonl")
+
+    def table(arguments: Sequence[str]) -> str:
+        options = parser().parse_args(arguments)
+        [experiment] = [_chosen(_experiment(name), options) for name in options.names]
+        return reports.REPORTS[experiment.report](experiment, store)
+
+    return page.refreshed(text, table)
+
+
+def write_page(path: pathlib.Path, directory: pathlib.Path) -> list[pathlib.Path]:
+    """Makes the tables of a page of the store, and the figures that it shows, each of what its first table has.
+
+    Args:
+        path: of the page.
+        directory: of the store.
+
+    Returns:
+        Paths of the figures.
+    """
+    text, store = path.read_text(), Store(directory / "cells.jsonl")
+    path.write_text(tables_of(text, directory))
+    shown: dict[pathlib.Path, Experiment] = {}
+    for arguments in page.places(text):
+        options = parser().parse_args(arguments)
+        image = path.parent / path.stem / f"{options.names[0]}.png"
+        if f"({path.stem}/{image.name})" in text:
+            shown.setdefault(image, _chosen(_experiment(options.names[0]), options))
+    for image, experiment in shown.items():
+        image.parent.mkdir(parents=True, exist_ok=True)
+        figures.DRAWN[experiment.report](experiment, store, image)
+    return list(shown)
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     made = argparse.ArgumentParser(
@@ -107,6 +153,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--list", action="store_true", help="names, places, what each shows")
     made.add_argument("--quick", action="store_true", help="a tiny grid, to see that it works; in a store of its own")
     made.add_argument("--report", action="store_true", help="runs nothing: tables and figures of the store")
+    made.add_argument("--page", type=pathlib.Path, help="runs nothing: writes tables and figures of the store into it")
     made.add_argument("--seeds", type=_command.whole(1), help="runs of everything; default: the paper's number")
     made.add_argument("--steps", type=_command.whole(1), help="length of a run; default: each part's own")
     made.add_argument("--parts", nargs="+", help="names of data sets; default: all of the experiment")
@@ -119,6 +166,14 @@ def parser() -> argparse.ArgumentParser:
         "--data-dir", default=os.environ.get("TFDS_DATA_DIR"), help="TFDS directory; default: TFDS_DATA_DIR"
     )
     return made
+
+
+def _experiment(name: str) -> Experiment:
+    """The entry of a name, which must be a grid of cells."""
+    entry = ENTRIES.get(name)
+    if not isinstance(entry, Experiment):
+        raise _checks.error("name", "be that of a grid of cells where its table is to be made of the store", name)
+    return entry
 
 
 def _chosen(entry: Experiment, options: argparse.Namespace) -> Experiment:
@@ -175,6 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = made.parse_args(arguments)
     if options.list:
         print(listing())
+        return
+    if options.page:
+        print("\n".join(str(path) for path in write_page(options.page, options.store or STORE)))
         return
     unknown = [name for name in options.names if name not in ENTRIES]
     if unknown or not options.names:

@@ -12,7 +12,7 @@ from bellman_tf import _checks
 from keras_examples.papers.calls import Call, call
 from keras_examples.papers.cells import CONSTANT, Cell, Outcome, Store
 
-QUICK_STEPS, QUICK_ROWS = 40, 2
+QUICK_STEPS, QUICK_ROWS = 20, 2
 
 
 @dataclasses.dataclass(frozen=True)

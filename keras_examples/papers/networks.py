@@ -99,6 +99,23 @@ def convolutions(
     return btf.Model(inputs, keras.layers.Dense(10)(x))
 
 
+def dense_shortcut(shape: tuple[int, ...], width: int) -> keras.Model:
+    """Two dense layers with ReLU beside a third, which may act beside either, then a dense layer.
+
+    Args:
+        shape: of one image.
+        width: units.
+
+    Returns:
+        The model, the smallest in which an alignment is a choice.
+    """
+    inputs = keras.Input(shape)
+    x = keras.layers.Flatten()(inputs)
+    h = keras.layers.Dense(width)(keras.layers.Dense(width, activation="relu")(x))
+    x = keras.layers.Activation("relu")(keras.layers.Add()([keras.layers.Dense(width)(x), h]))
+    return btf.Model(inputs, keras.layers.Dense(10)(x))
+
+
 def resnet18(
     shape: tuple[int, ...], width: int = 64, trainable_shortcuts: bool = False, classes: int = 10
 ) -> keras.Model:

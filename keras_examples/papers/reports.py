@@ -60,7 +60,6 @@ def table(experiment: Experiment, store: Store) -> str:
             "test accuracy",
             "paper",
             "ours - paper",
-            "processor ms",
         )
     ]
     for part in experiment.parts:
@@ -69,23 +68,18 @@ def table(experiment: Experiment, store: Store) -> str:
             rate = experiment.best_rate(store, part, row)
             if rate is None:
                 rows.append((part.name, row.name, *["not run"] * 2, NONE, _paper(paper, "loss"), NONE,
-                             _paper(paper, "accuracy"), NONE, NONE))  # fmt: skip
+                             _paper(paper, "accuracy"), NONE))  # fmt: skip
                 continue
             found = experiment.outcomes(store, part, row, rate)
-            loss, accuracy = (values_at(experiment, store, part, row, rate, name) for name in MEASURES)
-            gap = signed_text(np.mean(accuracy) - paper["accuracy"]) if "accuracy" in paper else NONE
+            loss = values_at(experiment, store, part, row, rate, "loss")
+            accuracy = [100 * each.accuracy for each in found if math.isfinite(each.loss)]
+            gap = signed_text(np.mean(accuracy) - paper["accuracy"]) if accuracy and "accuracy" in paper else NONE
             rows.append((
                 part.name, row.name, f"{rate:g}", str(len(found)), ours_text(loss), _paper(paper, "loss"),
                 ours_text(accuracy), _paper(paper, "accuracy"), gap,
-                _processor_text(found),
             ))  # fmt: skip
     pairs = difference(experiment, store)
     return markdown(rows) + (f"\n\nAt the baseline's best rate:\n\n{pairs}" if pairs else "")
-
-
-def _processor_text(found: Sequence[Outcome]) -> str:
-    known = [each.processor for each in found if math.isfinite(each.processor)]
-    return number_text(float(np.median(known))) if known else NONE
 
 
 def _paper(paper: dict, measure: str) -> str:
@@ -113,7 +107,7 @@ def difference(experiment: Experiment, store: Store) -> str:
     rows = [("data", "method", "rate", "seeds", "loss - base", "paper's", "accuracy - base", "paper's")]
     for part, row, base in _pairs(experiment):
         rate = experiment.best_rate(store, part, base)
-        if rate is None:
+        if rate is None or not experiment.outcomes(store, part, row, rate):
             continue
         cells = [part.name, f"{row.name} - {base.name}", f"{rate:g}"]
         ended = np.isfinite(_shared(experiment, store, part, row, base, rate, "loss")).all()
@@ -153,9 +147,13 @@ def variance(experiment: Experiment, store: Store) -> str:
                 paper = experiment.printed.get((part.name, row.name), {}).get(measure)
                 ends = statistics.variance_interval(change, len(ours), len(theirs)) if math.isfinite(change) else None
                 cells += [NONE if paper is None else f"{paper:+g} %", signed_text(change) + " %" * (ends is not None)]
-                cells.append(NONE if ends is None else f"[{ends[0]:+.0f}, {ends[1]:+.0f}]")
+                cells.append(NONE if ends is None else f"[{', '.join(map(_percent_text, ends))}]")
             rows.append(tuple(cells))
     return markdown(rows)
+
+
+def _percent_text(value: float) -> str:
+    return f"{value:+.0f}" if abs(value) < 1e5 else f"{value:+.1e}"
 
 
 def curves(experiment: Experiment, store: Store) -> str:
@@ -164,16 +162,18 @@ def curves(experiment: Experiment, store: Store) -> str:
     for part in experiment.parts:
         for row in experiment.rows_of(part):
             base = experiment.base_of(row) or row
-            best = experiment.best_rate(store, part, base)
+            best, own = (experiment.best_rate(store, part, each) for each in (base, row))
             for rate in experiment.rates_to_report(store, part, row):
                 found = experiment.outcomes(store, part, row, rate)
                 half = [float(np.mean(each.curve[max(0, len(each.curve) // 2 - 2) :][:4])) for each in found]
-                kind = (
-                    "base's best" if rate == best else "perturbed" if best is not None and rate > best else "own best"
-                )
+                kinds = {"base's best": best} if row is base else {"base's best": best, "own best": own}
+                if experiment.perturbed:
+                    kinds["perturbed"] = experiment.perturbed_rate(store, part, base)
+                kind = ", ".join(name for name, value in kinds.items() if value == rate)
                 rows.append((
                     part.name, row.name, f"{rate:g}", kind, str(len(found)), ours_text(half),
-                    ours_text([each.loss for each in found]), ours_text([100 * each.accuracy for each in found]),
+                    ours_text([each.loss for each in found]),
+                    ours_text([100 * each.accuracy for each in found if math.isfinite(each.loss)]),
                 ))  # fmt: skip
     return markdown(rows)
 

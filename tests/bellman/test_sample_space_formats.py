@@ -9,7 +9,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bellman_tf.bellman import sample_space
+from bellman_tf import bellman
+from bellman_tf.bellman import groups, sample_space
 from tests.helpers import assert_close
 
 
@@ -17,9 +18,9 @@ from tests.helpers import assert_close
 def test_groups_come_back_and_pad_with_zeros(batch_size, group_size, columns):
     x = np.arange(1.0, batch_size * columns + 1).reshape(batch_size, columns)
     x = x[:, 0] if columns == 1 else x
-    grouped_x = sample_space.to_groups(x, group_size)
+    grouped_x = groups.to_groups(x, group_size)
     assert grouped_x.shape == (-(-batch_size // group_size), group_size * columns)
-    assert_close(sample_space.from_groups(grouped_x, batch_size, columns), x)
+    assert_close(groups.from_groups(grouped_x, batch_size, columns), x)
     assert np.count_nonzero(grouped_x) == x.size
 
 
@@ -29,9 +30,9 @@ def test_padding_is_inert_and_the_rest_is_the_terminal_value(group_size):
         (sample_space.init(5, beta_squared=tf.constant([4.0, 1.0, 0.0, 9.0, 1.0]), group_size=group_size), 1),
         (sample_space.init(5, rank=2, group_size=group_size), 3),
     ):
-        a = sample_space.from_groups(value.a, 5, m).numpy().reshape(5, m)
+        a = groups.from_groups(value.a, 5, m).numpy().reshape(5, m)
         S = np.asarray(value.L) @ np.asarray(value.L).swapaxes(1, 2)
-        diagonal = sample_space.from_groups(tf.linalg.diag_part(S), 5, m).numpy().reshape(5, m)
+        diagonal = groups.from_groups(tf.linalg.diag_part(S), 5, m).numpy().reshape(5, m)
         assert_close(a, np.tile(np.eye(m)[0] / 5, (5, 1)), rtol=1e-6)
         assert_close(
             diagonal, np.array([[4.0], [1], [0], [9], [1]]) / 5 if m == 1 else np.tile([0, 0.2, 0.2], (5, 1)), rtol=1e-6
@@ -56,14 +57,14 @@ def test_a_batch_of_unknown_size_gives_the_same_values(group_size, rank, rng):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float64), tf.TensorSpec([2, None, None, None], tf.float64)])
     def unknown(beta, grams):
         value = sample_space.backward_all(make(tf.shape(beta)[0], beta), grams)
-        columns = sample_space.to_groups(tf.ones([tf.shape(beta)[0], 3], tf.float64), group_size)
-        return value, columns, sample_space.from_groups(value.a[0], tf.shape(beta)[0], 1 + rank)
+        columns = groups.to_groups(tf.ones([tf.shape(beta)[0], 3], tf.float64), group_size)
+        return value, columns, groups.from_groups(value.a[0], tf.shape(beta)[0], 1 + rank)
 
     value, columns, a = unknown(beta, grams)
     expected = sample_space.backward_all(make(5, beta), grams)
     assert_close(value.a, expected.a, rtol=1e-13)
     assert_close(value.L, expected.L, rtol=1e-13)
-    assert_close(a, sample_space.from_groups(expected.a[0], 5, 1 + rank), rtol=1e-13)
+    assert_close(a, groups.from_groups(expected.a[0], 5, 1 + rank), rtol=1e-13)
     assert_close(tf.reduce_sum(columns), 15.0)
 
 
@@ -165,7 +166,7 @@ def test_wrong_arguments_are_refused_in_the_house_form():
     ]
     for message, name, *arguments in cases:
         with pytest.raises(ValueError, match=message):
-            getattr(sample_space, name)(*arguments)
+            getattr(bellman, name)(*arguments)
     cases = [
         (r"`beta_squared` must be given exactly", {"rank": 1, "beta_squared": tf.ones([3])}),
         (r"`beta_squared.dtype` must be one of", {"beta_squared": tf.ones([3], tf.float16)}),

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import bellman_tf as btf
@@ -139,6 +140,51 @@ def test_metrics_of_its_own_are_refused():
         btf.as_game(Own())
 
 
+def counted(model):
+    """A list that grows by one with every trace of the model's training step."""
+    traces, step = [], model.train_step
+    object.__setattr__(model, "train_step", lambda data: (traces.append(1), step(data))[1])
+    return traces
+
+
+@pytest.mark.parametrize("built", [False, True])
+@pytest.mark.parametrize("curvature", ["adam", "kfac"])
+def test_its_step_is_traced_once(built, curvature):
+    plain, (x, y) = Plain(), data()
+    if built:
+        plain(x)
+    model = btf.as_game(plain)
+    model.compile(optimizer=btf.GTDDP(0.1, curvature=curvature), **cross_entropy())
+    traces = counted(model)
+    model.fit(x, y, **FIT)
+    assert len(traces) == 1
+
+
+def test_its_step_on_a_batch_is_traced_once():
+    model = btf.as_game(Plain())
+    model.compile(optimizer=btf.GTDDP(0.1), **cross_entropy())
+    traces = counted(model)
+    model.train_on_batch(*data())
+    model.train_on_batch(*data())
+    assert len(traces) == 1
+
+
+def test_it_is_built_in_its_first_step_where_sizes_are_not_known():
+    x, y = data()
+    model = btf.as_game(Plain())
+    model.compile(optimizer=btf.GTDDP(0.1), **cross_entropy())
+    for unknown in (
+        tf.TensorSpec(None, "float32"),
+        tf.TensorSpec((None, None), "float32"),
+        tf.ragged.constant([[1.0]]),
+    ):
+        model.sees((unknown, y))
+        assert not model.built
+    model.sees((tf.TensorSpec((None, 6), "float32"), y))
+    assert model.built
+    model.fit(x, y, **FIT)
+
+
 # ---- training code of the user's own
 
 
@@ -151,8 +197,6 @@ class OwnStep(btf.Model):
         return self.head(t)
 
     def train_step(self, data):
-        import tensorflow as tf
-
         x, y = data
         with tf.GradientTape() as tape:
             loss = self.compute_loss(x, y, self(x, training=True))

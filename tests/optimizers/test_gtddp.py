@@ -22,6 +22,7 @@ def compiled(optimizer=None, make=mlp, **options):
     return model
 
 
+LIMITS = btf.curvature.GramLimits(sketch_above=0, memory=2**20)
 BAD_OPTIONS = [
     ({"learning_rate": -1.0}, "`learning_rate` must be a finite number >= 0"),
     ({"learning_rate": float("nan")}, "`learning_rate` must be a finite number"),
@@ -40,6 +41,7 @@ BAD_OPTIONS = [
     ({"gram": "small"}, "`gram` must be one of"),
     ({"gram_memory": 0}, "`gram_memory` must be an integer >= 1"),
     ({"gram_memory": 1e9}, "`gram_memory` must be an integer >= 1"),
+    ({"gram": LIMITS, "gram_memory": 2**20}, "`gram_memory` must be left out with gram=GramLimits"),
     ({"weight_decay": -0.1}, "`weight_decay` must be a finite number >= 0"),
     ({"clipnorm": "1"}, "`clipnorm` must be a finite number"),
     ({"global_clipnorm": 1.0, "rollout": "nonlinear"}, "`global_clipnorm` must be None with rollout='nonlinear'"),
@@ -106,6 +108,20 @@ def test_wrong_shapes_and_dtypes_are_refused():
     x, y = data()
     refuses(compiled(), x[:, :4], y, "expected axis -1 of input shape to have value 6")
     refuses(compiled(loss="mse"), x, np.zeros((8, 2), "float32"), "shape|Dimensions|Incompatible")
+
+
+def test_the_sizes_from_which_on_gram_matrices_are_approximated_are_options():
+    model = residual_cnn()
+    forms = lambda **options: set(btf.GTDDP(curvature="identity", **options).describe_grams(model.game))
+    assert any("sketch" in form for form in forms(gram=LIMITS))
+    assert not any("sketch" in form for form in forms())
+    again = btf.GTDDP.from_config(btf.GTDDP(gram=LIMITS).get_config())
+    assert again.options.gram_limits == LIMITS
+    assert again.options.gram == "auto"
+    assert btf.GTDDP.from_config(btf.GTDDP(gram="exact", gram_memory=9).get_config()).options.gram_limits.memory == 9
+    for size in ({"sketch_above": -1}, {"buckets": 0}, {"memory": 0.5}):
+        with pytest.raises(ValueError, match="must be an integer"):
+            btf.curvature.GramLimits(**size)
 
 
 def test_dynamic_loss_scaling_is_refused():

@@ -29,6 +29,7 @@ def test_a_saved_model_goes_on_where_it_stood(tmp_path):
 
 @pytest.mark.slow
 def test_gram_matrices_in_blocks_are_the_same():
+    """With `coupling="global"` the memory bounds what samples send: `test_global.py`."""
     x, y = data(16)
     weights = []
     for memory in (2**28, 64):
@@ -41,12 +42,13 @@ def test_gram_matrices_in_blocks_are_the_same():
 
 
 @pytest.mark.slow
-def test_half_precision():
+@pytest.mark.parametrize(("coupling", "group_size"), [("replica", 4), ("global", None)])
+def test_half_precision(coupling, group_size):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     x, y = data(8)
-    model, _ = compiled(2, lambda: btf.GTDDP(0.03), run_eagerly=True)
+    model, _ = compiled(2, lambda: btf.GTDDP(0.03, coupling=coupling), run_eagerly=True)
     history = fit(model, x, y, 8, 1)
-    alone, _ = compiled(1, lambda: btf.GTDDP(0.03, group_size=4), run_eagerly=True)
+    alone, _ = compiled(1, lambda: btf.GTDDP(0.03, group_size=group_size), run_eagerly=True)
     assert_close(history["loss"], fit(alone, x, y, 8, 1)["loss"], rtol=2e-2)
     assert_mirrored(model)
 
@@ -87,8 +89,16 @@ def test_an_optimizer_from_outside_the_scope_is_refused(inside):
 
 
 def test_xla_is_for_one_device():
-    with pytest.raises(ValueError, match="`jit_compile` must be False on several replicas"):
+    with pytest.raises(ValueError, match=r"`jit_compile` must be False on several replicas.*tensorflow#56423"):
         compiled(2, lambda: btf.GTDDP(0.1), jit_compile=True)
+
+
+@pytest.mark.slow
+def test_xla_does_not_take_the_replicas_of_keras_either():
+    """The reason of the refusal; where this trains it can go."""
+    model, _ = compiled(2, lambda: keras.optimizers.SGD(0.1), jit_compile=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"Trying to access resource .* located in device .*CPU:1"):
+        fit(model, *data(8), 8, 1)
 
 
 def test_a_step_outside_the_replicas_is_refused():
@@ -116,3 +126,30 @@ def test_a_synchronised_normalisation_wants_the_loss_measured_at_every_step():
 
     with pytest.raises(ValueError, match="`step_control.every` must be 1 with a synchronised BatchNormalization"):
         compiled(2, lambda: btf.GTDDP(0.1, step_control=btf.LevenbergMarquardt(every=2)), make)
+
+
+class Tokens(btf.Model):
+    """A subclassed model, built by `fit`."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = keras.layers.Embedding(300, 4), keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.head(keras.ops.mean(self.table(x), axis=1))
+
+
+def layered():
+    pooling = keras.layers.GlobalAveragePooling1D()
+    parts = [keras.layers.Embedding(300, 4), pooling, keras.layers.Dense(3)]
+    return btf.Sequential([keras.Input((3,), dtype="int32"), *parts])
+
+
+@pytest.mark.parametrize("make", [layered, Tokens])
+def test_tokens_are_no_floats(make):
+    """Before the first step Keras averages the replicas' batches, which makes floats of integers."""
+    x = np.random.default_rng(0).integers(0, 300, (8, 3))
+    model, _ = compiled(2, lambda: btf.GTDDP(0.01, curvature="adam"), make, run_eagerly=True)
+    fit(model, x, data(8)[1], 8, 1)
+    assert not model.game.open_loop_players
+    assert_mirrored(model)

@@ -51,6 +51,27 @@ def test_a_share_is_one_nth():
     assert [float(part) for part in found] == [2.0, 2.0]
 
 
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 1), (2, 0)])
+def test_rows_of_all_stand_one_replica_behind_the_other(sizes):
+    strategy = strategy_of(2)
+    rows = [np.arange(size, dtype="float32") + 10 * k for k, size in enumerate(sizes)]
+    make = strategy.experimental_distribute_values_from_function
+    given = make(lambda c: tf.constant(rows[c.replica_id_in_sync_group]))
+
+    def all_of(own):
+        pairs, single = replicas.gather([tf.stack([own, -own], 1)[:, None], own])
+        return pairs, single, replicas.gather_rows(tf.stack([own[:, None], 2 * own[:, None]])), replicas.own_number()
+
+    found = tf.function(lambda: strategy.run(all_of, args=(given,)))()
+    expected = np.concatenate(rows)
+    for k in range(2):
+        pairs, single, stacked, number = (strategy.experimental_local_results(part)[k].numpy() for part in found)
+        np.testing.assert_array_equal(single, expected)
+        np.testing.assert_array_equal(pairs, np.stack([expected, -expected], 1)[:, None])
+        np.testing.assert_array_equal(stacked, np.stack([expected, 2 * expected])[..., None])
+        assert number == k
+
+
 def test_nothing_happens_on_a_single_replica():
     tensors = [tf.constant(NAN)]
     assert replicas.count() == 1
@@ -58,3 +79,6 @@ def test_nothing_happens_on_a_single_replica():
     assert replicas.mean(tensors, None) is tensors
     assert replicas.agreed(tensors) is tensors
     assert replicas.share(tensors[0]) is tensors[0]
+    assert replicas.gather(tensors) is tensors
+    assert replicas.gather_rows(tensors[0]) is tensors[0]
+    assert replicas.own_number() == 0

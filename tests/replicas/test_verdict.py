@@ -18,11 +18,12 @@ def normalised(synchronized=False):
 
 OPTIMIZERS = {
     "kfac": lambda: btf.GTDDP(0.03),
+    "kfac, global": lambda: btf.GTDDP(0.03, coupling="global"),
     "SGD": lambda: btf.GTDDP(inner_optimizer=keras.optimizers.SGD(0.1, momentum=0.9)),
 }
 
 
-@pytest.mark.parametrize("name", ["kfac", pytest.param("SGD", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["kfac", *(pytest.param(n, marks=pytest.mark.slow) for n in ("kfac, global", "SGD"))])
 def test_one_nan_rejects_the_batch_on_all_replicas(name):
     x, y = data(16)
     model, _ = compiled(2, OPTIMIZERS[name], normalised, run_eagerly=True)

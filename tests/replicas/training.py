@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 import bellman_tf as btf
+from tests.helpers import assert_close
 from tests.strategies.networks import normal
 
 CLASSES = 3
@@ -30,6 +31,13 @@ def mlp():
     regularizer = keras.regularizers.L2(0.01)
     hidden = layers.Dense(5, activation="tanh", kernel_regularizer=regularizer)
     return btf.Sequential([keras.Input((4,)), hidden, layers.Dense(CLASSES)])
+
+
+def branches():
+    """Two Dense layers in one stage."""
+    inputs = keras.Input((4,))
+    sides = [layers.Dense(5, activation="tanh", name=name)(inputs) for name in ("left", "right")]
+    return btf.Model(inputs, layers.Dense(CLASSES)(layers.Add()(sides)))
 
 
 def data(samples, *shape):
@@ -62,6 +70,24 @@ def fit(model, x, y, batch_size, epochs=2, **options):
 def state_of(model):
     """(path, value) of everything that training changes, in the order of the model and its optimizer."""
     return [(v.path, v.numpy()) for v in [*model.variables, *model.optimizer.variables]]
+
+
+def assert_same_training(model, alone, but=("basis",)):
+    """Asserts that replicas have trained a model as one has trained another, and hold the same bits.
+
+    Args:
+        model: trained on several replicas.
+        alone: trained on one.
+        but: parts of paths of state that is not compared: eigenvectors have no sign.
+    """
+    for (path, value), (_, reference) in zip(state_of(model), state_of(alone), strict=True):
+        if value.dtype.kind == "f" and not any(part in path for part in but):
+            assert_close(value, reference, rtol=1e-4, atol=1e-5, label=path)
+    for weight, value in zip(model.get_weights(), alone.get_weights(), strict=True):
+        assert_close(weight, value, atol=1e-5)
+    assert model.optimizer.iterations.numpy() == alone.optimizer.iterations.numpy() > 0
+    assert model.optimizer.rejected_batches.numpy() == 0
+    assert_mirrored(model)
 
 
 def assert_mirrored(model, but=()):

@@ -8,39 +8,9 @@ from keras import layers
 
 import bellman_tf as btf
 from bellman_tf.training.native_step import NativeStep
-from bellman_tf.training.own_losses import felt_by, rules_of
 from tests.helpers import assert_close, round_of
+from tests.training.two_outputs import FELT, LABELS, RULES, TARGETS, X, losses, network, random, trained
 from verification.references import own_costs as reference
-
-random = np.random.default_rng(3)
-X, LABELS, TARGETS = random.normal(size=(6, 5)), random.integers(0, 3, 6), random.normal(size=(6, 2))
-RULES = {"trunk_1": ["a"], "b_*": ["b"], "side": ["b"]}
-FELT = {"trunk_1": "a", "trunk_2": "ab", "side": "b", "a": "ab", "b_hidden": "b", "b": "ab"}
-
-
-def network(base=btf.Model, *, regularizer=None, normalise=False, logits=True):
-    """Two outputs behind a residual block with a trained shortcut, and a hidden layer of the second's own."""
-    keras.utils.set_random_seed(1)
-    x = keras.Input((5,))
-    h = layers.Dense(4, activation="tanh", name="trunk_1", kernel_regularizer=regularizer)(x)
-    g = layers.BatchNormalization(name="norm")(h) if normalise else h
-    h = layers.Add()([layers.Dense(4, activation="tanh", name="trunk_2")(g), layers.Dense(4, name="side")(h)])
-    a = layers.Dense(3, name="a", activation=None if logits else "softmax")(h)
-    hidden = layers.Dense(3, activation="tanh", name="b_hidden")(h)
-    return base(x, [a, layers.Dense(2, name="b")(hidden)])
-
-
-def losses(dtype=None):
-    return [keras.losses.SparseCategoricalCrossentropy(True, dtype=dtype), keras.losses.MeanSquaredError(dtype=dtype)]
-
-
-def trained(optimizer, *, steps=1, weights=(1.0, 0.5), loss=None, make=network, **options):
-    model = make()
-    model.compile(optimizer, loss or losses(), loss_weights=list(weights), jit_compile=False, **options)
-    for _ in range(steps):
-        model.train_on_batch(X, [LABELS, TARGETS])
-    return {v.path: v.numpy() for v in model.trainable_variables}
-
 
 # The dense twin
 
@@ -330,65 +300,3 @@ def test_saving_keeps_the_rules():
     assert again.options == optimizer.options
     assert again.get_config()["player_losses"] == RULES
     assert btf.DDPNOpt().get_config()["player_losses"] is None
-
-
-# Refusals
-
-
-class Scalar(keras.losses.Loss):
-    def call(self, y_true, y_pred):
-        return keras.ops.mean(keras.ops.square(y_true - y_pred))
-
-
-class Reduced(keras.losses.MeanSquaredError):
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        return keras.ops.sqrt(super().__call__(y_true, y_pred, sample_weight))
-
-
-class OwnLoss(btf.Model):
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"information": "cooperative"}, "information='feedback'"),
-        ({"information": "cooperative_open"}, "information='feedback'"),
-        ({"rollout": "nonlinear"}, "Leave `rollout`"),
-        ({"value_hessian": "outer_product"}, "Leave `rollout`"),
-        ({"step_control": "levenberg_marquardt"}, "no player minimises J"),
-        ({"player_losses": {}}, "players not named feel every loss"),
-        ({"player_losses": {"trunk_1": []}}, "players not named"),
-        ({"player_losses": {"trunk_1": "a"}}, "players not named"),
-        ({"player_losses": ["a"]}, "players not named"),
-    ],
-)
-def test_the_constructor_refuses(options, match):
-    with pytest.raises(ValueError, match=match):
-        btf.DGNOpt(**{"information": "feedback", "player_losses": RULES} | options)
-
-
-@pytest.mark.parametrize(
-    ("rules", "loss", "make", "match"),
-    [
-        ({"trunk_1": ["c"]}, None, network, "name outputs that have a loss"),
-        ({"trunk_1": ["b"]}, [losses()[0], None], network, "name outputs that have a loss"),
-        ({"nobody": ["a"]}, None, network, "name players of the game"),
-        ({"trunk_*": ["a"], "trunk_1": ["b"]}, None, network, "one rule per player"),
-        (RULES, [losses()[0], Scalar()], network, "one value per sample"),
-        (RULES, [losses()[0], Reduced()], network, "reduction to Keras"),
-        (RULES, None, lambda: network(OwnLoss), "`compute_loss` of its own"),
-    ],
-)
-def test_a_step_refuses(rules, loss, make, match):
-    model = make()
-    model.compile(btf.DDPNOpt(player_losses=rules), loss or losses(), jit_compile=False)
-    with pytest.raises(ValueError, match=match):
-        model.train_on_batch(X, [LABELS, TARGETS])
-
-
-def test_patterns_name_players():
-    players = network().game.players
-    felt = felt_by(players, rules_of(RULES), ["a", "b"])
-    assert {player.name: "".join(own) for player, own in zip(players, felt, strict=True)} == FELT

@@ -12,7 +12,7 @@ from verification import __main__ as command
 from verification import claims, mutate
 from verification.claim import Claim, Counterexample, Measurement, Paper, Verdict, at_most, measured, same
 from verification.report import histogram, page
-from verification.run import run
+from verification.run import problems, run
 from verification.table import as_json, environment, summary, table
 
 numbers = st.floats(1.0, 100.0)
@@ -31,6 +31,23 @@ def misprint(printed, corrected, check=lambda x: [same(x, x)]):
 def test_a_true_claim_stands():
     result = run(claim(lambda x: [same(x * np.ones(3), np.full(3, x))]), "fast")
     assert not result.contradiction and result.worst.error == 0 and result.examples == 6
+
+
+@pytest.mark.parametrize(("own", "numbers"), [(None, (6, 40, 200)), (20, (6, 20, 100)), (2, (2, 2, 10))])
+def test_a_profile_draws_a_multiple_of_what_the_claim_asks_for(own, numbers):
+    slow = claim(lambda x: [same(x, x)], examples=own)
+    assert tuple(problems(slow, profile) for profile in ("fast", "default", "thorough")) == numbers
+    assert run(slow, "thorough").examples == numbers[2]
+
+
+def test_the_summary_names_the_error_that_is_nearest_its_tolerance():
+    near = run(claim(lambda x: [Measurement(0.25, 1.0), Measurement(1.0, 2.0), measured(9.0, "size")]), "fast")
+    far = run(claim(lambda x: [Measurement(1.0, 4.0)]), "fast")
+    empty = run(claim(lambda x: [measured(x, "size")]), "fast")
+    assert (near.margin, far.margin, empty.margin) == (0.5, 0.25, 0.0)
+    near.id, far.id = "NEAR", "FAR"
+    claims_ = dict.fromkeys(("FAR", "NEAR"), claim(print))
+    assert "largest error / tolerance 0.5 (NEAR)" in summary(claims_, {"FAR": far, "NEAR": near}, 1.0)
 
 
 @pytest.mark.parametrize(

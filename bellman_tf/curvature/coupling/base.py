@@ -10,15 +10,12 @@ from bellman_tf.curvature.cached import every
 from bellman_tf.curvature.coupling.joint import JointMetric, OwnGram, Samples, Turn
 from bellman_tf.curvature.damping import factor_damping
 from bellman_tf.curvature.ekfac import EigenBlock, EigenMetric
+from bellman_tf.curvature.gram.plan import LIMITS
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.linalg import split_damping, symmetrize
 from bellman_tf.linalg.products import matmul
-
-# Numbers per sample up to which gradients per sample are formed for the Gram matrix of a joint metric. At 33 x 32 a
-# step then takes 1.1 times as long as without cross blocks, at 65 x 64 it would take 1.5 times as long.
-JOINT_GRAM_BELOW = 2**11
 
 
 class Coupling:
@@ -36,14 +33,16 @@ class Coupling:
     joint = True
     word = "exact"
 
-    def __init__(self, players: list[int], blocks: list[KFACBlock], positions: int, exact_gram: bool = False) -> None:
+    def __init__(
+        self, players: list[int], blocks: list[KFACBlock], positions: int, joint_up_to: float = LIMITS.joint_up_to
+    ) -> None:
         """Stores the players.
 
         Args:
             players: their indices.
             blocks: their blocks.
             positions: at which each of them is applied to a sample.
-            exact_gram: whether the Gram matrix is that of the joint metric whatever it costs.
+            joint_up_to: numbers of a gradient per sample up to which the Gram matrix is that of the joint metric.
         """
         self.players, self.blocks, self.positions = players, blocks, positions
         self.config = blocks[0].config
@@ -51,7 +50,7 @@ class Coupling:
         self.inputs = [block.rows.size for block in blocks]
         self.outputs = [block.layout.matrix_form.width for block in blocks]
         self.pairs = [(n, m) for n in range(len(blocks)) for m in range(n)]
-        self.joint_gram = exact_gram or self._formed_numbers() <= JOINT_GRAM_BELOW
+        self.joint_gram = self._formed_numbers() <= joint_up_to
 
     def _formed_numbers(self) -> int:
         """Numbers of the largest gradient per sample that the Gram matrix needs, times the positions it sums."""

@@ -16,7 +16,7 @@ EKFAC keeps its own blocks and takes K-FAC's correlations: with K the joint K-FA
 in the players' eigenbases and puts EKFAC's second moments in the place of K-FAC's eigenvalues, so that M_nn is EKFAC's.
 
 The recursion's Gram matrix is that of the joint metric, cross terms included. Where that needs gradients per sample of
-more numbers than `base.JOINT_GRAM_BELOW` the Gram matrices of the players alone are added instead, as `describe` says,
+more numbers than `GramLimits.joint_up_to` the Gram matrices of the players alone are added instead, as `describe` says,
 unless `gram="exact"`.
 
 A matrix form here is `[inputs, outputs]`, the transpose of `linalg`'s, so that A and B change places in its functions.
@@ -28,11 +28,15 @@ from bellman_tf.curvature.coupling.game import GameCoupling
 from bellman_tf.curvature.coupling.pair import PairCoupling
 from bellman_tf.curvature.coupling.published import PublishedCoupling
 from bellman_tf.curvature.coupling.rescaled import RescaledCoupling
+from bellman_tf.curvature.gram.plan import LIMITS
 from bellman_tf.curvature.kfac import KFACBlock
 
 
 def make_couplings(
-    blocks: list[Block], stages: list[int | None], positions: list[int | None], exact_gram: bool = False
+    blocks: list[Block],
+    stages: list[int | None],
+    positions: list[int | None],
+    joint_up_to: float = LIMITS.joint_up_to,
 ) -> tuple[list[Coupling], list[str]]:
     """Couples the players that share a stage and can be coupled.
 
@@ -40,7 +44,7 @@ def make_couplings(
         blocks: of all players.
         stages: of all players, `None` where not known.
         positions: at which each player is applied to a sample, `None` where not static.
-        exact_gram: whether Gram matrices are those of the joint metrics whatever they cost.
+        joint_up_to: numbers of a gradient per sample up to which Gram matrices are those of the joint metrics.
 
     Returns:
         The couplings, and for each player what to add to its block's description.
@@ -49,9 +53,9 @@ def make_couplings(
         ValueError: if `cooperative_sign` is -1 in a stage of more than two players.
     """
     couplings, notes = [], [""] * len(blocks)
-    willing = {k: b for k, b in enumerate(blocks) if isinstance(b, KFACBlock) and b.config.cooperative is not False}
+    cooperating = {k: b for k, b in enumerate(blocks) if isinstance(b, KFACBlock) and b.config.cooperative is not False}
     for stage in sorted({stage for stage in stages if stage is not None}):
-        acting = {k: block for k, block in willing.items() if stages[k] == stage}
+        acting = {k: block for k, block in cooperating.items() if stages[k] == stage}
         if len(acting) < 2:
             continue
         groups: dict[int, list[int]] = {}
@@ -65,7 +69,7 @@ def make_couplings(
                 groups.setdefault(count, []).append(k)
         for count, players in groups.items():
             if len(players) > 1:
-                coupling = _couple(players, acting, count, exact_gram)
+                coupling = _couple(players, acting, count, joint_up_to)
                 couplings.append(coupling)
                 phrases = coupling.describe([blocks[k].layout.name for k in coupling.players])
                 for k, phrase in zip(coupling.players, phrases, strict=True):
@@ -76,7 +80,7 @@ def make_couplings(
     return couplings, notes
 
 
-def _couple(players: list[int], blocks: dict[int, KFACBlock], positions: int, exact_gram: bool) -> Coupling:
+def _couple(players: list[int], blocks: dict[int, KFACBlock], positions: int, joint_up_to: float) -> Coupling:
     kind = blocks[players[0]].config.cooperative
     if kind == "exact" and len(players) == 2:
         players = sorted(players, key=lambda k: blocks[k].rows.size * blocks[k].layout.matrix_form.width)
@@ -84,4 +88,4 @@ def _couple(players: list[int], blocks: dict[int, KFACBlock], positions: int, ex
     kinds: dict[str | bool, type[Coupling]]
     kinds = {"exact": exact, "published": PublishedCoupling, "rescale": RescaledCoupling}
     make = kinds[kind]
-    return make(players, [blocks[k] for k in players], positions, exact_gram)
+    return make(players, [blocks[k] for k in players], positions, joint_up_to)

@@ -117,6 +117,11 @@ class JointMetric:
         """
         self._coupling, self._factor, self._learning_rate, self._turns = coupling, factor, learning_rate, turns
 
+    @property
+    def joint_gram(self) -> bool:
+        """Whether `gram` is that of the joint metric, and not the sum of the players' own."""
+        return self._coupling.joint_gram
+
     def _enter(self, n: int, matrix: tf.Tensor) -> tf.Tensor:
         if self._turns is None:
             return matrix

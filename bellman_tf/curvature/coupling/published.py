@@ -9,6 +9,7 @@ from bellman_tf._typing import Blocks, LowerBlocks, Tensors
 from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.coupling.joint import OuterSamples, OwnGram, Samples
+from bellman_tf.curvature.gram.plan import LIMITS
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.linalg import factor_block_form, solve_block_form
@@ -20,8 +21,10 @@ class PublishedCoupling(Coupling):
 
     word = "published"
 
-    def __init__(self, players: list[int], blocks: list[KFACBlock], positions: int, exact_gram: bool = False) -> None:
-        super().__init__(players, blocks, positions, exact_gram)
+    def __init__(
+        self, players: list[int], blocks: list[KFACBlock], positions: int, joint_up_to: float = LIMITS.joint_up_to
+    ) -> None:
+        super().__init__(players, blocks, positions, joint_up_to)
         self.sign = self.config.cooperative_sign
         if self.sign < 0 and len(players) > 2:
             raise _checks.error(

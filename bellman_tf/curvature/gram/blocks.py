@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import tensorflow as tf
 
 from bellman_tf._typing import Size, Tensors
-from bellman_tf.bellman.sample_space import size_of_groups
+from bellman_tf.bellman.groups import size_of_groups
 from bellman_tf.curvature.block import ONE, Pair
 from bellman_tf.curvature.gram.load import Load, largest
 from bellman_tf.curvature.gram.products import inner_products, split

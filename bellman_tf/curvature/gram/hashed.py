@@ -56,6 +56,23 @@ def bucket_sums(tokens: tf.Tensor, rows: tf.Tensor, buckets: int, vocabulary: in
     return tf.reshape(sums, [-1, m, buckets, width])
 
 
+def hashed_pair(capture: Lookup, metric: Metric, limits: GramLimits) -> Pair:
+    """The samples' bucket sums under the root of the metric.
+
+    Args:
+        capture: the player's capture.
+        metric: one that does not mix the rows of the table and is a diagonal on each.
+        limits: how many buckets.
+
+    Returns:
+        Two sides that are alike, `[B, m, buckets, e]`.
+    """
+    c = stacked(capture.cotangents)  # [B, m, L, e]
+    root = tf.sign(c) * tf.sqrt(c * metric.solve_rows(capture.tokens, c))
+    sums = [bucket_sums(capture.tokens, root, limits.buckets, capture.vocabulary)]
+    return Pair(sums, sums)
+
+
 def hashed(capture: Lookup, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:
     """Inner products of the samples' bucket sums, `[G, b m, b m]`; positive semidefinite.
 
@@ -69,11 +86,4 @@ def hashed(capture: Lookup, metric: Metric, group_size: int | None, limits: Gram
     Returns:
         `[G, b m, b m]`; exact where no two tokens share a bucket.
     """
-
-    def pair(part: Lookup) -> Pair:
-        c = stacked(part.cotangents)  # [B, m, L, e]
-        root = tf.sign(c) * tf.sqrt(c * metric.solve_rows(part.tokens, c))
-        sums = [bucket_sums(part.tokens, root, limits.buckets, part.vocabulary)]
-        return Pair(sums, sums)
-
-    return gradient_products(capture, pair, load, group_size, limits.memory)
+    return gradient_products(capture, lambda part: hashed_pair(part, metric, limits), load, group_size, limits.memory)

@@ -5,7 +5,7 @@ import math
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.bellman.sample_space import size_of_groups
+from bellman_tf.bellman.groups import size_of_groups
 from bellman_tf.layers.tensors import beside, leading
 from bellman_tf.linalg.constants import constant, expand_dims, reshape
 from bellman_tf.linalg.products import row_products

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import PlayerLayout, StepScalars
-from bellman_tf.curvature.coupling import base as coupling_module
 from bellman_tf.curvature.coupling.choose import make_couplings
 from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.registry import make_block, player_layout
@@ -40,7 +39,9 @@ class Team:
         joint: the joint metric.
     """
 
-    def __init__(self, config, rng, sizes, steps=1, batch=6, positions=1, columns=1, identical=False):
+    def __init__(
+        self, config, rng, sizes, steps=1, batch=6, positions=1, columns=1, identical=False, joint_up_to=2**11
+    ):
         self.inputs = [a + bias for a, _, bias in sizes]
         self.outputs = [e for _, e, _ in sizes]
         self.shapes = [((a, e), (e,)) if bias else ((a, e),) for a, e, bias in sizes]
@@ -49,7 +50,8 @@ class Team:
             make_block(config, PlayerLayout(f"p{n}", shapes, layout))
             for n, (shapes, layout) in enumerate(zip(self.shapes, layouts, strict=True))
         ]
-        [self.coupling], self.notes = make_couplings(self.blocks, [0] * len(sizes), [positions] * len(sizes))
+        stages, positions_of_all = [0] * len(sizes), [positions] * len(sizes)
+        [self.coupling], self.notes = make_couplings(self.blocks, stages, positions_of_all, joint_up_to)
         self.config, self.columns, self.positions = config, columns, positions
         self.seen = [self._draw(rng, sizes, batch, identical) for _ in range(steps)]
         self.own, self.state = [initial_state(block) for block in self.blocks], initial_state(self.coupling)
@@ -248,9 +250,8 @@ def test_identical_players_share_the_step_and_the_papers_overshoot(rng):
     assert lengths["published"] > 2
 
 
-def test_large_layers_keep_the_gram_matrices_of_the_players_alone(rng, monkeypatch):
-    monkeypatch.setattr(coupling_module, "JOINT_GRAM_BELOW", 10)
-    team = Team(options.KFAC(damping=DAMPING, cooperative="exact"), rng, SIZES["two"])
+def test_large_layers_keep_the_gram_matrices_of_the_players_alone(rng):
+    team = Team(options.KFAC(damping=DAMPING, cooperative="exact"), rng, SIZES["two"], joint_up_to=10)
     expected = sum(gram(c, metric, None).numpy() for c, metric in zip(team.seen[0], team.metrics, strict=True))
     assert_close(team.gram(), expected, rtol=1e-12)
     assert all(note.endswith("Gram matrices of the players alone") for note in team.notes)

@@ -107,7 +107,7 @@ def groups(problem):
         padded[0][:, g, :k, :k] = [G[own, own] for G in grams]
         padded[1][:, g, :k] = [l[own] for l in linears]
     values = sample_space.backward_all(end, *map(tf.constant, padded))
-    weights = sample_space.from_groups(values.a[0], game.batch_size, m).numpy().reshape(-1)
+    weights = bellman.from_groups(values.a[0], game.batch_size, m).numpy().reshape(-1)
     condition = condition_of(game)
     for g in range(count):
         samples = slice(g * size, min((g + 1) * size, game.batch_size))
