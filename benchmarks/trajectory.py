@@ -13,6 +13,8 @@ the cost reached: the Gauss-Newton rows and Crocoddyl do the same iterations.
     gauss_newton       ours, second_order=False, derivatives by automatic differentiation, XLA
     second_order       ours, second_order=True, XLA; from this start it repeats sweeps with more regularisation
     64 starts          gauss_newton for 64 initial states around the same start in one batch
+    ... twice          the two rows before with twice the iterations. What those take more, divided by their number, is
+                       the time of one further iteration, without calling the program, the first roll-out and sweep
     gauss_newton graph ours, second_order=False, jit_compile=False
 """
 
@@ -35,6 +37,7 @@ from bellman_tf.trajectory import Problem, solve
 
 START = (-1.0, -1.0, 1.0)
 ROWS = ("crocoddyl", "crocoddyl python", "gauss_newton", "second_order", "64 starts", "gauss_newton graph")
+TWICE = {"gauss_newton": "gauss_newton twice", "64 starts": "64 starts twice"}
 
 
 def unicycle(horizon: int) -> Problem:
@@ -126,6 +129,8 @@ def rows(horizon: int, iterations: int) -> dict[str, Callable[[], tuple[int, flo
         "second_order": ours(horizon, iterations, True, True),
         "64 starts": ours(horizon, iterations, False, True, 64),
         "gauss_newton graph": ours(horizon, iterations, False, False),
+        "gauss_newton twice": ours(horizon, 2 * iterations, False, True),
+        "64 starts twice": ours(horizon, 2 * iterations, False, True, 64),
     }
 
 
@@ -147,7 +152,7 @@ def measure(horizon: int, iterations: int, rounds: int) -> dict:
             for times, i in ((wall, 0), (cpu, 1)):
                 times[name].append((end[i] - start[i]) / reached[name][0])
     base = statistics.median(cpu["crocoddyl"])
-    return {
+    results = {
         name: {
             "ms": round(1e3 * statistics.median(cpu[name]), 4),
             "ms_quartiles": [round(1e3 * float(q), 4) for q in np.percentile(cpu[name], [25, 75])],
@@ -160,6 +165,13 @@ def measure(horizon: int, iterations: int, rounds: int) -> dict:
         }
         for name in built
     }
+    for short, long in TWICE.items():
+        totals = [statistics.median(cpu[name]) * reached[name][0] for name in (short, long)]
+        further = (totals[1] - totals[0]) / (reached[long][0] - reached[short][0])
+        results[short]["ms_further_iteration"] = round(1e3 * further, 4)
+    one, many = (results[name] for name in TWICE)
+    many["further_iteration_to_gauss_newton"] = round(many["ms_further_iteration"] / one["ms_further_iteration"], 2)
+    return results
 
 
 def main() -> None:
@@ -189,6 +201,12 @@ def main() -> None:
         result = report["results"][str(horizon)] = measure(horizon, options.iterations, options.rounds)
         cells = [f"{result[name]['ms']:.3f} ({result[name]['ratio']:.2f}x)" for name in ROWS]
         print(f"{horizon:8}" + "".join(f"{cell:>28}" for cell in cells), flush=True)
+        many = result["64 starts"]
+        print(
+            f"         64 starts to one: whole solve {many['ratio_to_gauss_newton']:.2f}, a further iteration "
+            f"{many['further_iteration_to_gauss_newton']:.2f} ({many['ms_further_iteration']:.3f} ms)",
+            flush=True,
+        )
     horizons = list(report["results"])
     if len(horizons) > 1:
         low, high = report["results"][horizons[0]], report["results"][horizons[-1]]

@@ -2,45 +2,54 @@
 
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
 from bellman_tf._typing import Batch, Cube, Matrix, Scalar
-from bellman_tf.bellman import Value
-from bellman_tf.linalg import factor_spd, solve_spd
+from bellman_tf.linalg import solve_spd
 from bellman_tf.trajectory.box import solve_box
 from bellman_tf.trajectory.derivatives import Model
+from bellman_tf.trajectory.lanes import finite, first, last, pulled, solve_definite, times, transposed
 from bellman_tf.trajectory.options import Regularization
 from bellman_tf.trajectory.regularisation import strengths, stronger
 
 Limits: TypeAlias = tuple[tf.Tensor, tf.Tensor] | None
-
-_SMALL = 4096  # multiplications of a product that is written out
-_UNROLLED = 3  # unknowns of a system that is written out
 
 
 class Sweep(NamedTuple):
     """Policy and value along a trajectory, T stages of B instances.
 
     Attributes:
-        open_loop: `[T, B, m]`.
-        feedback: `[T, B, m, n]`.
-        V_x: `[T + 1, B, n]`.
-        V_xx: `[T + 1, B, n, n]`.
+        gains: `[T, m, n + 1, B]`, K and k side by side.
+        V_x: `[T + 1, n, B]`.
+        V_xx: `[T + 1, n, n, B]`.
         slope: `[B]`, sum of k' Q_u.
         curvature: `[B]`, sum of k' Q_uu k: a step alpha is expected to lower the cost by
             -(alpha slope + alpha^2 / 2 curvature).
         gradient: `[B]`, largest entry of the projected gradient of the total cost in the controls.
         definite: `[B]`, bool: every Q_uu was positive definite with the regularisation.
+        finite: `[B]`, bool: every derivative that was looked at is finite. Where one is not, or Q_uu was not definite,
+            the sums are zero and the arrays without meaning.
     """
 
-    open_loop: tf.Tensor
-    feedback: tf.Tensor
+    gains: tf.Tensor
     V_x: tf.Tensor
     V_xx: tf.Tensor
     slope: tf.Tensor
     curvature: tf.Tensor
     gradient: tf.Tensor
     definite: tf.Tensor
+    finite: tf.Tensor
+
+    @property
+    def feedback(self) -> tf.Tensor:
+        """K, `[T, m, n, B]`."""
+        return self.gains[:, :, :-1]
+
+    @property
+    def open_loop(self) -> tf.Tensor:
+        """k, `[T, m, B]`."""
+        return self.gains[:, :, -1]
 
 
 def no_sweep(T: int, B: int, m: int, n: int, dtype: tf.DType) -> Sweep:
@@ -51,117 +60,44 @@ def no_sweep(T: int, B: int, m: int, n: int, dtype: tf.DType) -> Sweep:
         B: instances.
         m: controls.
         n: states.
-        dtype: of everything but `definite`.
+        dtype: of everything but the last two.
 
     Returns:
         `Sweep` of zeros and False.
     """
-    shapes = [T, B, m], [T, B, m, n], [T + 1, B, n], [T + 1, B, n, n], [B], [B], [B]
-    return Sweep._make([*(tf.zeros(shape, dtype) for shape in shapes), tf.zeros([B], tf.bool)])
+    shapes = [T, m, n + 1, B], [T + 1, n, B], [T + 1, n, n, B], [B], [B], [B]
+    no = tf.zeros([B], tf.bool)
+    return Sweep._make([*(tf.zeros(shape, dtype) for shape in shapes), no, no])
 
 
-def _times(A: tf.Tensor, B: tf.Tensor) -> tf.Tensor:
-    """A B per instance, `[i, j, B]` and `[j, k, B]` to `[i, k, B]`.
-
-    Small products are sums of elementwise ones, which XLA fuses with what stands around them: a call of a matrix
-    product per instance takes longer than its arithmetic.
-
-    Returns:
-        The product.
-    """
-    if A.shape[0] * A.shape[1] * B.shape[1] > _SMALL:
-        return tf.einsum("ijb,jkb->ikb", A, B)
-    return tf.reduce_sum(A[:, :, None] * B[None], axis=1)
-
-
-def _pulled(A: tf.Tensor, B: tf.Tensor) -> tf.Tensor:
-    """A' B per instance, `[j, i, B]` and `[j, k, B]` to `[i, k, B]`."""
-    return _times(tf.transpose(A, [1, 0, 2]), B)
-
-
-def _applied(A: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """A' x per instance, `[j, i, B]` and `[j, B]` to `[i, B]`."""
-    return tf.reduce_sum(A * x[:, None], axis=0)
-
-
-def _symmetric(A: tf.Tensor) -> tf.Tensor:
-    return A if A.shape[0] == 1 else 0.5 * (A + tf.transpose(A, [1, 0, 2]))
-
-
-def _first(array: tf.Tensor) -> tf.Tensor:
-    """The instances moved from the last axis to the first."""
-    return tf.transpose(array, [array.shape.rank - 1, *range(array.shape.rank - 1)])
-
-
-def _last(array: tf.Tensor, axis: int = 0) -> tf.Tensor:
-    """The instances moved from `axis` to the last one."""
-    rank = array.shape.rank
-    return tf.transpose(array, [*range(axis), *range(axis + 1, rank), axis])
-
-
-def solve_definite(A: tf.Tensor, rhs: tf.Tensor) -> tf.Tensor:
-    """Solves A X = rhs by Cholesky factorisation, instance axis last.
-
-    Args:
-        A: `[m, m, B]`, symmetric.
-        rhs: `[m, k, B]`.
-
-    Returns:
-        `[m, k, B]`, not finite where A is not positive definite.
-
-    Numerics: up to three unknowns are eliminated entry by entry, elementwise over the instances; the factorisation of
-        the library is a loop of its own under XLA.
-    """
-    m = A.shape[0]
-    if m > _UNROLLED:
-        return _last(solve_spd(factor_spd(_first(A)), _first(rhs)))
-    L: list[list[tf.Tensor]] = [[] for _ in range(m)]
-    for i in range(m):
-        for j in range(i + 1):
-            entry = A[i, j] - sum(L[i][k] * L[j][k] for k in range(j)) if j else A[i, j]
-            L[i].append(tf.sqrt(entry) if i == j else entry / L[j][j])
-    y: list[tf.Tensor] = []
-    for i in range(m):
-        y.append((rhs[i] - sum(L[i][k] * y[k] for k in range(i)) if i else rhs[i]) / L[i][i])
-    x: list[tf.Tensor] = []
-    for i in reversed(range(m)):
-        x.insert(0, (y[i] - sum(L[k][i] * x[k - i - 1] for k in range(i + 1, m)) if x else y[i]) / L[i][i])
-    return tf.stack(x)
-
-
-def stage_gains(
-    gradient: tf.Tensor, hessian: tf.Tensor, limits: Limits, alive: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def stage_gains(used: tf.Tensor, limits: Limits, alive: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Gains of one stage from the regularised Q, instance axis last.
 
     Args:
-        gradient: `[m, B]`, Q_u.
-        hessian: `[m, n + m, B]`, Q_ux and Q_uu.
+        used: `[m, n + m + 1, B]`, Q_ux, Q_uu and Q_u.
         limits: least and largest step, `[m, B]` each, or `None`.
         alive: `[B]`, bool: the instances that have not failed behind this stage.
 
     Returns:
-        k, `[m, B]`, and K, `[m, n, B]`, zero for the others and where Q_uu was not positive definite, and `[B]`, bool:
-        those still alive.
+        K and k side by side, `[m, n + 1, B]`, zero for the others and where Q_uu was not positive definite, and `[B]`,
+        bool: those still alive.
 
     Source: Tassa, Erez, Todorov (2012), Eqs. 10; with limits Tassa, Mansard, Todorov (2014), Section III-B.
     """
-    m = gradient.shape[0]
-    n = hessian.shape[1] - m
-    identity = tf.eye(m, dtype=hessian.dtype)[:, :, None]
-    Q_ux, Q_uu = hessian[:, :n], _symmetric(hessian[:, n:])
-    if m == 1 and limits is None:
-        alive &= Q_uu[0, 0] > 0.0
-    Q_uu = tf.where(alive, Q_uu, identity)
+    m = used.shape[0]
+    n = used.shape[1] - m - 1
+    Q_uu, rest = used[:, n:-1], tf.concat([used[:, :n], used[:, -1:]], axis=1)
+    Q_uu = 0.5 * (Q_uu + transposed(Q_uu)) if m > 1 else Q_uu
+    Q_uu = tf.where(alive, Q_uu, tf.eye(m, dtype=used.dtype)[:, :, None])
     if limits is None:
-        both = -solve_definite(Q_uu, tf.concat([gradient[:, None], Q_ux], axis=1))
-        k, K = both[:, 0], both[:, 1:]
+        gains, definite = solve_definite(Q_uu, -rest)
+        alive &= definite
     else:
-        step, free, factor = solve_box(_first(Q_uu), _first(gradient), *map(_first, limits))
-        K = _last(-solve_spd(factor, tf.cast(free, step.dtype)[..., None] * _first(Q_ux)))
-        k = _last(step)
-    alive &= tf.reduce_all(tf.math.is_finite(k), axis=0) & tf.reduce_all(tf.math.is_finite(K), axis=(0, 1))
-    return tf.where(alive, k, tf.zeros_like(k)), tf.where(alive, K, tf.zeros_like(K)), alive
+        step, free, factor = solve_box(first(Q_uu), first(rest[:, n]), *map(first, limits))
+        K = -solve_spd(factor, tf.cast(free, step.dtype)[..., None] * first(rest[:, :n]))
+        gains = last(tf.concat([K, step[..., None]], axis=-1))
+    alive &= finite(gains)
+    return tf.where(alive, gains, tf.zeros_like(gains)), alive
 
 
 def sweep(
@@ -180,12 +116,12 @@ def sweep(
     regularised and for clamped gains. Next to it runs the adjoint, whose l_u + f_u' costate is the gradient of the
     total cost in u_t at the nominal trajectory, whatever the gains.
 
-    Instances are the last axis here, so that every entry of a small matrix is a vector of instances.
+    The gradients ride along as columns: with y = (x, 1), [V_xx V_x] is the block of y in [1 K k]' Q [1 K k].
 
     Args:
         model: `Model`.
-        controls: `[T, B, m]`.
-        limits: of the controls, `[T, 1, m]` each, or `None`.
+        controls: `[T, m, B]`.
+        limits: of the controls, `[T, m, 1]` each, or `None`.
         mu_state: `[B]`.
         mu_control: `[B]`.
         wanted: `[B]`, bool, or `None` for all.
@@ -196,13 +132,11 @@ def sweep(
     Source: Tassa, Erez, Todorov (2012), Eqs. 5, 10, 11.
     Checked against: `verification/references/trajectory.py`, `bellman.backward_dense`.
     """
-    T, B, m = controls.shape
-    n = model.jacobian.shape[-2]
-    dtype = controls.dtype
-    along = [_last(array, 1) for array in (model.cost_z, model.cost_zz, model.jacobian)]
-    dynamics_zz = None if model.dynamics_zz is None else _last(model.dynamics_zz, 1)
-    room = None if limits is None else tuple(_last(limit - controls, 1) for limit in limits)
-    identity = tf.eye(m, dtype=dtype)[:, :, None]
+    T, m, B = controls.shape
+    n = model.terminal.V_x.shape[0]
+    z, dtype = n + m, controls.dtype
+    room = None if limits is None else tuple(limit - controls for limit in limits)
+    ridge = tf.constant(np.eye(m, z + 1, n)[:, :, None], dtype)  # the identity on Q_uu
 
     def stage(
         t: Scalar,
@@ -211,90 +145,63 @@ def sweep(
         costate: Matrix,
         sums: tuple[Batch, Batch, Batch],
         definite: Batch,
+        usable: Batch,
         arrays: tuple,
     ) -> tuple:
-        cost_z, Q_zz, f = (tf.gather(array, t) for array in along)  # [z, B], [z, z, B], [n, z, B]
-        if dynamics_zz is not None:  # V_x . f_zz, once for its three blocks
-            Q_zz += tf.reduce_sum(V_x[:, None, None] * tf.gather(dynamics_zz, t), axis=0)
-        Q_z = cost_z + _applied(f, V_x)
-        Q_zz += _pulled(f, _times(V_xx, f))
-        adjoint = cost_z + _applied(f, costate)
-        gradient, here = adjoint[n:], None
+        cost_z, cost_zz, f, f_zz = model.at(t)
+        usable &= finite(cost_z, cost_zz, f, f_zz)
+        if f_zz is not None:  # V_x . f_zz, once for its three blocks
+            cost_zz += tf.reduce_sum(V_x[:, None, None] * f_zz, axis=0)
+        # columns: z, the gradient of Q, the gradient of the total cost
+        behind = tf.concat([times(V_xx, f), V_x[:, None], costate[:, None]], axis=1)
+        Q = tf.concat([cost_zz, cost_z[:, None], cost_z[:, None]], axis=1) + pulled(f, behind)
+        gradient, here = Q[n:, z + 1], None
         if room is not None:
             here = tuple(tf.gather(limit, t) for limit in room)
             gradient = -tf.clip_by_value(-gradient, *here)
-        used = Q_zz[n:] + mu_state * _pulled(f[:, n:], f)
-        used = tf.concat([used[:, :n], used[:, n:] + mu_control * identity], axis=1)
-        k, K, definite = stage_gains(Q_z[n:], used, here, definite)
+        held = tf.pad(pulled(f[:, n:], f), [[0, 0], [0, 1], [0, 0]])
+        gains, definite = stage_gains(Q[n:, : z + 1] + mu_state * held + mu_control * ridge, here, definite & usable)
 
-        Q_ux, Q_uu = Q_zz[n:, :n], Q_zz[n:, n:]
-        bent = _applied(Q_uu, k)  # Q_uu k
+        Q_u, k = Q[n:, z], gains[:, n]
+        bent = times(Q[n:, n:z], gains)  # Q_uu [K k]
+        twice = bent + 2.0 * tf.concat([Q[n:, :n], Q_u[:, None]], axis=1)
+        change = pulled(gains[:, :n], twice) + pulled(twice[:, :n], gains)
         slope, curvature, largest = sums
         sums = (
-            slope + tf.reduce_sum(k * Q_z[n:], axis=0),
-            curvature + tf.reduce_sum(k * bent, axis=0),
+            slope + tf.reduce_sum(k * Q_u, axis=0),
+            curvature + tf.reduce_sum(k * bent[:, n], axis=0),
             tf.maximum(largest, tf.reduce_max(tf.abs(gradient), axis=0)),
         )
-        V_x = Q_z[:n] + _applied(K, bent + Q_z[n:]) + _applied(Q_ux, k)
-        V_xx = _symmetric(Q_zz[:n, :n] + _pulled(K, _times(Q_uu, K) + Q_ux) + _pulled(Q_ux, K))
-        arrays = tuple(array.write(t, entry) for array, entry in zip(arrays, (k, K, V_x, V_xx), strict=True))
-        return t - 1, V_x, V_xx, adjoint[:n], sums, definite, arrays
+        V_x = Q[:n, z] + 0.5 * change[:, n]
+        V_xx = 0.5 * (Q[:n, :n] + transposed(Q[:n, :n]) + change[:, :n])
+        arrays = tuple(array.write(t, entry) for array, entry in zip(arrays, (gains, V_x, V_xx), strict=True))
+        return t - 1, V_x, V_xx, Q[:n, z + 1], sums, definite, usable, arrays
 
     def unfinished(
-        t: Scalar, V_x: Matrix, V_xx: Cube, costate: Matrix, sums: tuple, definite: Batch, arrays: tuple
+        t: Scalar, V_x: Matrix, V_xx: Cube, costate: Matrix, sums: tuple, definite: Batch, usable: Batch, arrays: tuple
     ) -> Scalar:
         return (t >= 0) & tf.reduce_any(definite if wanted is None else definite & wanted)
 
     zeros = tf.zeros([B], dtype)
-    arrays = tuple(tf.TensorArray(dtype, T, element_shape=shape) for shape in ([m, B], [m, n, B], [n, B], [n, n, B]))
-    last_x, last_xx = map(_last, model.terminal)
-    start = (T - 1, last_x, last_xx, last_x, (zeros, zeros, zeros), tf.ones([B], tf.bool), arrays)
-    *_, sums, definite, arrays = tf.while_loop(unfinished, stage, start, maximum_iterations=T)
-    k, K, V_x, V_xx = (array.stack() for array in arrays)
-    V_x = tf.concat([V_x, last_x[None]], axis=0)
-    V_xx = tf.concat([V_xx, _symmetric(last_xx)[None]], axis=0)
-    k, K, V_x, V_xx = (tf.transpose(x, [0, x.shape.rank - 1, *range(1, x.shape.rank - 1)]) for x in (k, K, V_x, V_xx))
-    slope, curvature, largest = sums
-    return Sweep(k, K, V_x, V_xx, slope, curvature, largest, definite)
-
-
-def is_finite(model: Model) -> tf.Tensor:
-    """Whether every derivative along a trajectory is finite.
-
-    Args:
-        model: `Model`.
-
-    Returns:
-        `[B]`, bool.
-    """
-    parts = [model.cost_z, model.cost_zz, model.jacobian, model.dynamics_zz]
-    finite = tf.reduce_all(tf.math.is_finite(model.terminal.V_x), axis=1)
-    finite &= tf.reduce_all(tf.math.is_finite(model.terminal.V_xx), axis=(1, 2))
-    for part in parts:
-        if part is not None:
-            axes = [axis for axis in range(part.shape.rank) if axis != 1]
-            finite &= tf.reduce_all(tf.math.is_finite(part), axis=axes)
-    return finite
-
-
-def zero_where(model: Model, bad: tf.Tensor) -> Model:
-    """A model with zeros for the instances that have no usable derivatives.
-
-    Args:
-        model: `Model`.
-        bad: `[B]`, bool.
-
-    Returns:
-        `Model`.
-    """
-
-    def zeroed(part: tf.Tensor, axis: int) -> tf.Tensor:
-        shape = [1] * axis + [-1] + [1] * (part.shape.rank - axis - 1)
-        return tf.where(tf.reshape(bad, shape), tf.zeros_like(part), part)
-
-    terminal = Value(zeroed(model.terminal.V_x, 0), zeroed(model.terminal.V_xx, 0))
-    dynamics_zz = None if model.dynamics_zz is None else zeroed(model.dynamics_zz, 1)
-    return Model(zeroed(model.cost_z, 1), zeroed(model.cost_zz, 1), zeroed(model.jacobian, 1), dynamics_zz, terminal)
+    last_x, last_xx = model.terminal
+    sizes = ((T, [m, n + 1, B]), (T + 1, [n, B]), (T + 1, [n, n, B]))
+    gains, V_x, V_xx = (tf.TensorArray(dtype, size, element_shape=shape) for size, shape in sizes)
+    arrays = gains, V_x.write(T, last_x), V_xx.write(T, 0.5 * (last_xx + transposed(last_xx)))
+    start = (
+        T - 1,
+        last_x,
+        last_xx,
+        last_x,
+        (zeros, zeros, zeros),
+        tf.ones([B], tf.bool),
+        finite(*model.terminal),
+        arrays,
+    )
+    *_, sums, definite, usable, arrays = tf.while_loop(unfinished, stage, start, maximum_iterations=T)
+    gains, V_x, V_xx = (array.stack() for array in arrays)
+    definite &= usable
+    sums = (tf.where(definite, entry, zeros) for entry in sums)
+    return Sweep(gains, V_x, V_xx, *sums, definite, usable)
 
 
 def regularised_sweep(
@@ -306,11 +213,11 @@ def regularised_sweep(
     wanted: tf.Tensor,
     schedule: Regularization,
 ) -> tuple[Sweep, tf.Tensor, tf.Tensor]:
-    """Sweeps until Q_uu is positive definite in every instance that is wanted, or mu is too large.
+    """Sweeps until Q_uu is positive definite in every instance that is wanted and finite, or mu is too large.
 
     Args:
-        model: `Model`, finite.
-        controls: `[T, B, m]`.
+        model: `Model`.
+        controls: `[T, m, B]`.
         limits: of the controls, or `None`.
         mu: `[B]`.
         rate: `[B]`.
@@ -322,7 +229,7 @@ def regularised_sweep(
     """
 
     def failed(done: Sweep, mu: Batch) -> Batch:
-        return wanted & ~done.definite & (mu <= schedule.largest)
+        return wanted & done.finite & ~done.definite & (mu <= schedule.largest)
 
     def unfinished(attempts: Scalar, done: Sweep, mu: Batch, rate: Batch) -> Scalar:
         return (attempts < 1) | tf.reduce_any(failed(done, mu))
@@ -337,6 +244,6 @@ def regularised_sweep(
         done = sweep(model, controls, limits, mu_state, mu_control, wanted)
         return attempts + 1, done, mu, rate
 
-    T, B, m = controls.shape
-    nothing = no_sweep(T, B, m, model.jacobian.shape[-2], controls.dtype)
+    T, m, B = controls.shape
+    nothing = no_sweep(T, B, m, model.terminal.V_x.shape[0], controls.dtype)
     return tf.while_loop(unfinished, attempt, (tf.constant(0), nothing, mu, rate))[1:]

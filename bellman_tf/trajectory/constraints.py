@@ -13,6 +13,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from bellman_tf.linalg.products import matmul, matvec
+from bellman_tf.trajectory.lanes import last, of_rows, rows_of, transposed_last
 from bellman_tf.trajectory.problem import Problem
 
 
@@ -20,8 +21,8 @@ class Inequalities(NamedTuple):
     """One number per inequality: its value or its multiplier. An axis of size 0 stands for no inequality.
 
     Attributes:
-        stage: `[..., T, p]`, of `inequality`; inside the solver `[T, B, p]`.
-        terminal: `[..., q]`, of `terminal_inequality`.
+        stage: `[..., T, p]`, of `inequality`; inside the solver `[T, p, B]`.
+        terminal: `[..., q]`, of `terminal_inequality`; inside the solver `[q, B]`.
     """
 
     stage: tf.Tensor
@@ -32,7 +33,7 @@ class Lagrangian(NamedTuple):
     """What the augmented cost depends on next to the trajectory.
 
     Attributes:
-        multipliers: `Inequalities`, not negative, `[T, B, p]` and `[B, q]`.
+        multipliers: `Inequalities`, not negative, `[T, p, B]` and `[q, B]`.
         penalty: `[B]`, rho.
     """
 
@@ -45,16 +46,14 @@ def values(problem: Problem, states: tf.Tensor, controls: tf.Tensor) -> Inequali
 
     Args:
         problem: `Problem`.
-        states: `[T + 1, B, n]`.
-        controls: `[T, B, m]`.
+        states: `[T + 1, n, B]`.
+        controls: `[T, m, B]`.
 
     Returns:
-        `Inequalities`, `[T, B, p]` and `[B, q]`.
+        `Inequalities`, `[T, p, B]` and `[q, B]`.
     """
-    T, B, m = controls.shape
-    x = tf.reshape(states[:-1], [T * B, states.shape[-1]])
-    stage = problem.inequality_of(x, tf.reshape(controls, [T * B, m]), tf.repeat(tf.range(T), B))
-    return Inequalities(tf.reshape(stage, [T, B, stage.shape[-1]]), problem.terminal_inequality_of(states[-1]))
+    stage = of_rows(problem.inequality_of(*rows_of(states[:-1], controls)), controls.shape[0])
+    return Inequalities(stage, last(problem.terminal_inequality_of(transposed_last(states[-1]))))
 
 
 def multipliers_of(found: Inequalities, lagrangian: Lagrangian) -> Inequalities:
@@ -67,7 +66,7 @@ def multipliers_of(found: Inequalities, lagrangian: Lagrangian) -> Inequalities:
     Returns:
         `Inequalities`, not negative.
     """
-    old, rho = lagrangian.multipliers, lagrangian.penalty[:, None]
+    old, rho = lagrangian.multipliers, lagrangian.penalty
     return Inequalities(*(tf.nn.relu(y + rho * g) for y, g in zip(old, found, strict=True)))
 
 
@@ -83,14 +82,14 @@ def added_cost(found: Inequalities, lagrangian: Lagrangian) -> tf.Tensor:
     """
     total = tf.zeros_like(lagrangian.penalty)
     new = multipliers_of(found, lagrangian)
-    for y, old, axes in zip(new, lagrangian.multipliers, ((0, 2), (1,)), strict=True):
+    for y, old, axes in zip(new, lagrangian.multipliers, ((0, 1), (0,)), strict=True):
         total += tf.reduce_sum((y - old) * (y + old), axis=axes)
     return 0.5 * total / lagrangian.penalty
 
 
 def _largest(parts: Inequalities) -> tf.Tensor:
     """The largest entry per instance, at least 0, `[B]`."""
-    stage, terminal = (tf.reduce_max(x, axis=axes) for x, axes in zip(parts, ((0, 2), (1,)), strict=True))
+    stage, terminal = (tf.reduce_max(x, axis=axes) for x, axes in zip(parts, ((0, 1), (0,)), strict=True))
     return tf.nn.relu(tf.maximum(stage, terminal))
 
 
@@ -117,7 +116,7 @@ def gap(found: Inequalities, lagrangian: Lagrangian) -> tf.Tensor:
         `[B]`, the largest |max(g, -lambda / rho)|: zero where every inequality holds, with equality or without a
         multiplier. NaN where a value is.
     """
-    rho = lagrangian.penalty[:, None]
+    rho = lagrangian.penalty
     sides = (tf.abs(tf.maximum(g, -y / rho)) for g, y in zip(found, lagrangian.multipliers, strict=True))
     return _largest(Inequalities(*sides))
 

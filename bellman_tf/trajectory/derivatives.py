@@ -1,7 +1,8 @@
-"""First and second derivatives of all stages at once, by automatic differentiation or as given.
+"""First and second derivatives of stages, by automatic differentiation or as given.
 
-A function that treats its rows independently is differentiated by repeating each row once per output and direction,
-so that two nested tapes give every entry of its Hessians in one call: no loop over stages, outputs or directions.
+A function that treats its rows independently is differentiated for all rows at once: by one backward pass per output
+and direction through one evaluation, or, where those are many, by repeating each row once per output and direction, so
+that two nested tapes give every entry of its Hessians in one call.
 """
 
 from collections.abc import Callable
@@ -14,24 +15,38 @@ from bellman_tf.bellman import Value
 from bellman_tf.trajectory import constraints
 from bellman_tf.trajectory.constraints import Lagrangian
 from bellman_tf.trajectory.given import CostDerivatives, DynamicsDerivatives
+from bellman_tf.trajectory.lanes import last, of_rows, rows_of, transposed_last
 from bellman_tf.trajectory.problem import Problem
 
+_UNROLLED = 8  # backward passes that are traced one by one
+_MANY = 16  # instances from which on a stage is differentiated when the sweep comes to it
 
-class Model(NamedTuple):
-    """Derivatives along a trajectory in z = (x, u), T stages of B instances.
+
+class Stages(NamedTuple):
+    """Derivatives in z = (x, u), T stages of B instances, or one stage without the first axis.
 
     Attributes:
-        cost_z: `[T, B, z]`.
-        cost_zz: `[T, B, z, z]`.
-        jacobian: `[T, B, n, z]`.
-        dynamics_zz: `[T, B, n, z, z]`, or `None` for the Gauss-Newton model.
-        terminal: `Value`, `[B, n]` and `[B, n, n]`.
+        cost_z: `[T, z, B]`.
+        cost_zz: `[T, z, z, B]`.
+        jacobian: `[T, n, z, B]`.
+        dynamics_zz: `[T, n, z, z, B]`, or `None` for the Gauss-Newton model.
     """
 
     cost_z: tf.Tensor
     cost_zz: tf.Tensor
     jacobian: tf.Tensor
     dynamics_zz: tf.Tensor | None
+
+
+class Model(NamedTuple):
+    """Derivatives along a trajectory.
+
+    Attributes:
+        at: `(t) -> Stages` of one stage, t a scalar.
+        terminal: `Value`, `[n, B]` and `[n, n, B]`.
+    """
+
+    at: Callable[[tf.Tensor], Stages]
     terminal: Value
 
 
@@ -59,6 +74,8 @@ def differentiate(
     """
     rows, size = z.shape
     copies = outputs * (size if second_order else 1)
+    if copies <= _UNROLLED:
+        return _one_by_one(function, z, outputs, second_order)
     z = tf.repeat(z, copies, axis=0)
     output = tf.tile(tf.repeat(tf.eye(outputs, dtype=z.dtype), copies // outputs, axis=0), [rows, 1])
     with tf.GradientTape(watch_accessed_variables=False) as outer:
@@ -76,6 +93,24 @@ def differentiate(
     return first, tf.reshape(second, [rows, outputs, size, size])
 
 
+def _one_by_one(
+    function: Callable[[tf.Tensor, int], tf.Tensor], z: tf.Tensor, outputs: int, second_order: bool
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """The same with one backward pass per output and direction, all through one evaluation of the function."""
+    zero = tf.UnconnectedGradients.ZERO
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
+        outer.watch(z)
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
+            inner.watch(z)
+            values = tf.unstack(function(z, 1), num=outputs, axis=1)
+        first = [inner.gradient(value, z, unconnected_gradients=zero) for value in values]
+        entries = [tf.unstack(gradient, axis=1) for gradient in first] if second_order else []
+    second = [
+        tf.stack([outer.gradient(entry, z, unconnected_gradients=zero) for entry in row], axis=1) for row in entries
+    ]
+    return tf.stack(first, axis=1), tf.stack(second, axis=1) if second_order else None
+
+
 def model_along(
     problem: Problem,
     states: tf.Tensor,
@@ -85,10 +120,14 @@ def model_along(
 ) -> Model:
     """Derivatives of costs, augmented where a Lagrangian is given, and dynamics along a trajectory.
 
+    Few instances: all stages at once, before the first is asked for. Many instances: a stage when it is asked for, so
+    that the sweep finds its derivatives in the cache; those of all stages are megabytes that would be written, moved
+    and read.
+
     Args:
         problem: `Problem`.
-        states: `[T + 1, B, n]`.
-        controls: `[T, B, m]`.
+        states: `[T + 1, n, B]`.
+        controls: `[T, m, B]`.
         second_order: whether to make the tensors of the dynamics and of the inequalities.
         lagrangian: `Lagrangian` or `None`.
 
@@ -98,60 +137,91 @@ def model_along(
     Raises:
         ValueError: if a given derivative has the wrong shape, or `second_order` is wanted of one without tensors.
     """
-    T, B, m = controls.shape
-    n = states.shape[-1]
-    rows = T * B
-    x, u = tf.reshape(states[:-1], [rows, n]), tf.reshape(controls, [rows, m])
-    t = tf.repeat(tf.range(T), B)
+    lagrangian = lagrangian if problem.constrained else None
+    terminal = _at_the_end(problem, states[-1], second_order, lagrangian)
+    if controls.shape[2] >= _MANY:
+
+        def made(t: tf.Tensor) -> Stages:
+            multipliers = None if lagrangian is None else tf.gather(lagrangian.multipliers.stage, t)[None]
+            penalty = None if lagrangian is None else lagrangian.penalty
+            x, u = (tf.gather(array, t)[None] for array in (states, controls))
+            stage = _of_stages(problem, x, u, t, second_order, multipliers, penalty)
+            return Stages._make(None if array is None else array[0] for array in stage)
+
+        return Model(made, terminal)
+    multipliers, penalty = (None, None) if lagrangian is None else (lagrangian.multipliers.stage, lagrangian.penalty)
+    stages = _of_stages(problem, states[:-1], controls, tf.constant(0), second_order, multipliers, penalty)
+    return model_of(stages, terminal)
+
+
+def model_of(stages: Stages, terminal: Value) -> Model:
+    """A model of derivatives that are there.
+
+    Args:
+        stages: `Stages`, of all stages.
+        terminal: `Value`, `[n, B]` and `[n, n, B]`.
+
+    Returns:
+        `Model`.
+    """
+    return Model(
+        lambda t: Stages._make(None if array is None else tf.gather(array, t) for array in stages),
+        terminal,
+    )
+
+
+def _of_stages(
+    problem: Problem,
+    states: tf.Tensor,
+    controls: tf.Tensor,
+    start: tf.Tensor,
+    second_order: bool,
+    multipliers: tf.Tensor | None,
+    penalty: tf.Tensor | None,
+) -> Stages:
+    """Derivatives of stages from `start` on, with states `[T, n, B]` and multipliers `[T, p, B]` or `None`."""
+    T = controls.shape[0]
+    x, u, t = rows_of(states, controls, start)
     cost_z, cost_zz = _of_cost(problem, x, u, t)
-    terminal = _of_terminal_cost(problem, states[-1])
-    if lagrangian is not None and problem.constrained:
-        stage, end = _of_inequalities(problem, x, u, t, states[-1], lagrangian, second_order)
-        cost_z, cost_zz = cost_z + stage[0], cost_zz + stage[1]
-        terminal = Value(terminal.V_x + end[0], terminal.V_xx + end[1])
+    if multipliers is not None and penalty is not None and multipliers.shape[1] > 0:
+        n = x.shape[1]
+        more_z, more_zz = _of_inequalities(
+            lambda z, copies: problem.inequality_of(z[:, :n], z[:, n:], tf.repeat(t, copies)),
+            tf.concat([x, u], axis=1),
+            tf.reshape(transposed_last(multipliers), [x.shape[0], multipliers.shape[1]]),
+            tf.tile(penalty, [T]),
+            second_order,
+        )
+        cost_z, cost_zz = cost_z + more_z, cost_zz + more_zz
     jacobian, dynamics_zz = _of_dynamics(problem, x, u, t, second_order)
-    shapes = ([T, B, *array.shape[1:]] for array in (cost_z, cost_zz, jacobian))
-    cost_z, cost_zz, jacobian = map(tf.reshape, (cost_z, cost_zz, jacobian), shapes)
-    if dynamics_zz is not None:
-        dynamics_zz = tf.reshape(dynamics_zz, [T, B, n, n + m, n + m])
-    return Model(cost_z, cost_zz, jacobian, dynamics_zz, terminal)
+    return Stages._make(
+        None if array is None else of_rows(array, T) for array in (cost_z, cost_zz, jacobian, dynamics_zz)
+    )
 
 
 def _of_inequalities(
-    problem: Problem,
-    x: tf.Tensor,
-    u: tf.Tensor,
-    t: tf.Tensor,
-    last: tf.Tensor,
-    lagrangian: Lagrangian,
+    function: Callable[[tf.Tensor, int], tf.Tensor],
+    z: tf.Tensor,
+    multipliers: tf.Tensor,
+    penalty: tf.Tensor,
     second_order: bool,
-) -> list[tuple[tf.Tensor, tf.Tensor]]:
-    """What the inequalities add to gradients and Hessians, of the stages and at the end; zeros where there are none."""
-    rows, n = x.shape
-    B = last.shape[0]
-    added = []
-    for z, function, multipliers, penalty in (
-        (
-            tf.concat([x, u], axis=1),
-            lambda z, copies: problem.inequality_of(z[:, :n], z[:, n:], tf.repeat(t, copies)),
-            tf.reshape(lagrangian.multipliers.stage, [rows, lagrangian.multipliers.stage.shape[-1]]),
-            tf.tile(lagrangian.penalty, [rows // B]),
-        ),
-        (
-            last,
-            lambda z, copies: problem.terminal_inequality_of(z),
-            tf.reshape(lagrangian.multipliers.terminal, [B, lagrangian.multipliers.terminal.shape[-1]]),
-            lagrangian.penalty,
-        ),
-    ):
-        if multipliers.shape[1] == 0:
-            zeros = tf.zeros_like(z)
-            added.append((zeros, tf.linalg.diag(zeros)))
-            continue
-        jacobian, hessian = differentiate(function, z, multipliers.shape[1], second_order)
-        g = function(z, 1)
-        added.append(constraints.added_derivatives(g, jacobian, hessian, multipliers, penalty))
-    return added
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What the inequalities of rows z add to gradients and Hessians; multipliers `[rows, p]`, penalty `[rows]`."""
+    jacobian, hessian = differentiate(function, z, multipliers.shape[1], second_order)
+    return constraints.added_derivatives(function(z, 1), jacobian, hessian, multipliers, penalty)
+
+
+def _at_the_end(problem: Problem, state: tf.Tensor, second_order: bool, lagrangian: Lagrangian | None) -> Value:
+    """Gradient `[n, B]` and Hessian `[n, n, B]` of the terminal cost, augmented."""
+    x = transposed_last(state)
+    V_x, V_xx = _of_terminal_cost(problem, x)
+    if lagrangian is not None and lagrangian.multipliers.terminal.shape[0] > 0:
+        multipliers = transposed_last(lagrangian.multipliers.terminal)
+        more_x, more_xx = _of_inequalities(
+            lambda x, copies: problem.terminal_inequality_of(x), x, multipliers, lagrangian.penalty, second_order
+        )
+        V_x, V_xx = V_x + more_x, V_xx + more_xx
+    return Value(last(V_x), last(V_xx))
 
 
 def _of_scalar(function: Callable[[tf.Tensor, int], tf.Tensor], z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -9,6 +9,7 @@ from bellman_tf._typing import Batch, Matrix, Scalar
 from bellman_tf.trajectory import constraints
 from bellman_tf.trajectory.backward import Sweep
 from bellman_tf.trajectory.constraints import Lagrangian
+from bellman_tf.trajectory.lanes import finite, rows_of, transposed_last
 from bellman_tf.trajectory.options import LineSearch
 from bellman_tf.trajectory.problem import Problem
 
@@ -19,8 +20,8 @@ class Rollout(NamedTuple):
     """A trajectory and its cost.
 
     Attributes:
-        states: `[T + 1, B, n]`.
-        controls: `[T, B, m]`.
+        states: `[T + 1, n, B]`.
+        controls: `[T, m, B]`.
         cost: `[B]`.
     """
 
@@ -50,17 +51,16 @@ def total_cost(
 
     Args:
         problem: `Problem`.
-        states: `[T + 1, B, n]`.
-        controls: `[T, B, m]`.
+        states: `[T + 1, n, B]`.
+        controls: `[T, m, B]`.
         lagrangian: `Lagrangian` or `None`.
 
     Returns:
         `[B]`.
     """
-    T, B, m = controls.shape
-    x = tf.reshape(states[:-1], [T * B, states.shape[-1]])
-    running = problem.cost_of(x, tf.reshape(controls, [T * B, m]), tf.repeat(tf.range(T), B))
-    total = tf.reduce_sum(tf.reshape(running, [T, B]), axis=0) + problem.terminal_cost_of(states[-1])
+    T, _, B = controls.shape
+    running = problem.cost_of(*rows_of(states[:-1], controls))
+    total = tf.reduce_sum(tf.reshape(running, [T, B]), axis=0) + problem.terminal_cost_of(transposed_last(states[-1]))
     if lagrangian is None or not problem.constrained:
         return total
     return total + constraints.added_cost(constraints.values(problem, states, controls), lagrangian)
@@ -71,23 +71,28 @@ def roll(problem: Problem, state: tf.Tensor, controls: tf.Tensor, lagrangian: La
 
     Args:
         problem: `Problem`.
-        state: `[B, n]`, the first.
-        controls: `[T, B, m]`.
+        state: `[n, B]`, the first.
+        controls: `[T, m, B]`.
         lagrangian: `Lagrangian` or `None`.
 
     Returns:
         `Rollout`.
     """
-    T, B, _ = controls.shape
+    T, _, B = controls.shape
 
     def advance(t: Scalar, x: Matrix, states: tf.TensorArray) -> tuple:
-        x = problem.next_of(x, tf.gather(controls, t), tf.fill([B], t))
-        return t + 1, x, states.write(t, x)
+        x = _next(problem, x, tf.gather(controls, t), t)
+        return t + 1, x, states.write(t + 1, x)
 
-    states = tf.TensorArray(controls.dtype, T, element_shape=state.shape)
+    states = tf.TensorArray(controls.dtype, T + 1, element_shape=state.shape).write(0, state)
     *_, states = tf.while_loop(lambda t, *_: t < T, advance, (tf.constant(0), state, states), maximum_iterations=T)
-    states = tf.concat([state[None], states.stack()], axis=0)
+    states = states.stack()
     return Rollout(states, controls, total_cost(problem, states, controls, lagrangian))
+
+
+def _next(problem: Problem, x: Matrix, u: Matrix, t: Scalar) -> Matrix:
+    """The dynamics, instances last."""
+    return transposed_last(problem.next_of(transposed_last(x), transposed_last(u), tf.fill([x.shape[1]], t)))
 
 
 def follow(
@@ -105,30 +110,29 @@ def follow(
         nominal: `Rollout`.
         sweep: `Sweep`.
         step: `[B]`.
-        limits: of the controls, `[T, 1, m]` each, or `None`.
+        limits: of the controls, `[T, m, 1]` each, or `None`.
         lagrangian: `Lagrangian` or `None`.
 
     Returns:
         `Rollout`.
     """
-    T, B, m = nominal.controls.shape
-    n = nominal.states.shape[-1]
-    opened = nominal.controls + step[:, None] * sweep.open_loop
+    T, m, B = nominal.controls.shape
+    n = nominal.states.shape[1]
+    start = nominal.states[0]
 
     def advance(t: Scalar, x: Matrix, states: tf.TensorArray, controls: tf.TensorArray) -> tuple:
-        moved = x - tf.gather(nominal.states, t)
-        # elementwise, so that XLA fuses it; a matrix product would be a call per instance
-        u = tf.gather(opened, t) + tf.reduce_sum(tf.gather(sweep.feedback, t) * moved[:, None], axis=2)
+        moved = tf.concat([x - tf.gather(nominal.states, t), step[None]], axis=0)
+        u = tf.gather(nominal.controls, t) + tf.reduce_sum(tf.gather(sweep.gains, t) * moved, axis=1)
         if limits is not None:
             u = tf.clip_by_value(u, *(tf.gather(limit, t) for limit in limits))
-        x = problem.next_of(x, u, tf.fill([B], t))
-        return t + 1, x, states.write(t, x), controls.write(t, u)
+        x = _next(problem, x, u, t)
+        return t + 1, x, states.write(t + 1, x), controls.write(t, u)
 
-    arrays = (tf.TensorArray(opened.dtype, T, element_shape=[B, size]) for size in (n, m))
-    start = (tf.constant(0), nominal.states[0], *arrays)
-    *_, states, controls = tf.while_loop(lambda t, *_: t < T, advance, start, maximum_iterations=T)
-    states = tf.concat([nominal.states[:1], states.stack()], axis=0)
-    controls = controls.stack()
+    states = tf.TensorArray(start.dtype, T + 1, element_shape=[n, B]).write(0, start)
+    controls = tf.TensorArray(start.dtype, T, element_shape=[m, B])
+    loop = (tf.constant(0), start, states, controls)
+    *_, states, controls = tf.while_loop(lambda t, *_: t < T, advance, loop, maximum_iterations=T)
+    states, controls = states.stack(), controls.stack()
     return Rollout(states, controls, total_cost(problem, states, controls, lagrangian))
 
 
@@ -141,8 +145,7 @@ def is_finite(rollout: Rollout) -> tf.Tensor:
     Returns:
         `[B]`, bool.
     """
-    along = (tf.reduce_all(tf.math.is_finite(array), axis=(0, 2)) for array in rollout[:2])
-    return tf.math.is_finite(rollout.cost) & next(along) & next(along)
+    return finite(*rollout)
 
 
 def expected_reduction(sweep: Sweep, step: tf.Tensor | float) -> tf.Tensor:
@@ -161,7 +164,7 @@ def expected_reduction(sweep: Sweep, step: tf.Tensor | float) -> tf.Tensor:
 
 
 def choose(chosen: tf.Tensor, new: Rollout, old: Rollout) -> Rollout:
-    """`new` for the chosen instances, `old` for the others; tensors `[B, ...]`, or `[T, B, ...]` for a `Rollout`.
+    """`new` for the chosen instances, `old` for the others.
 
     Args:
         chosen: `[B]`, bool.
@@ -171,8 +174,7 @@ def choose(chosen: tf.Tensor, new: Rollout, old: Rollout) -> Rollout:
     Returns:
         `Rollout`.
     """
-    states, controls = (tf.where(chosen[:, None], x, y) for x, y in zip(new[:2], old[:2], strict=True))
-    return Rollout(states, controls, tf.where(chosen, new.cost, old.cost))
+    return Rollout._make(tf.where(chosen, x, y) for x, y in zip(new, old, strict=True))
 
 
 def search(

@@ -47,16 +47,16 @@ class _Loop(NamedTuple):
 
 
 def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) -> tuple[Solution, tf.Tensor]:
-    """The whole solve, time first everywhere.
+    """The whole solve, time first and instances last everywhere.
 
     Args:
         problem: `Problem`.
         options: `Options`.
-        x0: `[B, n]`.
-        controls: `[T, B, m]`, within the limits.
+        x0: `[n, B]`.
+        controls: `[T, m, B]`, within the limits.
 
     Returns:
-        `Solution` without its history, time first, and `[fields of History, B, max_iterations + 1]`.
+        `Solution` without its history, and `[fields of History, max_iterations + 1, B]`.
     """
     dtype = x0.dtype
     eps = float(np.finfo(dtype.as_numpy_dtype).eps)
@@ -64,20 +64,21 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
     gradient_tolerance = eps**0.5 if options.gradient_tolerance is None else options.gradient_tolerance
     cost_tolerance = eps**0.75 if options.cost_tolerance is None else options.cost_tolerance
     limits = problem.limits(controls)
+    schedule_of_multipliers = options.augmented_lagrangian
+    constraint_tolerance = eps**0.5 if schedule_of_multipliers.tolerance is None else schedule_of_multipliers.tolerance
 
     def sweep_along(
         nominal: Rollout, mu: Batch, rate: Batch, status: Batch, lagrangian: Lagrangian
     ) -> tuple[Sweep, Batch, Batch, Batch]:
         model = model_along(problem, nominal.states, nominal.controls, options.second_order, lagrangian)
-        finite = backward.is_finite(model)
-        running = status == Status.RUNNING
-        status = _set(status, running & ~finite, Status.NON_FINITE)
-        model = backward.zero_where(model, ~finite | (status == Status.NON_FINITE))
         sweep, mu, rate = backward.regularised_sweep(
             model, nominal.controls, limits, mu, rate, status == Status.RUNNING, schedule
         )
-        status = _set(status, ~sweep.definite, Status.INDEFINITE)
+        status = _set(_set(status, ~sweep.finite, Status.NON_FINITE), ~sweep.definite, Status.INDEFINITE)
         small = sweep.gradient <= gradient_tolerance * (1.0 + tf.abs(nominal.cost))
+        if problem.constrained:  # good enough for new multipliers
+            gap = constraints.gap(constraints.values(problem, nominal.states, nominal.controls), lagrangian)
+            small |= (gap > constraint_tolerance) & (sweep.gradient <= schedule_of_multipliers.inexact * gap)
         return sweep, mu, rate, _set(status, small, Status.CONVERGED_GRADIENT)
 
     def record(history: tuple, i: Size, nominal: Rollout, sweep: Sweep, step: Batch, mu: Batch) -> tuple:
@@ -107,12 +108,15 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
             tf.where(accepted, low, tf.where(refused, high, old))
             for old, low, high in zip((mu, rate), down, up, strict=True)
         )
-        # whoever gave up keeps its sweep; whoever converged gets one at its new trajectory
+        # An instance that has stopped keeps its trajectory and the mu of its last sweep: sweeping it along once more
+        # gives the same sweep, and takes less time than choosing between two.
         status = _set(loop.status, refused & (mu > schedule.largest), Status.LINE_SEARCH_FAILED)
+        mu = tf.where(moving & (status == Status.LINE_SEARCH_FAILED), loop.mu, mu)
         swept = running & (status == Status.RUNNING)
         sweep, mu, rate, status = sweep_along(found.rollout, mu, rate, status, loop.lagrangian)
         status = _set(status, converged, Status.CONVERGED_COST)
-        sweep = _where(swept, sweep, loop.sweep)
+        if problem.constrained:  # the last renewal of its multipliers came after its sweep
+            sweep = _where(swept, sweep, loop.sweep)
         history = record(loop.history, i, found.rollout, sweep, found.step, mu)
         loop = _Loop(
             i + 1,
@@ -127,16 +131,18 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
             loop.lagrangian,
             loop.gap,
         )
-        return (_renewed(problem, options.augmented_lagrangian, running, loop) if problem.constrained else loop,)
+        if not problem.constrained:
+            return (loop,)
+        return (_renewed(problem, schedule_of_multipliers, constraint_tolerance, running, loop),)
 
-    T, B, m = controls.shape
-    begin = options.augmented_lagrangian.initial
+    T, m, B = controls.shape
+    begin = schedule_of_multipliers.initial
     start = forward.roll(problem, x0, controls)
     multipliers = tf.nest.map_structure(tf.zeros_like, constraints.values(problem, start.states, controls))
     lagrangian = Lagrangian(multipliers, tf.fill([B], tf.constant(begin, dtype)))
     start = start._replace(cost=forward.total_cost(problem, start.states, controls, lagrangian))
     status = tf.where(forward.is_finite(start), int(Status.RUNNING), int(Status.NON_FINITE))
-    nothing = backward.no_sweep(T, B, m, x0.shape[1], dtype)
+    nothing = backward.no_sweep(T, B, m, x0.shape[0], dtype)
     mu, rate, gap = (tf.fill([B], tf.constant(value, dtype)) for value in (schedule.initial, 1.0, np.inf))
     history = tuple(
         tf.TensorArray(dtype, options.max_iterations + 1, element_shape=[B], clear_after_read=False)
@@ -164,13 +170,13 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
         loop.lagrangian.multipliers,
         constraints.violation(constraints.values(problem, states, controls)),
     )
-    return solution, tf.stack([tf.transpose(array.stack()) for array in loop.history])
+    return solution, tf.stack([array.stack() for array in loop.history])
 
 
-def _renewed(problem: Problem, schedule: AugmentedLagrangian, running: tf.Tensor, loop: _Loop) -> _Loop:
+def _renewed(
+    problem: Problem, schedule: AugmentedLagrangian, tolerance: float, running: tf.Tensor, loop: _Loop
+) -> _Loop:
     """Renews the multipliers of the instances that have just converged; those outside the tolerance go on."""
-    eps = float(np.finfo(loop.mu.dtype.as_numpy_dtype).eps)
-    tolerance = eps**0.5 if schedule.tolerance is None else schedule.tolerance
     states, controls, cost = loop.nominal
     old = loop.lagrangian
     converged = (loop.status == Status.CONVERGED_GRADIENT) | (loop.status == Status.CONVERGED_COST)
@@ -184,7 +190,7 @@ def _renewed(problem: Problem, schedule: AugmentedLagrangian, running: tf.Tensor
     status = tf.where(exhausted, int(Status.INFEASIBLE), loop.status)
     status = tf.where(goes_on, int(Status.RUNNING), status)
     multipliers = tf.nest.map_structure(
-        lambda new, before: tf.where(converged[:, None], new, before),
+        lambda new, before: tf.where(converged, new, before),
         constraints.multipliers_of(found, old),
         old.multipliers,
     )
@@ -205,10 +211,4 @@ def _set(status: tf.Tensor, where: tf.Tensor, new: Status) -> tf.Tensor:
 
 def _where(chosen: tf.Tensor, new: Sweep, old: Sweep) -> Sweep:
     """Sweep of the chosen instances from `new`, of the others from `old`."""
-    axes = (1, 1, 1, 1, 0, 0, 0, 0)  # of the instances
-
-    def merged(x: tf.Tensor, y: tf.Tensor, axis: int) -> tf.Tensor:
-        shape = [1] * axis + [-1] + [1] * (x.shape.rank - axis - 1)
-        return tf.where(tf.reshape(chosen, shape), x, y)
-
-    return Sweep._make(map(merged, new, old, axes))
+    return Sweep._make(tf.where(chosen, x, y) for x, y in zip(new, old, strict=True))

@@ -82,8 +82,10 @@ class LineSearch:
 class AugmentedLagrangian:
     """Schedule of the penalty rho on inequality constraints, one rho per initial state.
 
-    Whenever the augmented cost has been minimised, the multipliers become y = max(0, lambda + rho g), and rho grows
-    where the largest |y - lambda| / rho has not shrunk enough since the last time.
+    Whenever the augmented cost has been minimised well enough, the multipliers become y = max(0, lambda + rho g), and
+    rho grows where the gap, the largest |y - lambda| / rho, has not shrunk enough since the last time. Well enough is a
+    gradient in proportion to the gap: to minimise to the last digit under multipliers that are still wrong is lost
+    work, most of all where convergence is linear.
 
     Attributes:
         initial: first penalty; small enough that the first minimisation is easy, in units of cost per squared
@@ -93,12 +95,15 @@ class AugmentedLagrangian:
         largest: an instance that asks for more stops with `Status.INFEASIBLE`.
         tolerance: on the largest violation and on the slack of an inequality that has a multiplier, in units of the
             inequality; `None` is the square root of the machine precision.
+        inexact: multipliers are renewed once the largest entry of the gradient is at most so many times the gap; 0
+            minimises to the tolerances of the solve every time.
 
     Raises:
         ValueError: if a value is out of its range.
 
     Source: Nocedal and Wright, "Numerical Optimization" (2006), Section 17.4; Howell, Jackson, Manchester, "ALTRO: a
-        fast solver for constrained trajectory optimization" (2019), Section III.
+        fast solver for constrained trajectory optimization" (2019), Section III; for `inexact` Rockafellar, "Augmented
+        Lagrangians and applications of the proximal point algorithm in convex programming" (1976), criterion (B').
 
     Example:
         >>> AugmentedLagrangian(initial=10.0).factor
@@ -110,9 +115,11 @@ class AugmentedLagrangian:
     progress: float = 0.25
     largest: float = 1e8
     tolerance: float | None = None
+    inexact: float = 0.1
 
     def __post_init__(self) -> None:
         _checks.check_real("initial", self.initial, above=0.0)
+        _checks.check_real("inexact", self.inexact, least=0.0)
         _checks.check_real("factor", self.factor, above=1.0)
         _checks.check_real("progress", self.progress, above=0.0, below=1.0)
         _checks.check_real("largest", self.largest, least=self.initial)

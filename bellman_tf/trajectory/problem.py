@@ -94,18 +94,18 @@ class Problem:
         """Limits of the controls, as tensors.
 
         Args:
-            controls: `[T, B, m]`, for its shape and dtype.
+            controls: `[T, m, B]`, for its shape and dtype.
 
         Returns:
-            Lower and upper limits `[T, 1, m]`, or `None` where there are none.
+            Lower and upper limits `[T, m, 1]`, or `None` where there are none.
 
         Raises:
             ValueError: if the limits do not broadcast to `[T, m]`.
         """
-        arrays = self.limit_arrays(controls.shape[2])
+        arrays = self.limit_arrays(controls.shape[1])
         if arrays is None:
             return None
-        lower, upper = (tf.constant(limit[:, None], controls.dtype) for limit in arrays)
+        lower, upper = (tf.constant(limit[:, :, None], controls.dtype) for limit in arrays)
         return lower, upper
 
     def limit_arrays(self, controls: int) -> tuple[np.ndarray, np.ndarray] | None:

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf.trajectory.lanes import first, last, transposed_last
 from bellman_tf.trajectory.loop import Options, run
 from bellman_tf.trajectory.options import AugmentedLagrangian, LineSearch, Regularization
 from bellman_tf.trajectory.problem import Problem
@@ -34,9 +35,9 @@ def solve(
     iteration and linear. Instances of a batch do not see each other: each has its own regularisation, step size and
     status, and one that has stopped does not change any more.
 
-    Inequalities of the problem enter by an augmented Lagrangian: an instance that has converged renews its multipliers
-    and, where they settle too slowly, its penalty, and goes on from there, until its inequalities hold as well. Such a
-    renewal is an iteration of its own.
+    Inequalities of the problem enter by an augmented Lagrangian: an instance that has converged, or is near enough for
+    the violation that is left, renews its multipliers and, where they settle too slowly, its penalty, and goes on from
+    there, until its inequalities hold as well. Such a renewal is an iteration of its own.
 
     The loop is compiled once per set of options, shapes and dtype; its size does not depend on the horizon.
 
@@ -138,21 +139,14 @@ def _compiled(problem: Problem, options: Options, x0: tf.Tensor, u_init: tf.Tens
         batched = x0.shape.rank == 2
         if not batched:
             x0, u_init = x0[None], u_init[None]
-        controls = _swap(u_init)
+        x0, controls = transposed_last(x0), last(u_init)
         limits = problem.limits(controls)
         if limits is not None:
             controls = tf.clip_by_value(controls, *limits)
         solution, history = run(problem, options, x0, controls)
-        solution = solution._replace(
-            states=_swap(solution.states),
-            controls=_swap(solution.controls),
-            gains=solution.gains._replace(
-                open_loop=_swap(solution.gains.open_loop), feedback=_swap(solution.gains.feedback)
-            ),
-            value=type(solution.value)(*map(_swap, solution.value)),
-            multipliers=solution.multipliers._replace(stage=_swap(solution.multipliers.stage)),
-        )
         entries = tf.reduce_max(solution.iterations) + 1
+        solution = tf.nest.map_structure(lambda x: None if x is None else first(x), solution)
+        history = tf.transpose(history, [0, 2, 1])
         used = history.shape[:2] if batched else history.shape[:1]
         size = tf.stack([*used, entries])
         if not batched:
@@ -162,11 +156,6 @@ def _compiled(problem: Problem, options: Options, x0: tf.Tensor, u_init: tf.Tens
 
     function = tf.function(program, jit_compile=True if options.jit_compile else None, autograph=False)
     return function.get_concrete_function(*(tf.TensorSpec(array.shape, array.dtype) for array in (x0, u_init)))
-
-
-def _swap(array: tf.Tensor) -> tf.Tensor:
-    """Exchanges the first two axes, stages and instances."""
-    return tf.transpose(array, [1, 0, *range(2, array.shape.rank)])
 
 
 def _inputs(

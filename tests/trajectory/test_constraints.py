@@ -160,7 +160,14 @@ def test_what_ends_the_search_for_multipliers():
     assert few.violation.numpy() > 0.1 and weak.violation.numpy() > 0.1
 
 
-def test_a_way_around_an_obstacle_is_that_of_a_dense_program():
+def disc(x, xp):
+    """Out of the disc of radius 1/2 around (1, 1)."""
+    return xp.stack([0.25 - (x[..., 0] - 1.0) ** 2 - (x[..., 1] - 1.0) ** 2], axis=-1)
+
+
+def obstacle():
+    """From (0, 0.1) to (2, 2) around the disc."""
+
     def f(x, u, t, xp):
         return x + 0.2 * u
 
@@ -170,19 +177,37 @@ def test_a_way_around_an_obstacle_is_that_of_a_dense_program():
     def terminal(x, xp):
         return 50.0 * ((x[..., 0] - 2.0) ** 2 + (x[..., 1] - 2.0) ** 2)
 
-    def disc(x, xp):
-        return xp.stack([0.25 - (x[..., 0] - 1.0) ** 2 - (x[..., 1] - 1.0) ** 2], axis=-1)
+    return cases.both(f, cost, terminal, 2, (0.0, 0.1), np.ones([10, 2]), inequality=lambda x, u, t: disc(x, tf))
 
-    start = np.ones([10, 2])
-    case = cases.both(f, cost, terminal, 2, (0.0, 0.1), start, inequality=lambda x, u, t: disc(x, tf))
-    found = solve(case.problem, *case.solve_inputs())
-    assert found.converged.numpy() and found.violation.numpy() <= 1.5e-8
+
+@pytest.mark.parametrize(("second_order", "most"), [(True, 30), (False, 45)])
+def test_a_way_around_an_obstacle_is_that_of_a_dense_program(second_order, most):
+    case = obstacle()
+    found = solve(case.problem, *case.solve_inputs(), second_order=second_order)
+    assert found.converged.numpy() and found.violation.numpy() <= 1.5e-8 and int(found.iterations) <= most
     assert (disc(found.states.numpy(), np) > -1e-6).sum() >= 1, "no state touches it"
     controls, value = constrained.nonlinear_program(
-        case.f, case.cost, case.terminal, lambda z, t: disc(z[:2], np), case.x0, start
+        case.f, case.cost, case.terminal, lambda z, t: disc(z[:2], np), case.x0, case.u_init
     )
     assert_close(found.cost, value, rtol=1e-6)
     assert_close(found.controls, controls, atol=1e-4)
+
+
+def test_minimising_to_the_last_digit_before_every_renewal_takes_longer_and_ends_at_the_same_place():
+    """Gauss-Newton leaves out the curvature of the inequalities, times their multipliers, and so converges linearly."""
+    case = obstacle()
+    options = {"second_order": False, "max_iterations": 150}
+    few, many = (
+        solve(case.problem, *case.solve_inputs(), augmented_lagrangian=AugmentedLagrangian(**chosen), **options)
+        for chosen in ({}, {"inexact": 0.0})
+    )
+    assert few.converged.numpy() and many.converged.numpy()
+    assert int(many.iterations) > 100 and 2 * int(few.iterations) < int(many.iterations)
+    assert_close(few.controls, many.controls, atol=1e-5)
+    assert_close(few.multipliers.stage, many.multipliers.stage, atol=1e-5)
+    gradient, step = (array.numpy() for array in (many.history.gradient, many.history.step))
+    falls = (gradient[1:] / gradient[:-1])[(step[1:] == 1.0) & (gradient[:-1] < 1e-3) & (gradient[1:] > 1e-6)]
+    assert len(falls) > 20 and 0.3 < np.median(falls) < 0.9, "the rate is not linear"
 
 
 def test_derivatives_and_cost_of_the_augmented_lagrangian(rng):
@@ -203,8 +228,9 @@ def test_derivatives_and_cost_of_the_augmented_lagrangian(rng):
     arrays = tf.constant(multipliers), tf.constant(penalty)
     first, second = constraints.added_derivatives(values, jacobian, hessian, *arrays)
     gauss_newton = constraints.added_derivatives(values, jacobian, None, *arrays)[1]
-    found = Inequalities(values[None], tf.zeros([6, 0], tf.float64))
-    lagrangian = Lagrangian(Inequalities(arrays[0][None], tf.zeros([6, 0], tf.float64)), arrays[1])
+    nothing = tf.zeros([0, 6], tf.float64)
+    found = Inequalities(tf.transpose(values)[None], nothing)
+    lagrangian = Lagrangian(Inequalities(tf.transpose(arrays[0])[None], nothing), arrays[1])
     added = constraints.added_cost(found, lagrangian)
     for i in range(6):
         y, rho = multipliers[i], penalty[i]
@@ -223,7 +249,7 @@ def test_the_augmented_cost_of_a_trajectory():
     problem = line(inequality=lambda x, u, t: x + u - 2.0)
     controls = tf.ones([3, 1, 1], tf.float64)
     states = forward.roll(problem, tf.zeros([1, 1], tf.float64), controls).states
-    nothing = tf.zeros([1, 0], tf.float64)
+    nothing = tf.zeros([0, 1], tf.float64)
     one = Lagrangian(Inequalities(tf.ones([3, 1, 1], tf.float64), nothing), tf.constant([2.0], tf.float64))
     # values -1, 0, 1 with multipliers 1 and penalty 2 add -1/4, 0 and 1 + 1 to 3 + 1
     assert forward.total_cost(problem, states, controls, one).numpy().tolist() == [4.0 - 0.25 + 2.0]
@@ -251,6 +277,7 @@ def test_wrong_inequalities_are_refused():
         ({"progress": 1.0}, r"`progress` must be a finite number > 0.0 and < 1.0"),
         ({"largest": 0.5}, r"`largest` must be a finite number >= 1.0"),
         ({"tolerance": 0.0}, r"`tolerance` must be a finite number > 0.0"),
+        ({"inexact": -1.0}, r"`inexact` must be a finite number >= 0.0"),
     ):
         with pytest.raises(ValueError, match=text):
             AugmentedLagrangian(**options)

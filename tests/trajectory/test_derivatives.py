@@ -14,30 +14,33 @@ from verification.references import trajectory as reference
 
 
 def along(case, U, batch=1):
-    """A trajectory `[T + 1, B, n]` and controls `[T, B, m]`, instance b with controls (b + 1) U."""
-    controls = [(b + 1) * U for b in range(batch)]
+    """A trajectory `[T + 1, n, B]` and controls `[T, m, B]`, instance b with controls (1 + b / 16) U."""
+    controls = [(1 + b / 16) * U for b in range(batch)]
     states = [reference.roll(case.f, case.x0, u) for u in controls]
-    return tuple(tf.constant(np.stack(arrays, axis=1)) for arrays in (states, controls))
+    return tuple(tf.constant(np.stack(arrays, axis=-1)) for arrays in (states, controls))
 
 
+@pytest.mark.parametrize("batch", [2, 17])
 @pytest.mark.parametrize("make", [cases.curved, cases.unicycle, cases.pendulum])
-def test_they_are_those_of_the_functions(rng, make):
+def test_they_are_those_of_the_functions(rng, make, batch):
+    """All stages at once for a few instances, stage by stage for many."""
     case = make(5)
     U = rng.standard_normal(case.u_init.shape)
-    states, controls = along(case, U, batch=2)
+    states, controls = along(case, U, batch)
     model = model_along(case.problem, states, controls, True)
     plain = model_along(case.problem, states, controls, False)
-    assert plain.dynamics_zz is None
-    for b in range(2):
-        stages, v, W = case.stages(states[:, b].numpy(), controls[:, b].numpy(), reference)
-        for t, (g, H, F, D) in enumerate(stages):
-            for actual in (model, plain):
-                assert_close(actual.cost_z[t, b], g, rtol=1e-13, atol=1e-14)
-                assert_close(actual.jacobian[t, b], F, rtol=1e-13)
-                assert_close(actual.cost_zz[t, b], H, rtol=1e-8, atol=1e-8)
-            assert_close(model.dynamics_zz[t, b], D, rtol=1e-8, atol=1e-8)
-        assert_close(model.terminal.V_x[b], v, rtol=1e-13, atol=1e-13)
-        assert_close(model.terminal.V_xx[b], W, rtol=1e-8, atol=1e-8)
+    found = [[kind.at(tf.constant(t)) for kind in (model, plain)] for t in range(5)]
+    assert found[0][1].dynamics_zz is None
+    for b in (0, batch - 1):
+        stages, v, W = case.stages(states[..., b].numpy(), controls[..., b].numpy(), reference)
+        for (g, H, F, D), both in zip(stages, found, strict=True):
+            for actual in both:
+                assert_close(actual.cost_z[:, b], g, rtol=1e-13, atol=1e-14)
+                assert_close(actual.jacobian[..., b], F, rtol=1e-13, atol=1e-15)
+                assert_close(actual.cost_zz[..., b], H, rtol=1e-8, atol=1e-8)
+            assert_close(both[0].dynamics_zz[..., b], D, rtol=1e-8, atol=1e-8)
+        assert_close(model.terminal.V_x[:, b], v, rtol=1e-13, atol=1e-13)
+        assert_close(model.terminal.V_xx[..., b], W, rtol=1e-8, atol=1e-8)
 
 
 def lq_with_its_derivatives(lq, **wrong):
@@ -81,9 +84,9 @@ def test_given_tensors_of_the_dynamics_are_used_where_asked_for():
     functions = case.problem.dynamics, case.problem.running_cost, case.problem.terminal_cost
     problem = Problem(*functions, 6, derivatives=Derivatives(dynamics=dynamics))
     states, controls = along(case, case.u_init)
-    assert model_along(problem, states, controls, False).dynamics_zz is None
-    tensors = model_along(problem, states, controls, True).dynamics_zz.numpy()
-    assert (tensors[..., 3:, 3:] == 1).all() and np.count_nonzero(tensors) == 6 * 3 * 4
+    assert model_along(problem, states, controls, False).at(0).dynamics_zz is None
+    tensors = model_along(problem, states, controls, True).at(5).dynamics_zz.numpy()
+    assert (tensors[:, 3:, 3:] == 1).all() and np.count_nonzero(tensors) == 3 * 4
 
 
 def test_given_ones_of_wrong_shape_are_refused(rng):

@@ -86,10 +86,10 @@ def compare(solver, sweep, rtol):
     """Gains and value, whose signs are opposite and the same."""
     T = len(sweep.open_loop)
     for name, theirs, ours in (
-        ("k", -np.array([np.array(solver.k[t]) for t in range(T)]), sweep.open_loop[:, 0]),
-        ("K", -np.array([np.array(solver.K[t]) for t in range(T)]), sweep.feedback[:, 0]),
-        ("V_x", np.array([np.array(V) for V in solver.Vx]), sweep.V_x[:, 0]),
-        ("V_xx", np.array([np.array(V) for V in solver.Vxx]), sweep.V_xx[:, 0]),
+        ("k", -np.array([np.array(solver.k[t]) for t in range(T)]), sweep.open_loop[..., 0]),
+        ("K", -np.array([np.array(solver.K[t]) for t in range(T)]), sweep.feedback[..., 0]),
+        ("V_x", np.array([np.array(V) for V in solver.Vx]), sweep.V_x[..., 0]),
+        ("V_xx", np.array([np.array(V) for V in solver.Vxx]), sweep.V_xx[..., 0]),
     ):
         assert_close(ours, theirs, rtol=rtol, label=name)
 
@@ -120,7 +120,7 @@ def test_gains_of_random_time_varying_lq_problems(rng, T, n, m):
     crocoddyl, problem = linear_quadratic(lq, x0)
     X = problem.rollout(list(U))
     zero = tf.zeros([1], tf.float64)
-    states, controls = tf.constant(np.array(X)[:, None]), tf.constant(U[:, None])
+    states, controls = tf.constant(np.array(X)[..., None]), tf.constant(U[..., None])
     model = model_along(lq.problem(), states, controls, True)
     compare(swept(crocoddyl, problem, X, U), backward.sweep(model, controls, None, zero, zero), 1e-12)
 
@@ -131,21 +131,24 @@ def test_the_second_order_recursion(rng):
     U = 0.3 * rng.standard_normal(case.u_init.shape)
     X = reference.roll(case.f, case.x0, U)
     zero = tf.zeros([1], tf.float64)
-    states, controls = tf.constant(X[:, None]), tf.constant(U[:, None])
+    states, controls = tf.constant(X[..., None]), tf.constant(U[..., None])
     model = model_along(case.problem, states, controls, True)
     sweep = backward.sweep(model, controls, None, zero, zero)
-    plain = backward.sweep(model._replace(dynamics_zz=None), controls, None, zero, zero)
+    without = model._replace(at=lambda t: model.at(t)._replace(dynamics_zz=None))
+    plain = backward.sweep(without, controls, None, zero, zero)
     assert np.abs((sweep.feedback - plain.feedback).numpy()).max() > 1e-2
-    extra = np.einsum("ti,tijk->tjk", sweep.V_x[1:, 0].numpy(), model.dynamics_zz[:, 0].numpy())
+    stages = [model.at(tf.constant(t)) for t in range(8)]
+    tensors = np.stack([stage.dynamics_zz.numpy() for stage in stages])
+    extra = np.einsum("ti,tijk->tjk", sweep.V_x[1:, :, 0].numpy(), tensors[..., 0])
 
     class Given(Stage):  # our own derivatives: the recursion is what is compared, to rounding
         def __call__(self, x, u):
-            g, H, F = (array[self.t, 0].numpy() for array in (model.cost_z, model.cost_zz, model.jacobian))
+            g, H, F = (array[..., 0].numpy() for array in stages[self.t][:3])
             z = np.concatenate([x, u])
             return self.case.f(z, self.t), self.case.cost(z, self.t), g, H + self.extra[self.t], F
 
     def terminal(x):
-        return case.terminal(x), *(array[0].numpy() for array in model.terminal)
+        return case.terminal(x), *(array[..., 0].numpy() for array in model.terminal)
 
     crocoddyl, problem = shooting(case.x0, [Given(case, t, extra) for t in range(8)], terminal)
     compare(swept(crocoddyl, problem, X, U), sweep, 1e-12)
