@@ -348,20 +348,6 @@ class Block:
         raise NotImplementedError
 
 
-class RunningMean(NamedTuple):
-    """Arguments of `running_mean`, which many players' means wait for to be taken as one.
-
-    Attributes:
-        old: the mean so far.
-        new: this step's value.
-        rate: weight of the old one, of `StepScalars.mean_rate`.
-    """
-
-    old: tf.Tensor
-    new: tf.Tensor
-    rate: tf.Tensor
-
-
 def running_mean(old: tf.Tensor, new: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
     """Exponential mean.
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Block, Metric, RunningMean, StepScalars, running_mean
+from bellman_tf.curvature.block import Block, Metric, StepScalars, running_mean
 from bellman_tf.curvature.damping import factor_damping
 from bellman_tf.curvature.stacks import Stacks
 from bellman_tf.layers.capture import Capture
@@ -25,6 +25,20 @@ Captured = TypeVar("Captured", bound=Capture)  # what a block's players are capt
 
 _NEARLY = 1.1  # a matrix is padded to at most so many times its rows
 _TINY = 32  # up to so many rows in any case
+
+
+class RunningMean(NamedTuple):
+    """Arguments of `running_mean`, which many players' means wait for to be taken as one.
+
+    Attributes:
+        old: the mean so far.
+        new: this step's value.
+        rate: weight of the old one, of `StepScalars.mean_rate`.
+    """
+
+    old: tf.Tensor
+    new: tf.Tensor
+    rate: tf.Tensor
 
 
 class CachedBlock(Block, Generic[Captured]):

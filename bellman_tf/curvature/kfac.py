@@ -24,13 +24,12 @@ from bellman_tf.curvature.block import (
     MetricKind,
     Pair,
     PlayerLayout,
-    RunningMean,
     StateSpec,
     StepScalars,
     TwoSided,
     running_mean,
 )
-from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
+from bellman_tf.curvature.cached import CachedBlock, RunningMean, damped_inverses, every
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.layers.tap_capture import TapCapture

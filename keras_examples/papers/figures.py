@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_examples.papers.cells import Store
 from keras_examples.papers.experiment import Experiment, Part
-from keras_examples.papers.reports import MEASURES, grid_values, values_at
+from keras_examples.papers.reports import MEASURES, accuracy_changes, grid_values
 from keras_examples.studies._report import CEILING, new_figure
 
 
@@ -110,16 +110,7 @@ def changes(experiment: Experiment, store: Store, path: pathlib.Path) -> bool:
         Whether there was anything to draw.
     """
     rows = [row for row in experiment.rows if row.base]
-    values = np.full((len(rows), len(experiment.parts)), np.nan)
-    for k, row in enumerate(rows):
-        base = experiment.base_of(row)
-        for j, part in enumerate(experiment.parts):
-            rate = experiment.best_rate(store, part, base)
-            if rate is None:
-                continue
-            ours, theirs = (values_at(experiment, store, part, each, rate, "accuracy") for each in (row, base))
-            if ours and theirs:
-                values[k, j] = np.mean(ours) - np.mean(theirs)
+    values = accuracy_changes(experiment, store)
     if not np.isfinite(values).any():
         return False
     size = float(np.nanmax(np.abs(values))) or 1.0

@@ -95,7 +95,9 @@ def _pairs(experiment: Experiment) -> list[tuple[Part, Row, Row]]:
     ]
 
 
-def _shared(experiment: Experiment, store: Store, part: Part, row: Row, base: Row, rate: float, measure: str) -> tuple:
+def shared(
+    experiment: Experiment, store: Store, part: Part, row: Row, base: Row, rate: float, measure: str
+) -> tuple[list[float], list[float]]:
     """A measure of a method and of its baseline over the seeds that both have."""
     ours, theirs = (values_at(experiment, store, part, each, rate, measure) for each in (row, base))
     count = min(len(ours), len(theirs))
@@ -110,9 +112,9 @@ def difference(experiment: Experiment, store: Store) -> str:
         if rate is None or not experiment.outcomes(store, part, row, rate):
             continue
         cells = [part.name, f"{row.name} - {base.name}", f"{rate:g}"]
-        ended = np.isfinite(_shared(experiment, store, part, row, base, rate, "loss")).all()
+        ended = np.isfinite(shared(experiment, store, part, row, base, rate, "loss")).all()
         for measure in MEASURES:
-            ours, theirs = _shared(experiment, store, part, row, base, rate, measure)
+            ours, theirs = shared(experiment, store, part, row, base, rate, measure)
             if measure == "loss":
                 cells.append(str(len(ours)))
             if ours and ended:
@@ -138,12 +140,15 @@ def variance(experiment: Experiment, store: Store) -> str:
         best = experiment.best_rate(store, part, base)
         rates = row.rates if not experiment.tune else () if best is None else (best,)
         for rate in rates:
+            if not experiment.outcomes(store, part, row, rate):
+                continue
             cells = [part.name, f"{row.name} / {base.name}", f"{rate:g}"]
+            ended = np.isfinite(shared(experiment, store, part, row, base, rate, "loss")).all()
             for measure in MEASURES:
-                ours, theirs = _shared(experiment, store, part, row, base, rate, measure)
+                ours, theirs = shared(experiment, store, part, row, base, rate, measure)
                 if measure == "loss":
                     cells.append(str(len(ours)))
-                change = statistics.variance_change(ours, theirs) if np.isfinite([ours, theirs]).all() else math.nan
+                change = statistics.variance_change(ours, theirs) if ended else math.nan
                 paper = experiment.printed.get((part.name, row.name), {}).get(measure)
                 ends = statistics.variance_interval(change, len(ours), len(theirs)) if math.isfinite(change) else None
                 cells += [NONE if paper is None else f"{paper:+g} %", signed_text(change) + " %" * (ends is not None)]
@@ -168,7 +173,9 @@ def curves(experiment: Experiment, store: Store) -> str:
                 half = [float(np.mean(each.curve[max(0, len(each.curve) // 2 - 2) :][:4])) for each in found]
                 kinds = {"base's best": best} if row is base else {"base's best": best, "own best": own}
                 if experiment.perturbed:
-                    kinds["perturbed"] = experiment.perturbed_rate(store, part, base)
+                    kinds |= (
+                        {"perturbed": above} if (above := experiment.perturbed_rate(store, part, base)) != best else {}
+                    )
                 kind = ", ".join(name for name, value in kinds.items() if value == rate)
                 rows.append((
                     part.name, row.name, f"{rate:g}", kind, str(len(found)), ours_text(half),
@@ -247,11 +254,31 @@ def grid_values(experiment: Experiment, store: Store, row: Row, measure: str) ->
     base = experiment.base_of(row)
     lines = []
     for part in experiment.parts:
-        pairs = [_shared(experiment, store, part, row, base, rate, measure) for rate in row.rates]
+        pairs = [shared(experiment, store, part, row, base, rate, measure) for rate in row.rates]
         lines.append(
             [float(np.mean(a) - np.mean(b)) if a and np.isfinite([a, b]).all() else math.nan for a, b in pairs]
         )
     return np.array(lines)
+
+
+def accuracy_changes(experiment: Experiment, store: Store) -> np.ndarray:
+    """Accuracy minus the baseline's at its best rate, over the seeds that both have.
+
+    Args:
+        experiment: what was run.
+        store: of what was run.
+
+    Returns:
+        A line per method with a baseline and a column per part; nan where there is none.
+    """
+    rows = [row for row in experiment.rows if row.base]
+    values = np.full((len(rows), len(experiment.parts)), np.nan)
+    for part, row, base in _pairs(experiment):
+        rate = experiment.best_rate(store, part, base)
+        ours, theirs = ((), ()) if rate is None else shared(experiment, store, part, row, base, rate, "accuracy")
+        if ours:
+            values[rows.index(row), experiment.parts.index(part)] = np.mean(ours) - np.mean(theirs)
+    return values
 
 
 REPORTS: dict[str, Callable[[Experiment, Store], str]] = {

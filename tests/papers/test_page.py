@@ -46,7 +46,8 @@ def test_a_missing_name_and_an_unknown_verdict_are_noticed():
 
 def test_the_tables_are_those_of_the_store():
     assert page.places(TEXT)
-    assert command.tables_of(TEXT, PAGE.parents[1] / command.STORE) == TEXT
+    fresh = command.tables_of(TEXT, PAGE.parents[1] / command.STORE)
+    assert fresh == TEXT, "run `python -m keras_examples.papers --page docs/papers.md`"
 
 
 def test_places_are_filled_and_the_rest_is_left():

@@ -92,3 +92,17 @@ def test_costs_are_times_the_baselines(tmp_path):
     store, _ = filled(costs, tmp_path, lambda c: outcome(processor=3.0 if str(c.method) == ours else 2.0))
     [row] = cells_of(reports.costs(costs, store), "IRIS", "ours")
     assert row[2:] == ["3", "1.50 (SGD)"]
+
+
+def test_changes_of_accuracy_are_those_of_the_seeds_that_both_have(tmp_path):
+    compared = dataclasses.replace(EXPERIMENT, report="difference")
+    ours, store = str(OURS.method), Store(tmp_path / "cells.jsonl")
+    assert np.isnan(reports.accuracy_changes(compared, store)).all()
+    for row, seeds in ((SGD, 3), (OURS, 2)):
+        for rate in row.rates:
+            for seed in range(seeds):
+                better = 0.1 * (str(row.method) == ours)
+                store.add(compared.cell(compared.parts[0], row, rate, seed), outcome(accuracy=0.2 * seed + better))
+    np.testing.assert_allclose(reports.accuracy_changes(compared, store), [[10.0]])
+    [row] = cells_of(reports.difference(compared, store), "IRIS", "ours - SGD")
+    assert row[3] == "2" and row[6] == "+10 [+10, +10]"

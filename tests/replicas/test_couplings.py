@@ -35,7 +35,9 @@ def compare(name, count, coupling, **options):
     assert_same_training(model, alone)
 
 
-@pytest.mark.parametrize(("name", "coupling"), [("exact", "replica"), ("exact", "global")])
+@pytest.mark.parametrize(
+    ("name", "coupling"), [pytest.param("exact", "replica", marks=pytest.mark.slow), ("exact", "global")]
+)
 def test_players_of_one_stage(name, coupling):
     compare(name, 2, coupling, run_eagerly=True)
 
@@ -60,7 +62,7 @@ def critic():
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize(
     ("count", "curvature"),
-    [(2, "identity"), *(pytest.param(n, c, marks=pytest.mark.slow) for n in (2, 4) for c in ("adam", "kfac"))],
+    [(2, "identity"), *(pytest.param(n, c, marks=pytest.mark.slow) for n, c in ((2, "adam"), (4, "kfac")))],
 )
 def test_losses_of_their_own(count, curvature, coupling):
     x, y = data(16)

@@ -145,7 +145,7 @@ def layered():
     return btf.Sequential([keras.Input((3,), dtype="int32"), *parts])
 
 
-@pytest.mark.parametrize("make", [layered, Tokens])
+@pytest.mark.parametrize("make", [pytest.param(layered, marks=pytest.mark.slow), Tokens])
 def test_tokens_are_no_floats(make):
     """Before the first step Keras averages the replicas' batches, which makes floats of integers."""
     x = np.random.default_rng(0).integers(0, 300, (8, 3))

@@ -42,8 +42,8 @@ NETWORKS = {"mlp": mlp, "cnn": cnn}
 USUAL = [
     ("kfac", "mlp"),
     ("AdamW", "mlp"),
-    ("control", "mlp"),
-    ("feedback", "cnn"),
+    pytest.param("control", "mlp", marks=pytest.mark.slow),
+    pytest.param("feedback", "cnn", marks=pytest.mark.slow),
 ]  # the others, four replicas and uneven batches in one graph: the slow suite
 
 
@@ -77,6 +77,7 @@ def test_a_last_batch_that_is_not_shared_evenly():
     compare("identity", 2, "mlp", 15, run_eagerly=True)
 
 
+@pytest.mark.slow
 def test_a_replica_without_samples_sends_none():
     compare("identity", 2, "mlp", 9)
 
@@ -126,6 +127,7 @@ def test_what_is_too_much_to_send_is_named_and_stays_within_a_replica(monkeypatc
     assert_same_training(model, alone)
 
 
+@pytest.mark.slow
 def test_a_table_that_is_looked_up_stays_within_a_replica():
     def make():
         parts = [keras.Input((3,), dtype="int32"), layers.Embedding(300, 4), layers.Flatten(), layers.Dense(CLASSES)]

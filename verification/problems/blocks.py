@@ -149,11 +149,9 @@ class Block(NamedTuple):
 
     @property
     def size(self):
-        """Of what cancels to make the value's Hessian: shortcut and stages may be each other's negative."""
-        F = np.eye(len(self.v))
-        for f_x, *_ in self.stages:
-            F = f_x @ F
-        return (1.0 + np.linalg.norm(F, 2)) ** 2 * np.linalg.norm(self.W)
+        """Of the parts of the value's Hessian if nobody acted: through the stages and through the shortcut, which cancel."""
+        through = np.linalg.multi_dot([f_x for f_x, *_ in reversed(self.stages)] + [np.eye(len(self.v))])
+        return (np.linalg.norm(through, 2) + 1) ** 2 * np.linalg.norm(self.W)
 
     def core(self, t):
         """Jacobians and costs of stage t for the core library: positional and keyword arguments."""
