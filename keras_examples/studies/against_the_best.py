@@ -129,21 +129,29 @@ class Kind:
         batch_size: B.
         steps: of a run.
         make: the task, given the TFDS directory and the steps of a run.
+        seeds: of a finalist.
+        finalists: settings that run on all seeds.
+        rates: learning rates of the grid.
     """
 
     title: str
     batch_size: int
     steps: int
     make: Callable[[str | None, int], Task]
+    seeds: int = 3
+    finalists: int = 1
+    rates: int = 5
 
 
 TASKS = {
-    "digits": Kind("DIGITS, tanh MLP", 8, 1000, digits),
+    "digits": Kind("DIGITS, tanh MLP", 8, 1000, digits, finalists=2),
     "characters": Kind("characters, transformer", 32, 200, characters),
     "autoencoder": Kind("MNIST, deep autoencoder", 250, 120, autoencoder),
-    "residual": Kind("CIFAR-10, residual net", 128, 200, functools.partial(residual, "residual")),
-    "residual-bn": Kind("CIFAR-10, residual net with BN", 128, 200, functools.partial(residual, "residual-bn")),
-    "vit": Kind("CIFAR-10, ViT", 128, 200, transformer),
+    "residual": Kind("CIFAR-10, residual net", 128, 200, functools.partial(residual, "residual"), rates=4),
+    "residual-bn": Kind(
+        "CIFAR-10, residual net with BN", 128, 200, functools.partial(residual, "residual-bn"), seeds=2
+    ),
+    "vit": Kind("CIFAR-10, ViT", 128, 200, transformer, seeds=2),
 }
 
 
@@ -213,19 +221,23 @@ def report(store: Store, names: Sequence[str], entries: Sequence[Entry], options
         title, batch_size, budget = TASKS[name].title, TASKS[name].batch_size, budget_of(name, options)
         rows = standings(store, title, entries, budget)
         if rows:
-            parts.append(f"**{title}**, B = {batch_size}, {budget.steps} steps\n\n{table(rows)}")
+            effort = f"seeds 0 to {budget.seeds - 1}, {budget.rates} rates, finalists: {budget.finalists}"
+            parts.append(f"**{title}**, B = {batch_size}, {budget.steps} steps; {effort}\n\n{table(rows)}")
             found.append(_goals.goals(store, title, rows, budget))
             _goals.plot(store, title, rows, budget, options.figures / f"against_the_best_{name}.png")
     if not found:
         return "Nothing is complete yet."
-    versions = f"Keras {keras.__version__}, TensorFlow {tf.__version__}; seeds 0 to {options.seeds - 1}, "
-    versions += f"{options.rates} rates, finalists: {options.finalists}"
+    versions = f"Keras {keras.__version__}, TensorFlow {tf.__version__}"
     return "\n\n".join([versions, _goals.goals_table(found), *parts])
 
 
 def budget_of(name: str, options: argparse.Namespace) -> Budget:
     """What every method of a task may spend, as the command says."""
-    return Budget(options.steps or TASKS[name].steps, options.rates, options.seeds, options.finalists)
+    kind = TASKS[name]
+    return Budget(
+        options.steps or kind.steps, options.rates or kind.rates, options.seeds or kind.seeds,
+        options.finalists or kind.finalists,
+    )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -234,12 +246,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: of the command line.
     """
-    parser = _command.bare_parser(__doc__.splitlines()[0], "keras_examples/results/against_the_best", 0, 3)
+    parser = _command.bare_parser(__doc__.splitlines()[0], "keras_examples/results/against_the_best", 0, 0)
     parser.add_argument("--quick", action="store_true", help="one task, three methods, few steps")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=[entry.name for entry in ENTRIES])
-    parser.add_argument("--rates", type=_command.whole(1), default=5, help="learning rates of the grid")
-    parser.add_argument("--finalists", type=_command.whole(1), default=2, help="settings that are run on all seeds")
+    parser.add_argument("--rates", type=_command.whole(1), help="learning rates of the grid; default: the task's")
+    parser.add_argument(
+        "--finalists", type=_command.whole(1), help="settings that are run on all seeds; default: the task's"
+    )
     parser.add_argument("--rounds", type=_command.whole(1), default=5, help="turns of the step times")
     parser.add_argument("--minutes", type=_command.whole(1), help="begin no run after so many")
     parser.add_argument("--retime", action="store_true", help="measure the step times again and run nothing else")
@@ -250,6 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     entries = [entry for entry in ENTRIES if options.methods is None or entry.name in options.methods]
     if options.quick:
         options.tasks, options.seeds, options.rates, options.rounds, options.steps = ["digits"], 1, 1, 1, 20
+        options.finalists = 2
         entries = [entry for entry in ENTRIES if entry.name in (ADAMW, "GTDDP, AdamW inside", "GTDDP, K-FAC")]
     until = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
     store = Store(options.out / "cells.jsonl")

@@ -13,8 +13,10 @@ TASKS = {  # of the contest, as `docs/which-optimizer.md` calls them; figures he
     "characters, transformer": "characters, transformer, B = 32, 200 steps",
     "MNIST, deep autoencoder": "MNIST, deep autoencoder, B = 250, 120 steps; only AdamW",
     "CIFAR-10, residual net": "CIFAR-10, residual net, B = 128, 200 steps",
+    "CIFAR-10, residual net with BN": "CIFAR-10, residual net with BatchNormalization, B = 128, 200 steps",
+    "CIFAR-10, ViT": "CIFAR-10, ViT, B = 128, 200 steps",
 }
-DIGITS, CHARACTERS, AUTOENCODER, RESIDUAL = TASKS
+DIGITS, CHARACTERS, AUTOENCODER, RESIDUAL, NORMALISED, VIT = TASKS
 INSIDE = {"GTDDP, SGD inside": "SGD, momentum", "GTDDP, AdamW inside": "AdamW", "GTDDP, Muon inside": "Muon"}
 SGD, ADAMW, MUON = INSIDE
 NETWORKS = {  # of `benchmarks.step_time`, as `docs/performance.md` calls them
@@ -48,7 +50,8 @@ def readme() -> Iterator[str]:
     fewest = [min(_shares(found, task, 0)) for task in found.tasks]
     yield f"{span(fewest)} of AdamW's, by the game with the fewest, on {len(fewest)} tasks |"
     yield f"{_times(found)} of AdamW's: met on {_met(found, 'time')} |"
-    assert all(_within_the_bracket(found.goal(task, "lowest")) for task in found.tasks)
+    lowest = [found.goal(task, "lowest") for task in found.tasks]
+    assert all(_within_the_bracket(goal) for goal in lowest if goal.endswith("**yes**"))
     yield f"lower than every baseline's on {_met(found, 'lowest')}, **by less than the spread of the seeds** |"
     yield f"{span(_widths(found))}: met on {_met(found, 'width')} |"
     assert float(wide.best["GTDDP, identity"].game) < float(wide.best["GTDDP, identity"].alone)
@@ -71,13 +74,13 @@ def which_optimizer() -> Iterator[str]:
     ten = digits.at_ten
     yield (
         f"the autoencoder reached AdamW's loss in {found.to_adamw(AUTOENCODER, ADAMW)[0]} of its steps, the residual "
-        f"net in {found.to_adamw(RESIDUAL, ADAMW)[0]}, the character transformer with Muon in "
-        f"{found.to_adamw(CHARACTERS, MUON)[0]}; on DIGITS "
-        f"{found.to_adamw(DIGITS, ADAMW)[0]} |"
+        f"net in {found.to_adamw(RESIDUAL, ADAMW)[0]}, the ViT in {found.to_adamw(VIT, ADAMW)[0]}, the residual net "
+        f"with BatchNormalization in {found.to_adamw(NORMALISED, ADAMW)[0]}, the character transformer with Muon in "
+        f"{found.to_adamw(CHARACTERS, MUON)[0]}; on DIGITS {found.to_adamw(DIGITS, ADAMW)[0]} |"
     )
     yield (
         f"AdamW's loss is reached in 0.8 of its time on {_met(found, 'time')} tasks: {_times(found)}. At equal time "
-        f"the lowest loss is the game's on {_met(found, 'lowest')}, within the spread of three seeds |"
+        f"the lowest loss is the game's on {_met(found, 'lowest')}, within the spread of the seeds |"
     )
     yield (
         f"DIGITS MLP at ten times the baseline's best rate: SGD {ten['GTDDP, identity'].words} with the game, "
@@ -112,12 +115,17 @@ def which_optimizer() -> Iterator[str]:
         f"SGD ({_change(found, RESIDUAL, SGD)}) and AdamW ({_change(found, RESIDUAL, ADAMW)}) "
         f"on the residual net, of AdamW on the autoencoder ({_change(found, AUTOENCODER, ADAMW)}), of "
         f"Muon ({_change(found, CHARACTERS, MUON)}) and AdamW "
-        f"({_change(found, CHARACTERS, ADAMW)}) on the characters"
+        f"({_change(found, CHARACTERS, ADAMW)}) on the characters, of SGD ({_change(found, VIT, SGD)}), AdamW "
+        f"({_change(found, VIT, ADAMW)}) and Muon ({_change(found, VIT, MUON)}) on the ViT, and of SGD "
+        f"({_change(found, NORMALISED, SGD)}), AdamW ({_change(found, NORMALISED, ADAMW)}) and Muon "
+        f"({_change(found, NORMALISED, MUON)}) on the residual net with BatchNormalization"
     )
-    others = [_cost(found, task, m) for task in found.tasks if task != DIGITS for m in INSIDE if m in found.tasks[task]]
+    apart = (DIGITS, NORMALISED)
+    others = [_cost(found, t, m) for t in found.tasks if t not in apart for m in INSIDE if m in found.tasks[t]]
     yield (
         f"A step around another optimizer takes {span(others)} times as long as that optimizer's, on DIGITS "
-        f"{span(_cost(found, DIGITS, method) for method in INSIDE)} times"
+        f"{span(_cost(found, DIGITS, method) for method in INSIDE)} times, with BatchNormalization "
+        f"{span(_cost(found, NORMALISED, method) for method in INSIDE)} times"
     )
 
 
@@ -142,7 +150,7 @@ def performance() -> Iterator[str]:
     )
     yield (
         f"the residual CNN takes {cnn[0]:.2f} with identity and {cnn[1]:.2f} with K-FAC, the ViT {vit[0]:.2f} and "
-        f"{vit[1]:.2f}, ResNet-18 {resnet[0]:.2f} and {resnet[1]:.2f}."
+        f"{vit[1]:.2f}, ResNet-18 {resnet[0]:.2f} and {resnet[1]:.2f};"
     )
     traces, first = benchmark("trace_time")["seconds"].values(), benchmark("first_step")["seconds"]["mobilenet"]
     identity, adam, kfac = (span((t[row] / t["keras sgd"] for t in traces), ".1f") for row in COLUMNS[1:4])
