@@ -54,7 +54,7 @@ def test_wrong_use_is_found_and_nothing_else(found):
         (keywords.Rollout, settings.ROLLOUTS),
         (keywords.OuterScale, settings.OUTER_SCALES),
         (keywords.OuterGain, settings.OUTER_GAINS),
-        (keywords.Gram, FORMS),
+        (get_args(keywords.Gram)[0], FORMS),
         (keywords.InnerMetric, METRICS),
         (get_args(keywords.Curvature)[0], config.NAMES),
         (get_args(keywords.StepControl)[0], step_control.STEP_CONTROLS),

@@ -149,7 +149,7 @@ class Block(NamedTuple):
 
     @property
     def size(self):
-        """Of the parts of the value's Hessian if nobody acted: through the stages and through the shortcut, which cancel."""
+        """Of the value's Hessian, part by part, if nobody acted: stages and shortcut, which cancel."""
         through = np.linalg.multi_dot([f_x for f_x, *_ in reversed(self.stages)] + [np.eye(len(self.v))])
         return (np.linalg.norm(through, 2) + 1) ** 2 * np.linalg.norm(self.W)
 
