@@ -26,23 +26,9 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf.bellman import Value
-from bellman_tf.trajectory import Problem, backward, forward
+from bellman_tf.trajectory import backward, forward
 from bellman_tf.trajectory.derivatives import Stages, model_along, model_of
-
-START = (-1.0, -1.0, 1.0)
-
-
-def unicycle(horizon: int) -> Problem:
-    """Crocoddyl's `ActionModelUnicycle`: 1/2 (10^2 |x|^2 + |u|^2), steps of 0.1."""
-
-    def dynamics(x: tf.Tensor, u: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
-        speed, angle = u[:, 0], x[:, 2]
-        return x + 0.1 * tf.stack([speed * tf.cos(angle), speed * tf.sin(angle), u[:, 1]], axis=1)
-
-    def running_cost(x: tf.Tensor, u: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
-        return 50.0 * tf.reduce_sum(x**2, axis=1) + 0.5 * tf.reduce_sum(u**2, axis=1)
-
-    return Problem(dynamics, running_cost, lambda x: 50.0 * tf.reduce_sum(x**2, axis=1), horizon)
+from benchmarks.unicycle import START, unicycle
 
 
 def seconds(function: Callable, arrays: list[tf.Tensor], repeats: int) -> float:

@@ -83,12 +83,15 @@ def test_a_replica_without_samples_sends_none():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("network", "count"), [("mlp", 4), ("cnn", 2)])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_in_one_graph(name, network, count):
-    if name == "full" and network == "cnn":
-        pytest.skip("the players are too large")
-    compare(name, count, network, 24)
+def test_in_one_graph(name):
+    compare(name, 4, "mlp", 24)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "full"])  # whole kernels: too many parameters
+def test_convolutions_in_one_graph(name):
+    compare(name, 2, "cnn", 24)
 
 
 @pytest.mark.slow
