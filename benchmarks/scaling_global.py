@@ -10,7 +10,7 @@ import argparse
 
 from bellman_tf.curvature.gram.plan import LIMITS
 from bellman_tf.curvature.gram.sides import GLOBAL_BATCH, sendable, sent_numbers
-from benchmarks.scaling_model import FLOAT, Network, of_sgd, of_solve, resnet, vit
+from benchmarks.scaling_counts import FLOAT, Network, of_sgd, of_solve, resnet, vit
 
 
 def report(network: Network, batch: int, devices: int) -> list[str]:
