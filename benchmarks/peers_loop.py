@@ -157,20 +157,17 @@ def losses_of(method: Method, middle: float | None, count: int, steps: int) -> d
     }  # fmt: skip
 
 
-def at_equal_time(method: Method, record: dict) -> dict:
-    """Runs a method at its best rate in the time of SGD's run.
+def fitting(steps: int, ratio: float) -> int:
+    """Steps of a method in the time of SGD's run.
 
     Args:
-        method: on a task.
-        record: of the method, with its steps, rate, and ratio to SGD.
+        steps: of SGD.
+        ratio: time of a step over that of SGD's.
 
     Returns:
-        Steps and test loss.
+        A multiple of `PIECE`, at most `steps`.
     """
-    steps = min(int(record["steps"] / record["ratio"]) // PIECE * PIECE, record["steps"])
-    run(method, 1.0 if record["rate"] is None else record["rate"], steps)
-    loss = method.test_loss()
-    return {"steps": steps, "loss": loss if math.isfinite(loss) else None}
+    return min(int(steps / ratio) // PIECE * PIECE, steps)
 
 
 def command(
@@ -222,7 +219,9 @@ def command(
             if "loss" not in record:
                 record.update(losses_of(made[name], middles[name], options.rates, problem.steps))
                 write(f"{task}  {name}  {problem.steps} steps  loss {record['loss']:.4g}")
-            short = min(int(problem.steps / record["ratio"]) // PIECE * PIECE, problem.steps)
+            short = fitting(problem.steps, record["ratio"])
             if record.get("equal_time", {}).get("steps") != short:
-                record["equal_time"] = at_equal_time(made[name], record)
-                write(f"{task}  {name}  {short} steps  loss {record['equal_time']['loss']}")
+                run(made[name], 1.0 if record["rate"] is None else record["rate"], short)
+                loss = made[name].test_loss()
+                record["equal_time"] = {"steps": short, "loss": loss if math.isfinite(loss) else None}
+                write(f"{task}  {name}  {short} steps  loss {loss:.4g}")

@@ -15,6 +15,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from benchmarks.peers_loop import fitting
 from keras_examples.studies._contest import COSINE, Entry, Ring, Setting, Store
 from keras_examples.studies.against_the_best import ENTRIES, SGD, TASKS
 
@@ -22,7 +23,6 @@ CONTEST = pathlib.Path("keras_examples/results/against_the_best/cells.jsonl")
 PEERS = (pathlib.Path("benchmarks/peers.json"), pathlib.Path("benchmarks/peers_torch.json"))
 OWN = pathlib.Path("benchmarks/peers_cells.jsonl")
 NAMES = ("autoencoder", "residual")
-PIECE = 10  # steps; lengths are multiples, as in `peers_loop.py`
 
 
 def best(store: Store, task: str, entry: Entry, steps: int) -> tuple[Setting, float] | None:
@@ -65,7 +65,7 @@ def own_rows(name: str, contest: Store, own: Store, data_dir: str | None) -> lis
             continue
         (setting, loss), times = found, contest.milliseconds
         ratio = times[kind.title, entry.name] / times[kind.title, SGD]
-        steps = min(int(kind.steps / ratio) // PIECE * PIECE, kind.steps)
+        steps = fitting(kind.steps, ratio)
         short = Setting(COSINE, steps, setting.rate, 0)
         if steps < kind.steps and short not in own.of(kind.title, entry.name):
             ring = ring or Ring(kind.make(data_dir, kind.steps), own)
