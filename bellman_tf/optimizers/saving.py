@@ -1,7 +1,9 @@
 """How an optimizer is saved and copied: its state by position, random generators, and what stands inside it."""
 
+import re
 import warnings
 import weakref
+import zlib
 from collections.abc import Sequence
 
 import keras
@@ -12,6 +14,7 @@ from bellman_tf import _checks
 from bellman_tf.optimizers.inner import Inside
 
 _SEED = "seed_"  # keys of the random generators' states in the saved file
+_LAYOUT = "layout"  # key of what tells states of different metrics apart
 _NEW = "For another model, make a new optimizer of the same options: `type(o).from_config(o.get_config())`."
 _OTHER = (
     "The saved optimizer had other options or another model. `load_weights(path, skip_mismatch=True)` loads the layers "
@@ -22,9 +25,10 @@ _OTHER = (
 class Saved(Inside):
     """Saving, loading and copying: state of the optimizer and of its model's random generators.
 
-    As in Keras, a file with another number of variables is of another optimizer: loading warns and leaves the
-    optimizer as it is, so that `load_weights` still loads the layers. A copy (`copy`, `pickle`) takes options and
-    state along, not the model; it is compiled into another one, and what belongs to the players waits until then.
+    A file with another number of variables, as in Keras, or with those of another metric is of another optimizer:
+    loading warns and leaves the optimizer as it is, so that `load_weights` still loads the layers. A copy (`copy`,
+    `pickle`) takes options and state along, not the model; it is compiled into another one, and what belongs to the
+    players waits until then.
     """
 
     # state of a copy, ours and that of an optimizer inside, until `build` makes the variables for it
@@ -41,8 +45,15 @@ class Saved(Inside):
         """
         for k, variable in enumerate(self.own_variables):  # Keras saves an optimizer inside this one by itself
             store[str(k)] = variable.numpy()
+        store[_LAYOUT] = np.array(self._layout(), "uint32")
         for k, variable in enumerate(self._generators()):
             store[f"{_SEED}{k}"] = variable.numpy()
+
+    def _layout(self) -> int:
+        """A checksum of what each variable is to its player: other metrics have other ones, other sizes have not."""
+        paths = [v.path if isinstance(v, keras.Variable) else v.name for v in self.own_variables]
+        roles = [found.group() if (found := re.search(r"player_\d+_\w+", path)) else "" for path in paths]
+        return zlib.crc32(" ".join(roles).encode())
 
     def load_own_variables(self, store: dict) -> None:
         """Loads the saved state; warns and loads nothing if it is that of another optimizer.
@@ -51,12 +62,14 @@ class Saved(Inside):
             store: the saved arrays, by position.
 
         Raises:
-            ValueError: if the number of variables fits, and a shape does not.
+            ValueError: if the variables are those of this optimizer's metric, and a shape does not fit.
         """
         keys = set(store.keys())
         seeds = {key for key in keys if key.startswith(_SEED)}
-        own = {key: store[key] for key in keys - seeds}
-        if set(own) != {str(k) for k in range(len(self.own_variables))} or not self._counters_in(own):
+        own = {key: store[key] for key in keys - seeds - {_LAYOUT}}
+        alike = _LAYOUT not in keys or int(np.array(store[_LAYOUT])) == self._layout()  # older files have none
+        numbered = set(own) == {str(k) for k in range(len(self.own_variables))}
+        if not numbered or not alike or not self._counters_in(own):
             self._warn_skipped(own)
             return
         self._assign(self.own_variables, [own[str(k)] for k in range(len(own))], _OTHER)

@@ -152,6 +152,7 @@ OPTIMIZERS = {
     "SGD": keras.optimizers.SGD,
     "GTDDP": btf.GTDDP,
     "KFAC": btf.KFAC,
+    "adam": lambda: btf.GTDDP(curvature="adam"),
     "rmsprop": lambda: btf.GTDDP(curvature="rmsprop"),
     "identity": lambda: btf.GTDDP(curvature="identity", use_ema=True),
 }
@@ -164,7 +165,9 @@ OPTIMIZERS = {
         ("Adam", "GTDDP"),
         ("SGD", "GTDDP"),
         ("GTDDP", "Adam"),
+        ("GTDDP", "adam"),  # as many variables
         ("GTDDP", "rmsprop"),
+        ("adam", "GTDDP"),
         ("rmsprop", "GTDDP"),
         ("KFAC", "identity"),
     ],

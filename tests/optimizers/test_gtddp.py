@@ -190,10 +190,13 @@ def test_state_of_as_many_variables_of_another_metric_does_not_load():
     store: dict = {}
     stranger.optimizer.save_own_variables(store)
     before = [v.numpy() for v in model.optimizer.variables]
-    assert len(store) == len(before)
-    with pytest.raises(ValueError, match="`store` must hold shape"):
+    assert len(stranger.optimizer.variables) == len(before)
+    with pytest.warns(UserWarning, match="Skipping variable loading.* saved by an optimizer of another kind"):
         model.optimizer.load_own_variables(store)
     assert all(np.array_equal(v.numpy(), old) for v, old in zip(model.optimizer.variables, before, strict=True))
+    del store["layout"]  # a file of an earlier version
+    with pytest.raises(ValueError, match="`store` must hold shape"):
+        model.optimizer.load_own_variables(store)
 
 
 def test_a_copy_of_a_built_optimizer_does_not_go_into_a_model_of_other_shapes():
