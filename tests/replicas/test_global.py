@@ -10,7 +10,7 @@ from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.gram.sides import GLOBAL_BATCH
 from bellman_tf.training import native_step
 from tests.helpers import assert_close
-from tests.replicas.training import CLASSES, assert_same_training, compiled, data, fit, mlp, state_of
+from tests.replicas.training import CLASSES, assert_mirrored, assert_same_training, compiled, data, fit, mlp, state_of
 
 IMAGES = (5, 5, 2)
 
@@ -73,13 +73,21 @@ def test_two_replicas(name, network):
     compare(name, 2, network, 16, run_eagerly=True)
 
 
-def test_a_last_batch_that_is_not_shared_evenly():
-    compare("identity", 2, "mlp", 15, run_eagerly=True)
+@pytest.mark.parametrize(("count", "samples"), [(2, 11), (4, 13)])
+def test_a_last_batch_that_is_not_shared_evenly(count, samples):
+    """Replicas have 2 and 1 of its samples, or 2, 2, 1 and 0."""
+    compare("identity", count, "mlp", samples, run_eagerly=count == 2)  # Keras's losses of no sample want a graph
 
 
-@pytest.mark.slow
-def test_a_replica_without_samples_sends_none():
-    compare("identity", 2, "mlp", 9)
+def test_statistics_of_an_uneven_batch_are_the_mean_of_the_replicas_means():
+    x, y = data(11)
+    model, _ = compiled(2, lambda: OPTIMIZERS["ekfac"](coupling="global"), run_eagerly=True)
+    fit(model, x, y, 8, 1)
+    parts = [np.pad(part, [[0, 0], [0, 1]], constant_values=1) for part in (x[:8], x[8:10], x[10:])]
+    first, *shares = [part.T @ part / len(part) for part in parts]
+    [found] = [v for path, v in state_of(model) if "input_factor" in path and v.shape == (5, 5)]
+    assert_close(found, (first + sum(shares) / 2) / 2, rtol=1e-6)
+    assert_mirrored(model)
 
 
 @pytest.mark.slow
@@ -95,9 +103,10 @@ def test_convolutions_in_one_graph(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("samples", [9, 13, 22])  # replicas have 1, 0, 0, 0; 2, 2, 1, 0; 2, 2, 2, 0 of the last batch
 @pytest.mark.parametrize("name", ["identity", "adam", "AdamW", "momentum", "feedback"])
-def test_uneven_in_one_graph(name):
-    compare(name, 4, "mlp", 22)
+def test_uneven_in_one_graph(name, samples):
+    compare(name, 4, "mlp", samples)
 
 
 def test_on_one_replica_it_changes_nothing():
