@@ -13,9 +13,9 @@ import time
 import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).parents[1]
-LIMIT = 240  # seconds for all workers to end; 40 on an idle machine
-GRACE = 90  # seconds for the others to end after one has; TensorFlow takes 10 to miss a worker
-EXCHANGE = 120  # seconds for one exchange between workers
+LIMIT = 900  # seconds for all workers to end: 40 on an idle machine, many times that beside other jobs
+GRACE = 240  # seconds for the others to end after one has; TensorFlow takes 10 to miss a worker
+EXCHANGE = 400  # seconds for one exchange between workers, the other one tracing its step meanwhile
 
 
 class Workers:

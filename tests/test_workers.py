@@ -1,5 +1,6 @@
 """The loop of several workers: against Keras's `fit` on one, its checkpoints; two processes in the slow suite."""
 
+import functools
 import json
 import pathlib
 import signal
@@ -125,17 +126,22 @@ def run_worker():
         json.dump({"history": history, "state": [part.tolist() for part in state(model)]}, file)
 
 
+KFAC = functools.partial(btf.curvature.KFAC, invert_every=2)
+TOGETHER = {"replica": {}, "global": {"coupling": "global"}, "sharded": {"curvature": KFAC(sharded=True)}}
+ALONE = {"replica": {"group_size": 4}, "global": {}, "sharded": {"group_size": 4, "curvature": KFAC()}}
+
+
 def run_couplings():
     """What every worker runs to be compared with one process: argv is index and directory."""
     strategy = processes.strategy()
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     found = {}
-    for coupling in ("replica", "global"):
+    for name, own in TOGETHER.items():
         with strategy.scope():
-            model = compiled(btf.GTDDP(0.03, coupling=coupling), dropout=0.0)
+            model = compiled(btf.GTDDP(0.03, **own), dropout=0.0)
         history = workers.fit(model, batches(24).with_options(options), 2)
-        found[coupling] = {"history": history, "state": [part.tolist() for part in state(model)]}
+        found[name] = {"history": history, "state": [part.tolist() for part in state(model)]}
     (pathlib.Path(sys.argv[2]) / f"result_{sys.argv[1]}.json").write_text(json.dumps(found))
 
 
@@ -170,11 +176,11 @@ def test_two_bothare_one_process_in_groups_or_with_coupling_global_one_process(t
         assert both.statuses() == [0, 0], both.report()
     first, second = results(tmp_path)
     assert first == second
-    for coupling, options in (("replica", {"group_size": 4}), ("global", {})):
+    for name, options in ALONE.items():
         alone = compiled(btf.GTDDP(0.03, **options), dropout=0.0)
         expected = workers.fit(alone, batches(24), 2)
-        np.testing.assert_allclose(first[coupling]["history"]["loss"], expected["loss"], rtol=1e-5)
-        for found, value in zip(first[coupling]["state"], state(alone), strict=True):
+        np.testing.assert_allclose(first[name]["history"]["loss"], expected["loss"], rtol=1e-5)
+        for found, value in zip(first[name]["state"], state(alone), strict=True):
             np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-5)
 
 

@@ -91,6 +91,7 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_callbacks_of_keras_see_one_model_and_bring_an_interrupted_run_back(tmp_path):
     x, y = data(8)
 

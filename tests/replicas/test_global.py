@@ -92,7 +92,7 @@ def wide():
 
 
 def test_ekfac_of_few_samples_is_that_of_one_replica_in_the_same_eigenbasis():
-    x, y = data(24, 12)
+    x, y = data(16, 12)
     options = {"make": wide, "run_eagerly": True}
     model, _ = compiled(2, lambda: OPTIMIZERS["ekfac"](coupling="global"), **options)
     alone, _ = compiled(1, OPTIMIZERS["ekfac"], **options)
