@@ -11,20 +11,24 @@ import sys
 import time
 
 import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+from tensorflow.python.eager import context
 
 ROOT = pathlib.Path(__file__).parents[1]
 LIMIT = 900  # seconds for all workers to end: 40 on an idle machine, many times that beside other jobs
-GRACE = 240  # seconds for the others to end after one has; TensorFlow takes 10 to miss a worker
+GRACE = 240  # seconds for the others to end after one has; `HEARTBEAT` to miss a worker
+HEARTBEAT = 60  # seconds without a sign of life after which a worker counts as lost; TensorFlow's 10 are few under load
 EXCHANGE = 400  # seconds for one exchange between workers, the other one tracing its step meanwhile
 
 
 class Workers:
     """Two processes that run a function of a test module, killed and their ports freed at the end of a `with`.
 
-    What can go wrong while workers connect, and TensorFlow waits an hour for: another process takes a port between its
-    choice and its use, so that one worker cannot start and the others wait for it. The ports are held until the
-    end by sockets that are bound and do not listen, beside which TensorFlow's server may listen, and which the system
-    gives to nobody else. Whatever else keeps a worker from coming or ending is reported with the logs of all.
+    Two things can go wrong beside other jobs. Another process takes a port between its choice and its use: one worker
+    cannot start, and TensorFlow lets the other wait for an hour. So the ports are held until the end by sockets that
+    are bound and do not listen; TensorFlow's server may listen beside them, and the system gives the ports to nobody
+    else. And a worker that gets no processor for 10 seconds sends no sign of life and is taken for lost (`strategy`).
+    Whatever else keeps a worker from coming or ending is reported with the logs of all.
     """
 
     def __init__(self, directory, call, *arguments):
@@ -102,7 +106,18 @@ def limit():
 
 
 def strategy():
-    """The strategy of this worker, whose exchanges end with an error when the other one does not come."""
+    """The strategy of this worker, whose exchanges end with an error when the other one does not come.
+
+    What is set in the context has no public name; it is what the strategy sets itself, with longer waits for a worker
+    that gets no processor and shorter ones for a worker that does not come.
+    """
+    context.context().configure_coordination_service(
+        "standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=1000 * EXCHANGE,
+        heartbeat_timeout_in_ms=1000 * HEARTBEAT,
+        coordinated_jobs=[coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=2)],
+    )
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=EXCHANGE)
     return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
