@@ -148,6 +148,8 @@ class EKFAC(KFAC):
 
     The moments are running means over the steps, which a new basis takes over as it sees them: the diagonal of
     `R' diag(s) R`, R the rotation between the bases. Factors and moments are those of the empirical Fisher matrix.
+    Where a factor has more rows than the batches so far had samples, nothing determines its basis for what they left
+    out; until the next factorisation the metric there is one of many, and the last bits of sums choose which.
     Convolutions with channel groups get K-FAC's metric, a Kronecker product per group.
 
     Attributes:
