@@ -13,9 +13,11 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Block, Metric, StepScalars, running_mean
+from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.damping import factor_damping
+from bellman_tf.curvature.metric import Metric
 from bellman_tf.curvature.stacks import Stacks
+from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import Capture
 from bellman_tf.linalg import factor_spd, inverse_spd
 from bellman_tf.linalg.blocked import inverses_in_blocks, padded

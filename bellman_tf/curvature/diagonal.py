@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Metric, MetricKind, Pair, TwoSided
+from bellman_tf.curvature.metric import Metric, MetricKind, Pair, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout

@@ -10,11 +10,13 @@ import tensorflow as tf
 
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Metric, MetricKind, Pair, PlayerLayout, StateSpec, StepScalars, running_mean
+from bellman_tf.curvature.block import PlayerLayout, StateSpec
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import RankOneMetric, rank_one_sides
 from bellman_tf.curvature.kfac import KFACBlock, positions_of
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
+from bellman_tf.curvature.metric import Metric, MetricKind, Pair
+from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg import eigh

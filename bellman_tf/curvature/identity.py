@@ -3,7 +3,9 @@
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Block, Metric, MetricKind, Pair, StepScalars, TwoSided
+from bellman_tf.curvature.block import Block
+from bellman_tf.curvature.metric import Metric, MetricKind, Pair, TwoSided
+from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.tap_capture import TapCapture

@@ -19,18 +19,11 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf._typing import Size, Tensors
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import (
-    Metric,
-    MetricKind,
-    Pair,
-    PlayerLayout,
-    StateSpec,
-    StepScalars,
-    TwoSided,
-    running_mean,
-)
+from bellman_tf.curvature.block import PlayerLayout, StateSpec
 from bellman_tf.curvature.cached import CachedBlock, RunningMean, damped_inverses, every
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
+from bellman_tf.curvature.metric import Metric, MetricKind, Pair, TwoSided
+from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg.constants import number, once

@@ -15,8 +15,8 @@ from typing import NamedTuple, TypeAlias
 import tensorflow as tf
 
 from bellman_tf import replicas
-from bellman_tf.curvature.block import Metric
 from bellman_tf.curvature.gram.sides import Sides, joint_sides, sides
+from bellman_tf.curvature.metric import Metric
 from bellman_tf.game.players import Player
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.training.information import Information

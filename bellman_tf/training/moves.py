@@ -8,10 +8,11 @@ import tensorflow as tf
 
 from bellman_tf import _checks, replicas
 from bellman_tf._typing import Size, Tensors
-from bellman_tf.curvature.block import Metric, StepScalars
 from bellman_tf.curvature.cached import Seen, update_all
 from bellman_tf.curvature.coupling.joint import JointMetric
 from bellman_tf.curvature.identity import IdentityMetric
+from bellman_tf.curvature.metric import Metric
+from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.game.players import Player
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.tensors import either

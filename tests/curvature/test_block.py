@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import StepScalars
 from bellman_tf.curvature.cached import Seen, update_all
 from bellman_tf.curvature.registry import make_block, player_layout
+from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.registry import coverage
 from tests.curvature.players import initial_state, step
 from tests.helpers import assert_close

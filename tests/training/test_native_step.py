@@ -74,8 +74,8 @@ def test_the_gradient_is_that_of_the_weighted_loss(name, columns):
     x, y = to_tensors(case.x), to_tensors(case.y)
     seeds = [(v, v.numpy()) for v in model.non_trainable_variables] + [(v, v.numpy()) for v in model.seed_variables()]
     step = NativeStep(round_of(model, (x, y)))
-    step._forward()
-    step._backward(curved=True)
+    step.run_forward()
+    step.run_backward(curved=True)
     [objective] = step.objectives
     random = np.random.default_rng(5)
     weights = tf.constant(random.normal(size=(6, columns)), tf.float32)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from bellman_tf._typing import LowerBlocks, Tensors
-from bellman_tf.curvature.block import Metric, StateSpec, StepScalars, running_mean
+from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.cached import every
 from bellman_tf.curvature.coupling.joint import JointMetric, OwnGram, Samples, Turn
 from bellman_tf.curvature.damping import factor_damping
@@ -13,6 +13,8 @@ from bellman_tf.curvature.ekfac import EigenBlock, EigenMetric
 from bellman_tf.curvature.gram.plan import LIMITS
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.kfac import KFACBlock
+from bellman_tf.curvature.metric import Metric
+from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.linalg import split_damping, symmetrize
 from bellman_tf.linalg.products import matmul

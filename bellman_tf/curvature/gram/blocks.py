@@ -17,9 +17,9 @@ import tensorflow as tf
 
 from bellman_tf._typing import Size, Tensors
 from bellman_tf.bellman.groups import size_of_groups
-from bellman_tf.curvature.block import ONE, Pair
 from bellman_tf.curvature.gram.load import Load, largest
 from bellman_tf.curvature.gram.products import inner_products, split
+from bellman_tf.curvature.metric import ONE, Pair
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.tensors import leading
 

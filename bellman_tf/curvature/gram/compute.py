@@ -2,7 +2,6 @@
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, MetricKind
 from bellman_tf.curvature.gram.blocks import gradient_products
 from bellman_tf.curvature.gram.factored import factored, squares
 from bellman_tf.curvature.gram.features import features
@@ -12,6 +11,7 @@ from bellman_tf.curvature.gram.lookup import lookup
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, plan
 from bellman_tf.curvature.gram.positions import positions
 from bellman_tf.curvature.gram.sketch import condense_tap, sketch
+from bellman_tf.curvature.metric import Metric, MetricKind
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.convolution import Convolution
 

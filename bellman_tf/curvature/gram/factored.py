@@ -2,10 +2,10 @@
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, TwoSided
 from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import inner_products, stacked
+from bellman_tf.curvature.metric import Metric, TwoSided
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.linalg.constants import expand_dims, number
 

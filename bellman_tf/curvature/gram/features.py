@@ -7,11 +7,11 @@ every step, as XLA wants it.
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric
 from bellman_tf.curvature.gram.blocks import gradient_products
 from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits, kept_features
 from bellman_tf.curvature.gram.products import inner_products
+from bellman_tf.curvature.metric import Metric
 from bellman_tf.layers.dense import LinearMap
 
 

@@ -15,11 +15,11 @@ Source: Weinberger, Dasgupta, Langford, Smola & Attenberg 2009 (feature hashing)
 import numpy as np
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, Pair
 from bellman_tf.curvature.gram.blocks import gradient_products
 from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import stacked
+from bellman_tf.curvature.metric import Metric, Pair
 from bellman_tf.layers.embedding import Lookup
 
 

@@ -3,11 +3,11 @@
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Metric
 from bellman_tf.curvature.gram.blocks import in_blocks
 from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import split, stacked, sum_pairs
+from bellman_tf.curvature.metric import Metric
 from bellman_tf.layers.embedding import Lookup
 
 

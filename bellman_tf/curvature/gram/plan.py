@@ -26,8 +26,8 @@ import keras
 
 from bellman_tf import _checks
 from bellman_tf._serial import Serialisable
-from bellman_tf.curvature.block import MetricKind
 from bellman_tf.curvature.gram.load import Load
+from bellman_tf.curvature.metric import MetricKind
 from bellman_tf.layers.matrix_layout import Extent
 
 FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "features", "hashed")

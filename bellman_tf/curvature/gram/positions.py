@@ -3,11 +3,11 @@
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import TwoSided
 from bellman_tf.curvature.gram.blocks import in_blocks
 from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import grouped, stacked, sum_pairs
+from bellman_tf.curvature.metric import TwoSided
 from bellman_tf.layers.capture import MatrixCapture
 
 

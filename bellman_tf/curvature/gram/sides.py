@@ -20,11 +20,11 @@ from typing import NamedTuple, Protocol
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Metric, MetricKind, Pair, TwoSided
 from bellman_tf.curvature.gram.hashed import hashed_pair
 from bellman_tf.curvature.gram.plan import GramLimits, kept_channels, kept_features, plan
 from bellman_tf.curvature.gram.products import stacked, total
 from bellman_tf.curvature.gram.sketch import bias_part
+from bellman_tf.curvature.metric import Metric, MetricKind, Pair, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.embedding import Lookup

@@ -9,12 +9,12 @@ others. The slice is the same at every step: drawn anew it would be another prog
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Metric, MetricKind, TwoSided
 from bellman_tf.curvature.gram.blocks import gradient_products
 from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import GramLimits, kept_channels, pairs_are_cheaper
 from bellman_tf.curvature.gram.positions import of_sides
 from bellman_tf.curvature.gram.products import inner_products
+from bellman_tf.curvature.metric import Metric, MetricKind, TwoSided
 from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg.constants import number

@@ -4,9 +4,11 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Metric, MetricKind, Pair, StateSpec, StepScalars, TwoSided
+from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.curvature.inner.base import InnerBlock
+from bellman_tf.curvature.metric import Metric, MetricKind, Pair, TwoSided
+from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout

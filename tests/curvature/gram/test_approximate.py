@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bellman_tf.curvature.block import MetricKind
 from bellman_tf.curvature.diagonal import DIAGONAL
 from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, kept_channels, pairs_are_cheaper
 from bellman_tf.curvature.identity import IDENTITY
+from bellman_tf.curvature.metric import MetricKind
 from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.layers.registry import coverage
 from tests.curvature.gram.players import Player

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.adam import AdamBlock
-from bellman_tf.curvature.block import MetricKind
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric, rank_one_sides
 from bellman_tf.curvature.ekfac import EigenMetric
 from bellman_tf.curvature.gram import GramLimits, gram
@@ -16,6 +15,7 @@ from bellman_tf.curvature.gram.compute import rank_one
 from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.plan import LIMITS, plan
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
+from bellman_tf.curvature.metric import MetricKind
 from bellman_tf.curvature.registry import player_layout
 from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.layers.registry import coverage

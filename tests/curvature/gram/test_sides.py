@@ -4,10 +4,10 @@ import keras
 import pytest
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Pair
 from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits
 from bellman_tf.curvature.gram.sides import GLOBAL_BATCH, of_pairs, sendable, sent_numbers, sides
+from bellman_tf.curvature.metric import Pair
 from bellman_tf.layers.registry import coverage
 from tests.curvature.gram.players import BATCH, Player
 from tests.helpers import assert_close
