@@ -20,7 +20,7 @@ class MetricKind:
         tapwise: the taps of a convolution do not mix: `solve_tap`, `tap_pair`, `solve_bias`.
         sided: of a tapwise metric, each tap has two sides: `tap_input_solve`, `cotangent_solve`.
         rowwise: the rows of a table or of the matrix form do not mix: `solve_rows`, `feature_pair`, `bias_pair`.
-        diagonal: M is a diagonal matrix once the two sides of the matrix form are turned: `turned`, `rank_one`.
+        diagonal: M is a diagonal matrix once the two sides of the matrix form are turned: `rotated`, `rank_one`.
     """
 
     kronecker: bool = False
@@ -33,7 +33,7 @@ class MetricKind:
 ONE = 1.0  # the factor that is left out
 
 
-class Pair(NamedTuple):
+class GradientPair(NamedTuple):
     """Two lists of tensors `[B, m, ...]` and a number: their inner products times it are those of samples' gradients.
 
     Attributes:
@@ -64,10 +64,10 @@ class Metric:
         """The decrease of the variables for a gradient, and state entries that change with it."""
         return self.solve(gradient), {}
 
-    def sample_pair(self, capture: Capture) -> Pair:
+    def sample_pair(self, capture: Capture) -> GradientPair:
         """The samples' gradients in a form whose inner products are theirs under M^{-1}."""
         parts = capture.per_sample()
-        return Pair(parts, self.solve(parts))
+        return GradientPair(parts, self.solve(parts))
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """`M^{-1}` on one tap of a kernel, `[..., c_in, c_out]`."""
@@ -77,16 +77,16 @@ class Metric:
         """`M^{-1}` on the bias of a convolution, `[..., c_out]`."""
         raise NotImplementedError
 
-    def tap_pair(self, capture: TapCapture, tap: int) -> Pair:
+    def tap_pair(self, capture: TapCapture, tap: int) -> GradientPair:
         """The same of one tap of a convolution's kernel, tensors `[B, m, c_in, c_out]`; fewer rows of a thinned one."""
         q = capture.tap_gradients(tap)
-        return Pair([q], [self.solve_tap(q, tap)])
+        return GradientPair([q], [self.solve_tap(q, tap)])
 
-    def feature_pair(self, capture: LinearMap, count: int) -> Pair:
+    def feature_pair(self, capture: LinearMap, count: int) -> GradientPair:
         """As `sample_pair`, of the kernel rows of the first `count` input features, tensors `[B, m, count, e]`."""
         raise NotImplementedError
 
-    def bias_pair(self, capture: MatrixCapture) -> Pair:
+    def bias_pair(self, capture: MatrixCapture) -> GradientPair:
         """As `sample_pair`, of the bias, tensors `[B, m, e]`."""
         raise NotImplementedError
 
@@ -94,7 +94,7 @@ class Metric:
         """`M^{-1}` on rows of a table: `c` `[B, m, L, e]` in the rows `tokens` `[B, L]`."""
         raise NotImplementedError
 
-    def turned(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def rotated(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Inputs and cotangents in the basis in which M^{-1} is a diagonal, and that, `[rows(+1), e]`."""
         raise NotImplementedError
 

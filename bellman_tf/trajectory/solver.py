@@ -6,10 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.trajectory.lanes import first, last, transposed_last
 from bellman_tf.trajectory.loop import Options, run
 from bellman_tf.trajectory.options import AugmentedLagrangian, LineSearch, Regularization
 from bellman_tf.trajectory.problem import Problem
+from bellman_tf.trajectory.small_matrices import first, last, transposed_last
 from bellman_tf.trajectory.solution import History, Solution
 
 

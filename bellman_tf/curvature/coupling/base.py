@@ -7,7 +7,7 @@ import tensorflow as tf
 from bellman_tf._typing import LowerBlocks, Tensors
 from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.cached import every
-from bellman_tf.curvature.coupling.joint import JointMetric, OwnGram, Samples, Turn
+from bellman_tf.curvature.coupling.joint import EigenScaling, JointMetric, OwnGram, SampleGradients
 from bellman_tf.curvature.damping import factor_damping
 from bellman_tf.curvature.ekfac import EigenBlock, EigenMetric
 from bellman_tf.curvature.gram.plan import LIMITS
@@ -75,7 +75,7 @@ class Coupling:
     def gram(
         self,
         factor: Tensors,
-        samples: Sequence[Samples],
+        samples: Sequence[SampleGradients],
         group_size: int | None,
         own: Sequence[OwnGram],
         scale: tf.Tensor | float,
@@ -132,13 +132,15 @@ class Coupling:
             state[count:],
             step.refreshing,
         )
-        turns, factor = None, cached
+        scalings, factor = None, cached
         if self.eigen:
             values, factor = cached[: 2 * len(own)], cached[2 * len(own) :]
             products = [values[2 * n][:, None] * values[2 * n + 1] for n in range(len(own))]
             bases = [metric for metric in metrics if isinstance(metric, EigenMetric)]
-            turns = [Turn(metric, tf.sqrt(k * metric.inverse)) for k, metric in zip(products, bases, strict=True)]
-        return [*cross, *cached], JointMetric(self, factor, step.learning_rate, turns)
+            scalings = [
+                EigenScaling(metric, tf.sqrt(k * metric.inverse)) for k, metric in zip(products, bases, strict=True)
+            ]
+        return [*cross, *cached], JointMetric(self, factor, step.learning_rate, scalings)
 
     def _moments(self, state: Tensors, captures: list[MatrixCapture], rate: tf.Tensor) -> Tensors:
         new, total = [], tf.cast(captures[0].batch_size, state[0].dtype)

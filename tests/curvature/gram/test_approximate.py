@@ -154,9 +154,9 @@ def test_turned_gradients_of_a_tap(positions, rng):
     layer.build(x.shape)
     capture = coverage(layer).capture(layer, x, [c, 2 * c])
     left, right = (rng.normal(size=(size, size)) for size in (3, 4))
-    q, turned = capture.turned_tap_gradients(1, tf.constant(left), tf.constant(right))
+    q, rotated = capture.rotated_tap_gradients(1, tf.constant(left), tf.constant(right))
     assert_close(q, capture.tap_gradients(1), rtol=1e-12)
-    assert_close(turned, left.T @ q.numpy() @ right, rtol=1e-12)
+    assert_close(rotated, left.T @ q.numpy() @ right, rtol=1e-12)
 
 
 def test_large_convolutions_are_sketched(rng):
