@@ -59,9 +59,9 @@ def solve(
         augmented_lagrangian: `AugmentedLagrangian`, for problems with inequalities.
         jit_compile: compile with XLA, which takes some seconds once and makes an iteration many times faster
             (`benchmarks/trajectory.py`). `False` for callables that XLA cannot compile, or to solve once.
-        threads: the initial states of a batch are divided into so many equal parts, which run side by side on the
-            inter-op threads of TensorFlow; more than cores is of no use. Rounding may differ between numbers of
-            threads, as it may between sizes of a batch.
+        threads: the initial states of a batch are divided into so many equal parts, which run side by side where
+            TensorFlow's inter-op and intra-op pools have as many threads (by default, one per core). Rounding may
+            differ between numbers of threads, as it may between sizes of a batch.
 
     Returns:
         `Solution`, with batch axis if `x0` had one.
