@@ -13,8 +13,8 @@ import keras
 from bellman_tf import keras_access, replicas
 from bellman_tf._typing import Nested, Signature
 from bellman_tf.game import signatures
-from bellman_tf.game.aside import is_aside
 from bellman_tf.game.native import NativeGame
+from bellman_tf.game.own_thread import in_own_thread
 from bellman_tf.game.players import Players
 from bellman_tf.game.report import print_game
 from bellman_tf.game.stages import Game
@@ -67,7 +67,7 @@ class GameMixin(keras_access.SeesData):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As Keras's; remembers the structure of the inputs, from which made-up samples are drawn."""
         first = args[0] if args else kwargs.get(keras_access.first_argument(self) or "")
-        if first is not None and not is_aside():
+        if first is not None and not in_own_thread():
             self._remember(first)
         return super().__call__(*args, **kwargs)
 

@@ -28,8 +28,8 @@ from sklearn.datasets import load_digits
 
 import bellman_tf as btf
 from bellman_tf.bellman import sample_space
-from bellman_tf.curvature.block import Metric
 from bellman_tf.curvature.gram import GramLimits, gram
+from bellman_tf.curvature.metric import Metric
 from bellman_tf.layers.capture import Capture
 from bellman_tf.training.native_step import NativeStep
 from bellman_tf.training.round import Round
@@ -105,8 +105,8 @@ def measured_step(model: keras.Model, x: np.ndarray, y: np.ndarray) -> NativeSte
     optimizer = model.optimizer
     batch = Round(model, model.game, optimizer.settings(), optimizer.context(), (tf.constant(x), tf.constant(y)))
     step = NativeStep(batch)
-    step._forward()
-    step._backward(step._curved())
+    step.run_forward()
+    step.run_backward(step.curved())
     step._measure()
     return step
 

@@ -6,8 +6,8 @@ import math
 
 import keras
 
-from bellman_tf.curvature.block import MetricKind
 from bellman_tf.curvature.gram.plan import Plan, plan
+from bellman_tf.curvature.metric import MetricKind
 from bellman_tf.layers.matrix_layout import Extent
 
 FLOAT = 4  # bytes

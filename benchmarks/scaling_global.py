@@ -8,8 +8,8 @@ solves for all samples. A layer whose samples would send more than `gram_memory`
 
 import argparse
 
+from bellman_tf.curvature.gram.across_replicas import GLOBAL_BATCH, sendable, sent_numbers
 from bellman_tf.curvature.gram.plan import LIMITS
-from bellman_tf.curvature.gram.sides import GLOBAL_BATCH, sendable, sent_numbers
 from benchmarks.scaling_counts import FLOAT, Network, of_sgd, of_solve, resnet, vit
 
 

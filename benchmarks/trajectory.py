@@ -13,8 +13,10 @@ the cost reached: the Gauss-Newton rows and Crocoddyl do the same iterations.
     gauss_newton       ours, second_order=False, derivatives by automatic differentiation, XLA
     second_order       ours, second_order=True, XLA; from this start it repeats sweeps with more regularisation
     64 starts          gauss_newton for 64 initial states around the same start in one batch
-    ... twice          the two rows before with twice the iterations. What those take more, divided by their number, is
-                       the time of one further iteration, without calling the program, the first roll-out and sweep
+    ... float32        the row without that word in float32, where the fall of the cost is sooner lost in rounding
+    ... twice          gauss_newton and 64 starts with twice the iterations. What those take more, divided by their
+                       number, is the time of one further iteration, without calling the program, the first roll-out
+                       and sweep
     gauss_newton graph ours, second_order=False, jit_compile=False
 """
 
@@ -33,10 +35,18 @@ import crocoddyl
 import numpy as np
 import tensorflow as tf
 
-from bellman_tf.trajectory import solve
-from benchmarks.unicycle import START, unicycle
+from benchmarks.unicycle import START, ours
 
-ROWS = ("crocoddyl", "crocoddyl python", "gauss_newton", "second_order", "64 starts", "gauss_newton graph")
+ROWS = (
+    "crocoddyl",
+    "crocoddyl python",
+    "gauss_newton",
+    "second_order",
+    "64 starts",
+    "gauss_newton float32",
+    "64 starts float32",
+    "gauss_newton graph",
+)
 TWICE = {"gauss_newton": "gauss_newton twice", "64 starts": "64 starts twice"}
 
 
@@ -79,34 +89,6 @@ def theirs(horizon: int, iterations: int, python: bool) -> Callable[[], tuple[in
     return run
 
 
-def ours(
-    horizon: int, iterations: int, second_order: bool, jit_compile: bool, starts: int | None = None
-) -> Callable[[], tuple[int, float]]:
-    """One solve by us: iterations done and cost reached, of the first initial state if there are several."""
-    problem = unicycle(horizon)
-    x0, u_init = np.array(START), np.zeros([horizon, 2])
-    if starts is not None:
-        x0 = x0 + 0.1 * np.random.default_rng(0).standard_normal([starts, 3])
-        x0[0], u_init = START, np.zeros([starts, horizon, 2])
-    x0, u_init = tf.constant(x0), tf.constant(u_init)
-
-    def run() -> tuple[int, float]:
-        found = solve(
-            problem,
-            x0,
-            u_init,
-            second_order=second_order,
-            max_iterations=iterations,
-            gradient_tolerance=0.0,
-            cost_tolerance=0.0,
-            jit_compile=jit_compile,
-        )
-        done, cost = found.iterations.numpy(), found.cost.numpy()
-        return int(done.max()), float(cost.flat[0])
-
-    return run
-
-
 def rows(horizon: int, iterations: int) -> dict[str, Callable[[], tuple[int, float]]]:
     """Every row of a horizon."""
     return {
@@ -115,6 +97,8 @@ def rows(horizon: int, iterations: int) -> dict[str, Callable[[], tuple[int, flo
         "gauss_newton": ours(horizon, iterations, False, True),
         "second_order": ours(horizon, iterations, True, True),
         "64 starts": ours(horizon, iterations, False, True, 64),
+        "gauss_newton float32": ours(horizon, iterations, False, True, dtype=tf.float32),
+        "64 starts float32": ours(horizon, iterations, False, True, 64, dtype=tf.float32),
         "gauss_newton graph": ours(horizon, iterations, False, False),
         "gauss_newton twice": ours(horizon, 2 * iterations, False, True),
         "64 starts twice": ours(horizon, 2 * iterations, False, True, 64),

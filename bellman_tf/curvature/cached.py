@@ -13,10 +13,12 @@ import tensorflow as tf
 
 from bellman_tf import _checks, replicas
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Block, Metric, StepScalars, running_mean
+from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.damping import factor_damping
+from bellman_tf.curvature.metric import Metric
 from bellman_tf.curvature.sharded import renewed_in_shares
 from bellman_tf.curvature.stacks import Stacks
+from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import Capture
 from bellman_tf.linalg import factor_spd, inverse_spd
 from bellman_tf.linalg.blocked import inverses_in_blocks, padded
@@ -97,11 +99,11 @@ class CachedBlock(Block, Generic[Captured]):
         self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: StepScalars
     ) -> tuple[Tensors, Metric]:
         """New statistics, every `period` steps new factorisations, and the metric."""
-        [updated] = update_all([Seen(self, state, capture, gradient)], step)
+        [updated] = update_all([PlayerUpdate(self, state, capture, gradient)], step)
         return updated
 
 
-class Seen(NamedTuple):
+class PlayerUpdate(NamedTuple):
     """A block and what it sees in one step: the arguments of `Block.update`."""
 
     block: Block
@@ -110,7 +112,7 @@ class Seen(NamedTuple):
     gradient: Tensors | None
 
 
-def update_all(players: list[Seen], step: StepScalars) -> list[tuple[Tensors, Metric]]:
+def update_all(players: list[PlayerUpdate], step: StepScalars) -> list[tuple[Tensors, Metric]]:
     """Updates the blocks of many players.
 
     Args:
@@ -146,7 +148,7 @@ class _Observed(NamedTuple):
     kept: Tensors
 
 
-def _observed(players: list[Seen], step: StepScalars) -> dict[int, _Observed]:
+def _observed(players: list[PlayerUpdate], step: StepScalars) -> dict[int, _Observed]:
     """The blocks with factorisations, by the place of the player."""
     caching = {
         k: (seen.block, _checks.given("capture", seen.capture), seen.state)

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Metric, MetricKind, Pair, TwoSided
+from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
@@ -122,26 +122,26 @@ class DiagonalMetric(Metric):
         """Entry by entry."""
         return [d * part for d, part in zip(self.inverse, parts, strict=True)]
 
-    def sample_pair(self, capture: Capture) -> Pair:
+    def sample_pair(self, capture: Capture) -> GradientPair:
         """The gradients times the root of the diagonal on both sides: half the numbers of one side solved."""
         parts = [tf.sqrt(d) * q for d, q in zip(self.inverse, capture.per_sample(), strict=True)]
-        return Pair(parts, parts)
+        return GradientPair(parts, parts)
 
-    def feature_pair(self, capture: LinearMap, count: int) -> Pair:
+    def feature_pair(self, capture: LinearMap, count: int) -> GradientPair:
         """The gradients times the root of the diagonal on both sides."""
         q = [tf.sqrt(self._form.pack(self.inverse)[:count]) * capture.feature_gradients(count)]
-        return Pair(q, q)
+        return GradientPair(q, q)
 
-    def bias_pair(self, capture: MatrixCapture) -> Pair:
+    def bias_pair(self, capture: MatrixCapture) -> GradientPair:
         """The gradients times the root of the diagonal on both sides."""
         q = [tf.sqrt(self._form.pack(self.inverse)[-1]) * capture.bias_per_sample()]
-        return Pair(q, q)
+        return GradientPair(q, q)
 
-    def tap_pair(self, capture: TapCapture, tap: int) -> Pair:
+    def tap_pair(self, capture: TapCapture, tap: int) -> GradientPair:
         """The gradients of one tap times the root of the diagonal on both sides."""
         q = capture.tap_gradients(tap)
         q = [tf.sqrt(self._form.kernel_taps(self.inverse[0])[tap][: q.shape[-2]]) * q]
-        return Pair(q, q)
+        return GradientPair(q, q)
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`; `tap` is its flat number."""
@@ -155,7 +155,7 @@ class DiagonalMetric(Metric):
         """Rows of a table, `[B, m, L, e]`."""
         return tf.gather(self.inverse[0], tokens)[:, None] * c
 
-    def turned(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def rotated(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Inputs and cotangents as they are, and the diagonal in matrix form."""
         return capture.augmented(), capture.cotangents[0], capture.layout.pack(self.inverse)
 

@@ -10,11 +10,13 @@ import tensorflow as tf
 
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Metric, MetricKind, Pair, PlayerLayout, StateSpec, StepScalars, running_mean
+from bellman_tf.curvature.block import PlayerLayout, StateSpec
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import RankOneMetric, rank_one_sides
 from bellman_tf.curvature.kfac import KFACBlock, positions_of
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
+from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind
+from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg import eigh
@@ -37,7 +39,7 @@ def eigen_kind(rows: KroneckerRows) -> MetricKind:
     return MetricKind(tapwise=rows.repeats > 1, diagonal=rows.plain)
 
 
-class TurnedRankOne(RankOneMetric):
+class RotatedRankOne(RankOneMetric):
     """`M^{-1} = (U_A diag(r) U_A') (x) (U_B diag(s) U_B')`."""
 
     def __init__(self, r: tf.Tensor, s: tf.Tensor, U_A: tf.Tensor, U_B: tf.Tensor) -> None:
@@ -51,14 +53,14 @@ class TurnedRankOne(RankOneMetric):
 
     def input_solve(self, x: tf.Tensor) -> tf.Tensor:
         """`x U_A diag(r) U_A'`."""
-        return _turn(x, self.r, self._U_A)
+        return _scaled_in_basis(x, self.r, self._U_A)
 
     def cotangent_solve(self, c: tf.Tensor) -> tf.Tensor:
         """`c U_B diag(s) U_B'`."""
-        return _turn(c, self.s, self._U_B)
+        return _scaled_in_basis(c, self.s, self._U_B)
 
 
-def _turn(x: tf.Tensor, diagonal: tf.Tensor, U: tf.Tensor) -> tf.Tensor:
+def _scaled_in_basis(x: tf.Tensor, diagonal: tf.Tensor, U: tf.Tensor) -> tf.Tensor:
     return tf.tensordot(tf.tensordot(x, U, 1) * diagonal, U, [[-1], [1]])
 
 
@@ -124,41 +126,41 @@ class EigenMetric(Eigenbasis, Metric):
         layout = self._rows.layout
         return layout.unpack(self.rotate_back(self.inverse * self.rotate(layout.pack(parts))))
 
-    def sample_pair(self, capture: Capture) -> Pair:
+    def sample_pair(self, capture: Capture) -> GradientPair:
         """`U_A' q U_B / sqrt(s + damping)` on both sides."""
         formed = isinstance(capture, MatrixCapture)
         q = capture.matrix_per_sample() if formed else self._rows.layout.pack(capture.per_sample())
         r = [tf.sqrt(self.inverse) * self.rotate(q)]
-        return Pair(r, r)
+        return GradientPair(r, r)
 
-    def turned(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def rotated(self, capture: MatrixCapture) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Inputs and cotangents in the eigenbases, and the diagonal there."""
         return self.rotate_input(capture.augmented()), self.rotate_cotangent(capture.cotangents[0]), self.inverse
 
-    def rank_one(self) -> TurnedRankOne:
+    def rank_one(self) -> RotatedRankOne:
         """The second moments in the eigenbases, factored."""
         r, s = rank_one_sides(self._moments, self._rate, lambda v: v + self._damping)
-        return TurnedRankOne(r, s, self._U_A, self._U_B)
+        return RotatedRankOne(r, s, self._U_A, self._U_B)
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`; `tap` is its flat number."""
-        turned = self._tap_inverse(tap) * matmul(matmul(self._U_A, q, transpose_a=True), self._U_B)
-        return matmul(matmul(self._U_A, turned), self._U_B, transpose_b=True)
+        rotated = self._tap_inverse(tap) * matmul(matmul(self._U_A, q, transpose_a=True), self._U_B)
+        return matmul(matmul(self._U_A, rotated), self._U_B, transpose_b=True)
 
     def _tap_inverse(self, tap: int) -> tf.Tensor:
         rows = self._rows
         return tf.reshape(self.inverse[: rows.layout.rows], [rows.repeats, rows.size, rows.layout.width])[tap]
 
-    def tap_pair(self, capture: TapCapture, tap: int) -> Pair:
+    def tap_pair(self, capture: TapCapture, tap: int) -> GradientPair:
         """`U_A' q U_B / sqrt(s + damping)` on both sides."""
-        _, turned = capture.turned_tap_gradients(tap, self._U_A, self._U_B)
-        r = [tf.sqrt(self._tap_inverse(tap)) * turned]
-        return Pair(r, r)
+        _, rotated = capture.rotated_tap_gradients(tap, self._U_A, self._U_B)
+        r = [tf.sqrt(self._tap_inverse(tap)) * rotated]
+        return GradientPair(r, r)
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""
-        turned = self.inverse[-1] * tf.tensordot(q, self._U_B, 1)
-        return tf.tensordot(turned, self._U_B, [[-1], [1]])
+        rotated = self.inverse[-1] * tf.tensordot(q, self._U_B, 1)
+        return tf.tensordot(rotated, self._U_B, [[-1], [1]])
 
 
 def eigenbases(stacks: list[tuple[tf.Tensor, ...]], compiled: bool = False) -> list[Tensors]:

@@ -4,9 +4,11 @@ import tensorflow as tf
 
 from bellman_tf import _checks, replicas
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, StepScalars, running_mean
+from bellman_tf.curvature.block import Block, PlayerLayout, StateSpec
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
+from bellman_tf.curvature.metric import Metric, MetricKind
+from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import Capture
 
 

@@ -3,7 +3,9 @@
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Block, Metric, MetricKind, Pair, StepScalars, TwoSided
+from bellman_tf.curvature.block import Block
+from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
+from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.tap_capture import TapCapture
@@ -40,25 +42,25 @@ class IdentityMetric(Metric, TwoSided):
         x = capture.features()
         return x, x, 1.0 if capture.bias else None
 
-    def sample_pair(self, capture: Capture) -> Pair:
+    def sample_pair(self, capture: Capture) -> GradientPair:
         """The gradients as they are, and the learning rate."""
         parts = capture.per_sample()
-        return Pair(parts, parts, self.scale)
+        return GradientPair(parts, parts, self.scale)
 
-    def tap_pair(self, capture: TapCapture, tap: int) -> Pair:
+    def tap_pair(self, capture: TapCapture, tap: int) -> GradientPair:
         """The gradients as they are, and the learning rate."""
         q = [capture.tap_gradients(tap)]
-        return Pair(q, q, self.scale)
+        return GradientPair(q, q, self.scale)
 
-    def feature_pair(self, capture: LinearMap, count: int) -> Pair:
+    def feature_pair(self, capture: LinearMap, count: int) -> GradientPair:
         """The gradients as they are, and the learning rate."""
         q = [capture.feature_gradients(count)]
-        return Pair(q, q, self.scale)
+        return GradientPair(q, q, self.scale)
 
-    def bias_pair(self, capture: MatrixCapture) -> Pair:
+    def bias_pair(self, capture: MatrixCapture) -> GradientPair:
         """The gradients as they are, and the learning rate."""
         q = [capture.bias_per_sample()]
-        return Pair(q, q, self.scale)
+        return GradientPair(q, q, self.scale)
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""

@@ -19,18 +19,11 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf._typing import Size, Tensors
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import (
-    Metric,
-    MetricKind,
-    Pair,
-    PlayerLayout,
-    StateSpec,
-    StepScalars,
-    TwoSided,
-    running_mean,
-)
+from bellman_tf.curvature.block import PlayerLayout, StateSpec
 from bellman_tf.curvature.cached import CachedBlock, RunningMean, damped_inverses, every
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
+from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
+from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg.constants import number, once
@@ -89,10 +82,10 @@ class KroneckerMetric(Metric, TwoSided):
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""
         return matmul(matmul(self._A_inv, q), self._right)
 
-    def tap_pair(self, capture: TapCapture, tap: int) -> Pair:
+    def tap_pair(self, capture: TapCapture, tap: int) -> GradientPair:
         """`q` and `A^{-1} q B^{-1}`."""
-        q, solved = capture.turned_tap_gradients(tap, self._A_inv, self._right)
-        return Pair([q], [solved])
+        q, solved = capture.rotated_tap_gradients(tap, self._A_inv, self._right)
+        return GradientPair([q], [solved])
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
         """The bias of a convolution, `[..., c_out]`."""

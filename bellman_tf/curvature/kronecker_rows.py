@@ -62,9 +62,9 @@ class KroneckerRows:
             Shape of `kernel`.
         """
         lead = leading(kernel, len(self.layout.kernel_shape))
-        turned = matmul(self.layout.kernel_matrix(kernel), right)
-        turned = reshape(turned, [*lead, self.repeats, self.size, self.layout.width])
+        rotated = matmul(self.layout.kernel_matrix(kernel), right)
+        rotated = reshape(rotated, [*lead, self.repeats, self.size, self.layout.width])
         if not lead:  # copies of a small matrix for one batched product, made when it is due
-            left = tf.broadcast_to(delayed(left, turned), constant([self.repeats, self.size, self.size]))
-        solved = reshape(matmul(left, turned), [*lead, self.layout.rows, self.layout.width])
+            left = tf.broadcast_to(delayed(left, rotated), constant([self.repeats, self.size, self.size]))
+        solved = reshape(matmul(left, rotated), [*lead, self.layout.rows, self.layout.width])
         return self.layout.kernel_variable(solved)

@@ -5,8 +5,10 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import Block, Metric, MetricKind, PlayerLayout, StateSpec, StepScalars
+from bellman_tf.curvature.block import Block, PlayerLayout, StateSpec
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric, where_known
+from bellman_tf.curvature.metric import Metric, MetricKind
+from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.capture import Capture
 
 

@@ -4,8 +4,8 @@ import keras
 import tensorflow as tf
 
 from bellman_tf._typing import Nested, Signature
-from bellman_tf.game.aside import run_aside
 from bellman_tf.game.instrument import Notes, noting
+from bellman_tf.game.own_thread import run_in_own_thread
 from bellman_tf.game.survey import FAILURES
 from bellman_tf.keras_access import takes_training
 
@@ -23,7 +23,7 @@ def stages_of(model: keras.Model, signature: Signature, layers: list[keras.Layer
         all of them where the model cannot be traced with an unknown batch size.
     """
     try:
-        return run_aside(_traced, model, signature, layers)
+        return run_in_own_thread(_traced, model, signature, layers)
     except FAILURES:
         return {}
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import keras
 
 from bellman_tf import keras_access
-from bellman_tf.game.trial import Run, Trial, agree
+from bellman_tf.game.trial import Trial, TrialRun, agree
 
 
 def enclosing_layers(trial: Trial, variables: Sequence, draws: Iterable[int]) -> dict[int, list[keras.Layer]]:
@@ -64,7 +64,7 @@ def _holding(trial: Trial, holders: dict[int, list[keras.Layer]], draw: int) -> 
     return found
 
 
-def _has_rows(run: Run, key: int) -> bool:
+def _has_rows(run: TrialRun, key: int) -> bool:
     """Whether all outputs of a layer have one row per sample, samples apart behind them and noted where they are."""
     if key in run.apart.before or key in run.notes.hidden:
         return False

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from bellman_tf import keras_access, keras_graphs
 from bellman_tf._typing import Nested
-from bellman_tf.game.aside import run_aside
+from bellman_tf.game.own_thread import run_in_own_thread
 from bellman_tf.game.raw_variables import put_back, raw_variables
 
 
@@ -246,7 +246,7 @@ def _symbolic_subclass(model: keras.Model) -> tuple[list, Nested, tuple]:
 
     try:
         # A thread of its own runs eagerly, whatever the caller traces: what `call` computes alone becomes a value.
-        outputs, read = run_aside(call)
+        outputs, read = run_in_own_thread(call)
         return inputs, outputs, tuple(read.values())
     except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
         # What Keras and TensorFlow raise when a KerasTensor meets raw tf.* code or Python control flow on values.

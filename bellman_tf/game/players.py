@@ -7,9 +7,10 @@ from typing import Protocol
 import keras
 
 from bellman_tf import _checks
-from bellman_tf.curvature.block import MetricKind, state_dtype
+from bellman_tf.curvature.block import state_dtype
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, Plan, plan
 from bellman_tf.curvature.identity import IDENTITY
+from bellman_tf.curvature.metric import MetricKind
 from bellman_tf.game.graph import Call, Graph, Slot
 from bellman_tf.layers.calls import joined_extent
 from bellman_tf.layers.coverage import Coverage

@@ -24,9 +24,9 @@ from bellman_tf import keras_access
 from bellman_tf._typing import Nested
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.graph import Call, Replay, Slot
-from bellman_tf.game.made_up import Apart, before_activation, made_up_weights, mixes
 from bellman_tf.game.players import Program
-from bellman_tf.game.trial import Recorded
+from bellman_tf.game.synthetic_samples import ConstantMoments, before_activation, mixes, synthetic_weights
+from bellman_tf.game.trial import WriteRecorder
 
 HALF = {"float16", "bfloat16"}
 
@@ -45,7 +45,7 @@ def kept_variables(model: keras.Model) -> list[keras.Variable]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunResult:
     """Results of one run; gradients are those of random multiples of the outputs, plus the losses.
 
     Attributes:
@@ -72,7 +72,7 @@ class Run:
         return all(bool(np.isfinite(to_array(t)).all()) for t in tensors)
 
 
-class Runs:
+class ComparedRuns:
     """The runs of one model on one batch of made-up samples with one draw of weights."""
 
     def __init__(self, game: Program, model: keras.Model, inputs: Nested, fixed: bool) -> None:
@@ -88,27 +88,27 @@ class Runs:
         self._random = np.random.default_rng(2)
         self.trained = {id(v): v for v in model.trainable_variables}
         others = [] if fixed else [v for v in kept_variables(model) if keras.backend.is_float_dtype(v.dtype)]
-        self._values = {key: made_up_weights(v, self._random) for key, v in self.trained.items()}
+        self._values = {key: synthetic_weights(v, self._random) for key, v in self.trained.items()}
         self._mapping = [(v, self._values[key]) for key, v in self.trained.items()]
-        self._mapping += [(v, made_up_weights(v, self._random)) for v in others if id(v) not in self.trained]
+        self._mapping += [(v, synthetic_weights(v, self._random)) for v in others if id(v) not in self.trained]
         self._own = {id(v) for player in game.players if player.calls for v in player.variables}
         self._seeds: list[tf.Tensor] | None = None
 
-    def as_it_is(self) -> Run:
+    def as_it_is(self) -> RunResult:
         """Runs the model's own call.
 
         Returns:
             Its results.
         """
         tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
-        with tape, Recorded(self._mapping) as scope:
+        with tape, WriteRecorder(self._mapping) as scope:
             tape.watch(list(self._values.values()))
             outputs = self._call()
             losses = _total(scope.losses)
         written = {key: (v, scope.get_current_value(v)) for key, v in scope.written.items()}
         return self._run(outputs, losses, written, self._gradients(tape, outputs, losses, self._values), {})
 
-    def replayed(self) -> Run:
+    def replayed(self) -> RunResult:
         """Runs the trace, call by call, as a step does.
 
         Returns:
@@ -121,7 +121,7 @@ class Runs:
         added: list[tf.Tensor] = []
 
         def run(program: Replay, call: Call) -> None:
-            scope = Recorded([])
+            scope = WriteRecorder([])
             scope.state_mapping = dict(state)
             if isinstance(call.operation, keras.Layer):
                 own = {id(v) for v in call.operation.trainable_variables}
@@ -133,7 +133,7 @@ class Runs:
                 state[key] = scope.get_current_value(variable)
                 written[key] = (variable, state[key])
 
-        with tape, Recorded(self._mapping) as outer:
+        with tape, WriteRecorder(self._mapping) as outer:
             tape.watch([*self._values.values(), *inside.values()])
             outputs = self._call(run)
             losses = _total([*added, *outer.losses])
@@ -157,7 +157,7 @@ class Runs:
             kept[:] = [program]
             program.run(call)
 
-        with tape, Recorded(self._mapping) as scope, Apart(normalisations, scope).calls():
+        with tape, WriteRecorder(self._mapping) as scope, ConstantMoments(normalisations, scope).calls():
             tape.watch(list(self._values.values()))
             targets = _targets(self._call(run))
         if not kept:
@@ -224,8 +224,8 @@ class Runs:
         return [tf.ensure_shape(seed, target.shape) for seed, target in zip(self._seeds, targets, strict=True)]
 
     @staticmethod
-    def _run(outputs: list, losses: tf.Tensor, written: dict, gradients: dict, elsewhere: dict) -> Run:
-        return Run(outputs, [keras_access.mask_of(t) for t in outputs], losses, written, gradients, elsewhere)
+    def _run(outputs: list, losses: tf.Tensor, written: dict, gradients: dict, elsewhere: dict) -> RunResult:
+        return RunResult(outputs, [keras_access.mask_of(t) for t in outputs], losses, written, gradients, elsewhere)
 
 
 def to_array(tensor: Any) -> np.ndarray:

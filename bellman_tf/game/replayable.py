@@ -16,13 +16,13 @@ import tensorflow as tf
 
 from bellman_tf import keras_access
 from bellman_tf._typing import Nested, Signature
-from bellman_tf.game.aside import run_aside
 from bellman_tf.game.graph import Graph
-from bellman_tf.game.made_up import made_up
+from bellman_tf.game.own_thread import run_in_own_thread
 from bellman_tf.game.players import Program
 from bellman_tf.game.raw_variables import moved, raw_variables
-from bellman_tf.game.replay_check import Run, Runs, apart, kept_variables, norm, to_array
+from bellman_tf.game.replay_check import ComparedRuns, RunResult, apart, kept_variables, norm, to_array
 from bellman_tf.game.survey import FAILURES, UNKNOWN_SIZES
+from bellman_tf.game.synthetic_samples import synthetic_samples
 
 ROWS = (3, 5, 7, 11)  # made-up samples: the first number that no other axis of the inputs has
 
@@ -56,7 +56,7 @@ def judge(game: Program, model: keras.Model, signature: Signature) -> Verdict:
         return Verdict(found)
     if signature is None:
         return Verdict("the shapes of its inputs are not known, so the replay of its calls cannot be checked")
-    return run_aside(_compared, game, model, signature)
+    return run_in_own_thread(_compared, game, model, signature)
 
 
 def _samples(model: keras.Model, signature: Signature, size: int) -> Nested:
@@ -75,7 +75,7 @@ def _samples(model: keras.Model, signature: Signature, size: int) -> Nested:
         last[0, -1] = 0
         return leaf * last
 
-    return keras.tree.map_structure(padded, made_up(signature, size, rows))
+    return keras.tree.map_structure(padded, synthetic_samples(signature, size, rows))
 
 
 def _compared(game: Program, model: keras.Model, signature: Signature) -> Verdict:
@@ -100,17 +100,17 @@ def _compared(game: Program, model: keras.Model, signature: Signature) -> Verdic
     return Verdict(f"it does not run on made-up samples ({failure}), so the replay of its calls cannot be checked")
 
 
-def _truth(game: Program, model: keras.Model, inputs: Nested) -> tuple[Runs, Run]:
+def _truth(game: Program, model: keras.Model, inputs: Nested) -> tuple[ComparedRuns, RunResult]:
     """Runs the model; with the values it has for variables that are not trained, if made-up ones lead nowhere."""
-    runs = Runs(game, model, inputs, fixed=False)
+    runs = ComparedRuns(game, model, inputs, fixed=False)
     truth = runs.as_it_is()
     if not truth.finite:
-        runs = Runs(game, model, inputs, fixed=True)
+        runs = ComparedRuns(game, model, inputs, fixed=True)
         truth = runs.as_it_is()
     return runs, truth
 
 
-def _difference(game: Program, runs: Runs, truth: Run) -> str:
+def _difference(game: Program, runs: ComparedRuns, truth: RunResult) -> str:
     try:
         replay = runs.replayed()
     except FAILURES as error:
@@ -130,7 +130,7 @@ def _difference(game: Program, runs: Runs, truth: Run) -> str:
 # ---- what a replay gets wrong
 
 
-def _shape_of(truth: Run, inputs: Nested) -> str:
+def _shape_of(truth: RunResult, inputs: Nested) -> str:
     """Why the outputs do not have one row per sample; empty if they have."""
     size = next(leaf.shape[0] for leaf in keras.tree.flatten(inputs) if leaf is not None)
     rows = {int(t.shape[0]) if t.shape.rank else 0 for t in truth.outputs}
@@ -139,13 +139,13 @@ def _shape_of(truth: Run, inputs: Nested) -> str:
     return ""
 
 
-def _lost_writes(model: keras.Model, truth: Run) -> list[str]:
+def _lost_writes(model: keras.Model, truth: RunResult) -> list[str]:
     """Variables that the model writes and that a second pass does not find as the first one did."""
     kept = {id(v) for v in kept_variables(model)} - {id(v) for v in model.trainable_variables}
     return [variable.path for key, (variable, _) in truth.written.items() if key not in kept]
 
 
-def _writes(truth: Run, replay: Run) -> str:
+def _writes(truth: RunResult, replay: RunResult) -> str:
     missing = [v.path for key, (v, _) in truth.written.items() if key not in replay.written]
     if missing:
         return f"its call writes {_listed(missing)} outside its layers, which a replay leaves out"
@@ -155,7 +155,7 @@ def _writes(truth: Run, replay: Run) -> str:
     return ""
 
 
-def _values(truth: Run, replay: Run, tolerance: float) -> str:
+def _values(truth: RunResult, replay: RunResult, tolerance: float) -> str:
     if len(truth.outputs) != len(replay.outputs):
         return "a replay of its calls gives another number of outputs"
     for first, second in zip(replay.outputs, truth.outputs, strict=True):
@@ -175,7 +175,7 @@ def _values(truth: Run, replay: Run, tolerance: float) -> str:
     return ""
 
 
-def _gradients(truth: Run, replay: Run, runs: Runs) -> str:
+def _gradients(truth: RunResult, replay: RunResult, runs: ComparedRuns) -> str:
     size = np.sqrt(sum(np.sum(g**2) for g in truth.gradients.values()))
     scale, tolerance = 0.1 * size, runs.tolerance
     used = [

@@ -15,8 +15,8 @@ from typing import Any
 import keras
 
 from bellman_tf import keras_access, keras_graphs
-from bellman_tf.game.made_up import mixes
 from bellman_tf.game.survey import Finding, Survey
+from bellman_tf.game.synthetic_samples import mixes
 from bellman_tf.game.trial import NOISE
 from bellman_tf.layers.coverage import Coverage
 

@@ -28,11 +28,11 @@ import tensorflow as tf
 
 from bellman_tf import keras_access
 from bellman_tf._typing import Signature, Tensors
-from bellman_tf.game.aside import run_aside
 from bellman_tf.game.enclosing import enclosing_layers
 from bellman_tf.game.instrument import Note
-from bellman_tf.game.made_up import made_up
+from bellman_tf.game.own_thread import run_in_own_thread
 from bellman_tf.game.raw_variables import put_back, raw_variables
+from bellman_tf.game.synthetic_samples import synthetic_samples
 from bellman_tf.game.trial import Trial, agree, distance, norm
 from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture
@@ -117,7 +117,7 @@ def survey(model: keras.Model, signature: Signature, candidates: list[tuple[kera
     tried = [] if signature is None else [(signature, size) for size in UNKNOWN_SIZES]
     for known, size in tried if seen is None else [(seen, 0), *tried]:
         try:
-            return run_aside(_survey, model, known, size, candidates)
+            return run_in_own_thread(_survey, model, known, size, candidates)
         except FAILURES as error:
             reason = f"{type(error).__name__}: {_message(error)}"
     failed = Finding(f"the model does not run on made-up samples ({reason})")
@@ -136,7 +136,7 @@ def _message(error: BaseException) -> str:
 def _survey(model: keras.Model, signature: Signature, size: int, candidates: list) -> Survey:
     """One check; further ones of a model that draws random numbers."""
     with put_back(raw_variables(model)):
-        trial = Trial(model, made_up(signature, size))
+        trial = Trial(model, synthetic_samples(signature, size))
         findings = _check(trial, candidates)
         draws = range(1, 1 + DRAWS) if trial.generators() else ()
         for draw in draws:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from bellman_tf import keras_access
 from bellman_tf._typing import Nested
 from bellman_tf.game.instrument import Notes, noting
-from bellman_tf.game.made_up import Apart, before_activation, made_up_weights, mixes
+from bellman_tf.game.synthetic_samples import ConstantMoments, before_activation, mixes, synthetic_weights
 from bellman_tf.layers.tensors import to_work
 
 # Layers of Keras whose random numbers leave every sample in its row.
@@ -27,7 +27,7 @@ NOISE = (*NOISE, keras.layers.SpatialDropout3D, keras.layers.AlphaDropout, keras
 NOISE = (*NOISE, keras.layers.GaussianNoise, keras.layers.RNN)
 
 
-class Recorded(keras.StatelessScope):
+class WriteRecorder(keras.StatelessScope):
     """A scope without writes that remembers which variables were to be written."""
 
     def __init__(self, mapping: list[tuple]) -> None:
@@ -65,7 +65,7 @@ class Trial:
         self.model, self._inputs = model, inputs
         self.random = np.random.default_rng(0)
         variables = {id(v): v for v in model.trainable_variables}
-        self.values = {key: made_up_weights(v, self.random) for key, v in variables.items()}
+        self.values = {key: synthetic_weights(v, self.random) for key, v in variables.items()}
         self.mapping = [(v, self.values[key]) for key, v in variables.items()]
         self.written: dict[int, keras.Variable] = {}
 
@@ -76,7 +76,7 @@ class Trial:
         states = [v for v in self.written.values() if "seed_generator_state" in v.path]
         return [v for v in states if id(v) not in known]
 
-    def run(self, preactivation: Sequence[keras.Layer], output: Sequence[keras.Layer], draw: int = 0) -> "Run":
+    def run(self, preactivation: Sequence[keras.Layer], output: Sequence[keras.Layer], draw: int = 0) -> "TrialRun":
         """Runs the model once.
 
         Args:
@@ -90,13 +90,13 @@ class Trial:
         mapping = list(self.mapping)
         if draw:
             mapping += [(v, v.value + tf.cast(1000 * draw, v.dtype)) for v in self.generators()]
-        run = Run(self, Recorded(mapping), preactivation, output)
+        run = TrialRun(self, WriteRecorder(mapping), preactivation, output)
         run.forward(self._inputs)
         self.written |= run.scope.written
         return run
 
 
-class Run:
+class TrialRun:
     """One run.
 
     Attributes:
@@ -108,13 +108,13 @@ class Run:
     """
 
     def __init__(
-        self, trial: Trial, scope: Recorded, preactivation: Sequence[keras.Layer], output: Sequence[keras.Layer]
+        self, trial: Trial, scope: WriteRecorder, preactivation: Sequence[keras.Layer], output: Sequence[keras.Layer]
     ) -> None:
         self._trial, self.scope = trial, scope
         self._tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
         self.notes = Notes(preactivation, output, self._tape.watch)
         mixing = [layer for layer in keras_access.layers_of(trial.model) if mixes(layer)]
-        self.apart = Apart(mixing, scope, self.notes.calls)
+        self.apart = ConstantMoments(mixing, scope, self.notes.calls)
         self.reason = ""
 
     def forward(self, inputs: Nested) -> None:

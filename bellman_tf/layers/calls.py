@@ -160,9 +160,9 @@ class RepeatedConvolution(TapCapture):
         """As `Convolution.tap_gradients`."""
         return self._add(lambda call: call.tap_gradients(number))
 
-    def turned_tap_gradients(self, number: int, left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """As `Convolution.turned_tap_gradients`."""
-        q, turned = _added([call.turned_tap_gradients(number, left, right) for call in self.calls])
+    def rotated_tap_gradients(self, number: int, left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `Convolution.rotated_tap_gradients`."""
+        q, turned = _added([call.rotated_tap_gradients(number, left, right) for call in self.calls])
         return q, turned
 
     def tap_moments(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:

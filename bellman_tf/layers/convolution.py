@@ -181,7 +181,7 @@ class Convolution(TapCapture):
         few = self.positions is not None and self.positions * (rows**2 + width**2) < rows * width * (rows + width)
         return not few
 
-    def turned_tap_gradients(self, number: int, left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def rotated_tap_gradients(self, number: int, left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Per-sample gradients of one tap, and the same as `left' q_ij[delta] right`.
 
         Args:

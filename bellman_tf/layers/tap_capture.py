@@ -32,7 +32,7 @@ class TapCapture(MatrixCapture):
         """Per-sample gradients of one tap, `q_ij[delta]`, `[B, m, c_in / groups, c_out]`."""
         raise NotImplementedError
 
-    def turned_tap_gradients(self, number: int, left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def rotated_tap_gradients(self, number: int, left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Per-sample gradients of one tap, and the same as `left' q_ij[delta] right`."""
         raise NotImplementedError
 

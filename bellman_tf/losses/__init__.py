@@ -7,7 +7,7 @@ input of its last activation. A training step calls, in this order:
     terminal_cost           which outputs carry a loss, where each is cut (`cost.z`), which closed form applies
     terminal_curvature      from the cotangents of `cost.z` and `cost.values`: beta^2 per sample, or columns of a factor
 
-`without` takes the losses of some outputs out of J, for players that do not feel them.
+`exclude_losses` takes the losses of some outputs out of J, for players that do not feel them.
 
 Underneath: `observe_losses`, `curvature_tapes`, `recognise` and the registry `CLOSED_FORMS`, one `Head` per output,
 `hessian_factor` and `matched_coefficient` over all outputs.
@@ -17,6 +17,7 @@ from bellman_tf.losses.automatic import AutomaticHead
 from bellman_tf.losses.closed_form import ClosedForm, LossForm
 from bellman_tf.losses.diagonal import DiagonalHead, ElementwiseForm
 from bellman_tf.losses.ends import OutputEnd, carried_logits, find_end, looks_through
+from bellman_tf.losses.excluded_losses import ExcludedLosses, exclude_losses, named_losses
 from bellman_tf.losses.forms import CLOSED_FORMS, agree, recognise, terminal_head
 from bellman_tf.losses.head import Head
 from bellman_tf.losses.joint import hessian_factor, matched_coefficient
@@ -35,4 +36,3 @@ from bellman_tf.losses.terminal import (
     terminal_cost,
     terminal_curvature,
 )
-from bellman_tf.losses.without import Without, named_losses, without

@@ -22,6 +22,7 @@ from bellman_tf._typing import Tensors
 from bellman_tf.losses.automatic import AutomaticHead
 from bellman_tf.losses.closed_form import AUTOMATIC, LossForm
 from bellman_tf.losses.ends import OutputEnd, carried_logits, find_end
+from bellman_tf.losses.excluded_losses import EVERYTHING, ExcludedLosses
 from bellman_tf.losses.forms import agree, closed_form, once_differentiable, recognise, terminal_head
 from bellman_tf.losses.head import Head
 from bellman_tf.losses.joint import hessian_factor, matched_coefficient
@@ -29,7 +30,6 @@ from bellman_tf.losses.observe import Observation, observe_losses, per_sample
 from bellman_tf.losses.probe import CurvatureTapes, LossCurvature, curvature_tapes, flatten_samples
 from bellman_tf.losses.samples import at_least_float32, entries_per_sample
 from bellman_tf.losses.sum import SumOfHeads
-from bellman_tf.losses.without import EVERYTHING, Without
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +201,7 @@ def terminal_cost(
     loss: tf.Tensor,
     scale: tf.Tensor | float,
     closed: bool,
-    without: Without = EVERYTHING,
+    excluded: ExcludedLosses = EVERYTHING,
 ) -> TerminalCost:
     """Sorts the outputs: those with a closed form, and the rest, differentiated through the probe.
 
@@ -211,7 +211,7 @@ def terminal_cost(
         scale: B, samples of the whole (global) batch: sample i has the cost phi_i = B J_i.
         closed: whether J is a weighted sum of the observed losses, see `keras_computes_loss`. If not, all of J is
             differentiated: a model's own `compute_loss` may do anything to a loss that it calls.
-        without: losses that are taken out of J, with all losses of their outputs.
+        excluded: losses that are taken out of J, with all losses of their outputs.
 
     Returns:
         The terminal cost.
@@ -221,7 +221,7 @@ def terminal_cost(
     """
     seen = [[o for o in record.observed if o.y_pred is end.output] for end in record.ends]
     closed = closed and sum(map(len, seen)) == len(record.observed)
-    left_out = {k for k, end in enumerate(record.ends) if id(end.output) in without.outputs}
+    left_out = {k for k, end in enumerate(record.ends) if id(end.output) in excluded.outputs}
     felt = [[] if k in left_out else observed for k, observed in enumerate(seen)]
     parts = _closed_outputs(record.ends, felt) if closed else []
     taken = {id(part.end.output) for part in parts}
@@ -231,7 +231,7 @@ def terminal_cost(
         for k, end in enumerate(record.ends)
         if k not in left_out and id(end.output) not in taken and (seen[k] or id(end.output) not in shared)
     ]
-    automatic = _automatic(record, loss, scale, rest, seen, closed, bool(parts), without)
+    automatic = _automatic(record, loss, scale, rest, seen, closed, bool(parts), excluded)
     z = [part.z for part in parts] + ([] if automatic is None else automatic.curvature.z)
     values = [o.values for part in parts for o in part.observed]
     return TerminalCost(z, values, _rows(z), parts, automatic)
@@ -294,14 +294,14 @@ def _automatic(
     seen: list[list[Observation]],
     closed: bool,
     others: bool,
-    without: Without,
+    excluded: ExcludedLosses,
 ) -> AutomaticHead | None:
     """The outputs that are left over, unless J does not depend on them."""
     if not rest:
         return None
     before = [record.ends[k].logits is not None for k in rest]
     linear = [k for k in rest if any(once_differentiable(o.loss) for o in seen[k])]
-    curvature: LossCurvature = record.probe.curvature(loss, scale, rest, before, not others, linear, without.less)
+    curvature: LossCurvature = record.probe.curvature(loss, scale, rest, before, not others, linear, excluded.less)
     if not curvature.z:
         return None
     separate = closed and all(seen[k] and all(per_sample(o) for o in seen[k]) for k in curvature.ends)

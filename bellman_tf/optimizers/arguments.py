@@ -10,7 +10,7 @@ from bellman_tf import _checks, keras_optimizers
 from bellman_tf.curvature.config import KFAC, Adam, Config
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits
 from bellman_tf.curvature.inner import METRICS
-from bellman_tf.optimizers.inner import Inside, accumulation_of
+from bellman_tf.optimizers.inner import InnerOptimizerMixin, accumulation_of
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import GameOptions
 
@@ -126,7 +126,7 @@ def inner_named(identifier: Any) -> keras.optimizers.Optimizer | None:
             "inner_optimizer", "be None, a `keras.optimizers.Optimizer` or the name of one", identifier,
             "For example `keras.optimizers.AdamW(1e-3)`, an object.",
         )  # fmt: skip
-    if isinstance(optimizer, Inside | keras.optimizers.LossScaleOptimizer):
+    if isinstance(optimizer, InnerOptimizerMixin | keras.optimizers.LossScaleOptimizer):
         raise _checks.error(
             "inner_optimizer", "be an optimizer that moves variables by their gradients alone", optimizer.name,
             "Pass the optimizer that it wraps, or choose a `curvature`.",

@@ -18,7 +18,7 @@ from bellman_tf.curvature.stacks import StateStore
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.stages import Game
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_forms
-from bellman_tf.optimizers.saving import Saved
+from bellman_tf.optimizers.saving import SavingMixin
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.own_losses import ruled
@@ -48,7 +48,7 @@ _WAY_OUT = (
 _WHOLE_WAY_OUT = "Use GTDDP, whose default rollout='linear' runs the model's own `call`."
 
 
-class Bound(Saved, keras.optimizers.Optimizer):
+class ModelBound(SavingMixin, keras.optimizers.Optimizer):
     """An optimizer that belongs to one model and keeps curvature state for each of its players.
 
     Attributes:

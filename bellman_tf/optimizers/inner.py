@@ -33,7 +33,7 @@ else:
     _Mixed = object
 
 
-class Inside(_Mixed):
+class InnerOptimizerMixin(_Mixed):
     """Part of an optimizer that may hold another one.
 
     The other optimizer is chosen once: curvature state and sample weights belong to its variables.

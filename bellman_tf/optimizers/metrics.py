@@ -6,7 +6,7 @@ from bellman_tf.curvature.block import Block, state_dtype
 from bellman_tf.curvature.config import Config
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.coupling.choose import make_couplings
-from bellman_tf.curvature.gram.sides import GLOBAL_BATCH, sendable, sent_numbers
+from bellman_tf.curvature.gram.across_replicas import GLOBAL_BATCH, sendable, sent_numbers
 from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.game.players import Player, Players
 from bellman_tf.training.information import INFORMATION

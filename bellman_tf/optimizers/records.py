@@ -6,7 +6,7 @@ from bellman_tf import _checks
 from bellman_tf.game.players import Players
 from bellman_tf.keras_optimizers import averages_of, counter_of, trained_variables
 from bellman_tf.layers.tensors import either
-from bellman_tf.optimizers.binding import Bound
+from bellman_tf.optimizers.binding import ModelBound
 from bellman_tf.training.context import Outcome, StepResult
 from bellman_tf.training.monitor import names_of
 from bellman_tf.training.update import Assignments
@@ -25,7 +25,7 @@ def first_control_state(shape: tuple, dtype: str | None = None) -> tf.Tensor:
     return tf.one_hot(0, shape[0], dtype=dtype)
 
 
-class Records(Bound):
+class Records(ModelBound):
     """Averages of the weights, counts, the damping of step control, and the numbers that a monitor reads."""
 
     watched = False  # whether a `GameMonitor` reads the step's numbers

@@ -7,12 +7,12 @@ import keras
 import numpy as np
 
 from bellman_tf import _checks
-from bellman_tf.optimizers.binding import Bound
+from bellman_tf.optimizers.binding import ModelBound
 
 IN_A_ROW = 5  # rejected batches after which chance is no explanation
 
 
-class Rejections(Bound):
+class Rejections(ModelBound):
     """Part of `GTDDP`: looks at the count of batches rejected in a row, and warns once until a batch is accepted."""
 
     _said = False

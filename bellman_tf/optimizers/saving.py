@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.optimizers.inner import Inside
+from bellman_tf.optimizers.inner import InnerOptimizerMixin
 
 _SEED = "seed_"  # keys of the random generators' states in the saved file
 _LAYOUT = "layout"  # key of what tells states of different metrics apart
@@ -22,7 +22,7 @@ _OTHER = (
 )
 
 
-class Saved(Inside):
+class SavingMixin(InnerOptimizerMixin):
     """Saving, loading and copying: state of the optimizer and of its model's random generators.
 
     A file with another number of variables, as in Keras, or with those of another metric is of another optimizer:
@@ -147,7 +147,7 @@ class Saved(Inside):
         self._waiting = None
 
 
-def _copied(cls: type[Saved], config: dict, state: tuple) -> Saved:
+def _copied(cls: type[SavingMixin], config: dict, state: tuple) -> SavingMixin:
     """An optimizer with the options and state of another one."""
     optimizer = cls.from_config(config)
     optimizer._waiting = state

@@ -11,7 +11,7 @@ from bellman_tf import _checks, keras_optimizers, replicas
 from bellman_tf.curvature.inner import InnerBlock
 from bellman_tf.curvature.stacks import StoredState
 from bellman_tf.game.players import Players
-from bellman_tf.optimizers.binding import Bound
+from bellman_tf.optimizers.binding import ModelBound
 from bellman_tf.optimizers.metrics import players_apart
 from bellman_tf.optimizers.records import Records
 from bellman_tf.training.context import StepContext, recursion_dtype
@@ -21,7 +21,7 @@ from bellman_tf.training.settings import Clipping, StepSettings
 from bellman_tf.training.step import take_step
 
 
-class Stepping(Records, Bound):
+class Stepping(Records, ModelBound):
     """An optimizer that takes the whole training step of its model.
 
     Attributes:

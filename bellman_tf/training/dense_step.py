@@ -24,7 +24,7 @@ from bellman_tf.keras_access import flat_inputs
 from bellman_tf.layers.tensors import to_work
 from bellman_tf.linalg import symmetrize
 from bellman_tf.linalg.products import matmul, matvec
-from bellman_tf.training.passes import Applied, policy_forward, unflatten
+from bellman_tf.training.passes import AppliedPolicy, policy_forward, unflatten
 from bellman_tf.training.round import Round
 from bellman_tf.training.settings import DenseOptions
 from bellman_tf.training.terminal import Terminal, record_terminal
@@ -97,7 +97,7 @@ class DenseStep:
         with self._outer, self._tape:
             self._tape.watch(trained)
             self._outer.watch(trained)
-            self.forward = batch.forward(_Both(self._tape, self._outer), cuts=True)
+            self.forward = batch.forward(_TapePair(self._tape, self._outer), cuts=True)
             with record_terminal(self.forward, self._tape) as record:
                 batch.compute_loss()
         terminal = Terminal(record, batch.loss, batch.total, batch.model)
@@ -188,7 +188,9 @@ class DenseStep:
 
     # ---- pass 2
 
-    def _follow(self, policy: list[Gains], alpha: tf.Tensor, finish: bool) -> tuple[list[Tensors], Applied | None]:
+    def _follow(
+        self, policy: list[Gains], alpha: tf.Tensor, finish: bool
+    ) -> tuple[list[Tensors], AppliedPolicy | None]:
         """New values of all players under u + alpha k + K dX; with `finish` also the new network on the batch."""
         batch, values = self.batch, []
 
@@ -207,7 +209,7 @@ class DenseStep:
             values.append(batch.shifted(player, decreases))
             return [constrain(v, value) for v, value in zip(player.variables, values[-1], strict=True)]
 
-        left: list[Applied | None] = []
+        left: list[AppliedPolicy | None] = []
 
         def recorder(inputs: Nested) -> Nested:
             flat = flat_inputs(batch.model, inputs)
@@ -264,7 +266,7 @@ class DenseStep:
             )
 
 
-class _Both:
+class _TapePair:
     """Two tapes that watch alike."""
 
     def __init__(self, *tapes: tf.GradientTape) -> None:

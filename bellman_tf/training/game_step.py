@@ -19,7 +19,7 @@ from bellman_tf.training.derivatives import differentiate, through_normalisation
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.monitor import feedback_ratio, leverage, predicts, spread
 from bellman_tf.training.moves import BatchOnly
-from bellman_tf.training.passes import Applied, first_tensor, policy_forward, replay_gradient
+from bellman_tf.training.passes import AppliedPolicy, first_tensor, policy_forward, replay_gradient
 from bellman_tf.training.policy import SamplePolicy
 from bellman_tf.training.published import PublishedPolicy, batch_factor, terminal_value
 from bellman_tf.training.round import Round
@@ -265,7 +265,7 @@ class GameStep:
         batch.update_metrics([(player, BatchOnly(batch.batch_size), gradient) for player, gradient in loose])
         for player, gradient in loose:
             start.extend(zip(player.variables, self._move(player, gradient), strict=True))
-        left: list[Applied | None] = []
+        left: list[AppliedPolicy | None] = []
 
         def recorder(inputs: Nested) -> Nested:
             flat = flat_inputs(batch.model, inputs)

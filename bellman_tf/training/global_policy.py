@@ -1,6 +1,7 @@
 """Sample weights of a game that the samples of all replicas play together, `coupling="global"`.
 
-    exchange    weight and beta^2 of every sample, <q, M^{-1} l_u>, what its Gram matrices need of it  (gram/sides.py)
+    exchange    weight and beta^2 of every sample, <q, M^{-1} l_u>, what its Gram matrices need of it
+                (gram/across_replicas.py)
     products    the rows of this replica's samples, all players added where they share a value
     exchange    these rows: every replica has the whole matrix, to the same bits
     solve       on every replica
@@ -15,13 +16,13 @@ from typing import NamedTuple, TypeAlias
 import tensorflow as tf
 
 from bellman_tf import replicas
-from bellman_tf.curvature.block import Metric
-from bellman_tf.curvature.gram.sides import Sides, joint_sides, sides
+from bellman_tf.curvature.gram.across_replicas import Sides, joint_sides, sides
+from bellman_tf.curvature.metric import Metric
 from bellman_tf.game.players import Player
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.training.information import Information
 from bellman_tf.training.linear_policy import LinearPolicy
-from bellman_tf.training.moves import Together
+from bellman_tf.training.moves import JointPlayers
 from bellman_tf.training.own_losses import Objective
 from bellman_tf.training.own_policy import policy_of
 from bellman_tf.training.samples import AllSamples
@@ -47,7 +48,7 @@ class Part(NamedTuple):
 
 
 def sides_of(
-    members: Sequence[tuple[Capture, Metric]], together: Together | None, options: GameOptions
+    members: Sequence[tuple[Capture, Metric]], together: JointPlayers | None, options: GameOptions
 ) -> list[Sides] | None:
     """What the samples of this replica send of some players.
 

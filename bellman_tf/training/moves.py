@@ -8,10 +8,11 @@ import tensorflow as tf
 
 from bellman_tf import _checks, replicas
 from bellman_tf._typing import Size, Tensors
-from bellman_tf.curvature.block import Metric, StepScalars
-from bellman_tf.curvature.cached import Seen, update_all
+from bellman_tf.curvature.cached import PlayerUpdate, update_all
 from bellman_tf.curvature.coupling.joint import JointMetric
 from bellman_tf.curvature.identity import IdentityMetric
+from bellman_tf.curvature.metric import Metric
+from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.game.players import Player
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.tensors import either
@@ -33,7 +34,7 @@ class BatchOnly(Capture):
         return self._batch_size
 
 
-class Together(NamedTuple):
+class JointPlayers(NamedTuple):
     """Players of one stage whose directions are solved together.
 
     Attributes:
@@ -101,7 +102,7 @@ class Moves:
         self.values = [[tf.convert_to_tensor(v) for v in player.variables] for player in players]
         self.own = [own_cost_gradient(player.variables) for player in players]
         self.metrics: list[Metric | None] = [None] * len(players)
-        self.together: dict[int, Together] = {}
+        self.together: dict[int, JointPlayers] = {}
         self.present = None if replicas.count() == 1 else tf.greater(batch_size, 0)
         micro = context.micro_batch, settings.options.micro_batches
         self.step = StepScalars(context.iteration, context.learning_rate, self.present, *micro, settings.compiled)
@@ -169,7 +170,7 @@ class Moves:
             seen: (player, capture, mean gradient where its block reads it).
         """
         blocks, state = self.settings.blocks, self._state
-        players = [Seen(blocks[p.index], state[p.index], capture, gradient) for p, capture, gradient in seen]
+        players = [PlayerUpdate(blocks[p.index], state[p.index], capture, gradient) for p, capture, gradient in seen]
         for (player, capture, _), (new, metric) in zip(seen, update_all(players, self.step), strict=True):
             self._seen[player.index] = capture
             self._new_state[player.index], self.metrics[player.index] = new, metric
@@ -194,7 +195,7 @@ class Moves:
             if len({player.stage for player in members}) > 1:
                 continue
             if isinstance(joined, JointMetric):
-                self.together.update(dict.fromkeys(coupling.players, Together(members, joined)))
+                self.together.update(dict.fromkeys(coupling.players, JointPlayers(members, joined)))
             else:
                 for k, metric in zip(coupling.players, joined, strict=True):
                     self.metrics[k] = metric
@@ -234,7 +235,7 @@ class Moves:
         self.velocities[player.index], decreases = self.settings.momentum.applied(old, directions)
         return decreases
 
-    def move_together(self, together: Together, gradients: list[Tensors]) -> list[Tensors]:
+    def move_together(self, together: JointPlayers, gradients: list[Tensors]) -> list[Tensors]:
         """Queues the new values of players with a joint metric and returns them, in the order of `together`."""
         decreases = together.metric.solve(gradients)
         pairs = zip(together.players, decreases, strict=True)

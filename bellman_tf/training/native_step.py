@@ -1,7 +1,7 @@
 """The step of `rollout="linear"`: one pass of the model as it runs, one solve, the gradient of a re-weighted loss.
 
-    forward     the model and its loss, run by Keras under a tape; covered layers are noted            (instrument.py)
-    backward    one call gives the cotangents of every noted tensor
+    forward     the model and its loss, run by Keras under a tape; covered layers are noted            (native_pass.py)
+    backward    one call gives the cotangents of every noted tensor                                    (native_pass.py)
     curvature   each player's metric, its Gram matrix
     roll-out    Gram matrices to one weight per sample and column                                      (information.py)
     gradient    that of sum_i w_i phi_i: noted cotangents weighed sample by sample, taken through the layer's
@@ -21,24 +21,20 @@ import tensorflow as tf
 from bellman_tf import _checks, replicas
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature.gram import condense, gram
-from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import COTANGENTS, Player
-from bellman_tf.game.survey import at_compute_dtype
-from bellman_tf.layers.calls import join_calls
-from bellman_tf.layers.capture import Capture, weigh_each
-from bellman_tf.layers.coverage import PREACTIVATION
-from bellman_tf.losses import find_ends, keras_computes_loss, record_loss
+from bellman_tf.layers.capture import weigh_each
+from bellman_tf.losses import keras_computes_loss
 from bellman_tf.training.accumulation import accumulate
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.displacement import decrease_of, outcome_of_replicas
 from bellman_tf.training.global_policy import Part, Share, policy_of_replicas, sides_of
-from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.monitor import numbers_of, predicts
 from bellman_tf.training.moves import BatchOnly
-from bellman_tf.training.own_losses import Objective, gradient_of, objectives_of
+from bellman_tf.training.native_pass import NativePass
+from bellman_tf.training.own_losses import Objective, gradient_of
 from bellman_tf.training.own_policy import policy_of
-from bellman_tf.training.round import Round, rows_of
+from bellman_tf.training.round import Round
 
 
 def native_step(step: Round) -> None:
@@ -50,23 +46,19 @@ def native_step(step: Round) -> None:
     NativeStep(step).run()
 
 
-class NativeStep:
+class NativeStep(NativePass):
     """One native step while it is traced."""
 
     def __init__(self, step: Round) -> None:
-        self.step, self.game = step, step.game
-        self.options, self.blocks = step.settings.options, step.settings.blocks
-        self.information = INFORMATION[self.options.information]
-        self.captures: dict[int, Capture] = {}  # the columns of the player's own objective
-        self.wholes: dict[int, Capture] = {}  # the columns of all objectives
+        super().__init__(step)
         self.policy: LinearPolicy | None = None
         self.everyone = self.options.coupling == "global" and replicas.count() > 1  # whether replicas play one game
 
     def run(self) -> None:
         """Forward, backward, weights, gradients, moves."""
-        self._forward()
-        curved = self._curved()
-        self._backward(curved)
+        self.run_forward()
+        curved = self.curved()
+        self.run_backward(curved)
         if curved:
             self._measure()
             self._roll_out()
@@ -86,82 +78,6 @@ class NativeStep:
             gradients = step.clip_all(gradients)
             self._move(gradients)
             step.outcome = self._outcome(gradients, step.new_values()) if wanted else None
-
-    # ---- forward
-
-    def _noted(self) -> list[Player]:
-        """Players whose calls are noted: all that are covered, or those whose metric reads them."""
-        covered = [player for player in self.game.players if player.covered]
-        return covered if self.information.curved else [p for p in covered if self.blocks[p.index].needs_capture]
-
-    def _forward(self) -> None:
-        step, noted = self.step, self._noted()
-        layers: dict[bool, list] = {True: [], False: []}
-        for player in noted:
-            layers[player.covering.site == PREACTIVATION].append(player.layers[0])
-        if self.information.curved:
-            layers[False] += list({id(p.within): p.within for p in self.game.players if p.within is not None}.values())
-        self.tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
-        self.notes = Notes(layers[True], layers[False], self.tape.watch)
-        with self.tape:
-            self.tape.watch([v.value for player in self.game.players for v in player.variables])
-            with noting(self.notes):
-                step.y_pred = step.call_model()
-            with step.direct_use(), record_loss(find_ends(step.y_pred), self.tape) as record:
-                step.compute_loss()
-        step.read_again(self.game.written)
-        self.rows = rows_of([end.output for end in record.ends])
-        if self.rows is not None:
-            step.batch_size, step.total = self.rows, step.counted(self.rows)
-        self.objectives = objectives_of(step, record, self.tape)
-        self.objective = {player.index: o for o in self.objectives for player in o.players}
-        if self.rows is not None:
-            for objective in self.objectives:
-                objective.end(record, step.total, keras_computes_loss(step.model))
-        calls = self.notes.calls.items()
-        self.sites = {key: [n.site for n in some] for key, some in calls if key not in self.notes.hidden}
-        # A layer that this call of the model did not reach, or only inside a loop, is open-loop in this step.
-        self.covered = [p for p in noted if id(p.layers[0]) in self.sites]
-
-    def _weighs(self, player: Player) -> bool:
-        """Whether weighing cotangents gives the player's gradient of the weighted loss."""
-        apart = not any(id(v) in self.step.direct for v in player.variables)
-        return player.weighing == COTANGENTS and apart
-
-    # ---- backward
-
-    def _curved(self) -> bool:
-        """Whether the value's curvature is used: some player has a Gram form, and the loss has samples."""
-        return self.information.curved and bool(self.covered) and self.rows is not None
-
-    def _backward(self, curved: bool) -> None:
-        """Cotangents of phi_i = R J_i at every noted tensor, R the rows of the loss, for every objective."""
-        step, hessian = self.step, self.options.terminal_hessian if curved else None
-        self.plain: dict[int, Tensors] = {}
-        for objective in self.objectives:
-            players = [] if curved else objective.players
-            variables = [[v.value for v in player.variables] for player in players]
-            if self.covered:
-                found = objective.differentiate(self.sites, variables, step.seed(), hessian, step.dtype)
-                found = [[tf.cast(g, step.dtype) / step.total for g in parts] for parts in found]
-            else:  # no cotangents: the gradient as Keras takes it, to the last bit
-                found = objective.gradient(variables, tf.ones_like(step.loss))
-                found = [[tf.cast(g, step.dtype) for g in parts] for parts in found]
-            self.plain |= {player.index: parts for player, parts in zip(players, found, strict=True)}
-        self.captures = {p.index: self._capture(p, self.objective[p.index].columns) for p in self.covered}
-        self.wholes = self.captures
-        if len(self.objectives) > 1:
-            columns = [column for objective in self.objectives for column in objective.columns]
-            self.wholes = {p.index: self._capture(p, columns) for p in self.covered}
-
-    def _capture(self, player: Player, columns: list[dict[int, Tensors]]) -> Capture:
-        layer, capture = player.layers[0], player.covering.capture
-        cotangents = zip(*(column[id(layer)] for column in columns), strict=True)
-        parts = [
-            capture(layer, at_compute_dtype(layer, note.inputs), list(c))
-            for note, c in zip(self.notes.calls[id(layer)], cotangents, strict=True)
-        ]
-        return join_calls(parts)
 
     # ---- curvature and weights
 
@@ -279,6 +195,11 @@ class NativeStep:
                 found |= self._weighed_backward(objective, rest) if rest else {}
             gradients = [found[player.index] for player in players]
         return gradients
+
+    def _weighs(self, player: Player) -> bool:
+        """Whether weighing cotangents gives the player's gradient of the weighted loss."""
+        apart = not any(id(v) in self.step.direct for v in player.variables)
+        return player.weighing == COTANGENTS and apart
 
     def _weights(self, player: Player) -> tf.Tensor:
         together = self.step.together.get(player.index)

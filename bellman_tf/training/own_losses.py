@@ -21,11 +21,11 @@ from bellman_tf.losses import (
     LossRecord,
     Observation,
     TerminalCost,
+    exclude_losses,
     keras_computes_loss,
     named_losses,
     terminal_cost,
     terminal_curvature,
-    without,
 )
 from bellman_tf.training.round import Round
 
@@ -148,7 +148,7 @@ class Objective:
             scale: R, rows of the loss.
             closed: whether Keras computes J.
         """
-        apart = without(self._left_out, self._loss, scale, self._tape)
+        apart = exclude_losses(self._left_out, self._loss, scale, self._tape)
         self.cost = terminal_cost(record, self._loss, scale, closed, apart)
 
     def gradient(
@@ -165,7 +165,7 @@ class Objective:
         Returns:
             In the structure of `sources`, zeros where nothing connects.
         """
-        less = without(self._left_out, self._loss, scale, self._tape).less
+        less = exclude_losses(self._left_out, self._loss, scale, self._tape).less
         targets = [self._loss, *(values for values, _ in less), *(also or [])]
         return gradient_of(self._tape, targets, sources, [scale, *(-slopes for _, slopes in less), *(seeds or [])])
 

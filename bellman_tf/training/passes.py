@@ -135,7 +135,7 @@ Deviation = TypeVar("Deviation")  # what a solver makes of the change of the sta
 
 
 @dataclasses.dataclass(frozen=True)
-class Applied:
+class AppliedPolicy:
     """The new network on the same batch, once pass 2 has run to its outputs.
 
     Attributes:
@@ -170,7 +170,7 @@ def policy_forward(
     update: Callable[[Player, int, Deviation, tuple], Tensors],
     start: list[tuple],
     finish: bool = False,
-) -> Applied | None:
+) -> AppliedPolicy | None:
     """Pass 2: stage by stage, measures the deviation of the state, updates the stage's players and moves on.
 
     Args:
@@ -211,7 +211,7 @@ def policy_forward(
     if not finish:
         return None
     run(game.after)
-    return Applied(program.result(), [*state, *fresh], losses)
+    return AppliedPolicy(program.result(), [*state, *fresh], losses)
 
 
 def replay_gradient(player: Player, forward: Forward, cotangents: dict[int, Tensors]) -> Tensors:

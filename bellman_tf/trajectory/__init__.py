@@ -2,7 +2,7 @@
 
 from bellman_tf.trajectory.box import BoxStep, solve_box
 from bellman_tf.trajectory.constraints import Inequalities
-from bellman_tf.trajectory.given import CostDerivatives, Derivatives, DynamicsDerivatives
+from bellman_tf.trajectory.given_derivatives import CostDerivatives, Derivatives, DynamicsDerivatives
 from bellman_tf.trajectory.options import AugmentedLagrangian, LineSearch, Regularization
 from bellman_tf.trajectory.problem import Problem
 from bellman_tf.trajectory.solution import History, Solution, Status

@@ -9,9 +9,9 @@ from bellman_tf._typing import Batch, Cube, Matrix, Scalar
 from bellman_tf.linalg import solve_spd
 from bellman_tf.trajectory.box import solve_box
 from bellman_tf.trajectory.derivatives import Model
-from bellman_tf.trajectory.lanes import finite, first, last, pulled, solve_definite, times, transposed
 from bellman_tf.trajectory.options import Regularization
 from bellman_tf.trajectory.regularisation import strengths, stronger
+from bellman_tf.trajectory.small_matrices import finite, first, last, pulled, solve_definite, times, transposed
 
 Limits: TypeAlias = tuple[tf.Tensor, tf.Tensor] | None
 

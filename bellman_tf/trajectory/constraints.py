@@ -13,8 +13,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from bellman_tf.linalg.products import matmul, matvec
-from bellman_tf.trajectory.lanes import last, of_rows, rows_of, transposed_last
 from bellman_tf.trajectory.problem import Problem
+from bellman_tf.trajectory.small_matrices import last, of_rows, rows_of, transposed_last
 
 
 class Inequalities(NamedTuple):

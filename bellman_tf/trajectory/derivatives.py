@@ -14,9 +14,9 @@ from bellman_tf import _checks
 from bellman_tf.bellman import Value
 from bellman_tf.trajectory import constraints
 from bellman_tf.trajectory.constraints import Lagrangian
-from bellman_tf.trajectory.given import CostDerivatives, DynamicsDerivatives
-from bellman_tf.trajectory.lanes import last, of_rows, rows_of, transposed_last
+from bellman_tf.trajectory.given_derivatives import CostDerivatives, DynamicsDerivatives
 from bellman_tf.trajectory.problem import Problem
+from bellman_tf.trajectory.small_matrices import last, of_rows, rows_of, transposed_last
 
 _UNROLLED = 8  # backward passes that are traced one by one
 _MANY = 16  # instances from which on a stage is differentiated when the sweep comes to it

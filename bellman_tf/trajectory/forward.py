@@ -9,9 +9,9 @@ from bellman_tf._typing import Batch, Matrix, Scalar
 from bellman_tf.trajectory import constraints
 from bellman_tf.trajectory.backward import Sweep
 from bellman_tf.trajectory.constraints import Lagrangian
-from bellman_tf.trajectory.lanes import finite, rows_of, transposed_last
 from bellman_tf.trajectory.options import LineSearch
 from bellman_tf.trajectory.problem import Problem
+from bellman_tf.trajectory.small_matrices import finite, rows_of, transposed_last
 
 Limits: TypeAlias = tuple[tf.Tensor, tf.Tensor] | None
 
@@ -30,7 +30,7 @@ class Rollout(NamedTuple):
     cost: tf.Tensor
 
 
-class Search(NamedTuple):
+class SearchResult(NamedTuple):
     """What the line search found.
 
     Attributes:
@@ -185,7 +185,7 @@ def search(
     limits: Limits,
     options: LineSearch,
     lagrangian: Lagrangian | None = None,
-) -> Search:
+) -> SearchResult:
     """Backtracks, each instance for itself, until all that are wanted have been accepted or the steps are used up.
 
     Where the expected reduction is lost in the rounding of the cost, a step is accepted if the cost does not visibly
@@ -201,7 +201,7 @@ def search(
         lagrangian: `Lagrangian` or `None`.
 
     Returns:
-        `Search`.
+        `SearchResult`.
     """
     eps = np.finfo(nominal.cost.dtype.as_numpy_dtype).eps
     rounding = 10.0 * eps * (1.0 + tf.abs(nominal.cost))
@@ -221,4 +221,4 @@ def search(
     *_, best, step = tf.while_loop(
         lambda i, size, pending, *_: (i < options.trials) & tf.reduce_any(pending), trial, start
     )
-    return Search(best, step, nominal.cost - best.cost)
+    return SearchResult(best, step, nominal.cost - best.cost)

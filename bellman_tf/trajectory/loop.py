@@ -31,7 +31,7 @@ class Options(NamedTuple):
     jit_compile: bool
 
 
-class _Loop(NamedTuple):
+class _LoopState(NamedTuple):
     # everything that an iteration changes
     iteration: tf.Tensor
     nominal: Rollout
@@ -85,12 +85,12 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
         entries = (nominal.cost, sweep.gradient, forward.expected_reduction(sweep, 1.0), step, mu)
         return tuple(array.write(i, entry) for array, entry in zip(history, entries, strict=True))
 
-    def unfinished(loop: _Loop) -> Scalar:
+    def unfinished(loop: _LoopState) -> Scalar:
         return (loop.iteration <= options.max_iterations) & tf.reduce_any(loop.status == Status.RUNNING)
 
     def iterate(
-        loop: _Loop,
-    ) -> tuple[_Loop]:  # number 0, and one after new multipliers, only sweeps along the trajectory that it has
+        loop: _LoopState,
+    ) -> tuple[_LoopState]:  # number 0, and one after new multipliers, only sweeps along the trajectory that it has
         i, nominal, mu, rate = loop.iteration, loop.nominal, loop.mu, loop.rate
         running = loop.status == Status.RUNNING
         moving = running & loop.swept
@@ -118,7 +118,7 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
         if problem.constrained:  # the last renewal of its multipliers came after its sweep
             sweep = _where(swept, sweep, loop.sweep)
         history = record(loop.history, i, found.rollout, sweep, found.step, mu)
-        loop = _Loop(
+        loop = _LoopState(
             i + 1,
             found.rollout,
             sweep,
@@ -152,7 +152,7 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
     history = record(history, 0, start, nothing, mu * 0.0, mu)
     unswept = tf.zeros([B], tf.bool)
     iterations = tf.zeros([B], tf.int32)
-    loop = _Loop(tf.constant(0), start, nothing, unswept, mu, rate, status, iterations, history, lagrangian, gap)
+    loop = _LoopState(tf.constant(0), start, nothing, unswept, mu, rate, status, iterations, history, lagrangian, gap)
     (loop,) = tf.while_loop(unfinished, iterate, (loop,))
     status = _set(loop.status, loop.status == Status.RUNNING, Status.MAX_ITERATIONS)
     unusable = (status == Status.INDEFINITE) | (status == Status.NON_FINITE)
@@ -174,8 +174,8 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
 
 
 def _renewed(
-    problem: Problem, schedule: AugmentedLagrangian, tolerance: float, running: tf.Tensor, loop: _Loop
-) -> _Loop:
+    problem: Problem, schedule: AugmentedLagrangian, tolerance: float, running: tf.Tensor, loop: _LoopState
+) -> _LoopState:
     """Renews the multipliers of the instances that have just converged; those outside the tolerance go on."""
     states, controls, cost = loop.nominal
     old = loop.lagrangian

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.trajectory.given import Derivatives
+from bellman_tf.trajectory.given_derivatives import Derivatives
 
 OfStage: TypeAlias = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]  # (x, u, t) of rows
 OfState: TypeAlias = Callable[[tf.Tensor], tf.Tensor]  # (x) of rows

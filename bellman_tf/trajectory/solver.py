@@ -6,10 +6,11 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.trajectory.lanes import first, last, transposed_last
 from bellman_tf.trajectory.loop import Options, run
 from bellman_tf.trajectory.options import AugmentedLagrangian, LineSearch, Regularization
+from bellman_tf.trajectory.parallel import in_parts
 from bellman_tf.trajectory.problem import Problem
+from bellman_tf.trajectory.small_matrices import first, last, transposed_last
 from bellman_tf.trajectory.solution import History, Solution
 
 
@@ -26,6 +27,7 @@ def solve(
     line_search: LineSearch | None = None,
     augmented_lagrangian: AugmentedLagrangian | None = None,
     jit_compile: bool = True,
+    threads: int = 1,
 ) -> Solution:
     """Minimises the cost of a problem over its controls by differential dynamic programming.
 
@@ -57,6 +59,9 @@ def solve(
         augmented_lagrangian: `AugmentedLagrangian`, for problems with inequalities.
         jit_compile: compile with XLA, which takes some seconds once and makes an iteration many times faster
             (`benchmarks/trajectory.py`). `False` for callables that XLA cannot compile, or to solve once.
+        threads: the initial states of a batch are divided into so many equal parts, which run side by side where
+            TensorFlow's inter-op and intra-op pools have as many threads (by default, one per core). Rounding may
+            differ between numbers of threads, as it may between sizes of a batch.
 
     Returns:
         `Solution`, with batch axis if `x0` had one.
@@ -99,6 +104,7 @@ def solve(
         if not isinstance(value, kind):
             raise _checks.error(name, f"be a `{kind.__name__}` or None", value)
     _checks.check_integer("max_iterations", max_iterations, least=0)
+    _checks.check_integer("threads", threads, least=1)
     for name, value in (("second_order", second_order), ("jit_compile", jit_compile)):
         _checks.check_flag(name, value)
     for name, value in (("gradient_tolerance", gradient_tolerance), ("cost_tolerance", cost_tolerance)):
@@ -115,16 +121,16 @@ def solve(
         augmented_lagrangian,
         jit_compile,
     )
-    key = (options, tuple(x0.shape), u_init.shape[-1], x0.dtype)
+    key = (options, threads, tuple(x0.shape), u_init.shape[-1], x0.dtype)
     if key not in problem.compiled:
-        problem.compiled[key] = _compiled(problem, options, x0, u_init)
+        problem.compiled[key] = _compiled(problem, options, x0, u_init, threads)
     solution, history, begin, size = problem.compiled[key](x0, u_init)
     # Nothing but this depends on how long it took. The raw operations: tf.slice makes tensors of lists anew.
     history = tf.raw_ops.Slice(input=history, begin=begin, size=size)
     return solution._replace(history=History(*tf.raw_ops.Unpack(value=history, num=len(History._fields))))
 
 
-def _compiled(problem: Problem, options: Options, x0: tf.Tensor, u_init: tf.Tensor) -> Callable:
+def _compiled(problem: Problem, options: Options, x0: tf.Tensor, u_init: tf.Tensor, threads: int) -> Callable:
     """The whole solve as one program, from and to arrays with the batch axis first or without one.
 
     It returns a `Solution` without history, `[fields, ..., max_iterations + 1]` of the history, and begin and size
@@ -155,6 +161,8 @@ def _compiled(problem: Problem, options: Options, x0: tf.Tensor, u_init: tf.Tens
         return solution, history, tf.zeros_like(size), size
 
     function = tf.function(program, jit_compile=True if options.jit_compile else None, autograph=False)
+    if x0.shape.rank == 2 and min(threads, x0.shape[0]) > 1:
+        return in_parts(function, x0, u_init, threads)
     return function.get_concrete_function(*(tf.TensorSpec(array.shape, array.dtype) for array in (x0, u_init)))
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from bellman_tf.curvature.block import StepScalars
 from bellman_tf.curvature.registry import make_block, player_layout
+from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.registry import coverage
 from tests.helpers import assert_close
 from tests.layers.cases import CASES, draw, flat

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import StepScalars
-from bellman_tf.curvature.cached import Seen, update_all
+from bellman_tf.curvature.cached import PlayerUpdate, update_all
 from bellman_tf.curvature.registry import make_block, player_layout
+from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.registry import coverage
 from tests.curvature.players import initial_state, step
 from tests.helpers import assert_close
@@ -39,7 +39,7 @@ def test_together_is_as_alone(jit, rng):
     def seen(states, scale):
         captures = [sample.capture.scaled(scale) for sample in samples]
         gradients = [capture.gradient(capture.mean_weights()) for capture in captures]
-        return [Seen(*args) for args in zip(blocks, states, captures, gradients, strict=True)]
+        return [PlayerUpdate(*args) for args in zip(blocks, states, captures, gradients, strict=True)]
 
     @tf.function(jit_compile=jit, autograph=False)
     def together(states, iteration, scale):

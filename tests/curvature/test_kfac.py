@@ -127,8 +127,8 @@ def test_ekfac_is_its_published_formula(name, scalings, rng):
     form, s = form_of(player, config), statistics(player.samples[0])
     A, B, _ = expected_factors(player.samples[0], form)
     for factor, basis in ((A, player.state[2]), (B, player.state[3])):
-        turned = basis.numpy().T @ factor @ basis.numpy()
-        assert_close(turned, np.diag(np.linalg.eigvalsh(factor)), rtol=1e-10)
+        rotated = basis.numpy().T @ factor @ basis.numpy()
+        assert_close(rotated, np.diag(np.linalg.eigvalsh(factor)), rtol=1e-10)
         assert_close(basis.numpy().T @ basis.numpy(), np.eye(len(factor)), rtol=1e-10)
     U = basis_of(player, form)
     positions_matter = scalings == "uncorrelated" and s.rows.shape[1] > 1

@@ -7,7 +7,7 @@ from keras import layers
 
 import bellman_tf as btf
 from bellman_tf.curvature.gram import gram
-from bellman_tf.curvature.gram.sides import GLOBAL_BATCH
+from bellman_tf.curvature.gram.across_replicas import GLOBAL_BATCH
 from bellman_tf.training import native_step
 from tests.helpers import assert_close
 from tests.replicas.training import (

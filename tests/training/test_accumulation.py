@@ -10,7 +10,7 @@ from keras import layers
 
 import bellman_tf as btf
 from bellman_tf.bellman import rollout
-from bellman_tf.curvature.block import StepScalars, running_mean
+from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from tests.bellman.sample_games import start, terms, tolerance
 from tests.helpers import assert_close
 from tests.strategies.networks import cross_entropy

@@ -37,8 +37,8 @@ def test_each_sample_is_left_out_of_the_step_that_moves_it(samples, columns, ran
     for i in range(samples):
         others = [j for j in range(samples) if j != i]
         n = (samples - 1) * columns
-        without = S[others][:, :, others].reshape(n, n)
-        apart[i] = q[:, i].T @ step(q[:, others], inverse, a[others], without, own)
+        exclude_losses = S[others][:, :, others].reshape(n, n)
+        apart[i] = q[:, i].T @ step(q[:, others], inverse, a[others], exclude_losses, own)
         moved[i] = q[:, i].T @ step(q, inverse, a, L @ L.T, own)
     expected = [np.sum(a * apart), np.sum(a * moved), np.sum((L.T @ apart.ravel()) ** 2)]
     flat = q.reshape(7, -1)

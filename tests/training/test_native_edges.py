@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 import bellman_tf as btf
-from bellman_tf.curvature.block import StepScalars
+from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.game.instrument import Notes, noting
 from tests.zoo import ZOO
 from tests.zoo.functional import SPARSE, VECTORS, labels

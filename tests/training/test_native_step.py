@@ -74,8 +74,8 @@ def test_the_gradient_is_that_of_the_weighted_loss(name, columns):
     x, y = to_tensors(case.x), to_tensors(case.y)
     seeds = [(v, v.numpy()) for v in model.non_trainable_variables] + [(v, v.numpy()) for v in model.seed_variables()]
     step = NativeStep(round_of(model, (x, y)))
-    step._forward()
-    step._backward(curved=True)
+    step.run_forward()
+    step.run_backward(curved=True)
     [objective] = step.objectives
     random = np.random.default_rng(5)
     weights = tf.constant(random.normal(size=(6, columns)), tf.float32)
@@ -125,8 +125,8 @@ def test_a_bias_without_effect_changes_nothing(curvature):
         for _ in range(3):
             model.train_on_batch(normal(16, 6, 6, 2), labels(16))
         kernels.append([model.layers[k].get_weights()[0] for k in (1, 2)])
-    for without, compiled, first in zip(kernels[1], kernels[2], kernels[0], strict=True):
-        assert_close(first, without, rtol=1e-6)
+    for exclude_losses, compiled, first in zip(kernels[1], kernels[2], kernels[0], strict=True):
+        assert_close(first, exclude_losses, rtol=1e-6)
         assert_close(compiled, first, rtol=1e-4 if curvature in {"ekfac", "full"} else 1e-5)
 
 

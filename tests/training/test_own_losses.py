@@ -235,8 +235,8 @@ def columns_of(rules, terminal_hessian):
     model.compile(optimizer, losses(), jit_compile=False)
     optimizer.build(model.trainable_variables)
     step = NativeStep(round_of(model, (tf.constant(X, tf.float32), [tf.constant(LABELS), tf.constant(TARGETS)])))
-    step._forward()
-    step._backward(curved=True)
+    step.run_forward()
+    step.run_backward(curved=True)
     return {FELT[objective.players[0].name]: len(objective.columns) for objective in step.objectives}
 
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bellman_tf import trajectory
 from bellman_tf.trajectory import Problem, Status
 from tests.helpers import assert_close
 from tests.trajectory import cases
@@ -134,3 +135,58 @@ def test_a_contradiction_in_one_instance_changes_no_bit_of_the_others():
     for actual, expected in zip(bad.multipliers, good.multipliers, strict=True):
         np.testing.assert_array_equal(np.delete(actual.numpy(), 1, 0), np.delete(expected.numpy(), 1, 0))
     np.testing.assert_array_equal(good.controls[0].numpy(), good.controls[2].numpy())
+
+
+def _arrays(solution):
+    return [array for array in tf.nest.flatten(solution) if array is not None]
+
+
+def _rows(solution, first, end):
+    return tf.nest.map_structure(lambda array: None if array is None else array[first:end], solution)
+
+
+def test_threads_change_nothing_but_the_time():
+    """Parts are solved as batches of their size are, to the last bit; their histories go on as in one batch.
+
+    Five starts on two threads are three and two, with a copy of the last that is left out.
+    """
+    case = cases.pendulum(10)
+    x0 = np.array([[0.5, 1.0], [3.0, -1.0], [0.0, 0.0], [np.nan, 0.0], [0.1, 0.0]])
+    u = np.tile(case.u_init, [5, 1, 1])
+    whole, parted = solve(case.problem, x0, u), solve(case.problem, x0, u, threads=2)
+    for actual, expected in zip(_arrays(parted), _arrays(whole), strict=True):
+        assert actual.shape == expected.shape
+        np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=1e-6, atol=1e-7)
+    for rows, kept in (([0, 1, 2], 3), ([3, 4, 4], 2)):
+        part = solve(case.problem, x0[rows], u[rows])
+        found = _rows(parted, rows[0], rows[0] + kept)
+        entries = part.history.cost.shape[1]
+        assert not found.history.step[:, entries:].numpy().any()
+        found = found._replace(history=trajectory.History(*(array[:, :entries] for array in found.history)))
+        for actual, expected in zip(_arrays(found), _arrays(part), strict=True):
+            np.testing.assert_array_equal(actual.numpy(), expected[:kept].numpy())
+    lengths = whole.iterations.numpy()
+    assert lengths[:3].max() > lengths[3:].max() + 2  # so that the second history had to be continued
+
+
+def test_threads_by_xla_inside_a_tf_function():
+    problem = Problem(lambda x, u, t: x + u, lambda x, u, t: u[:, 0] ** 2, lambda x: (x[:, 0] - 4.0) ** 2, 3)
+    x0, u = tf.constant([[0.0], [0.5], [1.0]], tf.float64), tf.zeros([3, 3, 1], tf.float64)
+    inside = tf.function(lambda x0, u: trajectory.solve(problem, x0, u, threads=2))(x0, u)
+    assert inside.converged.numpy().all()
+    assert_close(inside.controls[:, :, 0], np.tile([[1.0], [0.875], [0.75]], 3), rtol=1e-12)
+
+
+def test_an_error_in_a_part_reaches_the_caller_and_one_start_is_not_divided():
+    problem = Problem(
+        lambda x, u, t: tf.debugging.check_numerics(x + u, "left the table"),
+        lambda x, u, t: u[:, 0] ** 2,
+        lambda x: x[:, 0] ** 2,
+        3,
+    )
+    x0, u = np.array([[1.0], [2.0], [3.0], [np.inf]]), np.zeros([4, 3, 1])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="left the table"):
+        solve(problem, x0, u, threads=2)
+    assert solve(problem, x0[:1], u[:1], threads=2).states.shape == [1, 4, 1]
+    with pytest.raises(ValueError, match=r"`threads` must be an integer >= 1. Received: threads=0"):
+        solve(problem, x0, u, threads=0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from verification import __main__ as command
-from verification import claims, mutate
+from verification import claims, mutants, mutate
 from verification.claim import Claim, Counterexample, Measurement, Paper, Verdict, at_most, measured, same
 from verification.report import histogram, page
 from verification.run import problems, run
@@ -171,10 +171,10 @@ def test_a_wrong_name_suggests_near_ones(capsys):
 
 def test_a_mutant_of_the_value_update_is_found_out():
     """V_x = Q_x + Q_ux k: with a minus the claim falls, and afterwards it stands again."""
-    module = next(m for m in mutate.core_modules() if m.__name__.endswith("bellman.dense"))
+    module = next(m for m in mutants.core_modules() if m.__name__.endswith("bellman.dense"))
     [mutant] = [
         m
-        for m in mutate.mutants(module)
+        for m in mutants.mutants(module)
         if m.function == "value_update" and m.after.startswith("V_x = expansion.Q_x - matvec")
     ]
     assert mutate.found_out(mutant, ["GTDDP-E6"]) == "GTDDP-E6"

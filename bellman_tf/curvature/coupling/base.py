@@ -5,14 +5,16 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from bellman_tf._typing import LowerBlocks, Tensors
-from bellman_tf.curvature.block import Metric, StateSpec, StepScalars, running_mean
+from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.cached import every
-from bellman_tf.curvature.coupling.joint import JointMetric, OwnGram, Samples, Turn
+from bellman_tf.curvature.coupling.joint import EigenScaling, JointMetric, OwnGram, SampleGradients
 from bellman_tf.curvature.damping import factor_damping
 from bellman_tf.curvature.ekfac import EigenBlock, EigenMetric
 from bellman_tf.curvature.gram.plan import LIMITS
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.kfac import KFACBlock
+from bellman_tf.curvature.metric import Metric
+from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.linalg import split_damping, symmetrize
 from bellman_tf.linalg.products import matmul
@@ -73,7 +75,7 @@ class Coupling:
     def gram(
         self,
         factor: Tensors,
-        samples: Sequence[Samples],
+        samples: Sequence[SampleGradients],
         group_size: int | None,
         own: Sequence[OwnGram],
         scale: tf.Tensor | float,
@@ -130,13 +132,15 @@ class Coupling:
             state[count:],
             step.refreshing,
         )
-        turns, factor = None, cached
+        scalings, factor = None, cached
         if self.eigen:
             values, factor = cached[: 2 * len(own)], cached[2 * len(own) :]
             products = [values[2 * n][:, None] * values[2 * n + 1] for n in range(len(own))]
             bases = [metric for metric in metrics if isinstance(metric, EigenMetric)]
-            turns = [Turn(metric, tf.sqrt(k * metric.inverse)) for k, metric in zip(products, bases, strict=True)]
-        return [*cross, *cached], JointMetric(self, factor, step.learning_rate, turns)
+            scalings = [
+                EigenScaling(metric, tf.sqrt(k * metric.inverse)) for k, metric in zip(products, bases, strict=True)
+            ]
+        return [*cross, *cached], JointMetric(self, factor, step.learning_rate, scalings)
 
     def _moments(self, state: Tensors, captures: list[MatrixCapture], rate: tf.Tensor) -> Tensors:
         new, total = [], tf.cast(captures[0].batch_size, state[0].dtype)

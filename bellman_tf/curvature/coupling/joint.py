@@ -16,7 +16,7 @@ from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.linalg.products import matmul
 
 
-class Samples:
+class SampleGradients:
     """One player's gradients per sample as matrices, `[B, m, inputs, outputs]`."""
 
     def between(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
@@ -28,7 +28,7 @@ class Samples:
         raise NotImplementedError
 
 
-class FormedSamples(Samples):
+class FormedGradients(SampleGradients):
     """Gradients that are formed, of layers with positions or in an eigenbasis."""
 
     def __init__(self, matrix: tf.Tensor) -> None:
@@ -39,7 +39,7 @@ class FormedSamples(Samples):
         return self._matrix
 
 
-class OuterSamples(Samples):
+class OuterProductGradients(SampleGradients):
     """Gradients of a dense layer, `q = x c'`.
 
     Attributes:
@@ -62,7 +62,7 @@ class OuterSamples(Samples):
 OwnGram = Callable[[], tf.Tensor]  # the Gram matrix of one player under its own metric
 
 
-class Turn(NamedTuple):
+class EigenScaling(NamedTuple):
     """EKFAC's D of one player: diagonal in the eigenbases.
 
     Attributes:
@@ -92,7 +92,7 @@ class JointInverse(Protocol):
     def gram(
         self,
         factor: Tensors,
-        samples: Sequence[Samples],
+        samples: Sequence[SampleGradients],
         group_size: int | None,
         own: Sequence[OwnGram],
         scale: tf.Tensor | float,
@@ -105,7 +105,7 @@ class JointMetric:
     """M^{-1} of several players at one step, learning rate included."""
 
     def __init__(
-        self, coupling: JointInverse, factor: Tensors, learning_rate: tf.Tensor, turns: Sequence[Turn] | None
+        self, coupling: JointInverse, factor: Tensors, learning_rate: tf.Tensor, scalings: Sequence[EigenScaling] | None
     ) -> None:
         """Stores what the coupling has factored.
 
@@ -113,9 +113,9 @@ class JointMetric:
             coupling: applies `factor`.
             factor: of the joint matrix, in the players' eigenbases for EKFAC.
             learning_rate: scalar.
-            turns: for EKFAC, what stands on both sides of the inverse, one per player; else `None`.
+            scalings: for EKFAC, what stands on both sides of the inverse, one per player; else `None`.
         """
-        self._coupling, self._factor, self._learning_rate, self._turns = coupling, factor, learning_rate, turns
+        self._coupling, self._factor, self._learning_rate, self._scalings = coupling, factor, learning_rate, scalings
 
     @property
     def joint_gram(self) -> bool:
@@ -123,15 +123,15 @@ class JointMetric:
         return self._coupling.joint_gram
 
     def _enter(self, n: int, matrix: tf.Tensor) -> tf.Tensor:
-        if self._turns is None:
+        if self._scalings is None:
             return matrix
-        basis, ratio = self._turns[n]
+        basis, ratio = self._scalings[n]
         return ratio * basis.rotate(matrix)
 
     def _leave(self, n: int, matrix: tf.Tensor) -> tf.Tensor:
-        if self._turns is None:
+        if self._scalings is None:
             return self._learning_rate * matrix
-        basis, ratio = self._turns[n]
+        basis, ratio = self._scalings[n]
         return basis.rotate_back(ratio * matrix)
 
     def solve(self, parts: list[Tensors]) -> list[Tensors]:
@@ -154,9 +154,11 @@ class JointMetric:
         """
         if not self._coupling.joint_gram:
             return tf.add_n([gram() for gram in own])
-        if self._turns is not None:
-            formed = [FormedSamples(self._enter(n, c.matrix_per_sample())) for n, c in enumerate(captures)]
+        if self._scalings is not None:
+            formed = [FormedGradients(self._enter(n, c.matrix_per_sample())) for n, c in enumerate(captures)]
             return self._coupling.gram(self._factor, formed, group_size, own, 1.0)
         flat = self._coupling.positions == 1
-        samples: list[Samples] = [OuterSamples(c) if flat else FormedSamples(c.matrix_per_sample()) for c in captures]
+        samples: list[SampleGradients] = [
+            OuterProductGradients(c) if flat else FormedGradients(c.matrix_per_sample()) for c in captures
+        ]
         return self._coupling.gram(self._factor, samples, group_size, own, self._learning_rate)

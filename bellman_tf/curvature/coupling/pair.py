@@ -7,7 +7,7 @@ import tensorflow as tf
 from bellman_tf._typing import LowerBlocks, Tensors
 from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.coupling.base import Coupling
-from bellman_tf.curvature.coupling.joint import OwnGram, Samples
+from bellman_tf.curvature.coupling.joint import OwnGram, SampleGradients
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.linalg import PairFactor, factor_pair, solve_pair
 
@@ -45,7 +45,7 @@ class PairCoupling(Coupling):
     def gram(
         self,
         factor: Tensors,
-        samples: Sequence[Samples],
+        samples: Sequence[SampleGradients],
         group_size: int | None,
         own: Sequence[OwnGram],
         scale: tf.Tensor | float,

@@ -8,7 +8,7 @@ from bellman_tf import _checks
 from bellman_tf._typing import Blocks, LowerBlocks, Tensors
 from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.coupling.base import Coupling
-from bellman_tf.curvature.coupling.joint import OuterSamples, OwnGram, Samples
+from bellman_tf.curvature.coupling.joint import OuterProductGradients, OwnGram, SampleGradients
 from bellman_tf.curvature.gram.plan import LIMITS
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.kfac import KFACBlock
@@ -62,13 +62,13 @@ class PublishedCoupling(Coupling):
     def gram(
         self,
         factor: Tensors,
-        samples: Sequence[Samples],
+        samples: Sequence[SampleGradients],
         group_size: int | None,
         own: Sequence[OwnGram],
         scale: tf.Tensor | float,
     ) -> tf.Tensor:
         """For dense layers `sum_nm (x_n [A^{-1}]_nm x_m') * (c_n [B^{-1}]_nm c_m')`."""
-        outer = [player for player in samples if isinstance(player, OuterSamples)]
+        outer = [player for player in samples if isinstance(player, OuterProductGradients)]
         if len(outer) < len(samples):
             return super().gram(factor, samples, group_size, own, scale)
         B, A = self._cut(factor)
@@ -78,7 +78,9 @@ class PublishedCoupling(Coupling):
             total += [cross, tf.linalg.matrix_transpose(cross)]
         return scale * tf.add_n(total)
 
-    def _products(self, n: OuterSamples, m: OuterSamples, A: tf.Tensor, B: tf.Tensor, size: int | None) -> tf.Tensor:
+    def _products(
+        self, n: OuterProductGradients, m: OuterProductGradients, A: tf.Tensor, B: tf.Tensor, size: int | None
+    ) -> tf.Tensor:
         inputs = inner_products([n.x[:, None]], [matmul(m.x, A, transpose_b=True)[:, None]], size)
         columns = n.c.shape[1]
         if columns > 1:

@@ -1,11 +1,13 @@
 """Players taken as identical."""
 
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Metric, StateSpec, StepScalars
+from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.coupling.joint import JointMetric
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.ekfac import EigenMetric
+from bellman_tf.curvature.metric import Metric
+from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.capture import MatrixCapture
 
 

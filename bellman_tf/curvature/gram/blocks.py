@@ -17,9 +17,9 @@ import tensorflow as tf
 
 from bellman_tf._typing import Size, Tensors
 from bellman_tf.bellman.groups import size_of_groups
-from bellman_tf.curvature.block import ONE, Pair
-from bellman_tf.curvature.gram.load import Load, largest
+from bellman_tf.curvature.gram.memory_use import MemoryUse, largest
 from bellman_tf.curvature.gram.products import inner_products, split
+from bellman_tf.curvature.metric import ONE, GradientPair
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.tensors import leading
 
@@ -27,13 +27,13 @@ Side = TypeVar("Side")
 
 
 def gradient_products(
-    capture: Capture, pair: Callable[[Any], Pair], load: Load, group_size: int | None, memory: int
+    capture: Capture, pair: Callable[[Any], GradientPair], load: MemoryUse, group_size: int | None, memory: int
 ) -> tf.Tensor:
     """Inner products of gradients per sample.
 
     Args:
         capture: the player's capture, m columns.
-        pair: a function of a capture giving the two sides of the products, a `Pair`; the
+        pair: a function of a capture giving the two sides of the products, a `GradientPair`; the
             captures it is given are of the kind of `capture`.
         load: numbers that the gradients take.
         group_size: samples per group; `None` is the whole batch.
@@ -44,10 +44,10 @@ def gradient_products(
     """
     own = capture.tensors()
 
-    def make(tensors: Tensors) -> Pair:
+    def make(tensors: Tensors) -> GradientPair:
         return pair(capture if tensors is own else capture.made_of(tensors))
 
-    def combine(one: Pair, other: Pair, size: int | None) -> tf.Tensor:
+    def combine(one: GradientPair, other: GradientPair, size: int | None) -> tf.Tensor:
         found = inner_products(one.first, other.second, size)
         return found if one.scale is ONE else one.scale * found
 
@@ -58,7 +58,7 @@ def in_blocks(
     tensors: Tensors,
     make: Callable[[Tensors], Side],
     combine: Callable[[Side, Side, int | None], tf.Tensor],
-    load: Load,
+    load: MemoryUse,
     group_size: int | None,
     columns: int,
     memory: int,

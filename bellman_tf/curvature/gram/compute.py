@@ -2,27 +2,29 @@
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, MetricKind
 from bellman_tf.curvature.gram.blocks import gradient_products
 from bellman_tf.curvature.gram.factored import factored, squares
 from bellman_tf.curvature.gram.features import features
 from bellman_tf.curvature.gram.hashed import hashed
-from bellman_tf.curvature.gram.load import Load
 from bellman_tf.curvature.gram.lookup import lookup
+from bellman_tf.curvature.gram.memory_use import MemoryUse
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, plan
 from bellman_tf.curvature.gram.positions import positions
 from bellman_tf.curvature.gram.sketch import condense_tap, sketch
+from bellman_tf.curvature.metric import Metric, MetricKind
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.convolution import Convolution
 
 
-def per_sample(capture: Capture, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:
+def per_sample(
+    capture: Capture, metric: Metric, group_size: int | None, limits: GramLimits, load: MemoryUse
+) -> tf.Tensor:
     """Inner products of per-sample gradients, `[G, b m, b m]`."""
     return gradient_products(capture, metric.sample_pair, load, group_size, limits.memory)
 
 
 def rank_one(
-    capture: MatrixCapture, metric: Metric, group_size: int | None, limits: GramLimits, load: Load
+    capture: MatrixCapture, metric: Metric, group_size: int | None, limits: GramLimits, load: MemoryUse
 ) -> tf.Tensor:
     """`factored` or `positions` with the nearest two-sided metric, `[G, b m, b m]`."""
     run = factored if capture.positions == 1 else positions

@@ -2,16 +2,16 @@
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, TwoSided
-from bellman_tf.curvature.gram.load import Load
+from bellman_tf.curvature.gram.memory_use import MemoryUse
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import inner_products, stacked
+from bellman_tf.curvature.metric import Metric, TwoSided
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.linalg.constants import expand_dims, number
 
 
 def factored(
-    capture: MatrixCapture, metric: TwoSided, group_size: int | None, limits: GramLimits, load: Load
+    capture: MatrixCapture, metric: TwoSided, group_size: int | None, limits: GramLimits, load: MemoryUse
 ) -> tf.Tensor:
     """`(x A^{-1} x') * (c B^{-1} c')`, `[G, b m, b m]`, for a metric with two sides."""
     m = capture.columns
@@ -36,8 +36,8 @@ def factored(
 
 
 def squares(
-    capture: MatrixCapture, metric: Metric, group_size: int | None, limits: GramLimits, load: Load
+    capture: MatrixCapture, metric: Metric, group_size: int | None, limits: GramLimits, load: MemoryUse
 ) -> tf.Tensor:
     """The diagonal `q_i' M^{-1} q_i`, `[B, 1, 1]`, for a metric that is diagonal in some basis."""
-    x, c, inverse = metric.turned(capture)
+    x, c, inverse = metric.rotated(capture)
     return tf.reduce_sum(tf.matmul(tf.square(x), inverse) * tf.square(c), axis=1)[:, None, None]

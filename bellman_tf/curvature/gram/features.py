@@ -7,15 +7,17 @@ every step, as XLA wants it.
 
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric
 from bellman_tf.curvature.gram.blocks import gradient_products
-from bellman_tf.curvature.gram.load import Load
+from bellman_tf.curvature.gram.memory_use import MemoryUse
 from bellman_tf.curvature.gram.plan import GramLimits, kept_features
 from bellman_tf.curvature.gram.products import inner_products
+from bellman_tf.curvature.metric import Metric
 from bellman_tf.layers.dense import LinearMap
 
 
-def features(capture: LinearMap, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:
+def features(
+    capture: LinearMap, metric: Metric, group_size: int | None, limits: GramLimits, load: MemoryUse
+) -> tf.Tensor:
     """The kernel's part from its first input features, the bias's part exact.
 
     Args:

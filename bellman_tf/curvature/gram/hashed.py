@@ -15,11 +15,11 @@ Source: Weinberger, Dasgupta, Langford, Smola & Attenberg 2009 (feature hashing)
 import numpy as np
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Metric, Pair
 from bellman_tf.curvature.gram.blocks import gradient_products
-from bellman_tf.curvature.gram.load import Load
+from bellman_tf.curvature.gram.memory_use import MemoryUse
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import stacked
+from bellman_tf.curvature.metric import GradientPair, Metric
 from bellman_tf.layers.embedding import Lookup
 
 
@@ -56,7 +56,7 @@ def bucket_sums(tokens: tf.Tensor, rows: tf.Tensor, buckets: int, vocabulary: in
     return tf.reshape(sums, [-1, m, buckets, width])
 
 
-def hashed_pair(capture: Lookup, metric: Metric, limits: GramLimits) -> Pair:
+def hashed_pair(capture: Lookup, metric: Metric, limits: GramLimits) -> GradientPair:
     """The samples' bucket sums under the root of the metric.
 
     Args:
@@ -70,10 +70,10 @@ def hashed_pair(capture: Lookup, metric: Metric, limits: GramLimits) -> Pair:
     c = stacked(capture.cotangents)  # [B, m, L, e]
     root = tf.sign(c) * tf.sqrt(c * metric.solve_rows(capture.tokens, c))
     sums = [bucket_sums(capture.tokens, root, limits.buckets, capture.vocabulary)]
-    return Pair(sums, sums)
+    return GradientPair(sums, sums)
 
 
-def hashed(capture: Lookup, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:
+def hashed(capture: Lookup, metric: Metric, group_size: int | None, limits: GramLimits, load: MemoryUse) -> tf.Tensor:
     """Inner products of the samples' bucket sums, `[G, b m, b m]`; positive semidefinite.
 
     Args:

@@ -3,15 +3,15 @@
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Metric
 from bellman_tf.curvature.gram.blocks import in_blocks
-from bellman_tf.curvature.gram.load import Load
+from bellman_tf.curvature.gram.memory_use import MemoryUse
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import split, stacked, sum_pairs
+from bellman_tf.curvature.metric import Metric
 from bellman_tf.layers.embedding import Lookup
 
 
-def lookup(capture: Lookup, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:
+def lookup(capture: Lookup, metric: Metric, group_size: int | None, limits: GramLimits, load: MemoryUse) -> tf.Tensor:
     """`sum_lk [token_il = token_jk] <c_il, M^{-1} c_jk>`, `[G, b m, b m]`."""
     c = stacked(capture.cotangents)  # [B, m, L, e]
     solved = metric.solve_rows(capture.tokens, c)

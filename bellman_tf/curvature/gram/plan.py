@@ -26,8 +26,8 @@ import keras
 
 from bellman_tf import _checks
 from bellman_tf._serial import Serialisable
-from bellman_tf.curvature.block import MetricKind
-from bellman_tf.curvature.gram.load import Load
+from bellman_tf.curvature.gram.memory_use import MemoryUse
+from bellman_tf.curvature.metric import MetricKind
 from bellman_tf.layers.matrix_layout import Extent
 
 FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "features", "hashed")
@@ -99,7 +99,7 @@ class Plan(NamedTuple):
     form: str
     cost: int | None
     words: str
-    load: Load = Load()
+    load: MemoryUse = MemoryUse()
 
 
 def plan(
@@ -156,7 +156,7 @@ def plan(
     return Plan(chosen, {**near, **exact}[chosen], words, load)
 
 
-def _load(form: str, extent: Extent, kind: MetricKind, group_size: int | None, limits: GramLimits) -> Load:
+def _load(form: str, extent: Extent, kind: MetricKind, group_size: int | None, limits: GramLimits) -> MemoryUse:
     """Numbers held while a form's Gram matrix is formed.
 
     Gradients are there twice, as they are and under the metric; of pairs of positions there are the products of inputs,
@@ -174,17 +174,17 @@ def _load(form: str, extent: Extent, kind: MetricKind, group_size: int | None, l
     """
     m, L, d, e = extent.columns, extent.positions, extent.rows, extent.width
     if form == "per_sample":
-        return Load(sample=2 * m * extent.parameters)
+        return MemoryUse(sample=2 * m * extent.parameters)
     if form == "hashed":
-        return Load(sample=2 * m * limits.buckets * e)
+        return MemoryUse(sample=2 * m * limits.buckets * e)
     if form == "features":
-        return Load(sample=2 * m * kept_features(d, limits) * e)
+        return MemoryUse(sample=2 * m * kept_features(d, limits) * e)
     if form == "sketch" and not pairs_are_cheaper(extent, kind, group_size, limits):
-        return Load(sample=2 * m * kept_channels(extent, kind, limits) * e)
+        return MemoryUse(sample=2 * m * kept_channels(extent, kind, limits) * e)
     if form in {"factored", "squares"} or (form == "rank_one" and L == 1):
-        return Load()
+        return MemoryUse()
     L = _checks.given("positions", L)
-    return Load(pair=L * L * (1 + 2 * m * m))
+    return MemoryUse(pair=L * L * (1 + 2 * m * m))
 
 
 def _exact(extent: Extent, kind: MetricKind, b: int) -> dict[str, int | None]:

@@ -3,16 +3,16 @@
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import TwoSided
 from bellman_tf.curvature.gram.blocks import in_blocks
-from bellman_tf.curvature.gram.load import Load
+from bellman_tf.curvature.gram.memory_use import MemoryUse
 from bellman_tf.curvature.gram.plan import GramLimits
 from bellman_tf.curvature.gram.products import grouped, stacked, sum_pairs
+from bellman_tf.curvature.metric import TwoSided
 from bellman_tf.layers.capture import MatrixCapture
 
 
 def positions(
-    capture: MatrixCapture, metric: TwoSided, group_size: int | None, limits: GramLimits, load: Load
+    capture: MatrixCapture, metric: TwoSided, group_size: int | None, limits: GramLimits, load: MemoryUse
 ) -> tf.Tensor:
     """Sum over pairs of positions of input products times cotangent products."""
     x = capture.augmented()
@@ -26,7 +26,7 @@ def of_sides(
     metric: TwoSided,
     group_size: int | None,
     limits: GramLimits,
-    load: Load,
+    load: MemoryUse,
 ) -> tf.Tensor:
     """The sum over pairs of positions, from inputs and cotangents.
 

@@ -9,12 +9,12 @@ others. The slice is the same at every step: drawn anew it would be another prog
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Metric, MetricKind, TwoSided
 from bellman_tf.curvature.gram.blocks import gradient_products
-from bellman_tf.curvature.gram.load import Load
+from bellman_tf.curvature.gram.memory_use import MemoryUse
 from bellman_tf.curvature.gram.plan import GramLimits, kept_channels, pairs_are_cheaper
 from bellman_tf.curvature.gram.positions import of_sides
 from bellman_tf.curvature.gram.products import inner_products
+from bellman_tf.curvature.metric import Metric, MetricKind, TwoSided
 from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg.constants import number
@@ -29,7 +29,7 @@ def bias_part(capture: TapCapture, metric: Metric) -> tuple[Tensors, Tensors]:
 
 
 def condense_tap(
-    capture: Convolution, samples: int, kind: MetricKind, group_size: int | None, limits: GramLimits, load: Load
+    capture: Convolution, samples: int, kind: MetricKind, group_size: int | None, limits: GramLimits, load: MemoryUse
 ) -> None:
     """Forms the centre tap's gradients, where all channels are kept, they fit, and are fewer than the cotangents.
 
@@ -51,7 +51,9 @@ def condense_tap(
             capture.bias_per_sample()
 
 
-def sketch(capture: TapCapture, metric: Metric, group_size: int | None, limits: GramLimits, load: Load) -> tf.Tensor:
+def sketch(
+    capture: TapCapture, metric: Metric, group_size: int | None, limits: GramLimits, load: MemoryUse
+) -> tf.Tensor:
     """The kernel's part from the centre tap, the bias's part exact; `[G, b m, b m]`.
 
     The tap's inner products are those of its gradients `x' c` per sample, or sums over pairs of positions where a

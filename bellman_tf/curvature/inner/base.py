@@ -7,7 +7,9 @@ import tensorflow as tf
 
 from bellman_tf import _checks, keras_optimizers
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Block, Metric, PlayerLayout, StepScalars
+from bellman_tf.curvature.block import Block, PlayerLayout
+from bellman_tf.curvature.metric import Metric
+from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.capture import Capture
 
 METRICS = ("rate", "gain")

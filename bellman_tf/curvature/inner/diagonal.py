@@ -6,9 +6,10 @@ import tensorflow as tf
 
 from bellman_tf import keras_optimizers
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Metric, MetricKind, StepScalars
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric, where_known
 from bellman_tf.curvature.inner.base import InnerBlock
+from bellman_tf.curvature.metric import Metric, MetricKind
+from bellman_tf.curvature.step_scalars import StepScalars
 
 
 class DiagonalInnerBlock(InnerBlock):

@@ -4,9 +4,11 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Metric, MetricKind, Pair, StateSpec, StepScalars, TwoSided
+from bellman_tf.curvature.block import StateSpec
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.curvature.inner.base import InnerBlock
+from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
+from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
@@ -46,15 +48,15 @@ class ScaledMetric(Metric, TwoSided):
         """What one tap sees times the kernel's number."""
         return self.scales[0] * x
 
-    def feature_pair(self, capture: LinearMap, count: int) -> Pair:
+    def feature_pair(self, capture: LinearMap, count: int) -> GradientPair:
         """The gradients as they are, and the kernel's number."""
         q = [capture.feature_gradients(count)]
-        return Pair(q, q, self.scales[0])
+        return GradientPair(q, q, self.scales[0])
 
-    def bias_pair(self, capture: MatrixCapture) -> Pair:
+    def bias_pair(self, capture: MatrixCapture) -> GradientPair:
         """The gradients as they are, and the bias's number."""
         q = [capture.bias_per_sample()]
-        return Pair(q, q, self.scales[1])
+        return GradientPair(q, q, self.scales[1])
 
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""

@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.block import PlayerLayout, StepScalars
+from bellman_tf.curvature.block import PlayerLayout
 from bellman_tf.curvature.coupling.choose import make_couplings
 from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.registry import make_block, player_layout
+from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.registry import coverage

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bellman_tf.curvature.block import MetricKind
 from bellman_tf.curvature.diagonal import DIAGONAL
 from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, kept_channels, pairs_are_cheaper
 from bellman_tf.curvature.identity import IDENTITY
+from bellman_tf.curvature.metric import MetricKind
 from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.layers.registry import coverage
 from tests.curvature.gram.players import Player
@@ -154,9 +154,9 @@ def test_turned_gradients_of_a_tap(positions, rng):
     layer.build(x.shape)
     capture = coverage(layer).capture(layer, x, [c, 2 * c])
     left, right = (rng.normal(size=(size, size)) for size in (3, 4))
-    q, turned = capture.turned_tap_gradients(1, tf.constant(left), tf.constant(right))
+    q, rotated = capture.rotated_tap_gradients(1, tf.constant(left), tf.constant(right))
     assert_close(q, capture.tap_gradients(1), rtol=1e-12)
-    assert_close(turned, left.T @ q.numpy() @ right, rtol=1e-12)
+    assert_close(rotated, left.T @ q.numpy() @ right, rtol=1e-12)
 
 
 def test_large_convolutions_are_sketched(rng):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf.curvature.gram import GramLimits, blocks, gram
-from bellman_tf.curvature.gram.load import Load, largest
+from bellman_tf.curvature.gram.memory_use import MemoryUse, largest
 from bellman_tf.curvature.gram.plan import plan
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.layers.calls import join_calls
@@ -133,7 +133,7 @@ def test_gradients_no_larger_than_the_gram_matrix_are_never_blocks():
     assert largest(200_000, 1) == 447
     assert plan(Extent(223, 1), IDENTITY, "exact", limits=limits).words == "per sample"
     assert plan(Extent(224, 1), IDENTITY, "exact", limits=limits).words == "per sample, blocks above 446 samples"
-    assert Load().most(1, None, 1) is None
+    assert MemoryUse().most(1, None, 1) is None
 
 
 @pytest.mark.parametrize(("name", "kernel"), [("separable 2d", 1), ("einsum batched kernel", 0)])

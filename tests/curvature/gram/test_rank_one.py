@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.adam import AdamBlock
-from bellman_tf.curvature.block import MetricKind
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric, rank_one_sides
 from bellman_tf.curvature.ekfac import EigenMetric
 from bellman_tf.curvature.gram import GramLimits, gram
 from bellman_tf.curvature.gram.compute import rank_one
-from bellman_tf.curvature.gram.load import Load
+from bellman_tf.curvature.gram.memory_use import MemoryUse
 from bellman_tf.curvature.gram.plan import LIMITS, plan
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
+from bellman_tf.curvature.metric import MetricKind
 from bellman_tf.curvature.registry import player_layout
 from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.layers.registry import coverage
@@ -48,7 +48,7 @@ def test_it_is_exact_where_the_second_moments_have_rank_one(name, columns, divis
     metric = metric_of(sample, V, divisor)
     for group_size in (None, 2):
         exact = gram(sample.capture, metric, group_size, "exact")
-        assert_close(rank_one(sample.capture, metric, group_size, WIDE, Load()), exact, rtol=1e-12)
+        assert_close(rank_one(sample.capture, metric, group_size, WIDE, MemoryUse()), exact, rtol=1e-12)
     one = sample.capture.positions == 1
     assert (plan(sample.capture.extent, metric.kind, "auto", None, WIDE).form == "rank_one") == one
 
@@ -103,7 +103,7 @@ def test_an_eigenbasis_is_turned_there_and_back(name, rng):
     U_A, U_B = (np.linalg.qr(rng.normal(size=(n, n)))[0] for n in (5, 3))
     metric = eigen(sample, U_A, U_B, np.outer(rng.uniform(1, 9, 5), rng.uniform(1, 9, 3)), 0.0)
     exact = gram(sample.capture, metric, None, "exact")
-    assert_close(rank_one(sample.capture, metric, None, WIDE, Load()), exact, rtol=1e-12)
+    assert_close(rank_one(sample.capture, metric, None, WIDE, MemoryUse()), exact, rtol=1e-12)
 
 
 def test_a_dead_input_does_not_swamp_the_others(rng):

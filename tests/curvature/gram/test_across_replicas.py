@@ -4,10 +4,10 @@ import keras
 import pytest
 import tensorflow as tf
 
-from bellman_tf.curvature.block import Pair
 from bellman_tf.curvature.gram import gram
+from bellman_tf.curvature.gram.across_replicas import GLOBAL_BATCH, of_pairs, sendable, sent_numbers, sides
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits
-from bellman_tf.curvature.gram.sides import GLOBAL_BATCH, of_pairs, sendable, sent_numbers, sides
+from bellman_tf.curvature.metric import GradientPair
 from bellman_tf.layers.registry import coverage
 from tests.curvature.gram.players import BATCH, Player
 from tests.helpers import assert_close
@@ -62,7 +62,7 @@ def test_rows_of_all_replicas_are_the_whole_matrix(name, config, form, numbers, 
 
 def test_several_pairs_are_added(rng):
     x, y = (tf.constant(rng.normal(size=(4, 2, 3))) for _ in range(2))
-    found = of_pairs([Pair([x, y], [y, x], 2.0), Pair([y], [y])])
+    found = of_pairs([GradientPair([x, y], [y, x], 2.0), GradientPair([y], [y])])
     rows = [tf.reshape(t, [8, 3]) for t in (x, y)]
     between = lambda a, b: tf.matmul(rows[a], rows[b], transpose_b=True)
     expected = 2 * between(0, 1) + 2 * between(1, 0) + between(1, 1)

@@ -20,11 +20,11 @@ from typing import NamedTuple, Protocol
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.block import Metric, MetricKind, Pair, TwoSided
 from bellman_tf.curvature.gram.hashed import hashed_pair
 from bellman_tf.curvature.gram.plan import GramLimits, kept_channels, kept_features, plan
 from bellman_tf.curvature.gram.products import stacked, total
 from bellman_tf.curvature.gram.sketch import bias_part
+from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.embedding import Lookup
@@ -135,10 +135,10 @@ def joint_sides(captures: Sequence[MatrixCapture], metric: Joint, limits: GramLi
     if not sendable(numbers, limits, captures[0].cotangents[0].dtype.size):
         return None
     parts = [capture.per_sample() for capture in captures]
-    return of_pairs([Pair(*pair) for pair in zip(parts, metric.solve(parts), strict=True)])
+    return of_pairs([GradientPair(*pair) for pair in zip(parts, metric.solve(parts), strict=True)])
 
 
-def of_pairs(pairs: list[Pair]) -> Sides:
+def of_pairs(pairs: list[GradientPair]) -> Sides:
     """Sides whose inner products are added.
 
     Args:
@@ -177,7 +177,7 @@ def _product(capture: MatrixCapture, metric: TwoSided) -> Sides:
     return Sides([solved, metric.scale * metric.cotangent_solve(c)], rows)
 
 
-def _pairs(chosen: str, capture: Capture, metric: Metric, limits: GramLimits) -> list[Pair]:
+def _pairs(chosen: str, capture: Capture, metric: Metric, limits: GramLimits) -> list[GradientPair]:
     """The pairs that a form's inner products are made of."""
     extent, dtype = capture.extent, capture.cotangents[0].dtype
     if chosen == "sketch" and isinstance(capture, TapCapture):
@@ -185,7 +185,7 @@ def _pairs(chosen: str, capture: Capture, metric: Metric, limits: GramLimits) ->
         seen = capture if kept == extent.channels else capture.thinned(kept)
         tap = metric.tap_pair(seen, seen.centre)
         kernel = tap._replace(scale=tap.scale * number(extent.taps * extent.channels / kept, dtype))
-        return [kernel, Pair(*bias_part(capture, metric))] if capture.bias else [kernel]
+        return [kernel, GradientPair(*bias_part(capture, metric))] if capture.bias else [kernel]
     if chosen == "features" and isinstance(capture, LinearMap):
         rows = capture.layout.rows
         kept = kept_features(rows, limits)
@@ -196,8 +196,8 @@ def _pairs(chosen: str, capture: Capture, metric: Metric, limits: GramLimits) ->
         return [hashed_pair(capture, metric, limits)]
     if chosen == "rank_one" and isinstance(capture, MatrixCapture):
         near, q = metric.rank_one(), capture.matrix_per_sample()
-        turned = tf.linalg.matrix_transpose(near.input_solve(tf.linalg.matrix_transpose(q)))
-        return [Pair([q], [near.scale * near.cotangent_solve(turned)])]
+        rotated = tf.linalg.matrix_transpose(near.input_solve(tf.linalg.matrix_transpose(q)))
+        return [GradientPair([q], [near.scale * near.cotangent_solve(rotated)])]
     return [metric.sample_pair(capture)]
 
 

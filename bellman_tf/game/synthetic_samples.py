@@ -27,7 +27,7 @@ def mixes(layer: keras.Layer) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
 
 
-class Apart:
+class ConstantMoments:
     """Normalisations whose moments count as constants in a backward pass, so that samples stay apart.
 
     The forward pass is the model's own. A backward pass inside `mixing()` sees the moments as what they are.
@@ -117,7 +117,7 @@ def before_activation(output: tf.Tensor) -> tf.Tensor:
     return output if logits is None else logits
 
 
-def made_up(signature: Signature, size: int, rows: int = ROWS) -> Nested:
+def synthetic_samples(signature: Signature, size: int, rows: int = ROWS) -> Nested:
     """Draws random samples.
 
     Args:
@@ -150,7 +150,7 @@ def made_up(signature: Signature, size: int, rows: int = ROWS) -> Nested:
     return keras.tree.map_structure(leaf, signature)
 
 
-def made_up_weights(variable: keras.Variable, random: np.random.Generator) -> tf.Tensor:
+def synthetic_weights(variable: keras.Variable, random: np.random.Generator) -> tf.Tensor:
     """Draws values of a scale that neither explodes nor vanishes in depth; vectors are positive, as scales must be.
 
     Args:

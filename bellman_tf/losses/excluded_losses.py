@@ -15,7 +15,7 @@ from bellman_tf._checks import error
 from bellman_tf.losses.observe import Observation, per_sample
 
 
-class Without(NamedTuple):
+class ExcludedLosses(NamedTuple):
     """Losses that are taken out of B J.
 
     Attributes:
@@ -27,12 +27,12 @@ class Without(NamedTuple):
     less: tuple[tuple[tf.Tensor, tf.Tensor], ...] = ()
 
 
-EVERYTHING = Without()
+EVERYTHING = ExcludedLosses()
 
 
-def without(
+def exclude_losses(
     observed: Sequence[Observation], loss: tf.Tensor, scale: tf.Tensor, tape: tf.GradientTape
-) -> Without:  # fmt: skip
+) -> ExcludedLosses:  # fmt: skip
     """Takes losses out of J.
 
     Args:
@@ -48,7 +48,7 @@ def without(
         return EVERYTHING
     values = [o.values for o in observed]
     slopes = tape.gradient(loss, values, output_gradients=tf.cast(scale, loss.dtype), unconnected_gradients="zero")
-    return Without(frozenset(id(o.y_pred) for o in observed), tuple(zip(values, slopes, strict=True)))
+    return ExcludedLosses(frozenset(id(o.y_pred) for o in observed), tuple(zip(values, slopes, strict=True)))
 
 
 def named_losses(model: keras.Model, y_pred: Any, observed: Sequence[Observation]) -> dict[str, list[Observation]]:

@@ -19,7 +19,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-def run_aside(
+def run_in_own_thread(
     function: Callable[Parameters, Result], *arguments: Parameters.args, **named: Parameters.kwargs
 ) -> Result:
     """Runs a function in a thread of its own.
@@ -41,6 +41,6 @@ def run_aside(
         return pool.submit(run).result()
 
 
-def is_aside() -> bool:
-    """Whether this thread was started by `run_aside`, so that the samples it sees are made up."""
+def in_own_thread() -> bool:
+    """Whether this thread was started by `run_in_own_thread`, so that the samples it sees are made up."""
     return _place.aside

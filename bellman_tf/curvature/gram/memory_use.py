@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 
-class Load(NamedTuple):
+class MemoryUse(NamedTuple):
     """Numbers that are held while a Gram matrix is formed, besides the matrix.
 
     Attributes:
