@@ -117,7 +117,9 @@ def test_loss_at_equal_time_interpolates_between_lengths_and_never_extrapolates(
     assert _standings.loss_at(done, budget, 81) is None
     assert _standings.length_in(100, 2.0, 2.1, 10) == 140
     assert _standings.length_in(100, 4.0, 2.0, 10) == 50
-    assert _standings.length_in(100, 1.0, 100.0, 10) == 800
+    assert _standings.length_in(100, 1.0, 100.0, 10) == 1120
+    assert _standings.length_in(100, 8.0, 1.0, 10) == 20  # 12.5 steps fit: up to the next rung, in whole pieces
+    assert _standings.length_in(20, 100.0, 1.0, 10) == 10
 
 
 def test_time_to_a_loss_is_read_off_the_mean_curve():

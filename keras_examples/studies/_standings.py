@@ -14,7 +14,7 @@ from keras_examples.studies._tuning import Budget, finalists
 
 WIDE, NARROW = 2.0, 1.1  # a rate counts to the width of a method up to so many times its best loss
 # Lengths of a baseline's runs at equal time, in runs of the usual length.
-RUNGS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
+RUNGS = (0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,10 +145,10 @@ def length_in(steps: int, own: float, other: float, every: int) -> int:
         every: steps of a piece of the curve.
 
     Returns:
-        A multiple of `every`; the last of `RUNGS` where none is long enough.
+        A positive multiple of `every`; the last of `RUNGS` where none is long enough.
     """
     rung = next((rung for rung in RUNGS if rung * own >= other), RUNGS[-1])
-    return every * round(rung * steps / every)
+    return every * max(1, round(rung * steps / every))
 
 
 def loss_at(done: dict[Setting, Cell], budget: Budget, length: float) -> float | None:

@@ -5,7 +5,8 @@
 
 Six tasks on real data. All methods are tuned by the same rule on the same budget (`_tuning.py`), and for one seed they
 get the same initial weights and batches. A step is timed with all methods of a task in one process, in turns; a
-baseline also runs at the lengths that fit in the time of the GTDDP row with the same rule, and of the best GTDDP row.
+baseline also runs at the lengths that fit in the time of the GTDDP rows with the same rule, of faster ones, and of the
+best one.
 Results are kept line by line in `cells.jsonl` under `--out`: an interrupted run goes on, `--minutes` ends one, and more
 `--finalists` or `--seeds` add to it. `--retime` measures the steps again, `--report` only writes the report anew.
 """
@@ -186,7 +187,7 @@ def contest(ring: Ring, entries: Sequence[Entry], budget: Budget, rounds: int, u
 
 
 def lengths_of(baseline: Entry, rows: Sequence[Standing], budget: Budget, every: int) -> list[int]:
-    """Steps of a baseline in the time of the GTDDP rows with its rule, and in that of the best GTDDP row.
+    """Steps of a baseline in the time of GTDDP rows: those with its rule, those that are faster, and the best one.
 
     Args:
         baseline: the method.
@@ -198,7 +199,8 @@ def lengths_of(baseline: Entry, rows: Sequence[Standing], budget: Budget, every:
         The lengths, without repetition.
     """
     own = next(row.milliseconds for row in rows if row.entry == baseline)
-    times = [row.milliseconds for row in rows if row.entry.base == baseline.name]
+    games = [row for row in rows if row.entry.base is not None]
+    times = [row.milliseconds for row in games if row.entry.base == baseline.name or row.milliseconds < own]
     if (best := champion(rows)) is not None:
         times.append(best.milliseconds)
     return sorted({length_in(budget.steps, own, other, every) for other in times})
