@@ -5,11 +5,12 @@
 The batch of a network is shared by the devices, so all columns do the same work for the samples. Every network and
 number of devices has a process of its own; an existing file keeps the points that are not measured again. *Reduced*
 are the bytes of the tensors that go into an all-reduce, per replica and step, read off the graph of the step;
-*gathered* those that a replica sends to the others as they are, with `coupling="global"`. What the network carries for
+*gathered* those that a replica sends to the others as they are, with `coupling="global"`, and of factorisations with
+`sharded=True` (the mean over the steps, of which one in ten renews them). What the network carries for
 that depends on the algorithm: of n replicas in a ring each sends 2 (n - 1) / n times the former and n - 1 times the
 latter. *Time* is processor time of a step, the mean after the first ten (give a multiple of ten steps, of which K-FAC
 factorises in one), of all devices together: on one machine it says what is computed several times (factorisations are,
-in every replica), not what several machines would gain.
+in every replica, unless they are sharded), not what several machines would gain.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import keras
 import tensorflow as tf
 
 import bellman_tf as btf
+from bellman_tf.curvature.kfac import KFACBlock
 from benchmarks.networks import PROBLEMS
 
 ROWS = {
@@ -44,6 +46,8 @@ ROWS = {
     "identity, global": lambda: btf.GTDDP(0.01, curvature="identity", coupling="global"),
     "adamw inside, global": lambda: btf.GTDDP(inner_optimizer=keras.optimizers.AdamW(1e-3), coupling="global"),
     "kfac, global": lambda: btf.GTDDP(1e-3, curvature="kfac", coupling="global"),
+    "kfac, sharded": lambda: btf.GTDDP(1e-3, curvature=btf.curvature.KFAC(sharded=True)),
+    "ekfac, sharded": lambda: btf.GTDDP(1e-3, curvature=btf.curvature.EKFAC(sharded=True)),
 }
 
 
@@ -100,7 +104,7 @@ def _point(network: str, row: str, devices: int, steps: int, strategy: tf.distri
         times.append(time.process_time() - start)
     return {
         "reduced": sum(reduced) / devices,
-        "gathered": sum(gathered) / devices,
+        "gathered": (sum(gathered) + (_renewed(model.optimizer) if devices > 1 else 0)) / devices,
         "exchanges": (len(reduced) + len(gathered)) / devices,
         "ms": 1000 * statistics.mean(times[10:]),
     }
@@ -120,7 +124,7 @@ def _gathered(batch: int) -> Generator[list[int], None, None]:
     original = tf.distribute.ReplicaContext.all_gather
 
     def counting(self: tf.distribute.ReplicaContext, value: tf.Tensor, axis: int) -> tf.Tensor:
-        found.append(_bytes(value, batch))
+        found.append(0 if value.shape == [None, 1] else _bytes(value, batch))  # such are counted in `_renewed`
         return original(self, value, axis)
 
     tf.distribute.ReplicaContext.all_gather = counting
@@ -128,6 +132,13 @@ def _gathered(batch: int) -> Generator[list[int], None, None]:
         yield found
     finally:
         tf.distribute.ReplicaContext.all_gather = original
+
+
+def _renewed(optimizer: keras.optimizers.Optimizer) -> float:
+    """Bytes of sharded factorisations, all replicas together, the mean over the steps."""
+    blocks = [block for block in getattr(optimizer, "blocks", []) if isinstance(block, KFACBlock) and block.sharded]
+    kept = [(spec, block.period) for block in blocks for spec in block.state_specs()[2:]]  # after A and B
+    return sum(4 * math.prod(spec.shape) / period for spec, period in kept)
 
 
 def _bytes(tensor: tf.Tensor, unknown: int | None = None) -> int:
@@ -168,7 +179,7 @@ def main() -> None:
 
 def _table(points: dict[str, dict[str, dict]], network: str) -> str:
     """A row per optimizer: kB reduced and gathered, exchanges, and the time over that of the first row."""
-    counts = list(next(iter(points.values())))
+    counts = [n for n in next(iter(points.values())) if all(n in found for found in points.values())]
     many = [count for count in counts if count != "1"]
     first = points[next(iter(points))]
     names = [network, "reduced, kB", *(f"gathered of {n}, kB" for n in many), "exchanges"]

@@ -113,6 +113,13 @@ def test_step_control_quick_compares_both_forms(tmp_path, capsys):
     assert {run["rate"] for run in _saved(tmp_path)["runs"]} == {0.001, 0.1, 10.0}
 
 
+def test_step_control_runs_tasks_of_the_contest(tmp_path, capsys):
+    step_control.main(["--quick", "--tasks", "digits", "--steps", "20", "--out", str(tmp_path)])
+    plain, controlled = _rows(capsys.readouterr().out, "DIGITS, tanh MLP")
+    assert (plain[2], controlled[2]) == ("plain", "controlled")
+    assert all(len(run["curve"]) == 2 for run in _saved(tmp_path)["runs"])  # two pieces of ten steps
+
+
 @pytest.mark.slow
 def test_baselines_quick_has_every_method_and_the_papers_numbers(tmp_path, capsys):
     baselines.main(["--quick", "--steps", "25", "--out", str(tmp_path)])

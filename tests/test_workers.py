@@ -1,11 +1,9 @@
 """The loop of several workers: against Keras's `fit` on one, its checkpoints; two processes in the slow suite."""
 
+import functools
 import json
-import os
 import pathlib
 import signal
-import socket
-import subprocess
 import sys
 import time
 
@@ -17,10 +15,11 @@ from keras import layers
 
 import bellman_tf as btf
 from bellman_tf import workers
+from tests import processes
+from tests.processes import Workers
 from tests.strategies.networks import cross_entropy, labels, normal
 
-ROOT = pathlib.Path(__file__).parents[1]
-LIMIT = 300  # seconds for two processes; 40 on an idle machine
+PROGRAM = "test_workers.run_worker"
 
 
 def batches(samples=22):
@@ -103,7 +102,7 @@ def test_what_it_needs_is_said():
 
 def run_worker():
     """What every worker runs: argv is index, epochs, directory, and the epoch at which it waits to be killed."""
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    strategy = processes.strategy()
     epochs, directory, wait = int(sys.argv[2]), pathlib.Path(sys.argv[3]), int(sys.argv[4])
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
@@ -112,7 +111,7 @@ def run_worker():
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == wait:
                 (directory / "waits").write_text("")
-                time.sleep(LIMIT)
+                time.sleep(processes.LIMIT)
 
     with strategy.scope():
         model = compiled()
@@ -127,50 +126,23 @@ def run_worker():
         json.dump({"history": history, "state": [part.tolist() for part in state(model)]}, file)
 
 
+KFAC = functools.partial(btf.curvature.KFAC, invert_every=2)
+TOGETHER = {"replica": {}, "global": {"coupling": "global"}, "sharded": {"curvature": KFAC(sharded=True)}}
+ALONE = {"replica": {"group_size": 4}, "global": {}, "sharded": {"group_size": 4, "curvature": KFAC()}}
+
+
 def run_couplings():
     """What every worker runs to be compared with one process: argv is index and directory."""
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    strategy = processes.strategy()
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     found = {}
-    for coupling in ("replica", "global"):
+    for name, own in TOGETHER.items():
         with strategy.scope():
-            model = compiled(btf.GTDDP(0.03, coupling=coupling), dropout=0.0)
+            model = compiled(btf.GTDDP(0.03, **own), dropout=0.0)
         history = workers.fit(model, batches(24).with_options(options), 2)
-        found[coupling] = {"history": history, "state": [part.tolist() for part in state(model)]}
+        found[name] = {"history": history, "state": [part.tolist() for part in state(model)]}
     (pathlib.Path(sys.argv[2]) / f"result_{sys.argv[1]}.json").write_text(json.dumps(found))
-
-
-def start_program(directory, program, arguments):
-    """Two workers on the loopback address that run a function of this module."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
-    for each in sockets:
-        each.close()
-    found = []
-    for index in range(2):
-        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(config), "PYTHONPATH": str(ROOT)}
-        call = f"from tests import test_workers; test_workers.{program}()"
-        command = [sys.executable, "-c", call, str(index), *map(str, arguments)]
-        with open(directory / f"log_{index}", "w") as log:
-            found.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log))
-    return found
-
-
-def start(directory, epochs, wait=-1):
-    """Two workers that train, of which the second one waits to be killed at an epoch."""
-    return start_program(directory, "run_worker", [epochs, directory, wait])
-
-
-def ended(processes):
-    """Exit statuses, within the limit."""
-    end = time.monotonic() + LIMIT
-    try:
-        return [process.wait(max(1, end - time.monotonic())) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
 
 
 def results(directory):
@@ -182,32 +154,49 @@ def test_two_workers_train_and_one_that_is_killed_ends_both(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for directory in (whole, cut):
         directory.mkdir()
-    assert ended(start(whole, 3)) == [0, 0], (whole / "log_0").read_text()[-3000:]
+    with Workers(whole, PROGRAM, 3, whole, -1) as both:
+        assert both.statuses() == [0, 0], both.report()
     first, second = results(whole)
     assert first == second
-    processes = start(cut, 3, wait=2)
-    end = time.monotonic() + LIMIT
-    while not (cut / "waits").exists() and time.monotonic() < end:
-        time.sleep(0.2)
-    processes[1].send_signal(signal.SIGKILL)
-    assert ended(processes) == [1, -signal.SIGKILL]
+    with Workers(cut, PROGRAM, 3, cut, 2) as both:
+        both.wait_for(cut / "waits")
+        both.processes[1].send_signal(signal.SIGKILL)
+        assert both.statuses() == [1, -signal.SIGKILL], both.report()
     assert "WorkerLost: Another worker has ended or cannot be reached" in (cut / "log_0").read_text()
-    assert ended(start(cut, 3)) == [0, 0]
+    with Workers(cut, PROGRAM, 3, cut, -1) as both:
+        assert both.statuses() == [0, 0], both.report()
     again = results(cut)[0]
     assert again["state"] == first["state"]
     assert again["history"]["loss"] == first["history"]["loss"][2:]
 
 
 @pytest.mark.slow
-def test_two_workers_are_one_process_in_groups_or_with_coupling_global_one_process(tmp_path):
-    assert ended(start_program(tmp_path, "run_couplings", [tmp_path])) == [0, 0], (tmp_path / "log_0").read_text()[
-        -3000:
-    ]
+def test_two_bothare_one_process_in_groups_or_with_coupling_global_one_process(tmp_path):
+    with Workers(tmp_path, "test_workers.run_couplings", tmp_path) as both:
+        assert both.statuses() == [0, 0], both.report()
     first, second = results(tmp_path)
     assert first == second
-    for coupling, options in (("replica", {"group_size": 4}), ("global", {})):
+    for name, options in ALONE.items():
         alone = compiled(btf.GTDDP(0.03, **options), dropout=0.0)
         expected = workers.fit(alone, batches(24), 2)
-        np.testing.assert_allclose(first[coupling]["history"]["loss"], expected["loss"], rtol=1e-5)
-        for found, value in zip(first[coupling]["state"], state(alone), strict=True):
+        np.testing.assert_allclose(first[name]["history"]["loss"], expected["loss"], rtol=1e-5)
+        for found, value in zip(first[name]["state"], state(alone), strict=True):
             np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-5)
+
+
+def run_missing():
+    """What every worker runs of a pair whose second one does not come."""
+    if sys.argv[1] == "1":
+        raise RuntimeError("this worker does not come")
+    processes.strategy()
+
+
+@pytest.mark.slow
+def test_a_worker_that_waits_for_one_that_does_not_come_is_ended_with_both_logs(tmp_path, monkeypatch):
+    """TensorFlow waits for an hour."""
+    monkeypatch.setattr(processes, "GRACE", 15)
+    with Workers(tmp_path, "test_workers.run_missing") as both:
+        with pytest.raises(TimeoutError, match=r"did not end within 15 s of the other.*\[None, 1\]") as found:
+            both.statuses()
+        assert "RuntimeError: this worker does not come" in str(found.value)
+    assert [process.poll() for process in both.processes] == [-signal.SIGKILL, 1]

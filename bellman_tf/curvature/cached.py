@@ -11,11 +11,12 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import tensorflow as tf
 
-from bellman_tf import _checks
+from bellman_tf import _checks, replicas
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.damping import factor_damping
 from bellman_tf.curvature.metric import Metric
+from bellman_tf.curvature.sharded import renewed_in_shares
 from bellman_tf.curvature.stacks import Stacks
 from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import Capture
@@ -57,6 +58,11 @@ class CachedBlock(Block, Generic[Captured]):
     def period(self) -> int:
         """Steps between two refreshes."""
         raise NotImplementedError
+
+    @property
+    def sharded(self) -> bool:
+        """Whether replicas share the factorisations out."""
+        return False
 
     def observe(self, state: Tensors, capture: Captured, step: StepScalars) -> Sequence[tf.Tensor | RunningMean]:
         """The running statistics of this step, the first entries of the new state, or what they are means of."""
@@ -118,19 +124,12 @@ def update_all(players: list[PlayerUpdate], step: StepScalars) -> list[tuple[Ten
     """
     observed = _observed(players, step)
     cached: dict[int, Tensors] = {}
-    for period in sorted({one.block.period for one in observed.values()}):
-        due = {k: one for k, one in observed.items() if one.block.period == period}
-        kept = {k: one.kept for k, one in due.items()}
-        refreshed = every(
-            period,
-            step.iteration,
-            lambda due=due: [part for parts in _refresh(list(due.values()), step.compiled) for part in parts],
-            [part for parts in kept.values() for part in parts],
-            step.refreshing,
-            [(type(due[k].block), j) for k, parts in kept.items() for j in range(len(parts))],
-        )
-        remaining = iter(refreshed)
-        cached.update({k: [next(remaining) for _ in parts] for k, parts in kept.items()})
+    schedules = [(one.block.period, one.block.sharded) for one in observed.values()]
+    for period, sharded in sorted(set(schedules)):
+        own = zip(observed.items(), schedules, strict=True)
+        due = {k: one for (k, one), schedule in own if schedule == (period, sharded)}
+        renew = _renewed_in_shares if sharded and replicas.count() > 1 else _renewed
+        cached.update(zip(due, renew(list(due.values()), period, step), strict=True))
     measured = _averaged({k: one.block.measure(cached[k], one.capture) for k, one in observed.items()}, step)
     return [
         observed[k].block.finish(observed[k].statistics, cached[k], measured[k], step)
@@ -183,6 +182,31 @@ def _averaged(statistics: dict[int, Tensors], step: StepScalars) -> dict[int, Te
     """Statistics of the samples of all replicas, exchanged at once."""
     remaining = iter(step.mean([part for parts in statistics.values() for part in parts]))
     return {k: [next(remaining) for _ in parts] for k, parts in statistics.items()}
+
+
+def _renewed(due: list[_Observed], period: int, step: StepScalars) -> list[Tensors]:
+    """What blocks of one period cache: new factorisations, or those that stand."""
+    kept = [part for one in due for part in one.kept]
+    refreshed = every(
+        period,
+        step.iteration,
+        lambda: [part for parts in _refresh(due, step.compiled) for part in parts],
+        kept,
+        step.refreshing,
+        [(type(one.block), j) for one in due for j in range(len(one.kept))],
+    )
+    remaining = iter(refreshed)
+    return [[next(remaining) for _ in one.kept] for one in due]
+
+
+def _renewed_in_shares(due: list[_Observed], period: int, step: StepScalars) -> list[Tensors]:
+    """As `_renewed`, on several replicas that share the blocks out; the work of a matrix of n rows is n^3."""
+    return renewed_in_shares(
+        when(period, step.iteration, step.refreshing),
+        lambda places: _refresh([due[k] for k in places], step.compiled),
+        [one.kept for one in due],
+        [sum(part.shape.num_elements() * part.shape[-1] for part in one.statistics) for one in due],
+    )
 
 
 def _refresh(observed: list[_Observed], compiled: bool) -> list[Tensors]:
@@ -268,6 +292,23 @@ def _of_nearly_one_size(sizes: list[int]) -> list[list[int]]:
     return groups
 
 
+def when(period: int, iteration: tf.Tensor, allowed: tf.Tensor | None = None) -> tf.Tensor | None:
+    """Whether a step is one of every `period`.
+
+    Args:
+        period: steps from one to the next.
+        iteration: integer scalar.
+        allowed: whether it may be one at all, boolean scalar; `None` for always.
+
+    Returns:
+        Boolean scalar; `None` for every step.
+    """
+    if period == 1:
+        return allowed
+    due = tf.equal(iteration % constant(period, iteration.dtype), constant(0, iteration.dtype))
+    return due if allowed is None else due & allowed
+
+
 def every(
     period: int,
     iteration: tf.Tensor,
@@ -289,12 +330,11 @@ def every(
     Returns:
         The chosen tensors.
     """
-    if period == 1 and allowed is None:
+    due = when(period, iteration, allowed)
+    if due is None:
         return refresh()
     kinds = [part.dtype for part in keep]
     stacks = Stacks([part.shape for part in keep], kinds if roles is None else list(zip(kinds, roles, strict=True)))
     kept = stacks.pack(keep)
-    due = tf.equal(iteration % constant(period, iteration.dtype), constant(0, iteration.dtype))
-    due = due if allowed is None else due & allowed
     chosen = tf.cond(due, lambda: stacks.pack(refresh()), lambda: [tf.identity(part) for part in kept])
     return stacks.unpack(chosen)

@@ -114,6 +114,8 @@ class KFAC(Config):
             DGN Prop. 5, which overestimate the step) or "rescale" (GTDDP Cor. 7, as if the players were identical).
         cooperative_sign: of the cross terms of "published": 1 as in GTDDP Eqs. 53-54, -1 as in DGN Eq. 15 (two
             players only).
+        sharded: on several replicas, whether each factorises those of some layers only and receives the others'; else
+            each factorises all. Joint matrices of `cooperative` are factorised by each. See `docs/scaling.md`.
 
     Example:
         >>> fresh = btf.curvature.KFAC(damping=0.1, invert_every=1)  # factors inverted at every step
@@ -127,6 +129,7 @@ class KFAC(Config):
     convolution: str = "sua"
     cooperative: str | bool = False
     cooperative_sign: int = 1
+    sharded: bool = False
 
     def __post_init__(self) -> None:
         _checks.check_real("damping", self.damping, least=0)
@@ -139,6 +142,7 @@ class KFAC(Config):
             raise _checks.error("cooperative", f"be False or one of {names}", self.cooperative)
         if isinstance(self.cooperative_sign, bool) or self.cooperative_sign not in {1, -1}:
             raise _checks.error("cooperative_sign", "be 1 or -1", self.cooperative_sign)
+        _checks.check_flag("sharded", self.sharded)
 
 
 @keras.saving.register_keras_serializable("bellman_tf.curvature")
@@ -148,6 +152,8 @@ class EKFAC(KFAC):
 
     The moments are running means over the steps, which a new basis takes over as it sees them: the diagonal of
     `R' diag(s) R`, R the rotation between the bases. Factors and moments are those of the empirical Fisher matrix.
+    Where a factor has more rows than the batches so far had samples, nothing determines its basis for what they left
+    out; until the next factorisation the metric there is one of many, and the last bits of sums choose which.
     Convolutions with channel groups get K-FAC's metric, a Kronecker product per group.
 
     Attributes:

@@ -109,6 +109,11 @@ class GroupedKFACBlock(CachedBlock[TapCapture]):
         return self.config.invert_every
 
     @property
+    def sharded(self) -> bool:
+        """As the option says."""
+        return self.config.sharded
+
+    @property
     def kind(self) -> MetricKind:
         """Taps apart, where they share a factor."""
         return MetricKind(tapwise=self.apart)

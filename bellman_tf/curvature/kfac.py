@@ -147,6 +147,11 @@ class KFACBlock(CachedBlock[MatrixCapture]):
         """Steps between factorisations."""
         return self.config.invert_every
 
+    @property
+    def sharded(self) -> bool:
+        """As the option says."""
+        return self.config.sharded
+
     def observe(self, state: Tensors, capture: MatrixCapture, step: StepScalars) -> Sequence[tf.Tensor | RunningMean]:
         """Running means of A and B, updated every `update_every` steps."""
         period = self.config.update_every

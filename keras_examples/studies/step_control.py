@@ -2,6 +2,7 @@
 
     python -m keras_examples.studies.step_control --data-dir DIRECTORY    # 10 minutes, two cores with ten other jobs
     python -m keras_examples.studies.step_control --quick                 # less than half a minute, on DIGITS
+    python -m keras_examples.studies.step_control --tasks vit --data-dir DIRECTORY   # a task of against_the_best
 
 You will see: GTDDP with `step_control="levenberg_marquardt"` and without, from the same weights on the same batches, at
 initial learning rates over four decades, with two curvatures. The table has the final loss at every rate and how many
@@ -9,6 +10,7 @@ steps were refused; the figure draws loss against rate. Two columns compare with
 have found: the median and the worst loss over the rates, divided by the plain form's loss at its best rate.
 """
 
+import argparse
 import dataclasses
 import functools
 import itertools
@@ -20,10 +22,11 @@ import numpy as np
 import bellman_tf as btf
 from keras_examples.studies import _command, _networks, _report, _study
 from keras_examples.studies._methods import Variant
+from keras_examples.studies.against_the_best import TASKS
 
 RATES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 METRICS = ("identity", "kfac")
-EVERY = 25
+EVERY, TAIL = 25, 40  # steps of a piece; last steps of a contest's task, whose mean loss counts
 CONTROLS = {"plain": None, "controlled": "levenberg_marquardt"}
 COLOURS = {"plain": "0.3", "controlled": "tab:blue"}
 FIGURE = "step_control.png"
@@ -84,39 +87,61 @@ def _capped(loss: float) -> float:
     return min(loss, _report.CEILING)
 
 
+def tasks_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[_study.Task]:
+    """What the command asks for: tasks of `against_the_best` at their length, or the tanh MLP.
+
+    Args:
+        parser: says what is wrong.
+        options: parsed.
+
+    Returns:
+        The tasks.
+    """
+    if options.tasks:
+        try:
+            made = [TASKS[name].make(options.data_dir, options.steps or TASKS[name].steps) for name in options.tasks]
+        except ValueError as problem:
+            parser.error(str(problem))
+        return [dataclasses.replace(task, tail=min(TAIL, task.steps)) for task in made]
+    options.steps = options.steps or 400
+    options.steps = min(options.steps, 100) if options.quick else options.steps
+    _command.multiple(parser, "--steps", options.steps, EVERY)
+    data = _command.load(parser, options, ("digits", "mnist"), 20000)
+    tail = min(4 * EVERY, options.steps)
+    return [
+        _study.Task(
+            f"{name}, B = {size}", functools.partial(_networks.tanh_mlp, each.x_train.shape[1:]), each, size,
+            options.steps, EVERY, {}, tail=tail,
+        )
+        for (name, each), size in itertools.product(data.items(), options.batch_sizes)
+    ]  # fmt: skip
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command.
 
     Args:
         arguments: of the command line.
     """
-    parser = _command.short_parser(__doc__.splitlines()[0], "results/step_control", "digits and mnist", 400, seeds=2)
+    parser = _command.short_parser(__doc__.splitlines()[0], "results/step_control", "digits and mnist", 0, seeds=2)
     parser.add_argument("--batch-sizes", nargs="+", type=_command.whole(1), default=[8, 64], help="B")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="curvatures")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="of against_the_best, in place of data and B")
     options = parser.parse_args(arguments)
     rates = RATES
     if options.quick:
-        options.seeds, options.steps, rates = 1, min(options.steps, 100), (RATES[0], 0.1, RATES[-1])
+        options.seeds, rates = 1, (RATES[0], 0.1, RATES[-1])
         options.metrics, options.batch_sizes = options.metrics[:1], options.batch_sizes[-1:]
-    _command.multiple(parser, "--steps", options.steps, EVERY)
-    data = _command.load(parser, options, ("digits", "mnist"), 20000)
+    tasks = tasks_of(parser, options)
     options.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    progress = _report.Progress(
-        len(data) * len(options.batch_sizes) * len(options.metrics) * len(CONTROLS) * len(rates) * options.seeds
-    )
+    progress = _report.Progress(len(tasks) * len(options.metrics) * len(CONTROLS) * len(rates) * options.seeds)
     records = []
-    for (name, each), size in itertools.product(data.items(), options.batch_sizes):
-        network = functools.partial(_networks.tanh_mlp, each.x_train.shape[1:])
-        task = _study.Task(
-            f"{name}, B = {size}", network, each, size, options.steps, EVERY, {}, tail=min(4 * EVERY, options.steps)
-        )
-        for metric in options.metrics:
-            for form in CONTROLS:
-                trainer = _study.Trainer(task, variant(metric, form))
-                for run in trainer.runs(rates, options.seeds, progress):
-                    refused = int(trainer.optimizer.refused_steps) if CONTROLS[form] else 0
-                    records.append(dataclasses.asdict(run) | {"refused": refused})
+    for task, metric, form in itertools.product(tasks, options.metrics, CONTROLS):
+        trainer = _study.Trainer(task, variant(metric, form))
+        for run in trainer.runs(rates, options.seeds, progress):
+            refused = int(trainer.optimizer.refused_steps) if CONTROLS[form] else 0
+            records.append(dataclasses.asdict(run) | {"refused": refused})
     plot(records, options.out / FIGURE)
     _command.report(options, table(records), records, time.perf_counter() - start, [FIGURE])
 

@@ -103,15 +103,20 @@ COPIES = {
     "deepcopy": copy.deepcopy,
     "pickle": lambda optimizer: pickle.loads(pickle.dumps(optimizer)),
 }
-# All three go through one `__reduce__`: every row is pickled, of these two all copies are made in the usual suite too.
+# All three go through one `__reduce__`: the usual suite pickles one of each class, and copies these two in all ways.
 COPIED = ("GTDDP", "GTDDP with AdamW inside")
 ONE_OF_EACH_CLASS = ("GTDDP", "GTDDP nonlinear", "DDPNOpt with Lion inside", "EKFAC", "DDP", "EMSA", "KWNG")
+
+
+def _slow(row, way):
+    usual = row in COPIED or (way == "pickle" and row in ONE_OF_EACH_CLASS)
+    return [] if usual else pytest.mark.slow
+
+
 each_copy = pytest.mark.parametrize(
     ("make", "copied"),
     [
-        pytest.param(
-            ROWS[row], copied, id=f"{row}-{way}", marks=[] if way == "pickle" or row in COPIED else pytest.mark.slow
-        )
+        pytest.param(ROWS[row], copied, id=f"{row}-{way}", marks=_slow(row, way))
         for row in ROWS
         for way, copied in COPIES.items()
     ],

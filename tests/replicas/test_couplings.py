@@ -32,7 +32,7 @@ def compare(name, count, coupling, **options):
     model, _ = compiled(count, lambda: make(coupling=coupling), branches, **options)
     alone, _ = compiled(1, lambda: make(**together(coupling, count)), branches, **options)
     assert_close(fit(model, x, y, 8, 1)["loss"], fit(alone, x, y, 8, 1)["loss"], rtol=1e-5)
-    assert_same_training(model, alone)
+    assert_same_training(model, alone, but=("basis", "coupling") if "eigenbasis" in name else ("basis",))  # no signs
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,55 @@ def test_one_device():
         np.testing.assert_array_equal(value, reference)
 
 
+def test_a_device_by_name():
+    x, y = data(8)
+    plain, _ = compiled(1, lambda: btf.GTDDP(0.03))
+    fit(plain, x, y, 8)
+    with tf.device("CPU:2"):
+        model, _ = compiled(1, lambda: btf.GTDDP(0.03))
+        fit(model, x, y, 8)
+    for variable in (*model.variables, *model.optimizer.variables):
+        assert "CPU:2" in variable.value.device, variable.path
+    for (path, value), (_, reference) in zip(state_of(model), state_of(plain), strict=True):
+        np.testing.assert_array_equal(value, reference, err_msg=path)
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Ends training in the first batch of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_callbacks_of_keras_see_one_model_and_bring_an_interrupted_run_back(tmp_path):
+    x, y = data(8)
+
+    def callbacks(*more):
+        schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / (epoch + 1))
+        return [schedule, keras.callbacks.TerminateOnNaN(), btf.callbacks.GameMonitor(), *more]
+
+    log, stopping = keras.callbacks.CSVLogger(tmp_path / "log.csv"), keras.callbacks.EarlyStopping("loss", patience=9)
+    whole, _ = compiled(2, lambda: btf.GTDDP(0.03), run_eagerly=True)
+    expected = fit(whole, x, y, 8, 2, callbacks=callbacks(stopping, log))
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 2
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    model, _ = compiled(2, lambda: btf.GTDDP(0.03), run_eagerly=True)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, x, y, 8, 2, callbacks=callbacks(backup, Interrupt(1)))
+    again, _ = compiled(2, lambda: btf.GTDDP(0.03), run_eagerly=True)
+    history = fit(again, x, y, 8, 2, callbacks=callbacks(backup))
+    assert history["loss"] == expected["loss"][1:]
+    for (path, value), (_, reference) in zip(state_of(again), state_of(whole), strict=True):
+        np.testing.assert_array_equal(value, reference, err_msg=path)
+    assert_mirrored(again)
+
+
 @pytest.mark.parametrize(
     ("make", "rule"),
     [

@@ -10,7 +10,17 @@ from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.gram.across_replicas import GLOBAL_BATCH
 from bellman_tf.training import native_step
 from tests.helpers import assert_close
-from tests.replicas.training import CLASSES, assert_same_training, compiled, data, fit, mlp, state_of
+from tests.replicas.training import (
+    CLASSES,
+    Bases,
+    assert_mirrored,
+    assert_same_training,
+    compiled,
+    data,
+    fit,
+    mlp,
+    state_of,
+)
 
 IMAGES = (5, 5, 2)
 
@@ -53,7 +63,8 @@ def compare(name, count, network, samples, **options):
     make = NETWORKS[network]
     model, _ = compiled(count, lambda: OPTIMIZERS[name](coupling="global"), make, **options)
     monitor = [btf.callbacks.GameMonitor()] if name in {"identity", "momentum", "control"} else []
-    history = fit(model, x, y, 8, 1, callbacks=monitor)
+    bases = [Bases()] if (name, network) == ("ekfac", "cnn") else []
+    history = fit(model, x, y, 8, 1, callbacks=[*monitor, *bases])
     weights = np.ones(samples)
     if samples % 8:
         last, each = np.arange(samples - samples % 8, samples), -(-(samples % 8) // count)
@@ -61,11 +72,12 @@ def compare(name, count, network, samples, **options):
             rows = last[start : start + each]
             weights[rows] = len(last) / (count * len(rows))
     alone, _ = compiled(1, OPTIMIZERS[name], make, **options)
-    expected = fit(alone, x, y, 8, 1, sample_weight=weights, callbacks=monitor)
+    given = [Bases(found.notes) for found in bases]
+    expected = fit(alone, x, y, 8, 1, sample_weight=weights, callbacks=[*monitor, *given])
     for key in {"loss", "predicted_reduction", "actual_reduction", "damping", "leverage"} & set(expected):
         if not samples % 8:
             assert_close(history[key], expected[key], rtol=1e-4, label=key)
-    assert_same_training(model, alone)
+    assert_same_training(model, alone, but=("basis", "scalings") if bases else ("basis",))
 
 
 @pytest.mark.parametrize(("name", "network"), USUAL)
@@ -73,13 +85,54 @@ def test_two_replicas(name, network):
     compare(name, 2, network, 16, run_eagerly=True)
 
 
-def test_a_last_batch_that_is_not_shared_evenly():
-    compare("identity", 2, "mlp", 15, run_eagerly=True)
+def wide():
+    """A layer of 13 inputs with the bias, more than a batch has samples."""
+    hidden = layers.Dense(5, activation="tanh")
+    return btf.Sequential([keras.Input((12,)), hidden, layers.Dense(CLASSES)])
 
 
-@pytest.mark.slow
-def test_a_replica_without_samples_sends_none():
-    compare("identity", 2, "mlp", 9)
+def test_ekfac_of_few_samples_is_that_of_one_replica_in_the_same_eigenbasis():
+    x, y = data(16, 12)
+    options = {"make": wide, "run_eagerly": True}
+    model, _ = compiled(2, lambda: OPTIMIZERS["ekfac"](coupling="global"), **options)
+    alone, _ = compiled(1, OPTIMIZERS["ekfac"], **options)
+    bases = Bases()
+    fit(model, x, y, 8, 1, callbacks=[bases])
+    fit(alone, x, y, 8, 1, callbacks=[Bases(bases.notes)])
+    assert_same_training(model, alone, but=("basis", "scalings"))
+
+
+@pytest.mark.parametrize(("period", "alike"), [(1, True), (2, False)])
+@pytest.mark.usefixtures("_float64")
+def test_between_factorisations_ekfac_of_few_samples_depends_on_their_order(period, alike):
+    """Why the bases are handed over above: one replica is as far from itself."""
+    x, y = data(16, 12)
+    ekfac = btf.curvature.EKFAC(invert_every=period)
+    order = np.concatenate([start + np.random.default_rng(0).permutation(8) for start in (0, 8)])
+    weights = []
+    for rows in (np.arange(16), order):
+        model, _ = compiled(1, lambda: btf.GTDDP(0.03, curvature=ekfac), wide, run_eagerly=True)
+        fit(model, x[rows], y[rows], 8, 1)
+        weights.append(np.concatenate([part.ravel() for part in model.get_weights()]))
+    gap = np.max(np.abs(weights[0] - weights[1]))
+    assert gap < 1e-12 if alike else gap > 1e-3
+
+
+@pytest.mark.parametrize(("count", "samples"), [(2, 11), (4, 13)])
+def test_a_last_batch_that_is_not_shared_evenly(count, samples):
+    """Replicas have 2 and 1 of its samples, or 2, 2, 1 and 0."""
+    compare("identity", count, "mlp", samples, run_eagerly=count == 2)  # Keras's losses of no sample want a graph
+
+
+def test_statistics_of_an_uneven_batch_are_the_mean_of_the_replicas_means():
+    x, y = data(11)
+    model, _ = compiled(2, lambda: OPTIMIZERS["ekfac"](coupling="global"), run_eagerly=True)
+    fit(model, x, y, 8, 1)
+    parts = [np.pad(part, [[0, 0], [0, 1]], constant_values=1) for part in (x[:8], x[8:10], x[10:])]
+    first, *shares = [part.T @ part / len(part) for part in parts]
+    [found] = [v for path, v in state_of(model) if "input_factor" in path and v.shape == (5, 5)]
+    assert_close(found, (first + sum(shares) / 2) / 2, rtol=1e-6)
+    assert_mirrored(model)
 
 
 @pytest.mark.slow
@@ -95,9 +148,10 @@ def test_convolutions_in_one_graph(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("samples", [9, 13, 22])  # replicas have 1, 0, 0, 0; 2, 2, 1, 0; 2, 2, 2, 0 of the last batch
 @pytest.mark.parametrize("name", ["identity", "adam", "AdamW", "momentum", "feedback"])
-def test_uneven_in_one_graph(name):
-    compare(name, 4, "mlp", 22)
+def test_uneven_in_one_graph(name, samples):
+    compare(name, 4, "mlp", samples)
 
 
 def test_on_one_replica_it_changes_nothing():

@@ -67,6 +67,27 @@ def fit(model, x, y, batch_size, epochs=2, **options):
     return model.fit(x, y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0, **options).history
 
 
+class Bases(keras.callbacks.Callback):
+    """Notes EKFAC's state that is not unique, after every batch; or gives a model that of another one's notes.
+
+    Where a factor has a null space, of fewer samples than rows, nothing determines the eigenvectors in it: rounding
+    chooses them, and with them the diagonal that is measured in them until the next factorisation.
+    """
+
+    def __init__(self, notes=None):
+        super().__init__()
+        self.given, self.notes = notes, []
+
+    def on_train_batch_end(self, batch, logs=None):
+        free = [v for v in self.model.optimizer.variables if "_basis" in v.path or "_scalings" in v.path]
+        assert free
+        if self.given is None:
+            self.notes.append([v.numpy() for v in free])
+        else:
+            for variable, value in zip(free, self.given[batch], strict=True):
+                variable.assign(value)
+
+
 def state_of(model):
     """(path, value) of everything that training changes, in the order of the model and its optimizer."""
     return [(v.path, v.numpy()) for v in [*model.variables, *model.optimizer.variables]]

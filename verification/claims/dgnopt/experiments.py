@@ -18,7 +18,7 @@ DGN.empirical(
     "Table 2",
     "DGNOpt is level with or above SGD, RMSprop, Adam, EKFAC and above EMSA on DIGITS, MNIST, SVHN, CIFAR10, CIFAR100",
     f"{PAPERS} dgnopt-table-2 --data-dir DIRECTORY",
-    "DIGITS: holds for EKFAC, by 0.4 to 0.6 points; not seen for SGD. MNIST has not been run, CIFAR-10 needs a GPU.",
+    "DIGITS: holds for EKFAC, by 0.4 points; not seen for SGD. MNIST has not been run, CIFAR-10 needs a GPU.",
 )
 DGN.empirical(
     "TAB3",
@@ -51,7 +51,7 @@ DGN.empirical(
     "Fig. 6",
     "giving each baseline more information improves its accuracy or does no harm",
     f"{PAPERS} dgnopt-fig-6 --data-dir DIRECTORY",
-    "On DIGITS it holds for EKFAC (+0.6) and is not seen for SGD, RMSprop and Adam (0.1 to -0.6)."
+    "On DIGITS it holds for EKFAC (+0.4) and is not seen for SGD, RMSprop and Adam (-0.1 to 0.1)."
     " By OURS-13 the change is of second order in the learning rate for SGD: compare at large rates too. Appendix E.1"
     " scales the curvature the wrong way (APPE1).",
 )
