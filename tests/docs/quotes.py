@@ -11,7 +11,7 @@ from tests.docs.results import Contest, benchmark, contest, span, step_control, 
 TASKS = {  # of the contest, as `docs/which-optimizer.md` calls them; figures here are settings of the runs
     "DIGITS, tanh MLP": "DIGITS, tanh MLP, B = 8",
     "characters, transformer": "characters, transformer, B = 32, 200 steps",
-    "MNIST, deep autoencoder": "MNIST, deep autoencoder, B = 250, 120 steps; only AdamW",
+    "MNIST, deep autoencoder": "MNIST, deep autoencoder, B = 250, 120 steps",
     "CIFAR-10, residual net": "CIFAR-10, residual net, B = 128, 200 steps",
     "CIFAR-10, residual net with BN": "CIFAR-10, residual net with BatchNormalization, B = 128, 200 steps",
     "CIFAR-10, ViT": "CIFAR-10, ViT, B = 128, 200 steps",
