@@ -186,8 +186,8 @@ GTDDP.empirical(
     "Fig. 1",
     "faster and with less memory than the earlier DDP optimizer, MNIST, over batch sizes",
     f"{PAPERS} gtddp-fig-1 --data-dir DIRECTORY; python -m benchmarks.batch_scaling",
-    "The first has not been run. The second has time and memory, and `btf.DDP`, the earlier optimizer, whose V_XX has "
-    "(B n)^2 entries.",
+    "Holds: a step takes 1.0 to 1.9 times its baseline's processor time, at B = 128 1.1 times. The earlier optimizer, "
+    "`btf.DDP`, whose V_XX has (B n)^2 entries, wants 5 GB for one sample. The second command has memory.",
 )
 GTDDP.empirical(
     "TAB2",
@@ -195,7 +195,8 @@ GTDDP.empirical(
     "train loss and accuracy on DIGITS, MNIST, SVHN, CIFAR-10, CIFAR-100: GT-DDP against SGD, RMSprop, Adam, EKFAC",
     f"{PAPERS} gtddp-table-2 --data-dir DIRECTORY",
     "On DIGITS with ReLU and an identity shortcut the published form breaks at the best rates of SGD, RMSprop, Adam: "
-    "contradicted. With tanh it holds for RMSprop and EKFAC, and is not seen for SGD at SGD's rate nor for Adam. "
+    "contradicted. With tanh it holds for RMSprop and EKFAC, and is not seen for SGD at SGD's rate nor for Adam. On "
+    "MNIST (200 steps) it holds for the loss of Adam and the accuracy of RMSprop and EKFAC, and is not seen for SGD. "
     "The paper keeps each learning rate for both methods, as our second table does.",
 )
 GTDDP.empirical(
