@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -120,6 +121,23 @@ def test_loss_at_equal_time_interpolates_between_lengths_and_never_extrapolates(
     assert _standings.length_in(100, 1.0, 100.0, 10) == 1120
     assert _standings.length_in(100, 8.0, 1.0, 10) == 20  # 12.5 steps fit: up to the next rung, in whole pieces
     assert _standings.length_in(20, 100.0, 1.0, 10) == 10
+
+
+def test_a_baseline_runs_in_the_time_of_its_rule_with_the_game_of_faster_games_and_of_the_best_one():
+    def row(name, milliseconds, loss, base=None):
+        return SimpleNamespace(
+            entry=Entry(name, None, 0.1, base), milliseconds=milliseconds, best=SimpleNamespace(loss=loss)
+        )
+
+    slow, quick = row("Muon", 8.0, 0.1), row("AdamW", 1.0, 0.2)
+    games = [
+        row("Muon inside", 8.5, 0.15, "Muon"),
+        row("AdamW inside", 1.3, 0.2, "AdamW"),
+        row("K-FAC", 4.0, 0.3, "K-FAC"),
+    ]
+    rows, budget = [slow, quick, *games], dataclasses.replace(BUDGET, steps=100)
+    assert against_the_best.lengths_of(slow.entry, rows, budget, 10) == [20, 50, 140]  # of AdamW, K-FAC and Muon inside
+    assert against_the_best.lengths_of(quick.entry, rows, budget, 10) == [140, 1120]  # of AdamW inside and the best one
 
 
 def test_time_to_a_loss_is_read_off_the_mean_curve():

@@ -139,3 +139,10 @@ def test_a_row_of_ours_runs_as_long_as_fits_in_the_time_of_sgd(tmp_path, monkeyp
     assert ours["equal_time"]["loss"] == own.of("small", "twice as slow")[setting].loss
     assert "| twice as slow | 2.0 | 2.00 | 0.1 | 0.4 |" in peers_table.table([baseline, ours])
     assert "| broken | 20 |" in peers_table.table([ours | {"equal_time": {"steps": 20, "loss": None}}])
+
+
+def test_the_page_of_the_benchmarks_has_the_table_of_what_is_committed(capsys):
+    peers_table.main(["--tasks", "autoencoder"])
+    *_, table = capsys.readouterr().out.strip().split("\n\n")
+    assert table.count("\n") > 10
+    assert table in pathlib.Path(peers.__file__).with_name("README.md").read_text()
