@@ -67,6 +67,7 @@ class StateStore:
 
     Attributes:
         variables: one per stack of state of one name, shape and dtype.
+        names: what each of them is, and whose.
     """
 
     def __init__(self, owners: Sequence[tuple[str, list[StateSpec], str]], add_variable: Callable) -> None:
@@ -81,13 +82,14 @@ class StateStore:
         kinds = [(spec.name, spec.initial, dtype) for _, spec, dtype in entries]
         self._stacks = Stacks([spec.shape for _, spec, _ in entries], kinds)
         self.variables: list[keras.Variable] = []
+        self.names: list[str] = []
         for group in self._stacks.groups:
             owner, spec, dtype = entries[group[0]]
             more = f"_and_{len(group) - 1}_more" if len(group) > 1 else ""
             shape = (len(group), *spec.shape) if more else spec.shape
             initial = _identities if spec.initial == "identity" else spec.initial
-            name = f"{owner}{more}_{spec.name}"
-            self.variables.append(add_variable(shape, initializer=initial, dtype=dtype, name=name))
+            self.names.append(f"{owner}{more}_{spec.name}")
+            self.variables.append(add_variable(shape, initializer=initial, dtype=dtype, name=self.names[-1]))
 
     def read(self, beside: Sequence[Tensors] = ()) -> "StoredState":
         """Reads the variables.
