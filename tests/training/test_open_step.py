@@ -123,6 +123,19 @@ def test_it_is_sgd_with_callbacks(tmp_path):
     assert type(keras.saving.load_model(tmp_path / "best.keras").optimizer) is btf.GTDDP
 
 
+@pytest.mark.parametrize("name", ["KFAC", "EKFAC"])
+def test_kronecker_factors_are_sgd_where_the_damping_outweighs_them(name):
+    damping = 1e12  # its root beside each factor, whose eigenvalues are below 10: M^{-1} is 1 / damping to 1e-5
+    weights = np.linspace(0.5, 2.0, 12).astype("float32")
+    data = normal(12, 6), labels(12)
+    expected, _ = trained(keras.optimizers.SGD(0.05), data=data, fit={"sample_weight": weights})
+    metric = getattr(btf.curvature, name)(damping=damping)
+    optimizer = getattr(btf, name)(0.05 * damping, curvature=metric)
+    actual, _ = trained(optimizer, data=data, fit={"sample_weight": weights})
+    for theirs, ours in zip(expected.weights, actual.weights, strict=True):
+        assert_close(ours.numpy(), theirs.numpy(), rtol=1e-4, label=theirs.path)
+
+
 def test_it_is_sgd_on_a_dataset():
     def fit(optimizer):
         keras.utils.set_random_seed(0)
