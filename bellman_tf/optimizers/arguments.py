@@ -265,8 +265,8 @@ def check_momentum(momentum: Momentum, options: GameOptions, metric: Config | No
             "momentum", "be 0 with curvature='adam', which averages gradients itself", momentum.beta,
             "Set `beta_1` of `btf.curvature.Adam`.",
         )  # fmt: skip
-    if step_control is not None and not momentum.in_policy:
+    if step_control is not None:
         raise _checks.error(
-            "momentum_in_policy", "be True with step control, whose model of the step must know the velocity",
-            momentum.in_policy, "Leave `momentum_in_policy` or `step_control` out.",
+            "momentum", "be 0 with step control, whose damping does not shorten what a velocity adds to the step",
+            momentum.beta, "Leave `momentum` or `step_control` out.",
         )  # fmt: skip

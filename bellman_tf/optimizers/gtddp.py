@@ -125,8 +125,9 @@ class GTDDP(Rejections, Stepping):
         step_control: `None`, "levenberg_marquardt" or a `bellman_tf.LevenbergMarquardt`: damping to where the step is
             best for samples that had no part in it, and steps that raise the loss refused. Needs
             `value_hessian="batch"` without groups, an `information` with a value, a curvature without a mean of
-            gradients (not "adam", but `Adam(beta_1=0.0)`), no `inner_optimizer`, and momentum, if any, in the policy.
-            The state is in `damping` and `refused_steps`.
+            gradients (not "adam", but `Adam(beta_1=0.0)`), no `inner_optimizer` and no momentum: a velocity that raises
+            the loss would be refused step after step, whatever the damping. The state is in `damping` and
+            `refused_steps`.
         weight_decay: decoupled, as in Keras.
         clipnorm: per variable, as in Keras.
         clipvalue: per variable, as in Keras.

@@ -6,8 +6,7 @@ With `P = (Gamma^{-1} + S)^{-1}` the step of all samples moves the columns by `-
     f_i without i = (I - P_ii S_i)^{-1} (f_i - P_ii a_i)
 
 (block elimination of sample i from `(S^{-1} + Gamma) w = S^{-1} a - lambda`; nothing is divided by S). So one
-factorisation of the batch's size leaves every sample out, as for the residuals of a ridge regression. A displacement
-that is known before the step, momentum's, is part of lambda.
+factorisation of the batch's size leaves every sample out, as for the residuals of a ridge regression.
 """
 
 import tensorflow as tf

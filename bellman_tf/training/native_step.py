@@ -265,7 +265,7 @@ class NativeStep(NativePass):
         [actual] = replicas.total([tf.cast(step.loss, step.dtype) - step.loss_after(new)])
         if not predicts(self.options):
             return Outcome(tf.constant(float("nan"), actual.dtype), actual, tf.zeros([3], actual.dtype))
-        if step.settings.handed_over or (step.settings.momentum.beta and step.settings.control is None):
+        if step.settings.handed_over or step.settings.momentum.beta:
             decrease = decrease_of(step, policy, self.captures, gradients, new)
             return Outcome(decrease, actual, tf.zeros([3], actual.dtype))
         if replicas.count() > 1 and not self.everyone:
