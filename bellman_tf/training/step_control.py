@@ -45,6 +45,8 @@ class LevenbergMarquardt(Serialisable):
 
     Attributes:
         every: steps between forward passes that measure the loss after the step; 1 measures all.
+        settling: steps at the beginning that are all measured, because a learning rate far too large does its harm in
+            the first few.
         low: ratio of actual to predicted decrease below which a step may be refused; below 1.
         lower_factor: at least 1.
         refuse_factor: at least 1.
@@ -66,6 +68,7 @@ class LevenbergMarquardt(Serialisable):
     """
 
     every: int = 1
+    settling: int = 10
     low: float = 0.25
     lower_factor: float = 1.5
     refuse_factor: float = 4.0
@@ -83,6 +86,7 @@ class LevenbergMarquardt(Serialisable):
             ValueError: for one outside its range.
         """
         _checks.check_integer("every", self.every, least=1)
+        _checks.check_integer("settling", self.settling, least=0)
         for name in ("lower_factor", "refuse_factor"):
             _checks.check_real(name, getattr(self, name), least=1)
         for name in ("memory", "missed_memory"):
@@ -138,7 +142,7 @@ def measures(control: LevenbergMarquardt, iteration: tf.Tensor) -> tf.Tensor:
     Returns:
         Boolean scalar.
     """
-    return tf.equal(iteration % control.every, 0)
+    return tf.equal(iteration % control.every, 0) | (iteration < control.settling)
 
 
 def judge(

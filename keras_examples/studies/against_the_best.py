@@ -41,6 +41,11 @@ def _ekfac() -> btf.curvature.EKFAC:
     return btf.curvature.EKFAC(invert_every=5)
 
 
+def _controlled() -> btf.GTDDP:
+    control = btf.LevenbergMarquardt(every=4)
+    return btf.GTDDP(curvature=btf.curvature.Adam(beta_1=0.0), step_control=control)
+
+
 def inside(make: Callable[[], optimizers.Optimizer]) -> Callable[[], btf.GTDDP]:
     """A GTDDP that moves the variables with another optimizer.
 
@@ -69,6 +74,7 @@ ENTRIES = [
     Entry("GTDDP, EKFAC", lambda: btf.GTDDP(curvature=_ekfac()), 0.03, EKFAC),
     Entry("GTDDP, K-FAC, feedback", lambda: btf.GTDDP(curvature=_kfac(), information="feedback"), 0.03, KFAC),
     Entry("GTDDP, K-FAC, nonlinear", lambda: btf.GTDDP(curvature=_kfac(), rollout="nonlinear"), 0.03, KFAC),
+    Entry("GTDDP, Adam under step control", _controlled, 0.003, ADAMW),
 ]
 
 

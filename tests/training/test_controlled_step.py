@@ -102,11 +102,11 @@ class Counted(layers.Layer):
 def test_the_loss_after_the_step_costs_a_pass_every_so_many_steps(rng):
     x, y = rng.normal(size=(6, 3)).astype("float32"), rng.integers(0, 3, 6)
     runs = {}
-    for every in (1, 3):
+    for every, settling in ((1, 0), (3, 0), (3, 5)):
         keras.utils.set_random_seed(1)
         counted = Counted()
         model = btf.Sequential([layers.Input((3,)), layers.Dense(4), counted, layers.Dense(3)])
-        control = btf.LevenbergMarquardt(every=every)
+        control = btf.LevenbergMarquardt(every=every, settling=settling)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(btf.GTDDP(1e-3, curvature="identity", step_control=control), loss, run_eagerly=True)
         model.train_on_batch(x, y)  # builds
@@ -114,8 +114,9 @@ def test_the_loss_after_the_step_costs_a_pass_every_so_many_steps(rng):
         for _ in range(6):
             model.train_on_batch(x, y)
         assert int(model.optimizer.iterations) == 7
-        runs[every] = counted.calls - before
-    assert runs[1] - runs[3] == 6 - 2  # measured at iterations 1 to 6, and at 3 and 6
+        runs[every, settling] = counted.calls - before
+    assert runs[1, 0] - runs[3, 0] == 6 - 2  # measured at iterations 1 to 6, and at 3 and 6
+    assert runs[1, 0] - runs[3, 5] == 6 - 5  # and at 1 to 4 and 6
 
 
 def test_a_monitor_changes_no_step(rng):
@@ -123,7 +124,7 @@ def test_a_monitor_changes_no_step(rng):
     finals = []
     for callbacks in ([], [btf.callbacks.GameMonitor()]):
         model = chain()
-        control = btf.LevenbergMarquardt(every=3)
+        control = btf.LevenbergMarquardt(every=3, settling=0)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(btf.GTDDP(0.3, curvature="identity", step_control=control), loss)
         model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
@@ -170,7 +171,7 @@ def test_momentum_is_refused(in_policy):
 def test_a_saved_run_goes_on_exactly(rng, tmp_path):
     batches = [(rng.normal(size=(8, 3)).astype("float32"), rng.integers(0, 3, 8)) for _ in range(6)]
     model = chain()
-    control = btf.LevenbergMarquardt(every=2, boldness=1.5)
+    control = btf.LevenbergMarquardt(every=2, settling=3, boldness=1.5)
     optimizer = btf.GTDDP(0.3, curvature="kfac", step_control=control)
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     for batch in batches[:3]:
@@ -192,7 +193,7 @@ def test_eager_compiled_and_xla_steps_agree(rng):
     states = []
     for options in ({"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}):
         model = chain()
-        control = btf.LevenbergMarquardt(every=2)
+        control = btf.LevenbergMarquardt(every=2, settling=1)
         optimizer = btf.GTDDP(0.1, curvature="identity", step_control=control)
         model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), **options)
         for _ in range(4):
