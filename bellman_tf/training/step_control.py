@@ -40,8 +40,9 @@ class LevenbergMarquardt(Serialisable):
     the predicted decrease and to end above the running mean of the losses before the steps.
 
     No length of training is assumed. What is best for the next step is less than what is best for a long run where the
-    noise of the batch hides a slow descent: there `boldness` above 1 helps (and costs where steps are long already). A
-    learning rate schedule does not, because the damping works against it.
+    noise of the batch hides a slow descent: there `boldness` above 1 helps (and costs where steps are long already).
+    So does a learning rate that falls to zero towards the end: the running means, and with them the damping, follow it
+    late.
 
     Attributes:
         every: steps between forward passes that measure the loss after the step; 1 measures all.
@@ -68,7 +69,7 @@ class LevenbergMarquardt(Serialisable):
     """
 
     every: int = 1
-    settling: int = 10
+    settling: int = 20
     low: float = 0.25
     lower_factor: float = 1.5
     refuse_factor: float = 4.0
