@@ -155,10 +155,8 @@ TASKS = {
     "characters": Kind("characters, transformer", 32, 200, characters),
     "autoencoder": Kind("MNIST, deep autoencoder", 250, 120, autoencoder),
     "residual": Kind("CIFAR-10, residual net", 128, 200, functools.partial(residual, "residual"), rates=4),
-    "residual-bn": Kind(
-        "CIFAR-10, residual net with BN", 128, 200, functools.partial(residual, "residual-bn"), seeds=2
-    ),
-    "vit": Kind("CIFAR-10, ViT", 128, 200, transformer, seeds=2),
+    "residual-bn": Kind("CIFAR-10, residual net with BN", 128, 200, functools.partial(residual, "residual-bn")),
+    "vit": Kind("CIFAR-10, ViT", 128, 200, transformer),
 }
 
 

@@ -2,7 +2,7 @@
 
     python -m keras_examples.studies.step_control --data-dir DIRECTORY    # 10 minutes, two cores with ten other jobs
     python -m keras_examples.studies.step_control --quick                 # less than half a minute, on DIGITS
-    python -m keras_examples.studies.step_control --tasks vit --data-dir DIRECTORY   # a task of against_the_best
+    python -m keras_examples.studies.step_control --tasks vit --data-dir DIRECTORY   # of against_the_best; 10 to 45 min
 
 You will see: GTDDP with `step_control="levenberg_marquardt"` and without, from the same weights on the same batches, at
 initial learning rates over four decades, with two curvatures. The table has the final loss at every rate and how many
@@ -68,15 +68,18 @@ def plot(records: list[dict], path: object) -> None:
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
     figure = _report.new_figure(2.4 * columns, 2.4 * lines)
-    for axis, (task, metric) in zip(figure.subplots(lines, columns, squeeze=False).flat, panels, strict=False):
+    axes = figure.subplots(lines, columns, squeeze=False).flat
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    for axis, (task, metric) in zip(axes[: len(panels)], panels, strict=True):
         for form, colour in COLOURS.items():
             own = [r for r in records if (r["task"], r["metric"], r["form"]) == (task, metric, form)]
             axis.plot([r["rate"] for r in own], [_capped(r["loss"]) for r in own], ".", color=colour, ms=4)
             losses = map(_capped, means(records, task=task, metric=metric, form=form))
             axis.plot(sorted({r["rate"] for r in own}), list(losses), color=colour, lw=1.2, label=form)
         axis.set(xscale="log", yscale="log")
-        axis.set_title(f"{task}, {metric}", fontsize=8)
-        axis.tick_params(labelsize=7)
+        axis.set_title(f"{task}, {metric}", fontsize=7)
+        axis.tick_params(labelsize=6, which="both")
     figure.supxlabel("initial learning rate", fontsize=8)
     figure.supylabel(f"final train loss (at most {_report.CEILING:g})", fontsize=8)
     figure.axes[0].legend(fontsize=7)

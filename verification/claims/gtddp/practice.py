@@ -196,8 +196,8 @@ GTDDP.empirical(
     f"{PAPERS} gtddp-table-2 --data-dir DIRECTORY",
     "On DIGITS with ReLU and an identity shortcut the published form breaks at the best rates of SGD, RMSprop, Adam: "
     "contradicted. With tanh it holds for RMSprop and EKFAC, and is not seen for SGD at SGD's rate nor for Adam. On "
-    "MNIST (200 steps) it holds for the loss of Adam and the accuracy of RMSprop and EKFAC, and is not seen for SGD; on "
-    "CIFAR-10 (100 steps, without EKFAC) it holds for the loss of Adam and the accuracy of RMSprop. "
+    "MNIST (200 steps) it holds for the loss of Adam and the accuracy of RMSprop and EKFAC, and is not seen for SGD; "
+    "on CIFAR-10 (100 steps, without EKFAC) it holds for the loss of Adam and the accuracy of RMSprop. "
     "The paper keeps each learning rate for both methods, as our second table does.",
 )
 GTDDP.empirical(
