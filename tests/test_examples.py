@@ -22,6 +22,7 @@ from keras_examples.studies import (
     step_control,
     swing_up,
 )
+from tests.docs.pages import ROOT
 from tests.tfds_directory import prepare
 
 FILES = ("results.json", "table.md")
@@ -118,6 +119,17 @@ def test_step_control_runs_tasks_of_the_contest(tmp_path, capsys):
     plain, controlled = _rows(capsys.readouterr().out, "DIGITS, tanh MLP")
     assert (plain[2], controlled[2]) == ("plain", "controlled")
     assert all(len(run["curve"]) == 2 for run in _saved(tmp_path)["runs"])  # two pieces of ten steps
+
+
+def test_step_control_reports_what_earlier_commands_left_and_the_page_has_it(tmp_path, capsys):
+    results = ROOT / "keras_examples" / "results" / "step_control"
+    found = [str(results / name) for name in ("characters", "autoencoder", "residual", "residual-bn", "vit")]
+    assert {str(path) for path in results.iterdir()} == set(found)
+    step_control.main(["--report", *found, "--out", str(tmp_path)])
+    _, table, last = capsys.readouterr().out.split("\n\n")
+    assert table in (ROOT / "keras_examples" / "README.md").read_text()
+    assert "broken" in table and last.startswith("126 runs")
+    assert (tmp_path / step_control.FIGURE).exists()
 
 
 @pytest.mark.slow

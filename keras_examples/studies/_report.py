@@ -253,6 +253,12 @@ def write(out: pathlib.Path, options: dict, text: str, runs: list[dict], seconds
     (out / "results.json").write_text(json.dumps(record, indent=1, allow_nan=False, default=str) + "\n")
 
 
+def read(directory: pathlib.Path) -> list[dict]:
+    """The runs that `write` has left in a directory; a loss that was not finite is `inf`."""
+    runs = json.loads((directory / "results.json").read_text())["runs"]
+    return [run | {"loss": math.inf if run["loss"] is None else run["loss"]} for run in runs]
+
+
 def new_figure(width: float, height: float) -> object:
     """A figure of matplotlib that needs no display; `figure.savefig(path)` writes it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # an extra: `pip install "bellman_tf[examples]"`

@@ -3,6 +3,7 @@
     python -m keras_examples.studies.step_control --data-dir DIRECTORY    # 10 minutes, two cores with ten other jobs
     python -m keras_examples.studies.step_control --quick                 # less than half a minute, on DIGITS
     python -m keras_examples.studies.step_control --tasks vit --data-dir DIRECTORY   # of against_the_best; 10 to 45 min
+    python -m keras_examples.studies.step_control --report DIRECTORY ...  # one table and figure of earlier results
 
 You will see: GTDDP with `step_control="levenberg_marquardt"` and without, from the same weights on the same batches, at
 initial learning rates over four decades, with two curvatures. The table has the final loss at every rate and how many
@@ -14,6 +15,7 @@ import argparse
 import dataclasses
 import functools
 import itertools
+import pathlib
 import time
 from collections.abc import Sequence
 
@@ -120,6 +122,19 @@ def tasks_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> li
     ]  # fmt: skip
 
 
+def show(options: argparse.Namespace, records: list[dict], seconds: float = 0.0) -> None:
+    """Writes table, figure and records, and prints the table.
+
+    Args:
+        options: parsed.
+        records: of all runs.
+        seconds: that they took, where this command made them.
+    """
+    options.out.mkdir(parents=True, exist_ok=True)
+    plot(records, options.out / FIGURE)
+    _command.report(options, table(records), records, seconds, [FIGURE])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command.
 
@@ -130,13 +145,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-sizes", nargs="+", type=_command.whole(1), default=[8, 64], help="B")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="curvatures")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, help="of against_the_best, in place of data and B")
+    parser.add_argument("--report", nargs="+", type=pathlib.Path, metavar="DIRECTORY", help="results to show together")
     options = parser.parse_args(arguments)
+    if options.report:
+        show(options, [run for directory in options.report for run in _report.read(directory)])
+        return
     rates = RATES
     if options.quick:
         options.seeds, rates = 1, (RATES[0], 0.1, RATES[-1])
         options.metrics, options.batch_sizes = options.metrics[:1], options.batch_sizes[-1:]
     tasks = tasks_of(parser, options)
-    options.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     progress = _report.Progress(len(tasks) * len(options.metrics) * len(CONTROLS) * len(rates) * options.seeds)
     records = []
@@ -145,8 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for run in trainer.runs(rates, options.seeds, progress):
             refused = int(trainer.optimizer.refused_steps) if CONTROLS[form] else 0
             records.append(dataclasses.asdict(run) | {"refused": refused})
-    plot(records, options.out / FIGURE)
-    _command.report(options, table(records), records, time.perf_counter() - start, [FIGURE])
+    show(options, records, time.perf_counter() - start)
 
 
 if __name__ == "__main__":

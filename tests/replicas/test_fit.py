@@ -174,7 +174,7 @@ def test_a_synchronised_normalisation_wants_the_loss_measured_at_every_step():
         return btf.Sequential([keras.Input((4,)), keras.layers.Dense(5), normalisation, keras.layers.Dense(3)])
 
     with pytest.raises(ValueError, match="`step_control.every` must be 1 with a synchronised BatchNormalization"):
-        compiled(2, lambda: btf.GTDDP(0.1, step_control=btf.LevenbergMarquardt(every=2, settling=0)), make)
+        compiled(2, lambda: btf.GTDDP(0.1, step_control=btf.LevenbergMarquardt(every=2)), make)
 
 
 class Tokens(btf.Model):
