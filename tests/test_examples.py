@@ -126,7 +126,7 @@ def test_step_control_reports_what_earlier_commands_left_and_the_page_has_it(tmp
     found = [str(results / name) for name in ("characters", "autoencoder", "residual", "residual-bn", "vit")]
     assert {str(path) for path in results.iterdir()} == set(found)
     step_control.main(["--report", *found, "--out", str(tmp_path)])
-    _, table, last = capsys.readouterr().out.split("\n\n")
+    table, last = capsys.readouterr().out.strip().split("\n\n")
     assert table in (ROOT / "keras_examples" / "README.md").read_text()
     assert "broken" in table and last.startswith("126 runs")
     assert (tmp_path / step_control.FIGURE).exists()
