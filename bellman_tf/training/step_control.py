@@ -54,6 +54,7 @@ class LevenbergMarquardt(Serialisable):
         memory: of the running means of slope, curvature and loss, in [0, 1).
         missed_memory: of the running mean of what the model misses, per measurement, in [0, 1).
         trust: least slope on other samples, as a share of the batch's own: noise cannot raise the damping forever.
+            Where nothing can be learnt, as from random labels, steps stay too long for it and the loss rises.
         boldness: above 1 takes longer steps than are best for the next step alone.
         least: smallest damping.
         most: largest damping.

@@ -152,7 +152,9 @@ ROWS: dict[str, Row] = {
     "autocorrelation": game(conv, curvature=KFAC(invert_every=3, convolution="autocorrelation")),
     "patches": game(conv, curvature=KFAC(invert_every=3, convolution="patches")),
     "step control": game(conv, 1.0, curvature="identity", step_control="levenberg_marquardt"),
-    "step control kfac": game(mlp, 1.0, curvature=KFAC(invert_every=3), step_control="levenberg_marquardt"),
+    "step control kfac": game(
+        mlp, 1.0, curvature=KFAC(invert_every=3), step_control=btf.LevenbergMarquardt(every=3, settling=2)
+    ),
     "nonlinear step control": game(
         mlp, 1.0, curvature="identity", rollout="nonlinear", step_control="levenberg_marquardt"
     ),
