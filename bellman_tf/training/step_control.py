@@ -37,7 +37,9 @@ class LevenbergMarquardt(Serialisable):
 
     A step is refused (nothing is assigned, the damping is multiplied by `refuse_factor`) if it is `refuse_factor` times
     too long by this model; if its loss is measured and not finite; or if J is measured to fall by less than `low` times
-    the predicted decrease and to end above the running mean of the losses before the steps.
+    the predicted decrease and to end above the running mean of the losses before the steps. The first step that is
+    taken has to reach `low` times the predicted decrease in any case: from initial weights almost any step lowers J,
+    and one far too long leaves the network where later steps learn little.
 
     No length of training is assumed. What is best for the next step is less than what is best for a long run where the
     noise of the batch hides a slow descent: there `boldness` above 1 helps (and costs where steps are long already).
@@ -47,7 +49,7 @@ class LevenbergMarquardt(Serialisable):
     Attributes:
         every: steps between forward passes that measure the loss after the step; 1 measures all.
         settling: steps at the beginning that are all measured, because a learning rate far too large does its harm in
-            the first few.
+            the first few; after so many refusals the first step need not reach `low` any more.
         low: ratio of actual to predicted decrease below which a step may be refused; below 1.
         lower_factor: at least 1.
         refuse_factor: at least 1.
@@ -148,7 +150,12 @@ def measures(control: LevenbergMarquardt, iteration: tf.Tensor) -> tf.Tensor:
 
 
 def judge(
-    control: LevenbergMarquardt, state: tf.Tensor, outcome: Outcome, loss: tf.Tensor, measured: tf.Tensor
+    control: LevenbergMarquardt,
+    state: tf.Tensor,
+    outcome: Outcome,
+    loss: tf.Tensor,
+    measured: tf.Tensor,
+    first: tf.Tensor,
 ) -> Verdict:
     """Judges one step.
 
@@ -160,6 +167,7 @@ def judge(
         outcome: what the step does to J; `actual` is read where `measured`.
         loss: J before the step, scalar.
         measured: whether the loss after the step is to be read, boolean scalar.
+        first: whether no step has been taken yet, boolean scalar.
 
     Returns:
         The verdict. A predicted decrease of zero (a stationary point, or a first step whose metric is not known yet)
@@ -187,7 +195,8 @@ def judge(
     bends = means[2] + 2 * tf.maximum(missed, 0.0)
     usable = (slope > 0) & (bends > 0)
     factor = tf.where(usable, bends / tf.where(usable, slope, 1.0) / control.boldness, 1.0)
-    good = finite & ((actual >= control.low * predicted) | (loss - actual <= level))
+    lower = (loss - actual <= level) & ~(first & (steps < control.settling))
+    good = finite & ((actual >= control.low * predicted) | lower)
     fails = measured & ~good
     taken = ~fails & (still | (factor <= control.refuse_factor))
     factor = tf.clip_by_value(factor, 1 / control.lower_factor, control.refuse_factor)

@@ -35,7 +35,9 @@ def conclude(step: Round) -> StepResult:
         measured = measures(step.settings.control, step.context.iteration)
         [loss] = replicas.total([step.loss])
         outcome, control = _checks.given("outcome", step.outcome), _checks.given("control", control)
-        verdict = judge(step.settings.control, control, outcome, loss, measured)
+        verdict = judge(
+            step.settings.control, control, outcome, loss, measured, first=tf.equal(step.context.iteration, 0)
+        )
         accepted &= tf.math.is_finite(outcome.predicted)
         taken = accepted & values & verdict.taken
         control = tf.where(accepted, verdict.state, control)

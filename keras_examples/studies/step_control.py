@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import functools
 import itertools
+import math
 import pathlib
 import time
 from collections.abc import Sequence
@@ -29,8 +30,12 @@ from keras_examples.studies.against_the_best import TASKS
 RATES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 METRICS = ("identity", "kfac")
 EVERY, TAIL = 25, 40  # steps of a piece; last steps of a contest's task, whose mean loss counts
-CONTROLS = {"plain": None, "controlled": "levenberg_marquardt"}
-COLOURS = {"plain": "0.3", "controlled": "tab:blue"}
+CONTROLS = {
+    "plain": None,
+    "controlled": "levenberg_marquardt",
+    "every 4th measured": btf.LevenbergMarquardt(every=4),
+}
+COLOURS = {"plain": "0.3", "controlled": "tab:blue", "every 4th measured": "tab:orange"}
 FIGURE = "step_control.png"
 
 
@@ -47,14 +52,19 @@ def means(records: list[dict], **wanted: object) -> list[float]:
     return [float(np.mean([r["loss"] for r in own if r["rate"] == rate])) for rate in rates]
 
 
+def forms_of(records: list[dict], task: str, metric: str) -> list[str]:
+    """The forms that a task and curvature were run with."""
+    return [form for form in CONTROLS if means(records, task=task, metric=metric, form=form)]
+
+
 def table(records: list[dict]) -> str:
     """One row per data set, curvature and form."""
     rates = sorted({r["rate"] for r in records})
     shares = ("median / best plain", "worst / best plain")
     rows = [("data", "curvature", "form", *(f"{rate:g}" for rate in rates), *shares, "refused steps")]
     for task, metric in dict.fromkeys((r["task"], r["metric"]) for r in records):
-        best = min(means(records, task=task, metric=metric, form="plain"))
-        for form in CONTROLS:
+        best = min(means(records, task=task, metric=metric, form="plain"), default=math.nan)
+        for form in forms_of(records, task, metric):
             own = [r for r in records if (r["task"], r["metric"], r["form"]) == (task, metric, form)]
             cells = [_report.spread_text([r["loss"] for r in own if r["rate"] == rate]) for rate in rates]
             losses = means(records, task=task, metric=metric, form=form)
@@ -74,11 +84,11 @@ def plot(records: list[dict], path: object) -> None:
     for axis in axes[len(panels) :]:
         axis.remove()
     for axis, (task, metric) in zip(axes[: len(panels)], panels, strict=True):
-        for form, colour in COLOURS.items():
+        for form in forms_of(records, task, metric):
             own = [r for r in records if (r["task"], r["metric"], r["form"]) == (task, metric, form)]
-            axis.plot([r["rate"] for r in own], [_capped(r["loss"]) for r in own], ".", color=colour, ms=4)
+            axis.plot([r["rate"] for r in own], [_capped(r["loss"]) for r in own], ".", color=COLOURS[form], ms=4)
             losses = map(_capped, means(records, task=task, metric=metric, form=form))
-            axis.plot(sorted({r["rate"] for r in own}), list(losses), color=colour, lw=1.2, label=form)
+            axis.plot(sorted({r["rate"] for r in own}), list(losses), color=COLOURS[form], lw=1.2, label=form)
         axis.set(xscale="log", yscale="log")
         axis.set_title(f"{task}, {metric}", fontsize=7)
         axis.tick_params(labelsize=6, which="both")
@@ -144,6 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _command.short_parser(__doc__.splitlines()[0], "results/step_control", "digits and mnist", 0, seeds=2)
     parser.add_argument("--batch-sizes", nargs="+", type=_command.whole(1), default=[8, 64], help="B")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="curvatures")
+    parser.add_argument(
+        "--forms", nargs="+", choices=CONTROLS, default=["plain", "controlled"], help="with and without"
+    )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, help="of against_the_best, in place of data and B")
     parser.add_argument("--report", nargs="+", type=pathlib.Path, metavar="DIRECTORY", help="results to show together")
     options = parser.parse_args(arguments)
@@ -156,9 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.metrics, options.batch_sizes = options.metrics[:1], options.batch_sizes[-1:]
     tasks = tasks_of(parser, options)
     start = time.perf_counter()
-    progress = _report.Progress(len(tasks) * len(options.metrics) * len(CONTROLS) * len(rates) * options.seeds)
+    progress = _report.Progress(len(tasks) * len(options.metrics) * len(options.forms) * len(rates) * options.seeds)
     records = []
-    for task, metric, form in itertools.product(tasks, options.metrics, CONTROLS):
+    for task, metric, form in itertools.product(tasks, options.metrics, options.forms):
         trainer = _study.Trainer(task, variant(metric, form))
         for run in trainer.runs(rates, options.seeds, progress):
             refused = int(trainer.optimizer.refused_steps) if CONTROLS[form] else 0

@@ -65,6 +65,21 @@ def test_a_refused_step_leaves_everything_but_the_damping(rng):
     assert float(optimizer.damping) >= btf.LevenbergMarquardt().refuse_factor
 
 
+def test_a_first_step_that_falls_far_short_of_its_prediction_is_refused(rng):
+    """One such step leaves a transformer where 200 more learn little (keras_examples/README.md, Step control)."""
+    x, y = np.tile(rng.normal(size=(6, 3)), (4, 1)).astype("float32"), np.tile(rng.integers(0, 3, 6), 4)
+    model = compiled(1.0)
+    model.set_weights([10 * value if value.shape == (3, 3) else value for value in model.get_weights()])
+    before = model.get_weights()
+    outcome = observed(model, x, y)
+    assert 0 < float(outcome.actual) < 0.25 * float(outcome.predicted)
+    for was, now in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(was, now)
+    for _ in range(6):
+        model.train_on_batch(x, y)
+    assert int(model.optimizer.iterations) > 0  # the damping has found a step that does what it promises
+
+
 def test_a_bad_batch_leaves_the_damping_too(rng):
     x, y = rng.normal(size=(6, 3)).astype("float32"), rng.integers(0, 3, 6)
     model = compiled(0.1)

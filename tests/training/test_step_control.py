@@ -16,10 +16,19 @@ def state(damping=1.0, slope=0.0, own=0.0, curvature=0.0, missed=0.0, level=0.0,
     return tf.constant([damping, slope, own, curvature, missed, level, steps, measurements])
 
 
-def judged(actual=1.0, predicted=1.0, held_out=(1.0, 1.0, 1.0), control=FRESH, start=None, measured=True, loss=10.0):
+def judged(
+    actual=1.0,
+    predicted=1.0,
+    held_out=(1.0, 1.0, 1.0),
+    control=FRESH,
+    start=None,
+    measured=True,
+    loss=10.0,
+    first=False,
+):
     numbers = (tf.constant(x, tf.float32) for x in (predicted, actual, held_out))
     start = state() if start is None else start
-    return judge(control, start, Outcome(*numbers), tf.constant(loss), tf.constant(measured))
+    return judge(control, start, Outcome(*numbers), tf.constant(loss), tf.constant(measured), tf.constant(first))
 
 
 def verdict(*args, **options):
@@ -34,6 +43,15 @@ def test_a_step_that_does_less_than_low_of_what_was_predicted_and_ends_high_is_r
     assert verdict(0.24, **high) == (False, LM.refuse_factor)
     assert verdict(0.24)[0]  # no loss so far is lower
     assert verdict(-1.0) == (False, FRESH.refuse_factor)
+
+
+def test_the_first_step_has_to_do_what_was_predicted_even_where_it_lowers_the_loss():
+    assert verdict(0.26, first=True)[0]
+    assert verdict(0.24, first=True) == (False, FRESH.refuse_factor)
+    assert verdict(0.24, first=True, measured=False)[0]
+    refused = state(steps=19.0, level=10.0)
+    assert not verdict(0.24, first=True, start=refused)[0]
+    assert verdict(0.24, first=True, start=state(steps=20.0, level=10.0))[0]  # not for ever: the model may be wrong
 
 
 @pytest.mark.parametrize("actual", [np.nan, -np.inf, np.inf])
