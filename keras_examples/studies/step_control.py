@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import functools
 import itertools
-import math
 import pathlib
 import time
 from collections.abc import Sequence
@@ -63,12 +62,15 @@ def table(records: list[dict]) -> str:
     shares = ("median / best plain", "worst / best plain")
     rows = [("data", "curvature", "form", *(f"{rate:g}" for rate in rates), *shares, "refused steps")]
     for task, metric in dict.fromkeys((r["task"], r["metric"]) for r in records):
-        best = min(means(records, task=task, metric=metric, form="plain"), default=math.nan)
+        best = min(means(records, task=task, metric=metric, form="plain"), default=None)
         for form in forms_of(records, task, metric):
             own = [r for r in records if (r["task"], r["metric"], r["form"]) == (task, metric, form)]
             cells = [_report.spread_text([r["loss"] for r in own if r["rate"] == rate]) for rate in rates]
             losses = means(records, task=task, metric=metric, form=form)
-            compared = [_report.number_text(float(loss) / best) for loss in (np.median(losses), max(losses))]
+            compared = [
+                "-" if best is None else _report.number_text(float(loss) / best)
+                for loss in (np.median(losses), max(losses))
+            ]
             refused = "-" if form == "plain" else f"{np.mean([r['refused'] for r in own]):.1f}"
             rows.append((task, metric, form, *cells, *compared, refused))
     return _report.markdown(rows)
