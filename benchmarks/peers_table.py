@@ -67,10 +67,13 @@ def own_rows(name: str, contest: Store, own: Store, data_dir: str | None) -> lis
         ratio = times[kind.title, entry.name] / times[kind.title, SGD]
         steps = fitting(kind.steps, ratio)
         short = Setting(COSINE, steps, setting.rate, 0)
-        if steps < kind.steps and short not in own.of(kind.title, entry.name):
+        if 0 < steps < kind.steps and short not in own.of(kind.title, entry.name):
             ring = ring or Ring(kind.make(data_dir, kind.steps), own)
             ring.run(entry, [short], math.inf)
-        short_loss = loss if steps == kind.steps else own.of(kind.title, entry.name)[short].loss
+        if steps == 0:
+            short_loss = None
+        else:
+            short_loss = loss if steps == kind.steps else own.of(kind.title, entry.name)[short].loss
         rows.append({
             "task": name, "method": entry.name if entry.base else f"Keras, {entry.name}",
             "milliseconds": times[kind.title, entry.name], "ratio": ratio, "rate": setting.rate,
@@ -98,6 +101,7 @@ def table(rows: Sequence[dict]) -> str:
             "broken" if value is None or not math.isfinite(value) else f"{value:.4g}"
             for value in (row["loss"], short["loss"])
         ]
+        losses[1] = losses[1] if short["steps"] else "-"
         lines.append(
             f"| {row['method']} | {row['milliseconds']:.1f} | {row['ratio']:.2f} | {rate} | {losses[0]} |"
             f" {losses[1]} | {short['steps']} |"
