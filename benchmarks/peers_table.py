@@ -70,10 +70,7 @@ def own_rows(name: str, contest: Store, own: Store, data_dir: str | None) -> lis
         if 0 < steps < kind.steps and short not in own.of(kind.title, entry.name):
             ring = ring or Ring(kind.make(data_dir, kind.steps), own)
             ring.run(entry, [short], math.inf)
-        if steps == 0:
-            short_loss = None
-        else:
-            short_loss = loss if steps == kind.steps else own.of(kind.title, entry.name)[short].loss
+        short_loss = own.of(kind.title, entry.name)[short].loss if 0 < steps < kind.steps else loss
         rows.append({
             "task": name, "method": entry.name if entry.base else f"Keras, {entry.name}",
             "milliseconds": times[kind.title, entry.name], "ratio": ratio, "rate": setting.rate,
@@ -101,7 +98,7 @@ def table(rows: Sequence[dict]) -> str:
             "broken" if value is None or not math.isfinite(value) else f"{value:.4g}"
             for value in (row["loss"], short["loss"])
         ]
-        losses[1] = losses[1] if short["steps"] else "-"
+        losses[1] = losses[1] if short["steps"] else "-"  # not one piece fits
         lines.append(
             f"| {row['method']} | {row['milliseconds']:.1f} | {row['ratio']:.2f} | {rate} | {losses[0]} |"
             f" {losses[1]} | {short['steps']} |"
