@@ -5,10 +5,11 @@
     python -m keras_examples.studies.step_control --tasks vit --data-dir DIRECTORY   # of against_the_best; 10 to 45 min
     python -m keras_examples.studies.step_control --report DIRECTORY ...  # one table and figure of earlier results
 
-You will see: GTDDP with `step_control="levenberg_marquardt"` and without, from the same weights on the same batches, at
-initial learning rates over four decades, with two curvatures. The table has the final loss at every rate and how many
-steps were refused; the figure draws loss against rate. Two columns compare with what a sweep of the plain form would
-have found: the median and the worst loss over the rates, divided by the plain form's loss at its best rate.
+You will see: GTDDP with `step_control="levenberg_marquardt"` and without (`--forms`, also with every fourth step
+measured), from the same weights on the same batches, at initial learning rates over four decades, with two curvatures.
+The table has the final loss at every rate and how many steps were refused; the figure draws loss against rate. Two
+columns compare with what a sweep of the plain form would have found: the median and the worst loss over the rates,
+divided by the plain form's loss at its best rate.
 """
 
 import argparse
