@@ -63,6 +63,7 @@ def check_keras(
     clipvalue: object,
     global_clipnorm: object,
     loss_scale_factor: object,
+    step_control: object,
 ) -> Any:
     """Checks the arguments that every Keras optimizer has.
 
@@ -74,6 +75,7 @@ def check_keras(
         clipvalue: `None` or a number.
         global_clipnorm: `None` or a number.
         loss_scale_factor: must be `None`.
+        step_control: as the user passed it.
 
     Returns:
         The learning rate; an integer as a float.
@@ -93,6 +95,11 @@ def check_keras(
     ):
         if value is not None:
             _checks.check_real(argument, value, least=0)
+        if value and argument != "weight_decay" and step_control is not None:
+            raise _checks.error(
+                argument, "be None with step control: a clipped step does less than its model predicts at any damping",
+                value, "Step control shortens steps that are too long itself; leave one of the two out.",
+            )  # fmt: skip
     if global_clipnorm is not None and options.information != "open" and options.rollout == "nonlinear":
         raise _checks.error(
             "global_clipnorm", "be None with rollout='nonlinear': a stage moves before later gradients are known",

@@ -243,6 +243,7 @@ class GTDDP(Rejections, Stepping):
             clipvalue=clipvalue,
             global_clipnorm=global_clipnorm,
             loss_scale_factor=loss_scale_factor,
+            step_control=step_control,
         )
         super().__init__(
             learning_rate,

@@ -32,8 +32,10 @@ class LevenbergMarquardt(Serialisable):
 
     Slope and curvature come from the Gram matrix, with every sample left out of the step in turn, and cost no pass of
     the network. `missed` is how much less than predicted J falls on the batch itself, measured at every `every`-th
-    step. All three are running means. The damping goes to where tau = `boldness` is best, by at most `lower_factor` a
-    step downwards.
+    step. All three are running means. A step enters them with a curvature of at most `refuse_factor`^2 times its own
+    slope, and a slope of at least minus its own: left out of its step, a sample that the network is sure of can have a
+    curvature of any size, which the means would keep for long. The damping goes to where tau = `boldness` is best, by
+    at most `lower_factor` a step downwards.
 
     A step is refused (nothing is assigned, the damping is multiplied by `refuse_factor`) if it is `refuse_factor` times
     too long by this model; if its loss is measured and not finite; or if J is measured to fall by less than `low` times
@@ -182,10 +184,12 @@ def judge(
     finite = tf.math.is_finite(actual)
     measured &= ~finite | (tf.maximum(tf.abs(predicted), tf.abs(actual)) > rounding)
 
-    now = tf.cast(outcome.held_out, kind)
-    known = tf.reduce_all(tf.math.is_finite(now))  # what overflows is forgotten
+    slope, own, curvature = tf.unstack(tf.cast(outcome.held_out, kind))
+    known = tf.reduce_all(tf.math.is_finite(outcome.held_out))  # what overflows is forgotten
+    most = tf.abs(own)
+    now = tf.stack([tf.maximum(slope, -most), own, tf.minimum(curvature, control.refuse_factor**2 * most)])
     means = tf.where(known, _mean(means, now, steps, control.memory), means)
-    most = tf.abs(now[1])  # a loss that is not finite counts as if all of the slope were missed
+    # a loss that is not finite counts as if all of the slope were missed
     miss = tf.where(finite, tf.clip_by_value(predicted - actual, -most, most), most)
     read = measured & known
     missed = tf.where(read, _mean(missed, miss, measurements, control.missed_memory), missed)

@@ -104,6 +104,24 @@ def test_a_bad_learning_rate_is_mended(rng, rate):
     assert history[-1] < 0.6 * history[0]
 
 
+def test_one_confident_sample_does_not_stop_the_training():
+    """Left out of its step it had a curvature of 1e5, and the damping went to 2e4 in seven refusals."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(512, 8)).astype("float32")
+    y = np.argmax(x[:, :4], axis=1)
+    keras.utils.set_random_seed(0)
+    hidden = [layers.Dense(16, activation="relu"), layers.BatchNormalization()]
+    model = btf.Sequential([layers.Input((8,)), *hidden, layers.Dense(4)])
+    optimizer = btf.GTDDP(1.0, step_control="levenberg_marquardt")
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
+    outcomes = []
+    optimizer.observe = lambda outcome, accepted: outcomes.append(outcome.held_out.numpy())
+    for start in range(0, 512, 32):
+        model.train_on_batch(x[start : start + 32], y[start : start + 32])
+    assert max(curvature / own for _, own, curvature in outcomes) > 1e3  # the case is still there
+    assert float(optimizer.damping) < 100
+
+
 class Counted(layers.Layer):
     """Counts its calls in Python, where the model runs eagerly."""
 
@@ -170,6 +188,14 @@ def test_zero_gradients_change_nothing(rng):
     assert float(state.damping) == 1.0 and int(state.iterations) == 1
     for was, now in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(was, now)
+
+
+@pytest.mark.parametrize("argument", ["clipnorm", "clipvalue", "global_clipnorm"])
+def test_clipping_is_refused(argument):
+    """A step clipped to a hundredth was refused 14 times, and the damping of 1e5 then held the network still."""
+    with pytest.raises(ValueError, match=f"`{argument}` must be None with step control.*leave one"):
+        btf.GTDDP(1.0, step_control="levenberg_marquardt", **{argument: 0.01})
+    btf.GTDDP(1.0, step_control="levenberg_marquardt", **{argument: 0.0})  # Keras clips nothing then
 
 
 def test_adams_mean_of_gradients_is_refused():
