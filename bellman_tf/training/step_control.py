@@ -32,10 +32,10 @@ class LevenbergMarquardt(Serialisable):
 
     Slope and curvature come from the Gram matrix, with every sample left out of the step in turn, and cost no pass of
     the network. `missed` is how much less than predicted J falls on the batch itself, measured at every `every`-th
-    step. All three are running means. A step enters them with a curvature of at most `refuse_factor`^2 times its own
+    step. All three are running means. What they keep of a step is a curvature of at most `refuse_factor`^2 times its own
     slope, and a slope of at least minus its own: left out of its step, a sample that the network is sure of can have a
-    curvature of any size, which the means would keep for long. The damping goes to where tau = `boldness` is best, by
-    at most `lower_factor` a step downwards.
+    curvature of any size, which may refuse the step but not all that follow. The damping goes to where
+    tau = `boldness` is best, by at most `lower_factor` a step downwards.
 
     A step is refused (nothing is assigned, the damping is multiplied by `refuse_factor`) if it is `refuse_factor` times
     too long by this model; if its loss is measured and not finite; or if J is measured to fall by less than `low` times
@@ -187,8 +187,9 @@ def judge(
     slope, own, curvature = tf.unstack(tf.cast(outcome.held_out, kind))
     known = tf.reduce_all(tf.math.is_finite(outcome.held_out))  # what overflows is forgotten
     most = tf.abs(own)
-    now = tf.stack([tf.maximum(slope, -most), own, tf.minimum(curvature, control.refuse_factor**2 * most)])
-    means = tf.where(known, _mean(means, now, steps, control.memory), means)
+    bounded = tf.stack([tf.maximum(slope, -most), own, tf.minimum(curvature, control.refuse_factor**2 * most)])
+    kept = tf.where(known, _mean(means, bounded, steps, control.memory), means)
+    means = tf.where(known, _mean(means, tf.stack([slope, own, curvature]), steps, control.memory), means)
     # a loss that is not finite counts as if all of the slope were missed
     miss = tf.where(finite, tf.clip_by_value(predicted - actual, -most, most), most)
     read = measured & known
@@ -206,7 +207,7 @@ def judge(
     factor = tf.clip_by_value(factor, 1 / control.lower_factor, control.refuse_factor)
     new = tf.clip_by_value(damping * tf.where(taken, factor, control.refuse_factor), control.least, control.most)
     change = damping / new  # slopes grow with the rate, curvature and miss with its square
-    scaled = [*tf.unstack(means * tf.stack([change, change, change**2]), num=3), missed * change**2, level]
+    scaled = [*tf.unstack(kept * tf.stack([change, change, change**2]), num=3), missed * change**2, level]
     counts = [steps + tf.cast(known, kind), measurements + tf.cast(read, kind)]
     return Verdict(taken, tf.where(still & taken, state, tf.stack([new, *scaled, *counts])))
 

@@ -81,13 +81,13 @@ def test_a_step_far_beyond_the_best_is_refused():
 
 
 def test_one_step_cannot_fill_the_means():
-    """A sample left out can have a curvature of any size; once it has refused the step, it is to be forgotten."""
+    """A sample left out can have a curvature of any size: that refuses the step, and is then to be forgotten."""
     control = btf.LevenbergMarquardt()
     start = state(slope=1.0, own=1.0, curvature=0.8, level=10.0, steps=99.0, measurements=99.0)
     found = judged(1.0, held_out=(-1e3, 1.0, 1e6), control=control, start=start).state
     kept, new = control.memory, 1 - control.memory
-    np.testing.assert_allclose(found[0], (kept * 0.8 + new * 16) / (kept - new), rtol=1e-5)
-    assert verdict(held_out=(1.0, 1.0, 1e6)) == (False, FRESH.refuse_factor)  # with nothing else to go by
+    wanted = [4.0, (kept - new) / 4, 1 / 4, (kept * 0.8 + new * 16) / 16]  # damping, slope, own slope, curvature
+    np.testing.assert_allclose(found[:4], wanted, rtol=1e-5)
 
 
 def test_noise_cannot_take_the_slope_below_the_trusted_share_of_the_batchs_own():
