@@ -33,8 +33,8 @@ class LevenbergMarquardt(Serialisable):
     Slope and curvature come from the Gram matrix, with every sample left out of the step in turn, and cost no pass of
     the network. `missed` is how much less than predicted J falls on the batch itself, measured at every `every`-th
     step. All three are running means. What they keep of a step is a curvature of at most `refuse_factor`^2 times its
-    own slope, and a slope of at least minus its own: left out of its step, a sample that the network is sure of can have
-    a curvature of any size, which may refuse the step but not all that follow. The damping goes to where
+    own slope, and a slope of at least minus its own: left out of its step, a sample that the network is sure of can
+    have a curvature of any size, which may refuse the step but not all that follow. The damping goes to where
     tau = `boldness` is best, by at most `lower_factor` a step downwards.
 
     A step is refused (nothing is assigned, the damping is multiplied by `refuse_factor`) if it is `refuse_factor` times
