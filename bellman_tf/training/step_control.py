@@ -32,10 +32,11 @@ class LevenbergMarquardt(Serialisable):
 
     Slope and curvature come from the Gram matrix, with every sample left out of the step in turn, and cost no pass of
     the network. `missed` is how much less than predicted J falls on the batch itself, measured at every `every`-th
-    step. All three are running means. What they keep of a step is a curvature of at most `refuse_factor`^2 times its
-    own slope, and a slope of at least minus its own: left out of its step, a sample that the network is sure of can
-    have a curvature of any size, which may refuse the step but not all that follow. The damping goes to where
-    tau = `boldness` is best, by at most `lower_factor` a step downwards.
+    step. All three are running means. Left out of its step, a sample that the network is sure of can have a slope or
+    curvature of any size. A slope above the batch's own counts as that one: no step can promise more to others than to
+    those that it was computed from. Downwards and in its curvature such a sample may refuse the step, but not all that
+    follow: the means keep a slope of at least minus the batch's own, and a curvature of at most `refuse_factor`^2 times
+    it. The damping goes to where tau = `boldness` is best, by at most `lower_factor` a step downwards.
 
     A step is refused (nothing is assigned, the damping is multiplied by `refuse_factor`) if it is `refuse_factor` times
     too long by this model; if its loss is measured and not finite; or if J is measured to fall by less than `low` times
@@ -187,6 +188,7 @@ def judge(
     slope, own, curvature = tf.unstack(tf.cast(outcome.held_out, kind))
     known = tf.reduce_all(tf.math.is_finite(outcome.held_out))  # what overflows is forgotten
     most = tf.abs(own)
+    slope = tf.minimum(slope, most)
     bounded = tf.stack([tf.maximum(slope, -most), own, tf.minimum(curvature, control.refuse_factor**2 * most)])
     kept = tf.where(known, _mean(means, bounded, steps, control.memory), means)
     means = tf.where(known, _mean(means, tf.stack([slope, own, curvature]), steps, control.memory), means)

@@ -90,6 +90,15 @@ def test_one_step_cannot_fill_the_means():
     np.testing.assert_allclose(found[:4], wanted, rtol=1e-5)
 
 
+def test_one_sample_left_out_cannot_promise_more_than_the_batch_gains():
+    """A slope of a hundred times the batch's own lengthened steps until the loss rose, fifty steps after it."""
+    control = btf.LevenbergMarquardt()
+    start = state(slope=1.0, own=1.0, curvature=0.8, level=10.0, steps=99.0, measurements=99.0)
+    modest, huge = (judged(1.0, held_out=(slope, 1.0, 0.8), control=control, start=start) for slope in (1.0, 100.0))
+    assert huge.taken
+    np.testing.assert_array_equal(huge.state, modest.state)
+
+
 def test_noise_cannot_take_the_slope_below_the_trusted_share_of_the_batchs_own():
     assert verdict(held_out=(-5.0, 1.0, 0.2)) == (True, pytest.approx(0.2 / FRESH.trust))
 
