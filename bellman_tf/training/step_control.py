@@ -32,11 +32,14 @@ class LevenbergMarquardt(Serialisable):
 
     Slope and curvature come from the Gram matrix, with every sample left out of the step in turn, and cost no pass of
     the network. `missed` is how much less than predicted J falls on the batch itself, measured at every `every`-th
-    step. All three are running means. Left out of its step, a sample that the network is sure of can have a slope or
-    curvature of any size. A slope above the batch's own counts as that one: no step can promise more to others than to
-    those that it was computed from. Downwards and in its curvature such a sample may refuse the step, but not all that
-    follow: the means keep a slope of at least minus the batch's own, and a curvature of at most `refuse_factor`^2 times
-    it. The damping goes to where tau = `boldness` is best, by at most `lower_factor` a step downwards.
+    step. All three are running means. The damping goes to where tau = `boldness` is best, by at most `lower_factor` a
+    step downwards.
+
+    One sample may refuse the step, but not spoil those that follow. Left out of its step, a sample that the network is
+    sure of can have a slope or curvature of any size. A slope above the batch's own counts as that one: no step can
+    promise more to others than to those that it was computed from. The means keep a slope of at least minus the batch's
+    own and a curvature of at most `refuse_factor`^2 times it. A batch whose own slope is more than `refuse_factor`^2
+    times the mean one weighs as if it were that, and a loss counts for at most so much above the mean of the losses.
 
     A step is refused (nothing is assigned, the damping is multiplied by `refuse_factor`) if it is `refuse_factor` times
     too long by this model; if its loss is measured and not finite; or if J is measured to fall by less than `low` times
@@ -187,16 +190,19 @@ def judge(
 
     slope, own, curvature = tf.unstack(tf.cast(outcome.held_out, kind))
     known = tf.reduce_all(tf.math.is_finite(outcome.held_out))  # what overflows is forgotten
-    most = tf.abs(own)
+    most, limit = tf.abs(own), control.refuse_factor**2
     slope = tf.minimum(slope, most)
-    bounded = tf.stack([tf.maximum(slope, -most), own, tf.minimum(curvature, control.refuse_factor**2 * most)])
-    kept = tf.where(known, _mean(means, bounded, steps, control.memory), means)
-    means = tf.where(known, _mean(means, tf.stack([slope, own, curvature]), steps, control.memory), means)
+    bounded = tf.stack([tf.maximum(slope, -most), own, tf.minimum(curvature, limit * most)])
+    share = tf.math.divide_no_nan(limit * tf.abs(means[1]), most)
+    weight = tf.where((steps > 0) & (share > 0), tf.minimum(share, 1.0), 1.0)
+    kept = tf.where(known, _mean(means, weight * bounded, steps, control.memory), means)
+    means = tf.where(known, _mean(means, weight * tf.stack([slope, own, curvature]), steps, control.memory), means)
     # a loss that is not finite counts as if all of the slope were missed
     miss = tf.where(finite, tf.clip_by_value(predicted - actual, -most, most), most)
     read = measured & known
-    missed = tf.where(read, _mean(missed, miss, measurements, control.missed_memory), missed)
-    level = _mean(level, loss, steps, control.memory)
+    missed = tf.where(read, _mean(missed, weight * miss, measurements, control.missed_memory), missed)
+    highest = tf.where((steps > 0) & (level != 0), level + limit * tf.abs(level), loss)
+    level = _mean(level, tf.minimum(loss, highest), steps, control.memory)
 
     slope = tf.maximum(means[0], control.trust * means[1])
     bends = means[2] + 2 * tf.maximum(missed, 0.0)

@@ -122,6 +122,25 @@ def test_one_confident_sample_does_not_stop_the_training():
     assert float(optimizer.damping) < 100
 
 
+@pytest.mark.parametrize("curvature", ["identity", "kfac"])
+def test_one_batch_of_huge_inputs_does_not_spoil_the_training(curvature):
+    """The loss of 2e3 and the slope of one batch filled the means, and the next two hundred steps were too long."""
+    steps = 150
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(steps, 32, 8)).astype("float32")
+    y = np.argmax(x[..., :4], axis=-1)
+    final = []
+    for size in (1.0, 1e4):
+        keras.utils.set_random_seed(0)
+        model = btf.Sequential([layers.Input((8,)), layers.Dense(16, activation="relu"), layers.Dense(4)])
+        optimizer = btf.GTDDP(1.0, curvature=curvature, step_control="levenberg_marquardt")
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        scales = np.where(np.arange(steps) == 3, size, 1.0)[:, None, None].astype("float32")
+        losses = [model.train_on_batch(*batch) for batch in zip(x * scales, y, strict=True)]
+        final.append(np.mean(losses[-20:]))
+    assert final[1] < 1.5 * final[0]
+
+
 class Counted(layers.Layer):
     """Counts its calls in Python, where the model runs eagerly."""
 

@@ -99,6 +99,24 @@ def test_one_sample_left_out_cannot_promise_more_than_the_batch_gains():
     np.testing.assert_array_equal(huge.state, modest.state)
 
 
+def test_one_batch_weighs_at_most_a_fixed_multiple_of_the_mean_one():
+    """A batch of huge inputs had a slope that set the damping for the next two hundred steps."""
+    control = btf.LevenbergMarquardt()
+    start = state(slope=1.0, own=1.0, curvature=0.8, missed=0.1, level=10.0, steps=99.0, measurements=99.0)
+    huge, more = (judged(-size, size, (0.5 * size, size, size), control, start, loss=size).state for size in (1e4, 1e8))
+    np.testing.assert_allclose(huge, more, rtol=1e-5)
+    kept, limit = control.memory, control.refuse_factor**2
+    np.testing.assert_allclose(huge[2] * control.refuse_factor, kept + (1 - kept) * limit, rtol=1e-5)  # own slope
+    np.testing.assert_allclose(huge[5], kept * 10 + (1 - kept) * (1 + limit) * 10, rtol=1e-5)  # mean of the losses
+
+
+@pytest.mark.parametrize("zero", ["own", "level"])
+def test_a_mean_of_zero_does_not_stay_zero(zero):
+    numbers = {"own": 1.0, "level": 10.0} | {zero: 0.0}
+    found = judged(start=state(slope=1.0, curvature=0.8, steps=99.0, measurements=99.0, **numbers), control=LM).state
+    assert found[{"own": 2, "level": 5}[zero]] > 0
+
+
 def test_noise_cannot_take_the_slope_below_the_trusted_share_of_the_batchs_own():
     assert verdict(held_out=(-5.0, 1.0, 0.2)) == (True, pytest.approx(0.2 / FRESH.trust))
 
