@@ -18,6 +18,7 @@ from bellman_tf.training.context import Outcome
 
 STATE_SIZE = 8
 _ROUNDINGS = 100  # of J, below which a decrease is not measured
+_TOLD = 1e-3  # least share of the predicted decrease in the slope on the batch, which is above it in a quadratic model
 
 
 @keras.saving.register_keras_serializable("bellman_tf")
@@ -189,8 +190,9 @@ def judge(
     measured &= ~finite | (tf.maximum(tf.abs(predicted), tf.abs(actual)) > rounding)
 
     slope, own, curvature = tf.unstack(tf.cast(outcome.held_out, kind))
-    known = tf.reduce_all(tf.math.is_finite(outcome.held_out))  # what overflows is forgotten
     most, limit = tf.abs(own), control.refuse_factor**2
+    # what overflows is forgotten, and a first step whose metric is not known yet: the Gram matrix says nothing of it
+    known = tf.reduce_all(tf.math.is_finite(outcome.held_out)) & (most >= _TOLD * tf.abs(predicted))
     slope = tf.minimum(slope, most)
     bounded = tf.stack([tf.maximum(slope, -most), own, tf.minimum(curvature, limit * most)])
     share = tf.math.divide_no_nan(limit * tf.abs(means[1]), most)

@@ -110,6 +110,14 @@ def test_one_batch_weighs_at_most_a_fixed_multiple_of_the_mean_one():
     np.testing.assert_allclose(huge[5], kept * 10 + (1 - kept) * (1 + limit) * 10, rtol=1e-5)  # mean of the losses
 
 
+def test_a_step_of_which_the_gram_matrix_says_nothing_is_not_remembered():
+    """Adam's first step has no metric: a slope of 1e-33 was the mean that the next hundred steps were measured by."""
+    first = judged(0.7, 0.16, (1e-33, 1e-33, 0.0), control=LM)
+    assert first.taken and not np.any(first.state[1:4]) and first.state[6] == 0
+    second = judged(1.0, 1.0, (1.0, 1.0, 1.0), control=LM, start=first.state)
+    np.testing.assert_allclose(second.state[1:4], 1 / second.state[0] ** np.array([1, 1, 2]), rtol=1e-6)
+
+
 @pytest.mark.parametrize("zero", ["own", "level"])
 def test_a_mean_of_zero_does_not_stay_zero(zero):
     numbers = {"own": 1.0, "level": 10.0} | {zero: 0.0}
