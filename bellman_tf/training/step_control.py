@@ -192,7 +192,8 @@ def judge(
     slope, own, curvature = tf.unstack(tf.cast(outcome.held_out, kind))
     most, limit = tf.abs(own), control.refuse_factor**2
     # what overflows is forgotten, and a first step whose metric is not known yet: the Gram matrix says nothing of it
-    known = tf.reduce_all(tf.math.is_finite(outcome.held_out)) & (most >= _TOLD * tf.abs(predicted))
+    silent = first & (most < _TOLD * tf.abs(predicted))
+    known = tf.reduce_all(tf.math.is_finite(outcome.held_out)) & ~silent
     slope = tf.minimum(slope, most)
     bounded = tf.stack([tf.maximum(slope, -most), own, tf.minimum(curvature, limit * most)])
     share = tf.math.divide_no_nan(limit * tf.abs(means[1]), most)

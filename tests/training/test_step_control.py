@@ -110,12 +110,17 @@ def test_one_batch_weighs_at_most_a_fixed_multiple_of_the_mean_one():
     np.testing.assert_allclose(huge[5], kept * 10 + (1 - kept) * (1 + limit) * 10, rtol=1e-5)  # mean of the losses
 
 
-def test_a_step_of_which_the_gram_matrix_says_nothing_is_not_remembered():
+def test_a_first_step_of_which_the_gram_matrix_says_nothing_is_not_remembered():
     """Adam's first step has no metric: a slope of 1e-33 was the mean that the next hundred steps were measured by."""
-    first = judged(0.7, 0.16, (1e-33, 1e-33, 0.0), control=LM)
+    first = judged(0.7, 0.16, (1e-33, 1e-33, 0.0), control=LM, first=True)
     assert first.taken and not np.any(first.state[1:4]) and first.state[6] == 0
     second = judged(1.0, 1.0, (1.0, 1.0, 1.0), control=LM, start=first.state)
     np.testing.assert_allclose(second.state[1:4], 1 / second.state[0] ** np.array([1, 1, 2]), rtol=1e-6)
+
+
+def test_layers_without_a_gram_matrix_may_do_nearly_all_of_every_step():
+    found = judged(1.0, 1.0, (1e-4, 1e-4, 1e-4), control=LM, start=state(slope=1e-4, own=1e-4, steps=9.0)).state
+    assert found[6] == 10 and found[7] == 1  # remembered
 
 
 @pytest.mark.parametrize("zero", ["own", "level"])
