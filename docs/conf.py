@@ -1,4 +1,4 @@
-"""How Sphinx builds this site: `sphinx-build -W --keep-going -b html docs site`; warnings end the build.
+"""How Sphinx builds this site: `sphinx-build -W -E --keep-going -b html docs site`; warnings end the build.
 
 Nothing is imported of bellman_tf: the API reference and the table of layers are read from the sources.
 """

@@ -11,6 +11,7 @@ from sphinx.application import Sphinx
 CODE = re.compile(r"(?<![`:\w])`([^`]+)`(?!`)")
 MARKUP = re.compile(r"([\\*|]|(?<=\w)_(?!\w))")
 REMARK = re.compile(r"(Source|Numerics|Checked against): ")
+ATTACHED = re.compile(r"[^\s'\").,:;!?/\\\]}>-]")  # right after code only behind an escaped space, as in `x`^2
 PREFIX = re.compile(r"\b(?:bellman_tf\._typing|collections\.abc|typing)\.")
 STARRED = re.compile(r"(\s*\*{1,2}\w+: )(.*)")  # an argument `**options:` of Google's sections
 
@@ -28,7 +29,11 @@ def escaped(line: str) -> str:
     if starred:
         return starred[1] + escaped(starred[2])
     parts = CODE.split(line)
-    return "".join(f"``{part}``" if k % 2 else MARKUP.sub(r"\\\1", part) for k, part in enumerate(parts))
+    parts[::2] = [MARKUP.sub(r"\\\1", part) for part in parts[::2]]
+    parts[1::2] = [
+        f"``{code}``" + r"\ " * bool(ATTACHED.match(after)) for code, after in zip(parts[1::2], parts[2::2], strict=True)
+    ]
+    return "".join(parts)
 
 
 def as_rest(docstring: str) -> list[str]:
