@@ -30,9 +30,8 @@ def escaped(line: str) -> str:
         return starred[1] + escaped(starred[2])
     parts = CODE.split(line)
     parts[::2] = [MARKUP.sub(r"\\\1", part) for part in parts[::2]]
-    parts[1::2] = [
-        f"``{code}``" + r"\ " * bool(ATTACHED.match(after)) for code, after in zip(parts[1::2], parts[2::2], strict=True)
-    ]
+    for k in range(1, len(parts), 2):
+        parts[k] = f"``{parts[k]}``" + (r"\ " if ATTACHED.match(parts[k + 1]) else "")
     return "".join(parts)
 
 
