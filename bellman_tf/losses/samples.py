@@ -56,6 +56,19 @@ def dot_per_sample(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(product, constant(axes)) if axes else product
 
 
+def finite_samples(x: tf.Tensor) -> tf.Tensor:
+    """Replaces every sample that holds a NaN or an infinity by zeros.
+
+    Args:
+        x: `[B, ...]`.
+
+    Returns:
+        The same shape.
+    """
+    good = tf.reduce_all(tf.math.is_finite(x), axis=list(range(1, x.shape.rank)), keepdims=True)
+    return tf.where(good, x, tf.zeros_like(x))
+
+
 def smallest_normal(dtype: tf.DType) -> float:
     """Smallest positive number with full precision.
 

@@ -253,8 +253,9 @@ def terminal_curvature(
             or the number of columns.
 
     Returns:
-        `beta_squared` for the first two, `columns` for the others. Negative curvature counts as 0. For a J that couples
-        samples "matched" has the curvature of J along the gradients of all samples; columns see its diagonal blocks.
+        `beta_squared` for the first two, `columns` for the others. Negative curvature counts as 0, and so
+        does that of a sample whose second derivatives are not finite. For a J that couples samples "matched" has the
+        curvature of J along the gradients of all samples; columns see its diagonal blocks.
     """
     if terminal_hessian == "outer_product":
         return TerminalCurvature(tf.ones([cost.rows], at_least_float32(cost.z[0]).dtype))

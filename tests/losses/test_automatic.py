@@ -69,3 +69,28 @@ def test_automatic_differentiation_agrees_with_the_closed_forms(name, rng):
     )
     assert_close(tf.reshape(automatic.gradient(), z.shape), closed.gradient(), rtol=1e-12)
     assert_close(outer(automatic.factor()), outer(closed.factor()), rtol=1e-10)
+
+
+def distance(y_true, y_pred):  # its first derivative is guarded where it is 0, its second is not
+    squared = keras.ops.sum((y_true - y_pred) ** 2, axis=-1)
+    return keras.ops.where(squared > 0.0, keras.ops.sqrt(squared + 1e-320), 0.0)
+
+
+@pytest.mark.parametrize("coupled", [False, True], ids=["separate", "coupled"])
+def test_a_sample_without_second_derivatives_has_no_curvature(coupled, rng):
+    z, y_true = tf.constant(rng.normal(size=[4, 3])), rng.normal(size=[4, 3])
+    y_true[1] = z[1]
+    end = losses.OutputEnd(z)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        with losses.record_loss([end], tape) as record:
+            values = distance(y_true, z) + 0.1 * tf.reduce_sum(z, axis=-1)
+            J = tf.reduce_mean(values) ** 2 if coupled else tf.reduce_mean(values)
+    g = tape.gradient(J, z, output_gradients=tf.constant(4.0, tf.float64))
+    assert np.isfinite(g).all() and np.any(g[1])
+    cost = losses.terminal_cost(record, J, 4.0, closed=False)
+    beta_squared = losses.terminal_curvature(cost, [g], []).beta_squared
+    columns = losses.terminal_curvature(cost, [g], [], "full").columns
+    assert np.isfinite(beta_squared).all() and beta_squared[1] == 0.0
+    size = np.sqrt(sum(np.sum(np.square(column), axis=1) for [column] in columns))
+    assert size[1] == 0.0 and (size[[0, 2, 3]] > 0.0).all()
