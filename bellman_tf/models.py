@@ -140,12 +140,20 @@ class GameMixin(keras_access.SeesData):
         return results
 
     def sees(self, data: Nested) -> None:
-        """Builds a model before its first step is traced: variables made while tracing cost a second trace."""
-        if self.built or not isinstance(getattr(self, "optimizer", None), GTDDP) or self.run_eagerly:
+        """Builds a model before its first step is traced: variables made while tracing cost a second trace.
+
+        One that is built, and has been called on nothing yet, remembers what it will be called on: the game that its
+        optimizer is built for is then the one that later steps find.
+        """
+        if not isinstance(getattr(self, "optimizer", None), GTDDP) or self.run_eagerly:
             return
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        if (signature := signatures.of_data(x)) is not None:
+        if (signature := signatures.of_data(x)) is None:
+            return
+        if not self.built:
             self(signature)
+        elif self._input_signature is None and getattr(self.train_step, "__func__", None) is GameMixin.train_step:
+            self._remember(signature)  # a `train_step` of the user's may call it on something else
 
     def make_train_function(self, force: bool = False) -> Any:
         """As Keras's; warns about players without feedback, or leaves that to the first step of a delayed build."""

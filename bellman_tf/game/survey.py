@@ -114,10 +114,12 @@ def survey(model: keras.Model, signature: Signature, candidates: list[tuple[kera
     """
     reason = "" if signature is not None else "the shapes of its inputs are not known"
     seen = model.__dict__.get("_game_first_inputs")  # of sizes that the model is known to take
-    tried = [] if signature is None else [(signature, size) for size in UNKNOWN_SIZES]
-    for known, size in tried if seen is None else [(seen, 0), *tried]:
+    tried = [] if seen is None else [(seen, 0, False)]
+    if signature is not None:  # numbers of an input declared as floating may be indices nevertheless
+        tried += [(signature, size, indices) for indices in (False, True) for size in UNKNOWN_SIZES]
+    for known, size, indices in tried:
         try:
-            return run_in_own_thread(_survey, model, known, size, candidates)
+            return run_in_own_thread(_survey, model, known, size, indices, candidates)
         except FAILURES as error:
             reason = f"{type(error).__name__}: {_message(error)}"
     failed = Finding(f"the model does not run on made-up samples ({reason})")
@@ -133,10 +135,10 @@ def _message(error: BaseException) -> str:
     return line.replace("\x1b[1m", "").replace("\x1b[0m", "")[:200]
 
 
-def _survey(model: keras.Model, signature: Signature, size: int, candidates: list) -> Survey:
+def _survey(model: keras.Model, signature: Signature, size: int, indices: bool, candidates: list) -> Survey:
     """One check; further ones of a model that draws random numbers."""
     with put_back(raw_variables(model)):
-        trial = Trial(model, synthetic_samples(signature, size))
+        trial = Trial(model, synthetic_samples(signature, size, indices=indices))
         findings = _check(trial, candidates)
         draws = range(1, 1 + DRAWS) if trial.generators() else ()
         for draw in draws:

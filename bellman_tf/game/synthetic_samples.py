@@ -117,13 +117,14 @@ def before_activation(output: tf.Tensor) -> tf.Tensor:
     return output if logits is None else logits
 
 
-def synthetic_samples(signature: Signature, size: int, rows: int = ROWS) -> Nested:
+def synthetic_samples(signature: Signature, size: int, rows: int = ROWS, indices: bool = False) -> Nested:
     """Draws random samples.
 
     Args:
         signature: symbolic tensors, first axis the batch.
         size: entries of axes of unknown size.
         rows: samples.
+        indices: whether floating numbers are ones too.
 
     Returns:
         Tensors in the structure of `signature`; integers are ones.
@@ -142,9 +143,8 @@ def synthetic_samples(signature: Signature, size: int, rows: int = ROWS) -> Nest
             return tf.ones(shape, tf.bool)
         if dtype == "uint8":
             return tf.constant(random.integers(0, 256, shape), tf.uint8)
-        if "int" in dtype:  # a token or an index: 1 exists in nearly every table and is not masked
-            return tf.ones(shape, dtype)
-        values = tf.constant(random.normal(size=shape), dtype)
+        # A token or an index: 1 exists in nearly every table and is not masked.
+        values = tf.ones(shape, dtype) if "int" in dtype or indices else tf.constant(random.normal(size=shape), dtype)
         return tf.sparse.from_dense(values) if getattr(spec, "sparse", False) else values
 
     return keras.tree.map_structure(leaf, signature)

@@ -7,8 +7,10 @@ With s random numbers in the shape of the outputs z and r one random weight per 
 `BatchNormalization` mixes samples on purpose; its moments count as constants unless said otherwise.
 """
 
+import contextlib
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import keras
@@ -124,7 +126,7 @@ class TrialRun:
             inputs: of the model.
         """
         trial = self._trial
-        with self._tape, self.scope, noting(self.notes), self.apart.calls():
+        with self._tape, self.scope, noting(self.notes), self.apart.calls(), _with_indices(trial.model):
             self._tape.watch(list(trial.values.values()))
             keywords = {"training": True} if keras_access.takes_training(trial.model) else {}
             outputs = keras.tree.flatten(trial.model(inputs, **keywords))
@@ -184,6 +186,34 @@ class TrialRun:
         """Gradients of what layers add to the loss themselves, by `id` of the variable."""
         losses = list(self.scope.losses)
         return self._tape.gradient(losses, self._trial.values) if losses else {}
+
+
+@contextlib.contextmanager
+def _with_indices(model: keras.Model) -> Generator[None, None, None]:
+    """Inside the context, tables look entry 1 up where they are given a made-up number that is no index of theirs.
+
+    Tokens may come by an input that is declared as floating, and so be drawn as if they were measurements.
+
+    Args:
+        model: whose tables.
+
+    Yields:
+        Nothing.
+    """
+    with contextlib.ExitStack() as stack:
+        for layer in keras_access.layers_of(model):
+            if isinstance(layer, keras.layers.Embedding):
+                own = functools.partial(_look_up, layer, layer.call)
+                stack.enter_context(keras_access.replaced(layer, "call", own))
+        yield
+
+
+def _look_up(table: keras.layers.Embedding, own: Callable, inputs: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
+    if isinstance(inputs, tf.Tensor) and not (args or kwargs.get("reverse")):  # reversed, it multiplies by its table
+        index = tf.cast(inputs, tf.int32)
+        known = (index >= 0) & (index < table.input_dim) & (tf.cast(index, inputs.dtype) == inputs)
+        inputs = tf.where(known, index, min(1, table.input_dim - 1))
+    return own(inputs, *args, **kwargs)
 
 
 def distance(true: Sequence, own: Sequence) -> tuple[float, float]:

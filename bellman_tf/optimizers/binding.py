@@ -299,9 +299,14 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
         Returns:
             One description per player.
         """
-        blocks = self.blocks or [self.make_block(player) for player in game.players]
+        blocks = self._blocks_of(game)
         _, notes = couplings_of(game, blocks, self.options)
         return [block.describe() + note for block, note in zip(blocks, notes, strict=True)]
+
+    def _blocks_of(self, game: Players) -> list[Block]:
+        """The blocks in use, if they are of the variables of these players; else what the players would get."""
+        used, asked = ([[id(v) for v in p.variables] for p in players] for players in (self.players, game.players))
+        return self.blocks if used == asked else [self.make_block(player) for player in game.players]
 
     def describe_grams(self, game: Players) -> list[str]:
         """The form of each player's Gram matrix.
@@ -312,8 +317,7 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
         Returns:
             One form per player; "none" where no Gram matrix is formed.
         """
-        blocks = self.blocks or [self.make_block(player) for player in game.players]
-        return gram_forms(self.options, game, blocks)
+        return gram_forms(self.options, game, self._blocks_of(game))
 
     def describe_losses(self, game: Players) -> list[str] | None:
         """The outputs whose losses each player minimises.

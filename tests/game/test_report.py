@@ -1,5 +1,6 @@
 """The text of `game_summary`."""
 
+import dataclasses
 import math
 
 import keras
@@ -8,7 +9,9 @@ import pytest
 
 import bellman_tf as btf
 from bellman_tf.curvature.gram.compute import RUN
+from bellman_tf.game.native import NativeGame
 from bellman_tf.game.stages import Game
+from bellman_tf.game.survey import signature_of
 from tests.strategies.networks import RawTensorFlow, cross_entropy, mlp, normal, recurrent
 
 
@@ -132,3 +135,15 @@ def test_players_with_one_metric_and_without_any_gram_matrix(options, forms):
     model = btf.Model(inputs, keras.layers.Dense(3)(x))
     model.compile(btf.GTDDP(1e-3, **options), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     assert model.optimizer.describe_grams(model.game) == forms
+
+
+def test_players_in_another_order_are_described_as_what_they_are():
+    model = btf.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.LayerNormalization()])
+    model.compile(optimizer=btf.GTDDP(curvature="kfac"), loss="mse")
+    model.optimizer.build(model.trainable_variables)
+    described = model.optimizer.describe(model.game)
+    grams = model.optimizer.describe_grams(model.game)
+    other = NativeGame(model, signature_of(model))
+    other.players = [dataclasses.replace(p, index=k) for k, p in enumerate(reversed(other.players))]
+    assert model.optimizer.describe(other) == described[::-1]
+    assert model.optimizer.describe_grams(other) == grams[::-1]

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import bellman_tf as btf
+from bellman_tf.game import survey
 from bellman_tf.game.players import BACKWARD, COTANGENTS
 from tests.zoo import ZOO
 
@@ -147,3 +148,43 @@ def test_variables_of_tensorflow_are_put_back():
     model(np.ones((2, 3), "float32"))
     assert model.game.coverage == 1
     assert float(model.steps) == 1.0
+
+
+class Table(layers.Layer):
+    """Looks rows up by itself, and fails where there is none."""
+
+    def build(self, shape):
+        self.rows = self.add_weight(shape=(12, 5))
+
+    def call(self, x):
+        return tf.gather(self.rows, tf.cast(x, tf.int32))
+
+
+@pytest.mark.filterwarnings("ignore:.*open-loop")
+@pytest.mark.parametrize("looked_at", [False, True], ids=["fitted at once", "looked at first"])
+@pytest.mark.parametrize(
+    ("lookup", "covered"), [(lambda: layers.Embedding(12, 5), 2), (Table, 1)], ids=["embedding", "own table"]
+)
+def test_tokens_of_an_input_declared_as_floating_are_indices(lookup, covered, looked_at, monkeypatch):
+    surveys, run = [], survey._survey
+    monkeypatch.setattr(survey, "_survey", lambda *args: surveys.append(1) or run(*args))
+    model = btf.Sequential([keras.Input((7,)), lookup(), layers.Dense(12)])
+    model.compile(btf.GTDDP(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    if looked_at:  # before any data are seen
+        assert sum(player.covered for player in model.game.players) == covered
+        surveys.clear()
+    tokens = np.random.default_rng(0).integers(12, size=[11, 7])
+    for size in (6, 5):  # two traces of one game
+        model.fit(tokens[:size], tokens[:size], batch_size=size, verbose=0)
+        assert sum(player.covered for player in model.game.players) == covered
+        assert sum(player.covered for player in model.optimizer.players) == covered
+    assert len(surveys) == 1
+
+
+def test_a_table_of_one_row_and_the_way_back_from_a_table():
+    inputs = keras.Input((4,), dtype="int32")
+    table = layers.ReversibleEmbedding(6, 3, tie_weights=False)
+    hidden = layers.Dense(3)(table(inputs) + layers.Embedding(1, 3)(inputs))
+    game = game_of(table(hidden, reverse=True), inputs)
+    covered = {p.name for p in game.players if p.covered}
+    assert {"dense", "embedding"} <= {name.rstrip("_0123456789") for name in covered}
