@@ -41,10 +41,12 @@ def of_data(x: Nested) -> Signature | None:
         x: arrays, tensors or `tf.TensorSpec`s in any structure.
 
     Returns:
-        Symbolic tensors of the batch's own size where that is known; `None` if a leaf is not dense, or a size besides
-        the batch's is not known.
+        Symbolic tensors of the batch's own size where that is known; `None` if a leaf is not dense, is an array of
+        NumPy's strings or objects, or a size besides the batch's is not known.
     """
     leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
+    if any(isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSU" for leaf in leaves):
+        return None
     if not all(isinstance(leaf, np.ndarray | tf.Tensor | tf.TensorSpec) for leaf in leaves):
         return None
     shapes = [tf.TensorShape(leaf.shape) for leaf in leaves]

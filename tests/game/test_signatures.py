@@ -56,3 +56,9 @@ def test_saved_shapes_keep_their_nesting():
 def test_what_has_no_shape_is_not_described():
     assert signatures.is_made_of_tensors([np.ones(3), None])
     assert not signatures.is_made_of_tensors([np.ones(3), "text"])
+
+
+def test_arrays_of_strings_are_left_to_the_call():
+    for words in (np.array(["a", "bc"]), np.array(["a", "bc"], object), np.array([b"a", b"bc"])):
+        assert signatures.of_data({"words": words, "numbers": np.ones(2)}) is None
+    assert signatures.of_data(tf.constant(["a", "bc"])).dtype == "string"
