@@ -237,8 +237,8 @@ GTDDP.empirical(
     f"{PAPERS} gtddp-fig-7b --data-dir DIRECTORY;"
     " python -m keras_examples.studies.cooperative_block --data-dir DIRECTORY",
     "By C7 its preconditioner has a condition number below 2: compare with SGD at rates in [1 / (2 gamma), 1 / gamma]. "
-    "In 200 steps it is ahead of EKFAC at the smaller rate, as such an SGD is, and behind at the larger; the paper's "
-    "10,000 steps have not been run.",
+    "In 200 steps it is ahead of EKFAC at the smaller rate, as such an SGD is, and behind at the larger; in 1,000 of "
+    "the paper's 10,000 steps it is contradicted: 0.276 at the better rate, EKFAC 0.186.",
 )
 GTDDP.empirical(
     "FIG8",
