@@ -215,8 +215,8 @@ for key, place, statement, tested_by, remark in (
         "Figure 8",
         "the ablation of Figure 5 on WINE, IRIS, MNIST, Fashion-MNIST",
         f"{PAPERS} ddp-fig-8 --data-dir DIRECTORY",
-        "Not seen on WINE and for RMSprop on MNIST; contradicted on IRIS, where the best rates of SGD and RMSprop are too "
-        "large with feedback, and for SGD on MNIST, which breaks at the perturbed rate with feedback only.",
+        "Not seen on WINE and for RMSprop on MNIST; contradicted on IRIS, where the best rates of SGD and RMSprop are "
+        "too large with feedback, and for SGD on MNIST, which breaks at the perturbed rate with feedback only.",
     ),
 ):
     DDP1.empirical(key, place, statement, tested_by, remark)
