@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from bellman_tf.trajectory.solution import History, Solution
+from bellman_tf.trajectory.solution import Solution, continued
 
 
 def in_parts(function: Any, x0: tf.Tensor, u_init: tf.Tensor, threads: int) -> Callable:
@@ -41,25 +41,9 @@ def in_parts(function: Any, x0: tf.Tensor, u_init: tf.Tensor, threads: int) -> C
             lambda *arrays: None if arrays[0] is None else tf.concat(arrays, axis=0)[:B], *solutions
         )
         entries = [size[-1] for size in sizes]
-        history = tf.concat(list(map(_continued, histories, entries)), axis=1)[:, :B]
+        history = tf.concat(list(map(continued, histories, entries)), axis=1)[:, :B]
         used = tf.stack([*history.shape[:2], tf.reduce_max(tf.stack(entries))])
         return solution, history, tf.zeros_like(used), used
 
     whole = tf.function(program, autograph=False)
     return whole.get_concrete_function(*(tf.TensorSpec(array.shape, array.dtype) for array in (x0, u_init)))
-
-
-def _continued(history: tf.Tensor, entries: tf.Tensor) -> tf.Tensor:
-    """The history of a part whose instances have stopped, as it would go on beside others that have not.
-
-    Args:
-        history: `[fields of History, b, max_iterations + 1]`.
-        entries: how many entries were written.
-
-    Returns:
-        The same shape: the last entry repeated, with steps of 0.
-    """
-    entry = tf.range(history.shape[2])
-    repeated = tf.gather(history, tf.minimum(entry, entries - 1), axis=2)
-    is_step = tf.constant([name == "step" for name in History._fields])
-    return tf.where(is_step[:, None, None] & (entry >= entries), tf.zeros_like(repeated), repeated)

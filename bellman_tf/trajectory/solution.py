@@ -3,6 +3,7 @@
 import enum
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from bellman_tf.bellman import Gains, Value
@@ -45,6 +46,9 @@ class Status(enum.IntEnum):
 class History(NamedTuple):
     """One entry per iteration; entry 0 is the first trajectory. After an instance has stopped its last is repeated.
 
+    `iterations` is that of the instance that took most, and `max_iterations` where `solve` was called inside a
+    `tf.function`, which needs a length that does not depend on data.
+
     Attributes:
         cost: `[..., iterations + 1]`; with inequalities it is the augmented cost, which jumps where the step is 0 and
             the multipliers were renewed.
@@ -59,6 +63,27 @@ class History(NamedTuple):
     expected: tf.Tensor
     step: tf.Tensor
     regularization: tf.Tensor
+
+
+def continued(history: tf.Tensor, entries: tf.Tensor) -> tf.Tensor:
+    """A history whose instances have all stopped, as it would go on beside others that have not.
+
+    Args:
+        history: `[fields of History, ..., max_iterations + 1]`.
+        entries: how many entries were written, a scalar.
+
+    Returns:
+        The same shape: the last entry repeated, with steps of 0.
+
+    Example:
+        >>> history = tf.constant([[9.0, 4.0, 0.0], [1.0, 0.5, 0.0], [2.0, 0.1, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+        >>> History(*continued(history, 2).numpy().tolist())[::3]
+        ([9.0, 4.0, 4.0], [0.0, 1.0, 0.0])
+    """
+    entry = tf.range(history.shape[-1])
+    repeated = tf.gather(history, tf.minimum(entry, entries - 1), axis=-1)
+    is_step = np.reshape([name == "step" for name in History._fields], [-1] + [1] * (len(history.shape) - 1))
+    return tf.where(is_step & (entry >= entries), tf.zeros_like(repeated), repeated)
 
 
 class Solution(NamedTuple):

@@ -11,7 +11,7 @@ from bellman_tf.trajectory.options import AugmentedLagrangian, LineSearch, Regul
 from bellman_tf.trajectory.parallel import in_parts
 from bellman_tf.trajectory.problem import Problem
 from bellman_tf.trajectory.small_matrices import first, last, transposed_last
-from bellman_tf.trajectory.solution import History, Solution
+from bellman_tf.trajectory.solution import History, Solution, continued
 
 
 def solve(
@@ -126,7 +126,10 @@ def solve(
         problem.compiled[key] = _compiled(problem, options, x0, u_init, threads)
     solution, history, begin, size = problem.compiled[key](x0, u_init)
     # Nothing but this depends on how long it took. The raw operations: tf.slice makes tensors of lists anew.
-    history = tf.raw_ops.Slice(input=history, begin=begin, size=size)
+    if tf.executing_eagerly():
+        history = tf.raw_ops.Slice(input=history, begin=begin, size=size)
+    else:  # a slice of a size that depends on x0 makes XLA take x0 for a constant, and compile again for every other
+        history = continued(history, size[-1])
     return solution._replace(history=History(*tf.raw_ops.Unpack(value=history, num=len(History._fields))))
 
 

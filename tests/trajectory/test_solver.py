@@ -297,6 +297,26 @@ def test_it_works_in_float32_and_inside_a_tf_function():
     assert_close(single.cost, exact.cost, rtol=1e-5)
 
 
+def test_a_jitted_caller_compiles_one_program_for_all_initial_states():
+    """With a history cut to the iterations done, XLA took the states for constants: one program for each."""
+    case = cases.curved(lower=-0.2, upper=0.05)
+    x0, u = case.solve_inputs()
+    u = 0.0 * u
+    found = solve(case.problem, x0, u, max_iterations=40)
+
+    @tf.function(jit_compile=True)
+    def inside(x0, u):
+        return solve(case.problem, x0, u, max_iterations=40)
+
+    entry = inside.experimental_get_compiler_ir(x0, u)(stage="hlo").split("entry_computation_layout={(")[1]
+    assert entry.split(")->")[0].count("f64[") == 2
+    history, done = inside(x0, u).history, len(found.history.cost)
+    assert 1 < done < 41
+    for name, expected, value in zip(history._fields, found.history, history, strict=True):
+        last = 0.0 if name == "step" else expected.numpy()[-1]
+        assert_close(value, [*expected.numpy(), *[last] * (41 - done)], rtol=1e-9, atol=1e-12, label=name)
+
+
 def test_a_limited_swing_up_is_optimal_and_the_same_by_xla():
     """Regularised, limited, and with an instance that is not finite."""
     case = cases.pendulum(60, lower=-1.2, upper=1.2)
