@@ -1,8 +1,8 @@
 """Inverses of positive definite matrices in blocks of rows, all sizes in one loop: what XLA compiles and runs fastest.
 
-Compiled for a CPU, `tf.linalg.cholesky` is a loop over columns that passes over the whole matrix for each of them, one
-program for every size; `tf.linalg.triangular_solve` of fewer than 32 rows is written out row by row and takes 1.5 s to
-compile.
+Compiled by XLA, a factorisation is a loop over columns that passes over the whole matrix again and again
+(`columns.py`), one program for every size; `tf.linalg.triangular_solve` of fewer than 32 rows is written out row by row
+and takes 1.5 s to compile.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf._typing import Square
+from bellman_tf.linalg.columns import factor_in_columns
 from bellman_tf.linalg.symmetric import symmetrize
 
 BLOCK = 32  # rows: the fewest of which XLA does not write the triangular solve out
@@ -44,7 +45,7 @@ def inverses_in_blocks(stacks: Sequence[Square], dampings: Sequence[tf.Tensor]) 
 
         N = R W'     C C' = R[block] + damping I - N N'     W[block] = C^{-1} (I[block] - N W)
 
-    and in the end the inverse `W' W`. Only C is factored entry by entry, that of all matrices as one stack.
+    and in the end the inverse `W' W`. Only C is factored by columns, that of all matrices as one stack.
 
     Args:
         stacks: `[S, n, n]` each, S and n static, symmetric, of one dtype; as many sizes n as there are stacks.
@@ -80,7 +81,7 @@ def inverses_in_blocks(stacks: Sequence[Square], dampings: Sequence[tf.Tensor]) 
             blocks = tf.reshape(R, [-1, BLOCK, count, BLOCK])
             along.append(N)
             own.append(tf.gather(blocks, tf.minimum(k, count - 1), axis=2) - tf.matmul(N, N, transpose_b=True))
-        C = tf.linalg.cholesky(_joined(own) + shift)
+        C = factor_in_columns(_joined(own) + shift)
         inverses = tf.split(tf.linalg.triangular_solve(C, one), alike)  # reads nothing above the diagonal
         new = []
         for W, N, inverse, count in zip(known, along, inverses, counts, strict=True):

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from bellman_tf._typing import Batch, Matrix, Number, Square
 from bellman_tf.linalg import _shapes
+from bellman_tf.linalg.columns import LARGEST, compiled_by_xla, factor_in_columns
 from bellman_tf.linalg.constants import constant, expand_dims, number
 from bellman_tf.linalg.products import diag, trace
 from bellman_tf.linalg.symmetric import symmetrize
@@ -178,6 +179,8 @@ def _on_diagonal(numbers: Batch, A: Square) -> Square:
 
 
 def _cholesky(A: Square) -> Square:
+    if compiled_by_xla() and A.shape[-1] is not None and A.shape[-1] <= LARGEST:
+        return factor_in_columns(A)
     # an eager failure leaves other people's memory above the diagonal
     return tf.linalg.band_part(tf.linalg.cholesky(A), constant(-1), constant(0))
 
