@@ -8,12 +8,16 @@ An exported step is a pure function `(x, y, variables...) -> (loss, changed vari
 step reads or writes, in three files:
 
     NETWORK_ROW.stablehlo   portable StableHLO (versioned bytecode), made from the `tf.function` around `train_step`
-    NETWORK_ROW.json        names, shapes and types of all arguments; names of all results, which argument each one
-                            replaces, and its noise: the norm of its change when the inputs are off by a `NOISE`
-    NETWORK_ROW.npz         a batch, starting values (`argument_0`, ...) and the CPU's results (`result_0`, ...)
+    NETWORK_ROW.json        names, shapes and types of all arguments and results; which argument each result replaces,
+                            and its noise: the norm of its change when the inputs are off by a `NOISE`; the losses of
+                            `--course` steps on the same batch
+    NETWORK_ROW.npz         a batch, starting values (`argument_0`, ...) and the CPU's results (`result_0`, ...), of a
+                            large result at some places only (`places_0`, ...)
 
-The starting values are those after `--warm` steps. The CPU's results come from TensorFlow's own kernels, without XLA.
-With the defaults the exported step factorises: K-FAC's and EKFAC's matrices are renewed at steps 0, 10, 20, ...
+The starting values are those after `--warm` steps. Where that is 0, nothing has been learnt yet, and large kernels are
+drawn by NumPy from a seed in the JSON file instead of being stored: ResNet-18's files would be too large to carry. The
+CPU's results come from TensorFlow's own kernels, without XLA. With the defaults the exported step factorises: K-FAC's
+and EKFAC's matrices are renewed at steps 0, 10, 20, ...
 """
 
 import argparse
@@ -43,6 +47,9 @@ ROWS = {
     "ekfac": "linear ekfac",
 }
 BATCH = {"resnet18": 128}  # instead of the network's own, which suits a CPU
+WARM = {"resnet18": 0}  # steps before the starting values are read, if not 10
+LARGE = 4096  # entries: a larger result is stored at so many random places
+DRAWS = 3  # the noise is the largest of so many draws
 # State that an eigendecomposition determines only up to signs, order and rotations: stored, not to be compared.
 NOT_UNIQUE = ("_basis", "_scalings")
 # Relative errors of the inputs that stand for float32 on another device and for products of 10-bit mantissas (TF32).
@@ -163,6 +170,23 @@ def names_of(step: Step) -> dict[int, tuple[str, str]]:
     return {id(v.value): (v.path, kind) for kind, variables in groups.items() for v in variables}
 
 
+def arguments_of(
+    function: tf.types.experimental.PolymorphicFunction, inputs: list[tf.Tensor]
+) -> list[tf.Variable | tf.Tensor]:
+    """What the arguments of a compiled function's module stand for.
+
+    Args:
+        function: the function.
+        inputs: its own arguments.
+
+    Returns:
+        The inputs, then the variables and tensors that it captures.
+    """
+    concrete = function.get_concrete_function(*inputs)
+    variables = {id(variable.handle): variable for variable in concrete.variables}
+    return [*inputs, *(variables.get(id(capture), capture) for capture in concrete.captured_inputs)]
+
+
 def portable(step: Step) -> tuple[bytes, dict, list[tf.Variable | tf.Tensor]]:
     """The step as StableHLO and a description of its arguments and results.
 
@@ -178,11 +202,9 @@ def portable(step: Step) -> tuple[bytes, dict, list[tf.Variable | tf.Tensor]]:
             its results, the loss apart, replaces no argument.
     """
     function = step.function(jit=True)
-    concrete = function.get_concrete_function(step.x, step.y)
     ir = function.experimental_get_compiler_ir(step.x, step.y)
     hlo = ir(stage="hlo")
-    variables = {id(variable.handle): variable for variable in concrete.variables}
-    sources = [step.x, step.y, *(variables.get(id(capture), capture) for capture in concrete.captured_inputs)]
+    sources = arguments_of(function, [step.x, step.y])
     names = names_of(step) | {id(step.x): ("x", "input"), id(step.y): ("y", "input")}
     arguments = []
     for source in sources:
@@ -195,21 +217,36 @@ def portable(step: Step) -> tuple[bytes, dict, list[tf.Variable | tf.Tensor]]:
     replaced = replaced_arguments(hlo)
     if sorted(replaced) != list(range(1, len(replaced) + 1)):
         raise ValueError(f"results and the arguments that they replace: {replaced}; result 0 alone may lack one")
-    results = [{"name": "loss", "replaces": None, "unique": True}]
+    results = [{"name": "loss", "shape": [], "dtype": "float32", "replaces": None, "unique": True}]
     for number in range(1, len(replaced) + 1):
-        name = arguments[replaced[number]]["name"]
-        results.append({"name": name, "replaces": replaced[number], "unique": not name.endswith(NOT_UNIQUE)})
+        like = {key: arguments[replaced[number]][key] for key in ("name", "shape", "dtype")}
+        results.append(like | {"replaces": replaced[number], "unique": not like["name"].endswith(NOT_UNIQUE)})
     return versioned(ir(stage="stablehlo")), {"arguments": arguments, "results": results}, sources
 
 
-def export(step: Step, directory: pathlib.Path, name: str, warm: int) -> dict:
+def drawn(sources: list[tf.Variable | tf.Tensor], arguments: list[dict]) -> None:
+    """Replaces large kernels by random ones of the same spread, which the description's reader draws as well.
+
+    Args:
+        sources: for each argument the tensor or variable that it stands for; kernels are assigned.
+        arguments: their descriptions; a replaced one gets "drawn", a seed and a factor of the normal numbers.
+    """
+    for i, (source, argument) in enumerate(zip(sources, arguments, strict=True)):
+        if argument["kind"] == "model" and argument["name"].endswith("kernel") and np.prod(source.shape) > LARGE:
+            argument["drawn"] = {"seed": i, "scale": float(np.std(source.numpy()))}
+            normal = np.random.default_rng(i).standard_normal(source.shape, np.float32)
+            source.assign(np.float32(argument["drawn"]["scale"]) * normal)
+
+
+def export(step: Step, directory: pathlib.Path, name: str, warm: int, course: int) -> dict:
     """Writes a step's three files.
 
     Args:
         step: the step; its variables move.
         directory: made if it does not exist.
         name: of the files, without their ends.
-        warm: steps before the starting values are read.
+        warm: steps before the starting values are read; with 0 large kernels are drawn.
+        course: steps whose losses are recorded.
 
     Returns:
         What the JSON file says.
@@ -219,39 +256,142 @@ def export(step: Step, directory: pathlib.Path, name: str, warm: int) -> dict:
         function(step.x, step.y)
     step.model.reset_metrics()
     module, description, sources = portable(step)
+    if not warm:
+        drawn(sources, description["arguments"])
     start = [source.numpy() for source in sources]
     replaced = [result["replaces"] for result in description["results"][1:]]
+    rng = np.random.default_rng(1)
+    places = places_of([1, *(start[i].size for i in replaced)])
 
-    def after(x: tf.Tensor) -> list[np.ndarray]:
+    def begin() -> None:
         for i in replaced:
             sources[i].assign(start[i])
-        return [function(x, step.y).numpy(), *(sources[i].numpy() for i in replaced)]
+
+    def after(x: tf.Tensor) -> list[np.ndarray]:
+        begin()
+        return sampled([function(x, step.y).numpy(), *(sources[i].numpy() for i in replaced)], places)
 
     results = after(step.x)
-    rng = np.random.default_rng(1)
     for result in description["results"]:
-        result["noise"] = {}
+        result["noise"] = dict.fromkeys(NOISE, 0.0)
     for kind, size in NOISE.items():
-        noisy = after(step.x * tf.constant(1 + size * rng.normal(size=step.x.shape), step.x.dtype))
-        for result, value, other in zip(description["results"], results, noisy, strict=True):
-            result["noise"][kind] = float(np.linalg.norm((other - value).astype(np.float64)))
-    values = {f"argument_{i}": value for i, value in enumerate(start)}
+        for _ in range(DRAWS):
+            noisy = after(step.x * tf.constant(1 + size * rng.normal(size=step.x.shape), step.x.dtype))
+            for result, value, other in zip(description["results"], results, noisy, strict=True):
+                noise = float(np.linalg.norm((other - value).astype(np.float64)))
+                result["noise"][kind] = max(result["noise"][kind], noise)
+    begin()
+    losses = [float(function(step.x, step.y)) for _ in range(course)]
+    values = {f"argument_{i}": value for i, value in enumerate(start) if "drawn" not in description["arguments"][i]}
     values |= {f"result_{i}": value for i, value in enumerate(results)}
+    values |= {f"places_{i}": chosen for i, chosen in places.items()}
     description = {
         "name": name,
+        "baseline": f"{name.rsplit('_', 1)[0]}_sgd",
         "batch": len(step.y),
         "warm_steps": warm,
         "loss": float(results[0]),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "stablehlo": STABLEHLO_VERSION,
-        "bytes": len(module),
+        "course": losses,
         **description,
     }
+    return write(directory, module, description, values)
+
+
+def places_of(sizes: list[int]) -> dict[int, np.ndarray]:
+    """Where large results are compared.
+
+    Args:
+        sizes: entries of each result.
+
+    Returns:
+        For the number of each result of more than `LARGE` entries so many random places of its flat array.
+    """
+    rng = np.random.default_rng(2)
+    return {i: rng.integers(size, size=LARGE, dtype=np.int32) for i, size in enumerate(sizes) if size > LARGE}
+
+
+def sampled(results: list[np.ndarray], places: dict[int, np.ndarray]) -> list[np.ndarray]:
+    """The results, of large ones the entries at their places."""
+    return [value.flat[places[i]] if i in places else value for i, value in enumerate(results)]
+
+
+def write_function(
+    directory: pathlib.Path,
+    name: str,
+    baseline: str,
+    function: tf.types.experimental.PolymorphicFunction,
+    inputs: list[tf.Tensor],
+    noisy: float = NOISE["float32"],
+) -> dict:
+    """Writes a function of tensors that changes no variable.
+
+    Args:
+        directory: made if it does not exist.
+        name: of the files, without their ends.
+        baseline: name of what its time is divided by.
+        function: compiled by XLA; returns a tensor or a tuple of tensors.
+        inputs: its arguments, the first a floating one.
+        noisy: relative error of the first argument whose effect is the noise of the results.
+
+    Returns:
+        What the JSON file says. The course is the first entry of the first result.
+    """
+    like = tf.nest.flatten(function(*inputs))
+    places = places_of([int(tf.size(result)) for result in like])
+
+    def results(x: tf.Tensor) -> list[np.ndarray]:
+        return sampled([result.numpy() for result in tf.nest.flatten(function(x, *inputs[1:]))], places)
+
+    expected, rng, noise = results(inputs[0]), np.random.default_rng(1), np.zeros(len(like))
+    for _ in range(DRAWS):
+        other = results(inputs[0] * tf.constant(1 + noisy * rng.normal(size=inputs[0].shape), inputs[0].dtype))
+        gaps = [np.linalg.norm(np.subtract(a, b, dtype=np.float64)) for a, b in zip(other, expected, strict=True)]
+        noise = np.maximum(noise, gaps)
+    arguments = arguments_of(function, inputs)
+
+    def described(kind: str, values: list[tf.Tensor]) -> list[dict]:
+        return [
+            {"name": f"{kind}_{i}", "kind": "input", "shape": list(value.shape), "dtype": value.dtype.name}
+            for i, value in enumerate(values)
+        ]
+
+    same = {"replaces": None, "unique": True}
+    description = {
+        "name": name,
+        "baseline": baseline,
+        "course": [float(expected[0].flat[0])],
+        "arguments": described("argument", arguments),
+        "results": [
+            same | entry | {"noise": dict.fromkeys(NOISE, float(size))}
+            for entry, size in zip(described("result", like), noise, strict=True)
+        ],
+    }
+    values = {f"argument_{i}": value.numpy() for i, value in enumerate(arguments)}
+    values |= {f"result_{i}": value for i, value in enumerate(expected)}
+    values |= {f"places_{i}": chosen for i, chosen in places.items()}
+    module = versioned(function.experimental_get_compiler_ir(*inputs)(stage="stablehlo"))
+    return write(directory, module, description, values)
+
+
+def write(directory: pathlib.Path, module: bytes, description: dict, values: dict[str, np.ndarray]) -> dict:
+    """Writes the three files of an exported program.
+
+    Args:
+        directory: made if it does not exist.
+        module: portable StableHLO.
+        description: its "name" names the files.
+        values: for the archive.
+
+    Returns:
+        What the JSON file says: the description, versions and the module's size.
+    """
+    versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "stablehlo": STABLEHLO_VERSION}
+    description = description | versions | {"bytes": len(module)}
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / f"{name}.stablehlo").write_bytes(module)
-    (directory / f"{name}.json").write_text(json.dumps(description, indent=1) + "\n")
-    np.savez_compressed(directory / f"{name}.npz", **values)
+    file = directory / description["name"]
+    file.with_suffix(".stablehlo").write_bytes(module)
+    file.with_suffix(".json").write_text(json.dumps(description, indent=1) + "\n")
+    np.savez_compressed(file.with_suffix(".npz"), **values)
     return description
 
 
@@ -298,7 +438,8 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--rows", default=",".join(ROWS), help="with --direct ratios are to the first")
     parser.add_argument("--batch", type=int, default=0, help="default: 128, vit 64")
-    parser.add_argument("--warm", type=int, default=10, help="--out: steps before the starting values are read")
+    parser.add_argument("--warm", type=int, help="--out: steps before the starting values are read; 10, resnet18 0")
+    parser.add_argument("--course", type=int, default=30, help="--out: steps whose losses are recorded")
     parser.add_argument("--kfac-every", type=int, default=10, help="steps between factorisations")
     parser.add_argument("--rounds", type=int, default=20, help="--direct: blocks timed")
     parser.add_argument("--repeats", type=int, default=10, help="--direct: steps in a block")
@@ -312,8 +453,9 @@ def main() -> None:
             for row, entry in timed(steps, options.rounds, options.repeats).items():
                 print(f"{network} {row}: {json.dumps(entry)}", flush=True)
             continue
+        warm = WARM.get(network, 10) if options.warm is None else options.warm
         for row, step in steps.items():
-            written = export(step, options.out, f"{network}_{row}", options.warm)
+            written = export(step, options.out, f"{network}_{row}", warm, options.course)
             print(f"{written['name']}: {written['bytes']} bytes, {len(written['arguments'])} arguments", flush=True)
 
 

@@ -10,6 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import bellman_tf as btf
 from benchmarks import gpu_step
@@ -31,10 +32,10 @@ def step_with(row):
     return gpu_step.compiled(model, OPTIMIZERS[row](), (6,), 4)
 
 
-def exported(row, directory):
+def exported(row, directory, warm=2):
     """A step after two others, so that K-FAC factorises in it: the step, its description and its values."""
     step = step_with(row)
-    written = gpu_step.export(step, directory, f"mlp_{row}", warm=2)
+    written = gpu_step.export(step, directory, f"mlp_{row}", warm, course=5)
     description = json.loads((directory / f"mlp_{row}.json").read_text())
     assert description == written
     with np.load(directory / f"mlp_{row}.npz") as values:
@@ -90,6 +91,39 @@ def test_results_are_one_step_of_gradient_descent(tmp_path):
     assert_close(after["loss"], -np.log((p * labels).sum(1)).mean(), rtol=1e-6)
     counter = next(name for name in start if name.endswith("iteration"))
     assert (start[counter], after[counter]) == (2, 3)
+
+
+def test_a_fresh_step_is_small_and_its_kernels_are_drawn_again(tmp_path, monkeypatch):
+    """Kernels from their seed, large results at some places: what is stored is what the step starts with and gives."""
+    monkeypatch.setattr(gpu_step, "LARGE", 20)
+    step, description, values = exported("kfac", tmp_path, warm=0)
+    drawn = [i for i, argument in enumerate(description["arguments"]) if "drawn" in argument]
+    assert [description["arguments"][i]["shape"] for i in drawn] == [[6, 5], [5, 10]]
+    assert not {f"argument_{i}" for i in drawn} & set(values)
+    large = [i for i, result in enumerate(description["results"]) if np.prod(result["shape"]) > 20]
+    assert large and {f"places_{i}" for i in large} == {name for name in values if name.startswith("places")}
+    kernels = []
+    for i in drawn:
+        entry = description["arguments"][i]
+        normal = np.random.default_rng(entry["drawn"]["seed"]).standard_normal(entry["shape"], np.float32)
+        kernels.append(entry["drawn"]["scale"] * normal)
+    logits = np.tanh(step.x @ kernels[0]) @ kernels[1]
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(4), step.y]
+    assert_close(values["result_0"], losses.mean(), rtol=1e-5)
+    assert description["course"][0] == pytest.approx(losses.mean(), rel=1e-5)
+    assert len(description["course"]) == 5 and description["course"][-1] < description["course"][0]
+
+
+def test_a_function_is_exported_with_what_it_captures(tmp_path):
+    shift = tf.Variable(np.arange(30.0))
+    function = tf.function(lambda x: (tf.reduce_sum(x * shift), x * shift), jit_compile=True, autograph=False)
+    written = gpu_step.write_function(tmp_path, "one", "one", function, [tf.ones([30], tf.float64)])
+    with np.load(tmp_path / "one.npz") as values:
+        assert_close(values["argument_1"], np.arange(30.0), rtol=0)
+        assert_close(values["result_1"], np.arange(30.0), rtol=1e-15)
+    assert written["course"] == [435.0]
+    assert 0 < written["results"][1]["noise"]["float32"] < 1e-3
+    assert [entry["shape"] for entry in written["arguments"]] == [[30], [30]]
 
 
 def test_aliases_of_a_module():

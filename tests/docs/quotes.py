@@ -67,8 +67,20 @@ def readme() -> Iterator[str]:
         f"SGD {ratios['linear identity']}, Adam {ratios['linear adam']}, K-FAC {ratios['linear kfac']} on {len(steps)} "
         f"networks; around AdamW on the DIGITS MLP {_cost(found, DIGITS, ADAMW):.1f} |"
     )
+    identity, kfac, ekfac = (sorted(_on_a_gpu(row)) for row in ("identity", "kfac", "ekfac"))
+    yield (
+        f"identity {span(identity, '.1f')} times SGD's time, K-FAC {span(kfac, '.1f')}, "
+        f"EKFAC {ekfac[0]:.2g} to {ekfac[-1]:.2g} on {len(ekfac)} networks |"
+    )
 
 
+def _on_a_gpu(row: str) -> list[float]:
+    """Ratios to SGD's time on a GPU of the CNN, the ViT and ResNet-18."""
+    now, before = (benchmark("gpu_step")[f"steps, {form}"]["results"] for form in _FORMS)
+    return [(before | now)[f"{network}_{row}"]["ratio"] for network in ("cnn", "vit", "resnet18")]
+
+
+_FORMS = ("present form", "with tf.linalg.cholesky in place of factor_in_columns")  # the second has EKFAC's rows
 README_SETTINGS = ("goal 0.8", "goal 1.5", "(MNIST, B = 64)")
 
 
@@ -152,6 +164,13 @@ def performance() -> Iterator[str]:
     yield (
         f"the residual CNN takes {cnn[0]:.2f} with identity and {cnn[1]:.2f} with K-FAC, the ViT {vit[0]:.2f} and "
         f"{vit[1]:.2f}, ResNet-18 {resnet[0]:.2f} and {resnet[1]:.2f};"
+    )
+    identity, adam, kfac = ([f"{ratio:.2f}" for ratio in _on_a_gpu(row)] for row in ("identity", "adam", "kfac"))
+    ekfac = sorted(_on_a_gpu("ekfac"))
+    yield (
+        f"ratio to SGD: identity {identity[0]} (CNN), {identity[1]} (ViT), {identity[2]} (ResNet-18, with "
+        f"BatchNormalization), Adam {adam[0]}, {adam[1]} and {adam[2]}, K-FAC {kfac[0]}, {kfac[1]} and {kfac[2]}. "
+        f"EKFAC takes {ekfac[0]:.2g} to {ekfac[-1]:.2g} times SGD's time there"
     )
     traces, first = benchmark("trace_time")["seconds"].values(), benchmark("first_step")["seconds"]["mobilenet"]
     identity, adam, kfac = (span((t[row] / t["keras sgd"] for t in traces), ".1f") for row in COLUMNS[1:4])
