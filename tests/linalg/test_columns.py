@@ -80,3 +80,16 @@ def test_inside_a_program_or_not():
     tf.function(look, jit_compile=True)(tf.constant(1.0))
     tf.function(lambda x: tf.while_loop(lambda x: x < 3.0, lambda x: look(x) + 1.0, [x]), jit_compile=True)(0.0)
     assert seen[:2] == [False, False] and len(seen) >= 4 and all(seen[2:])
+
+
+def test_gradients_through_a_compiled_factor_are_the_eager_ones():
+    A = tf.constant(stack(0, 1, 2 * COLUMNS + 3)[0])
+
+    def gradient(A):
+        with tf.GradientTape() as tape:
+            tape.watch(A)
+            total = tf.reduce_sum(factor_spd(A).lower ** 3)
+        found = tape.gradient(total, A)
+        return found + tf.transpose(found)  # which triangle carries it is each factorisation's own
+
+    assert_close(tf.function(gradient, jit_compile=True)(A), gradient(A), rtol=1e-12, atol=1e-12)
