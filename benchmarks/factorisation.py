@@ -9,8 +9,6 @@ Float32, one matrix each, and the inverses of eight matrices as K-FAC takes them
 
 import argparse
 import pathlib
-import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -19,7 +17,8 @@ import tensorflow as tf
 from bellman_tf.linalg import Factor, inverse_spd
 from bellman_tf.linalg.blocked import inverses_in_blocks
 from bellman_tf.linalg.columns import factor_in_columns
-from benchmarks.gpu_step import write_function
+from benchmarks.exported import write_function
+from benchmarks.row_products import milliseconds
 
 SIZES = (64, 128, 256, 512)
 STACK = 8
@@ -39,17 +38,6 @@ def rows(size: int) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
         "inverse tf": lambda A: inverse_spd(Factor(tf.linalg.cholesky(A))),
         "inverse blocks": lambda A: inverses_in_blocks([A], [tf.zeros([STACK])])[0],
     }
-
-
-def milliseconds(function: tf.types.experimental.PolymorphicFunction, A: tf.Tensor, rounds: int) -> float:
-    """Median time of one call."""
-    function(A)
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        function(A).numpy()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
 
 
 def main() -> None:

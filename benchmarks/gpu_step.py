@@ -5,14 +5,8 @@
     python -m benchmarks.gpu_step --direct [--networks ...]  where TensorFlow has an accelerator, or on its CPU
 
 An exported step is a pure function `(x, y, variables...) -> (loss, changed variables...)`, of all variables that the
-step reads or writes, in three files:
-
-    NETWORK_ROW.stablehlo   portable StableHLO (versioned bytecode), made from the `tf.function` around `train_step`
-    NETWORK_ROW.json        names, shapes and types of all arguments and results; which argument each result replaces,
-                            and its noise: the norm of its change when the inputs are off by a `NOISE`; the losses of
-                            `--course` steps on the same batch
-    NETWORK_ROW.npz         a batch, starting values (`argument_0`, ...) and the CPU's results (`result_0`, ...), of a
-                            large result at some places only (`places_0`, ...)
+step reads or writes, in the three files `NETWORK_ROW.*` of `exported.py`. The JSON file also has the losses of
+`--course` steps on the same batch.
 
 The starting values are those after `--warm` steps. Where that is 0, nothing has been learnt yet, and large kernels are
 drawn by NumPy from a seed in the JSON file instead of being stored: ResNet-18's files would be too large to carry. The
@@ -31,10 +25,9 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.compiler.mlir.stablehlo import stablehlo
 
 import bellman_tf as btf
-from benchmarks import step_time
+from benchmarks import exported, step_time
 from benchmarks.networks import PROBLEMS
 
 NETWORKS = ("cnn", "resnet18", "vit")
@@ -48,14 +41,8 @@ ROWS = {
 }
 BATCH = {"resnet18": 128}  # instead of the network's own, which suits a CPU
 WARM = {"resnet18": 0}  # steps before the starting values are read, if not 10
-LARGE = 4096  # entries: a larger result is stored at so many random places
-DRAWS = 3  # the noise is the largest of so many draws
 # State that an eigendecomposition determines only up to signs, order and rotations: stored, not to be compared.
 NOT_UNIQUE = ("_basis", "_scalings")
-# Relative errors of the inputs that stand for float32 on another device and for products of 10-bit mantissas (TF32).
-NOISE = {"float32": 1e-6, "tf32": 5e-4}
-STABLEHLO_VERSION = "1.0.0"  # readers of this and later versions accept the files
-_ALIAS = re.compile(r"\{(\d+)\}: \((\d+), \{\}, may-alias\)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,35 +114,6 @@ def step_of(network: str, row: str, batch: int, kfac_every: int) -> Step:
     return compiled(problem.network(), optimizer, problem.shape, batch or BATCH.get(network, problem.batch))
 
 
-def replaced_arguments(hlo: str) -> dict[int, int]:
-    """Which argument each result of a compiled `tf.function` replaces.
-
-    Args:
-        hlo: text of the module; its first line says which results may live in which argument's buffer.
-
-    Returns:
-        Argument's number for each result's number; a result without one is what the function returns.
-    """
-    return {int(result): int(argument) for result, argument in _ALIAS.findall(hlo.split("\n", 1)[0])}
-
-
-def versioned(module: str) -> bytes:
-    """A module in the versioned form of StableHLO, which later readers accept.
-
-    TensorFlow's own "stablehlo_serialized" carries no version and uses a second dialect, `mhlo`, in two places: for
-    attributes of the module, which are left out, and for copies of results, which become reshapes to the same shape.
-
-    Args:
-        module: text, stage "stablehlo" of a compiled `tf.function`.
-
-    Returns:
-        Bytecode.
-    """
-    module = re.sub(r"^(module @\S+) attributes \{mhlo\..*\} \{$", r"\1 {", module, flags=re.MULTILINE)
-    module = re.sub(r"= mhlo\.copy (%\S+) : (tensor<\S*>)", r"= stablehlo.reshape \1 : (\2) -> \2", module)
-    return stablehlo.serialize_portable_artifact_str(module, STABLEHLO_VERSION)
-
-
 def names_of(step: Step) -> dict[int, tuple[str, str]]:
     """Name and kind of every variable of a step.
 
@@ -168,23 +126,6 @@ def names_of(step: Step) -> dict[int, tuple[str, str]]:
     model = step.model
     groups = {"metric": model.metrics_variables, "optimizer": model.optimizer.variables, "model": model.variables}
     return {id(v.value): (v.path, kind) for kind, variables in groups.items() for v in variables}
-
-
-def arguments_of(
-    function: tf.types.experimental.PolymorphicFunction, inputs: list[tf.Tensor]
-) -> list[tf.Variable | tf.Tensor]:
-    """What the arguments of a compiled function's module stand for.
-
-    Args:
-        function: the function.
-        inputs: its own arguments.
-
-    Returns:
-        The inputs, then the variables and tensors that it captures.
-    """
-    concrete = function.get_concrete_function(*inputs)
-    variables = {id(variable.handle): variable for variable in concrete.variables}
-    return [*inputs, *(variables.get(id(capture), capture) for capture in concrete.captured_inputs)]
 
 
 def portable(step: Step) -> tuple[bytes, dict, list[tf.Variable | tf.Tensor]]:
@@ -204,7 +145,7 @@ def portable(step: Step) -> tuple[bytes, dict, list[tf.Variable | tf.Tensor]]:
     function = step.function(jit=True)
     ir = function.experimental_get_compiler_ir(step.x, step.y)
     hlo = ir(stage="hlo")
-    sources = arguments_of(function, [step.x, step.y])
+    sources = exported.arguments_of(function, [step.x, step.y])
     names = names_of(step) | {id(step.x): ("x", "input"), id(step.y): ("y", "input")}
     arguments = []
     for source in sources:
@@ -214,14 +155,14 @@ def portable(step: Step) -> tuple[bytes, dict, list[tf.Variable | tf.Tensor]]:
     shapes = re.findall(r"\[([\d,]*)\]", layout)
     if [",".join(map(str, argument["shape"])) for argument in arguments] != shapes:
         raise ValueError(f"the module's arguments have shapes {shapes}, the batch and the captures {arguments}")
-    replaced = replaced_arguments(hlo)
+    replaced = exported.replaced_arguments(hlo)
     if sorted(replaced) != list(range(1, len(replaced) + 1)):
         raise ValueError(f"results and the arguments that they replace: {replaced}; result 0 alone may lack one")
     results = [{"name": "loss", "shape": [], "dtype": "float32", "replaces": None, "unique": True}]
     for number in range(1, len(replaced) + 1):
         like = {key: arguments[replaced[number]][key] for key in ("name", "shape", "dtype")}
         results.append(like | {"replaces": replaced[number], "unique": not like["name"].endswith(NOT_UNIQUE)})
-    return versioned(ir(stage="stablehlo")), {"arguments": arguments, "results": results}, sources
+    return exported.versioned(ir(stage="stablehlo")), {"arguments": arguments, "results": results}, sources
 
 
 def drawn(sources: list[tf.Variable | tf.Tensor], arguments: list[dict]) -> None:
@@ -232,7 +173,11 @@ def drawn(sources: list[tf.Variable | tf.Tensor], arguments: list[dict]) -> None
         arguments: their descriptions; a replaced one gets "drawn", a seed and a factor of the normal numbers.
     """
     for i, (source, argument) in enumerate(zip(sources, arguments, strict=True)):
-        if argument["kind"] == "model" and argument["name"].endswith("kernel") and np.prod(source.shape) > LARGE:
+        if (
+            argument["kind"] == "model"
+            and argument["name"].endswith("kernel")
+            and np.prod(source.shape) > exported.LARGE
+        ):
             argument["drawn"] = {"seed": i, "scale": float(np.std(source.numpy()))}
             normal = np.random.default_rng(i).standard_normal(source.shape, np.float32)
             source.assign(np.float32(argument["drawn"]["scale"]) * normal)
@@ -261,7 +206,7 @@ def export(step: Step, directory: pathlib.Path, name: str, warm: int, course: in
     start = [source.numpy() for source in sources]
     replaced = [result["replaces"] for result in description["results"][1:]]
     rng = np.random.default_rng(1)
-    places = places_of([1, *(start[i].size for i in replaced)])
+    places = exported.places_of([1, *(start[i].size for i in replaced)])
 
     def begin() -> None:
         for i in replaced:
@@ -269,22 +214,19 @@ def export(step: Step, directory: pathlib.Path, name: str, warm: int, course: in
 
     def after(x: tf.Tensor) -> list[np.ndarray]:
         begin()
-        return sampled([function(x, step.y).numpy(), *(sources[i].numpy() for i in replaced)], places)
+        return exported.sampled([function(x, step.y).numpy(), *(sources[i].numpy() for i in replaced)], places)
 
     results = after(step.x)
     for result in description["results"]:
-        result["noise"] = dict.fromkeys(NOISE, 0.0)
-    for kind, size in NOISE.items():
-        for _ in range(DRAWS):
+        result["noise"] = dict.fromkeys(exported.NOISE, 0.0)
+    for kind, size in exported.NOISE.items():
+        for _ in range(exported.DRAWS):
             noisy = after(step.x * tf.constant(1 + size * rng.normal(size=step.x.shape), step.x.dtype))
             for result, value, other in zip(description["results"], results, noisy, strict=True):
                 noise = float(np.linalg.norm((other - value).astype(np.float64)))
                 result["noise"][kind] = max(result["noise"][kind], noise)
     begin()
     losses = [float(function(step.x, step.y)) for _ in range(course)]
-    values = {f"argument_{i}": value for i, value in enumerate(start) if "drawn" not in description["arguments"][i]}
-    values |= {f"result_{i}": value for i, value in enumerate(results)}
-    values |= {f"places_{i}": chosen for i, chosen in places.items()}
     description = {
         "name": name,
         "baseline": f"{name.rsplit('_', 1)[0]}_sgd",
@@ -294,105 +236,7 @@ def export(step: Step, directory: pathlib.Path, name: str, warm: int, course: in
         "course": losses,
         **description,
     }
-    return write(directory, module, description, values)
-
-
-def places_of(sizes: list[int]) -> dict[int, np.ndarray]:
-    """Where large results are compared.
-
-    Args:
-        sizes: entries of each result.
-
-    Returns:
-        For the number of each result of more than `LARGE` entries so many random places of its flat array.
-    """
-    rng = np.random.default_rng(2)
-    return {i: rng.integers(size, size=LARGE, dtype=np.int32) for i, size in enumerate(sizes) if size > LARGE}
-
-
-def sampled(results: list[np.ndarray], places: dict[int, np.ndarray]) -> list[np.ndarray]:
-    """The results, of large ones the entries at their places."""
-    return [value.flat[places[i]] if i in places else value for i, value in enumerate(results)]
-
-
-def write_function(
-    directory: pathlib.Path,
-    name: str,
-    baseline: str,
-    function: tf.types.experimental.PolymorphicFunction,
-    inputs: list[tf.Tensor],
-    noisy: float = NOISE["float32"],
-) -> dict:
-    """Writes a function of tensors that changes no variable.
-
-    Args:
-        directory: made if it does not exist.
-        name: of the files, without their ends.
-        baseline: name of what its time is divided by.
-        function: compiled by XLA; returns a tensor or a tuple of tensors.
-        inputs: its arguments, the first a floating one.
-        noisy: relative error of the first argument whose effect is the noise of the results.
-
-    Returns:
-        What the JSON file says. The course is the first entry of the first result.
-    """
-    like = tf.nest.flatten(function(*inputs))
-    places = places_of([int(tf.size(result)) for result in like])
-
-    def results(x: tf.Tensor) -> list[np.ndarray]:
-        return sampled([result.numpy() for result in tf.nest.flatten(function(x, *inputs[1:]))], places)
-
-    expected, rng, noise = results(inputs[0]), np.random.default_rng(1), np.zeros(len(like))
-    for _ in range(DRAWS):
-        other = results(inputs[0] * tf.constant(1 + noisy * rng.normal(size=inputs[0].shape), inputs[0].dtype))
-        gaps = [np.linalg.norm(np.subtract(a, b, dtype=np.float64)) for a, b in zip(other, expected, strict=True)]
-        noise = np.maximum(noise, gaps)
-    arguments = arguments_of(function, inputs)
-
-    def described(kind: str, values: list[tf.Tensor]) -> list[dict]:
-        return [
-            {"name": f"{kind}_{i}", "kind": "input", "shape": list(value.shape), "dtype": value.dtype.name}
-            for i, value in enumerate(values)
-        ]
-
-    same = {"replaces": None, "unique": True}
-    description = {
-        "name": name,
-        "baseline": baseline,
-        "course": [float(expected[0].flat[0])],
-        "arguments": described("argument", arguments),
-        "results": [
-            same | entry | {"noise": dict.fromkeys(NOISE, float(size))}
-            for entry, size in zip(described("result", like), noise, strict=True)
-        ],
-    }
-    values = {f"argument_{i}": value.numpy() for i, value in enumerate(arguments)}
-    values |= {f"result_{i}": value for i, value in enumerate(expected)}
-    values |= {f"places_{i}": chosen for i, chosen in places.items()}
-    module = versioned(function.experimental_get_compiler_ir(*inputs)(stage="stablehlo"))
-    return write(directory, module, description, values)
-
-
-def write(directory: pathlib.Path, module: bytes, description: dict, values: dict[str, np.ndarray]) -> dict:
-    """Writes the three files of an exported program.
-
-    Args:
-        directory: made if it does not exist.
-        module: portable StableHLO.
-        description: its "name" names the files.
-        values: for the archive.
-
-    Returns:
-        What the JSON file says: the description, versions and the module's size.
-    """
-    versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "stablehlo": STABLEHLO_VERSION}
-    description = description | versions | {"bytes": len(module)}
-    directory.mkdir(parents=True, exist_ok=True)
-    file = directory / description["name"]
-    file.with_suffix(".stablehlo").write_bytes(module)
-    file.with_suffix(".json").write_text(json.dumps(description, indent=1) + "\n")
-    np.savez_compressed(file.with_suffix(".npz"), **values)
-    return description
+    return exported.write(directory, module, description, start, results, places)
 
 
 def timed(steps: dict[str, Step], rounds: int, repeats: int) -> dict:

@@ -4,8 +4,8 @@
     python benchmarks/gpu_run_exported.py DIRECTORY          where JAX has an accelerator; TensorFlow is not needed
 
 The unicycle of `benchmarks.trajectory`, Gauss-Newton, float64, a fixed number of iterations. The files are those of
-`benchmarks.gpu_step`, named `unicycleHORIZON_STARTS`; ratios are to one start. Nothing is replaced by a result, and the
-course is the cost of the first start.
+`benchmarks/exported.py`, named `unicycleHORIZON_STARTS`; ratios are to one start. Nothing is replaced by a result, and
+the course is the cost of the first start.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf.trajectory import solve
-from benchmarks.gpu_step import write_function
+from benchmarks.exported import write_function
 from benchmarks.unicycle import START, unicycle
 
 ROUNDING = 1e-14  # relative error of the initial states whose effect is the noise: float64 on any device

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import bellman_tf as btf
+from benchmarks import exported as programs
 from benchmarks import gpu_step
 from tests.helpers import assert_close
 
@@ -95,7 +96,7 @@ def test_results_are_one_step_of_gradient_descent(tmp_path):
 
 def test_a_fresh_step_is_small_and_its_kernels_are_drawn_again(tmp_path, monkeypatch):
     """Kernels from their seed, large results at some places: what is stored is what the step starts with and gives."""
-    monkeypatch.setattr(gpu_step, "LARGE", 20)
+    monkeypatch.setattr(programs, "LARGE", 20)
     step, description, values = exported("kfac", tmp_path, warm=0)
     drawn = [i for i, argument in enumerate(description["arguments"]) if "drawn" in argument]
     assert [description["arguments"][i]["shape"] for i in drawn] == [[6, 5], [5, 10]]
@@ -117,7 +118,7 @@ def test_a_fresh_step_is_small_and_its_kernels_are_drawn_again(tmp_path, monkeyp
 def test_a_function_is_exported_with_what_it_captures(tmp_path):
     shift = tf.Variable(np.arange(30.0))
     function = tf.function(lambda x: (tf.reduce_sum(x * shift), x * shift), jit_compile=True, autograph=False)
-    written = gpu_step.write_function(tmp_path, "one", "one", function, [tf.ones([30], tf.float64)])
+    written = programs.write_function(tmp_path, "one", "one", function, [tf.ones([30], tf.float64)])
     with np.load(tmp_path / "one.npz") as values:
         assert_close(values["argument_1"], np.arange(30.0), rtol=0)
         assert_close(values["result_1"], np.arange(30.0), rtol=1e-15)
@@ -128,7 +129,7 @@ def test_a_function_is_exported_with_what_it_captures(tmp_path):
 
 def test_aliases_of_a_module():
     hlo = "HloModule step, input_output_alias={ {1}: (3, {}, may-alias), {2}: (5, {}, may-alias) }, layout={}\n {9}: x"
-    assert gpu_step.replaced_arguments(hlo) == {1: 3, 2: 5}
+    assert programs.replaced_arguments(hlo) == {1: 3, 2: 5}
 
 
 def test_captured_constants_are_arguments(tmp_path):

@@ -21,8 +21,9 @@ from bellman_tf.curvature.stacks import Stacks
 from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import Capture
 from bellman_tf.linalg import factor_spd, inverse_spd
-from bellman_tf.linalg.blocked import inverses_in_blocks, padded
+from bellman_tf.linalg.blocked import inverses_in_blocks
 from bellman_tf.linalg.constants import constant
+from bellman_tf.linalg.symmetric import padded
 
 Captured = TypeVar("Captured", bound=Capture)  # what a block's players are captured as
 

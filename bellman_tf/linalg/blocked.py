@@ -7,35 +7,13 @@ and takes 1.5 s to compile.
 
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from bellman_tf._typing import Square
 from bellman_tf.linalg.columns import factor_in_columns
-from bellman_tf.linalg.symmetric import symmetrize
+from bellman_tf.linalg.symmetric import padded, symmetrize
 
 BLOCK = 32  # rows: the fewest of which XLA does not write the triangular solve out
-
-
-def padded(matrices: Square, size: int) -> Square:
-    """`[[A, 0], [0, I]]`, of which the inverse is `[[A^{-1}, 0], [0, I]]`.
-
-    Args:
-        matrices: `[S, n, n]`, n static.
-        size: of the result, n or more.
-
-    Returns:
-        `[S, size, size]`.
-
-    Example:
-        >>> padded(tf.constant([[[2.0]]]), 2).numpy().tolist()
-        [[[2.0, 0.0], [0.0, 1.0]]]
-    """
-    missing = size - matrices.shape[-1]
-    if not missing:
-        return matrices
-    ones = tf.constant(np.diag(np.arange(size) >= size - missing), matrices.dtype)
-    return tf.pad(matrices, [[0, 0], [0, missing], [0, missing]]) + ones
 
 
 def inverses_in_blocks(stacks: Sequence[Square], dampings: Sequence[tf.Tensor]) -> list[Square]:

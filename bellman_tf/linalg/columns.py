@@ -7,11 +7,11 @@ one core of a CPU (`benchmarks/factorisation.py`). It contains no product, so a 
 to ten bits (TF32) does not make it less exact.
 """
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util  # nothing public says whether XLA compiles what is traced
 
 from bellman_tf._typing import Square
+from bellman_tf.linalg.symmetric import padded
 
 COLUMNS = 4  # per turn: with 8 a step takes 3 to 5 % less on a GPU and twice as long to compile
 LARGEST = 512  # rows; on a CPU XLA's own factorisation is faster from 350 on, on a GPU ten times slower at 512
@@ -55,9 +55,7 @@ def factor_in_columns(A: Square) -> Square:
     turns = -(-n // width)
     size = turns * width
     lower = tf.linalg.band_part(tf.ones([size, size], tf.bool), -1, 0)
-    if size > n:  # [[A, 0], [0, I]]
-        ones = tf.constant(np.diag(np.arange(size) >= n), A.dtype)
-        A = tf.pad(A, [[0, 0]] * (A.shape.rank - 2) + [[0, size - n]] * 2) + ones
+    A = padded(A, size)
     rows = tf.range(size)
 
     def turn(k: tf.Tensor, A: tf.Tensor, L: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -1,5 +1,6 @@
 """Symmetric matrices: their symmetric part, finiteness, and an eigendecomposition that is right under XLA."""
 
+import numpy as np
 import tensorflow as tf
 
 from bellman_tf._typing import Batch, Matrix, Scalar, Square, Vector
@@ -55,6 +56,27 @@ def is_finite(A: Matrix) -> Batch:
     """
     (A,) = _shapes.as_matrices(A=A)
     return tf.reduce_all(tf.math.is_finite(A), axis=(-2, -1))
+
+
+def padded(matrices: Square, size: int) -> Square:
+    """`[[A, 0], [0, I]]`, of which the inverse is `[[A^{-1}, 0], [0, I]]`.
+
+    Args:
+        matrices: `[..., n, n]`, n static.
+        size: of the result, n or more.
+
+    Returns:
+        `[..., size, size]`.
+
+    Example:
+        >>> padded(tf.constant([[[2.0]]]), 2).numpy().tolist()
+        [[[2.0, 0.0], [0.0, 1.0]]]
+    """
+    missing = size - matrices.shape[-1]
+    if not missing:
+        return matrices
+    ones = tf.constant(np.diag(np.arange(size) >= size - missing), matrices.dtype)
+    return tf.pad(matrices, [[0, 0]] * (matrices.shape.rank - 2) + [[0, missing]] * 2) + ones
 
 
 def eigh(A: Square) -> tuple[Vector, Square]:

@@ -6,7 +6,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bellman_tf.linalg.blocked import BLOCK, inverses_in_blocks, padded
+from bellman_tf.linalg.blocked import BLOCK, inverses_in_blocks
+from bellman_tf.linalg.symmetric import padded
 from tests.helpers import assert_close
 from tests.linalg.test_solve import backward_bound
 from verification.problems.matrices import with_spectrum
