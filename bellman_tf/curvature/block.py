@@ -89,6 +89,11 @@ class Block:
     def __init__(self, layout: PlayerLayout) -> None:
         self.layout = layout
 
+    @property
+    def draws(self) -> int:
+        """Steps between captures whose cotangents are drawn from the loss's Hessian; 0 where the loss's are read."""
+        return 0
+
     def state_specs(self) -> list[StateSpec]:
         """The state, empty for metrics without memory."""
         return []

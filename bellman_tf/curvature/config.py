@@ -83,6 +83,7 @@ class Adam(Config):
 
 CONVOLUTION_FORMS = ("sua", "autocorrelation", "patches")
 COOPERATION = ("exact", "published", "rescale")
+FISHERS = ("empirical", "model")
 
 
 @keras.saving.register_keras_serializable("bellman_tf.curvature")
@@ -90,8 +91,11 @@ COOPERATION = ("exact", "published", "rescale")
 class KFAC(Config):
     """M = (A + pi sqrt(damping) I) (x) (B + sqrt(damping)/pi I) / learning rate.
 
-    A and B are moments of inputs and of the loss's own gradients: the *empirical* Fisher matrix, without labels drawn
-    from the model. Convolutions take pixels as spatially uncorrelated unless `convolution` says otherwise.
+    A and B are moments of inputs and of gradients, by default those of the loss itself: the *empirical* Fisher matrix,
+    as the papers have it. `fisher="model"` takes the loss's Gauss-Newton matrix instead, which for cross-entropies and
+    squares is the Fisher matrix of the model's own predictions: one more backward pass, of random cotangents whose
+    second moment is the loss's Hessian in the outputs. Convolutions take pixels as spatially uncorrelated unless
+    `convolution` says otherwise.
     Source: Martens and Grosse 2015, Sec. 6.3; for convolutions Grosse and Martens 2016.
 
     Layers without Kronecker structure (normalisation, embedding, depthwise, open-loop layers) use the diagonal of
@@ -102,7 +106,9 @@ class KFAC(Config):
             damping of a factor of n rows to `(n + 64) eps tr(A)` (`bellman_tf.curvature.damping`), that of a diagonal
             to eps times its largest entry.
         decay: of the running means of the factors, in [0, 1).
-        update_every: steps between updates of the running means.
+        fisher: "empirical" or "model". The two differ most where the labels are far from what the model predicts, and
+            in scale where a loss is a mean over many outputs. Not with `rollout="nonlinear"`.
+        update_every: steps between updates of the running means; the backward pass of `fisher="model"` runs as often.
         invert_every: steps between factorisations.
         convolution: input factor of convolutions. "sua" takes pixels as spatially uncorrelated (one `[c_in, c_in]`
             factor for every tap), "autocorrelation" the full factor from one convolution (exact up to the border),
@@ -120,6 +126,8 @@ class KFAC(Config):
     Example:
         >>> fresh = btf.curvature.KFAC(damping=0.1, invert_every=1)  # factors inverted at every step
         >>> optimizer = btf.GTDDP(0.1, curvature=fresh)
+        >>> btf.curvature.KFAC(damping=1e-3, fisher="model").fisher
+        'model'
     """
 
     damping: float = 1e-2
@@ -130,6 +138,7 @@ class KFAC(Config):
     cooperative: str | bool = False
     cooperative_sign: int = 1
     sharded: bool = False
+    fisher: str = "empirical"
 
     def __post_init__(self) -> None:
         _checks.check_real("damping", self.damping, least=0)
@@ -137,6 +146,7 @@ class KFAC(Config):
         _checks.check_integer("update_every", self.update_every, least=1)
         _checks.check_integer("invert_every", self.invert_every, least=1)
         _checks.check_choice("convolution", self.convolution, CONVOLUTION_FORMS)
+        _checks.check_choice("fisher", self.fisher, FISHERS)
         if self.cooperative is not False and self.cooperative not in COOPERATION:
             names = ", ".join(map(repr, COOPERATION))
             raise _checks.error("cooperative", f"be False or one of {names}", self.cooperative)
@@ -151,7 +161,8 @@ class EKFAC(KFAC):
     """K-FAC's eigenbasis with the second moments measured in it every step, George et al. 2018.
 
     The moments are running means over the steps, which a new basis takes over as it sees them: the diagonal of
-    `R' diag(s) R`, R the rotation between the bases. Factors and moments are those of the empirical Fisher matrix.
+    `R' diag(s) R`, R the rotation between the bases. Factors and moments are those of one Fisher matrix, see `fisher`;
+    with "model" the backward pass runs at every step.
     Where a factor has more rows than the batches so far had samples, nothing determines its basis for what they left
     out; until the next factorisation the metric there is one of many, and the last bits of sums choose which.
     Convolutions with channel groups get K-FAC's metric, a Kronecker product per group.
@@ -176,7 +187,7 @@ class EKFAC(KFAC):
 @keras.saving.register_keras_serializable("bellman_tf.curvature")
 @dataclasses.dataclass(frozen=True)
 class Full(Config):
-    """M = (E[q q'] + damping I) / learning rate, the whole empirical Fisher matrix of each player: small layers.
+    """M = (E[q q'] + damping I) / learning rate, the whole Fisher matrix of each player: small layers.
 
     Attributes:
         damping: added to the diagonal; at least `(P + 64) eps tr(M)` for a player of P parameters, see
@@ -184,6 +195,7 @@ class Full(Config):
         decay: of the running mean, in [0, 1).
         invert_every: steps between inversions.
         max_parameters: refuse players with more parameters than this.
+        fisher: "empirical" or "model", as `KFAC.fisher`.
 
     Example:
         >>> btf.GTDDP(0.1, curvature=btf.curvature.Full(damping=0.1)).curvature.max_parameters
@@ -194,12 +206,14 @@ class Full(Config):
     decay: float = 0.95
     invert_every: int = 1
     max_parameters: int = 2048
+    fisher: str = "empirical"
 
     def __post_init__(self) -> None:
         _checks.check_real("damping", self.damping, least=0)
         _checks.check_real("decay", self.decay, least=0, below=1)
         _checks.check_integer("invert_every", self.invert_every, least=1)
         _checks.check_integer("max_parameters", self.max_parameters, least=1)
+        _checks.check_choice("fisher", self.fisher, FISHERS)
 
 
 NAMES = {"identity": Identity, "rmsprop": RMSprop, "adam": Adam, "kfac": KFAC, "ekfac": EKFAC, "full": Full}

@@ -1,4 +1,4 @@
-"""The diagonal of the empirical Fisher matrix, which stands in where K-FAC cannot."""
+"""The diagonal of the Fisher matrix, which stands in where K-FAC cannot."""
 
 import tensorflow as tf
 
@@ -15,15 +15,20 @@ from bellman_tf.layers.capture import Capture
 class DiagonalFisherBlock(Block):
     """M = (diag E[q^2] + damping) / learning rate.
 
-    For covered players the mean is over per-sample gradients. An open-loop player has only its mean gradient g:
-    with samples independent and g small against their spread, `E[q^2] ~ batch size * g^2`.
+    For covered players the mean is over per-sample gradients. An open-loop player has only its mean gradient g, of the
+    loss itself: with samples independent and g small against their spread, `E[q^2] ~ batch size * g^2`.
     """
 
-    def __init__(self, layout: PlayerLayout, damping: float, decay: float) -> None:
+    def __init__(self, layout: PlayerLayout, damping: float, decay: float, fisher: str = "empirical") -> None:
         super().__init__(layout)
-        self.damping, self.decay = damping, decay
+        self.damping, self.decay, self.fisher = damping, decay, fisher
         self.needs_capture = layout.covered
         self.needs_gradient = not layout.covered
+
+    @property
+    def draws(self) -> int:
+        """At every step, for covered players."""
+        return int(self.fisher == "model" and self.layout.covered)
 
     def state_specs(self) -> list[StateSpec]:
         """One running mean per variable."""

@@ -1,4 +1,4 @@
-"""The whole empirical Fisher matrix of a small player."""
+"""The whole Fisher matrix of a small player."""
 
 import math
 from collections.abc import Sequence
@@ -80,6 +80,11 @@ class FullBlock(CachedBlock[Capture]):
     def state_specs(self) -> list[StateSpec]:
         """The running matrix and its damped inverse."""
         return [StateSpec("fisher", (self.size, self.size)), StateSpec("inverse", (self.size, self.size), "identity")]
+
+    @property
+    def draws(self) -> int:
+        """At every step."""
+        return int(self.config.fisher == "model")
 
     @property
     def period(self) -> int:

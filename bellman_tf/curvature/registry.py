@@ -82,5 +82,5 @@ def make_block(config: options.Config, layout: PlayerLayout) -> Block:
         if isinstance(config, kind) and suits(layout):
             return make(layout, config)
     if isinstance(config, options.KFAC | options.Full):
-        return DiagonalFisherBlock(layout, config.damping, config.decay)
+        return DiagonalFisherBlock(layout, config.damping, config.decay, config.fisher)
     raise _checks.error("curvature", "be one of bellman_tf.curvature", config)

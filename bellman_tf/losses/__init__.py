@@ -6,6 +6,7 @@ input of its last activation. A training step calls, in this order:
     record_loss             while J is computed: which losses were called on what, and tapes for second derivatives
     terminal_cost           which outputs carry a loss, where each is cut (`cost.z`), which closed form applies
     terminal_curvature      from the cotangents of `cost.z` and `cost.values`: beta^2 per sample, or columns of a factor
+    cost.draw               a random cotangent of `cost.z` whose second moment is the Hessian
 
 `exclude_losses` takes the losses of some outputs out of J, for players that do not feel them.
 
@@ -24,7 +25,8 @@ from bellman_tf.losses.joint import hessian_factor, matched_coefficient
 from bellman_tf.losses.observe import Observation, observe_losses
 from bellman_tf.losses.probe import CurvatureTapes, LossCurvature, curvature_tapes
 from bellman_tf.losses.samples import top_factor
-from bellman_tf.losses.softmax import SoftmaxHead, softmax_factor, softmax_hessian_times
+from bellman_tf.losses.signs import Signs
+from bellman_tf.losses.softmax import SoftmaxHead, softmax_factor, softmax_half_times, softmax_hessian_times
 from bellman_tf.losses.sum import SumOfHeads
 from bellman_tf.losses.terminal import (
     LossRecord,

@@ -18,6 +18,7 @@ from bellman_tf.losses.samples import (
     finite_samples,
     top_factor,
 )
+from bellman_tf.losses.signs import Signs
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,11 @@ class AutomaticHead(Head):
     def factor(self) -> tf.Tensor:
         """Factor of every sample's diagonal block, `[B, D, D]`; negative eigenvalues count as 0."""
         return self.top_factor(self.size)
+
+    def draw(self, signs: Signs) -> tf.Tensor:
+        """The columns of the factor with a sign each, added up, `[B, D]`: takes what `factor` takes."""
+        Z = self.factor()
+        return tf.linalg.matvec(Z, signs(Z[:, 0]))
 
     def top_factor(self, rank: int) -> tf.Tensor:
         """Largest eigenpairs of every sample's diagonal block, `[B, D, rank]`; 0 where it is not finite."""

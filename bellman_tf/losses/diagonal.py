@@ -9,6 +9,7 @@ from bellman_tf._checks import error
 from bellman_tf.losses.closed_form import ClosedForm, LossForm
 from bellman_tf.losses.head import Head
 from bellman_tf.losses.samples import check_rank, dot_per_sample, entries_per_sample
+from bellman_tf.losses.signs import Signs
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,10 @@ class DiagonalHead(Head):
     def factor(self) -> tf.Tensor:
         """Diagonal factor, `[B, D, D]`; negative curvature (a negative weight) counts as 0."""
         return tf.linalg.diag(tf.sqrt(self._flat()))
+
+    def draw(self, signs: Signs) -> tf.Tensor:
+        """A sign for the root of every curvature, shaped like `z`."""
+        return tf.sqrt(tf.maximum(self.curvature, 0.0)) * signs(self.curvature)
 
     def top_factor(self, rank: int) -> tf.Tensor:
         """Largest eigenpairs, which are entries of the diagonal, `[B, D, rank]`."""

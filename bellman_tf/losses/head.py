@@ -5,6 +5,7 @@ import abc
 import tensorflow as tf
 
 from bellman_tf.losses.samples import dot_per_sample
+from bellman_tf.losses.signs import Signs
 
 
 class Head(abc.ABC):
@@ -61,6 +62,17 @@ class Head(abc.ABC):
 
         Returns:
             `[B, D, r]`, r static.
+        """
+
+    @abc.abstractmethod
+    def draw(self, signs: Signs) -> tf.Tensor:
+        """Z e with Z Z' = H and e of random signs, so that the mean of (Z e)(Z e)' over all e is H.
+
+        Args:
+            signs: where e comes from.
+
+        Returns:
+            Shaped like `z`; negative curvature counts as 0.
         """
 
     @abc.abstractmethod

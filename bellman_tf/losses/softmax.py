@@ -17,6 +17,7 @@ from bellman_tf.losses.samples import (
     smallest_normal,
     top_factor,
 )
+from bellman_tf.losses.signs import Signs
 
 
 def softmax_hessian_times(p: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
@@ -65,6 +66,26 @@ def softmax_factor(p: tf.Tensor) -> tf.Tensor:
     share = _ratio(p[..., :, None], tails[..., None, 1:])  # [..., C, C-1], p_i / s_{j+1}
     i, j = tf.range(classes)[:, None], tf.range(classes - 1)[None, :]
     return (tf.cast(i == j, p.dtype) - tf.cast(i > j, p.dtype) * share) * t[..., None, :]
+
+
+def softmax_half_times(p: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+    """Z v with Z Z' = diag(p) - p p', for Z = (I - p 1') diag(sqrt(p)).
+
+    Args:
+        p: `[..., C]`, probabilities.
+        v: `[..., C]`.
+
+    Returns:
+        `[..., C]`, with sum 0.
+
+    Numerics: the entry of the most likely class is minus the sum of the others: computed as such, since its own terms
+    cancel where that class is nearly certain.
+    Checked against: `verification/references/losses.py`.
+    """
+    scaled = tf.sqrt(p) * v
+    top = tf.one_hot(tf.argmax(p, axis=-1), p.shape[-1] or tf.shape(p)[-1], dtype=p.dtype)
+    rest = (1 - top) * (scaled - p * tf.reduce_sum(scaled, axis=-1, keepdims=True))
+    return rest - top * tf.reduce_sum(rest, axis=-1, keepdims=True)
 
 
 def _ratio(numerator: tf.Tensor, denominator: tf.Tensor) -> tf.Tensor:
@@ -120,6 +141,11 @@ class SoftmaxHead(Head):
         positions, classes = Z.shape[1], Z.shape[2]
         blocks = tf.einsum("bpcr,pq->bpcqr", Z, tf.eye(positions, dtype=Z.dtype))
         return tf.reshape(blocks, [-1, positions * classes, positions * (classes - 1)])
+
+    def draw(self, signs: Signs) -> tf.Tensor:
+        """A factor of C columns per position times signs, shaped like `z`; a negative `f` counts as 0."""
+        scale = tf.sqrt(tf.maximum(self.f, 0.0))[..., None]
+        return scale * softmax_half_times(self.probability, signs(self.z))
 
     def top_factor(self, rank: int) -> tf.Tensor:
         """Largest eigenpairs over all positions, `[B, D, rank]`."""

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from bellman_tf.losses.head import Head
 from bellman_tf.losses.samples import top_factor
+from bellman_tf.losses.signs import Signs
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,10 @@ class SumOfHeads(Head):
     def factor(self) -> tf.Tensor:
         """Columns of all summands, `[B, D, r]`."""
         return tf.concat([head.factor() for head in self.heads], axis=2)
+
+    def draw(self, signs: Signs) -> tf.Tensor:
+        """The sum of independent draws, shaped like `z`."""
+        return tf.add_n([head.draw(signs) for head in self.heads])
 
     def top_factor(self, rank: int) -> tf.Tensor:
         """Largest eigenpairs of the sum, `[B, D, rank]`."""

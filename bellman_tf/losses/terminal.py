@@ -29,6 +29,7 @@ from bellman_tf.losses.joint import hessian_factor, matched_coefficient
 from bellman_tf.losses.observe import Observation, observe_losses, per_sample
 from bellman_tf.losses.probe import CurvatureTapes, LossCurvature, curvature_tapes, flatten_samples
 from bellman_tf.losses.samples import at_least_float32, entries_per_sample
+from bellman_tf.losses.signs import Signs
 from bellman_tf.losses.sum import SumOfHeads
 
 
@@ -120,6 +121,20 @@ class TerminalCost:
         if self._automatic is None:
             return tensors
         return [*tensors[:count], flatten_samples(tensors[count:], tensors[count].dtype)]
+
+    def draw(self, at_values: Sequence[tf.Tensor], signs: Signs) -> Tensors:
+        """A random cotangent of every sample, whose second moment is the sample's terminal Hessian.
+
+        Args:
+            at_values: B dJ/d(loss values), in the order of `values`.
+            signs: of the draw.
+
+        Returns:
+            Tensors shaped like `z`. For a J that couples samples those of its diagonal blocks.
+        """
+        drawn = [head.draw(signs) for head in self.heads(at_values)]
+        [column] = self.columns([tf.reshape(part, [tf.shape(part)[0], -1, 1]) for part in drawn])
+        return column
 
     def columns(self, factors: Sequence[tf.Tensor]) -> list[Tensors]:
         """Factors of the heads as cotangents of `z`.

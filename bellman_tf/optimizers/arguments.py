@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from bellman_tf import _checks, keras_optimizers
-from bellman_tf.curvature.config import KFAC, Adam, Config
+from bellman_tf.curvature.config import KFAC, Adam, Config, Full
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits
 from bellman_tf.curvature.inner import METRICS
 from bellman_tf.optimizers.inner import InnerOptimizerMixin, accumulation_of
@@ -30,6 +30,11 @@ def check_game(options: GameOptions, metric: Config | None, step_control: object
         raise _checks.error(
             "cooperative", "be False with information='feedback': players with their own values do not cooperate",
             metric.cooperative,
+        )  # fmt: skip
+    if isinstance(metric, KFAC | Full) and metric.fisher != "empirical" and options.rollout == "nonlinear":
+        raise _checks.error(
+            "fisher", "be 'empirical' with rollout='nonlinear', the pass of the papers", metric.fisher,
+            "Leave `rollout`, `bilinear` and value_hessian='outer_product' or 'per_sample' out.",
         )  # fmt: skip
     whole = options.value_hessian == "batch" and options.group_size is None and options.information != "open"
     if step_control is not None and not whole:

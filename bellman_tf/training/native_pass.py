@@ -1,22 +1,27 @@
 """One run of a model as it is, under a tape, and its backward pass: cotangents of noted tensors, captures of players.
 
 Covered layers are noted while Keras runs the model and its loss (`game/instrument.py`); one backward pass per objective
-gives the cotangents of all of them.
+gives the cotangents of all of them. Where a metric is made of the model's own Fisher matrix a second one takes random
+cotangents of the outputs back.
 """
 
 import tensorflow as tf
 
+from bellman_tf import replicas
 from bellman_tf._typing import Tensors
+from bellman_tf.curvature.cached import when
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import Player
 from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.coverage import PREACTIVATION
-from bellman_tf.losses import find_ends, keras_computes_loss, record_loss
+from bellman_tf.losses import Signs, find_ends, keras_computes_loss, record_loss
 from bellman_tf.training.information import INFORMATION
-from bellman_tf.training.own_losses import objectives_of
+from bellman_tf.training.own_losses import Objective, objectives_of
 from bellman_tf.training.round import Round, rows_of
+
+_DRAWS = 2**10  # outputs of a model whose draws are told apart
 
 
 class NativePass:
@@ -25,6 +30,7 @@ class NativePass:
     Attributes:
         captures: the columns of the player's own objective, by index.
         wholes: the columns of all objectives.
+        seen: what the players' metrics read, by index.
         plain: mean gradients of the players that have no part in the recursion, by index.
         covered: players whose layer was called where it could be noted.
         rows: the number of samples of the loss, `None` where it has none.
@@ -36,6 +42,7 @@ class NativePass:
         self.information = INFORMATION[self.options.information]
         self.captures: dict[int, Capture] = {}
         self.wholes: dict[int, Capture] = {}
+        self.seen: dict[int, Capture] = {}
 
     def _noted(self) -> list[Player]:
         """Players whose calls are noted: all that are covered, or those whose metric reads them."""
@@ -80,11 +87,12 @@ class NativePass:
         """Cotangents of phi_i = R J_i at every noted tensor, R the rows of the loss, for every objective."""
         step, hessian = self.step, self.options.terminal_hessian if curved else None
         self.plain: dict[int, Tensors] = {}
+        drawing = {p.index for p in self.covered if self.blocks[p.index].draws}
         for objective in self.objectives:
             players = [] if curved else objective.players
             variables = [[v.value for v in player.variables] for player in players]
             if self.covered:
-                found = objective.differentiate(self.sites, variables, step.seed(), hessian, step.dtype)
+                found = objective.differentiate(self.sites, variables, step.seed(), hessian, step.dtype, bool(drawing))
                 found = [[tf.cast(g, step.dtype) / step.total for g in parts] for parts in found]
             else:  # no cotangents: the gradient as Keras takes it, to the last bit
                 found = objective.gradient(variables, tf.ones_like(step.loss))
@@ -95,6 +103,39 @@ class NativePass:
         if len(self.objectives) > 1:
             columns = [column for objective in self.objectives for column in objective.columns]
             self.wholes = {p.index: self._capture(p, columns) for p in self.covered}
+        self.seen = self.captures | self._drawn(drawing)
+
+    def _drawn(self, drawing: set[int]) -> dict[int, Capture]:
+        """Captures of the players whose metrics read drawn cotangents, by index; zeros where none does in this step."""
+        found: dict[int, Capture] = {}
+        for objective in self.objectives:
+            players = [p for p in self.covered if p.index in drawing and self.objective[p.index] is objective]
+            if not players:
+                continue
+            sites = {key: self.sites[key] for key in dict.fromkeys(id(p.layers[0]) for p in players)}
+            column = self._where_due({self.blocks[p.index].draws for p in players}, objective, sites)
+            found |= {p.index: self._capture(p, [column]) for p in players}
+        return found
+
+    def _signs(self, objective: Objective) -> Signs:
+        """Signs that are those of the batch's number, of the replica and of the objective."""
+        context, batches = self.step.context, self.options.micro_batches
+        number = context.iteration if batches == 1 else batches * context.iteration + context.micro_batch
+        place = (objective.number + len(self.objectives) * replicas.own_number()) * _DRAWS
+        return Signs(tf.stack([tf.cast(number, tf.int32), place]))
+
+    def _where_due(self, periods: set[int], objective: Objective, sites: dict) -> dict[int, Tensors]:
+        """Drawn cotangents in steps that are divisible by one of the periods; zeros in the others."""
+        signs = self._signs(objective)
+        due = [when(period, self.step.context.iteration) for period in sorted(periods)]
+        if None in due or replicas.count() > 1:  # whose sums cannot be exchanged inside a branch
+            return objective.drawn(sites, signs)
+        flat = tf.cond(
+            tf.reduce_any(tf.stack(due)),
+            lambda: tf.nest.flatten(objective.drawn(sites, signs)),
+            lambda: [tf.zeros_like(site) for site in tf.nest.flatten(sites)],
+        )
+        return tf.nest.pack_sequence_as(sites, flat)
 
     def _capture(self, player: Player, columns: list[dict[int, Tensors]]) -> Capture:
         layer, capture = player.layers[0], player.covering.capture

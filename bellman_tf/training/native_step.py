@@ -73,7 +73,7 @@ class NativeStep(NativePass):
             return
         gradients = replicas.total(gradients)
         if self.options.micro_batches > 1:
-            accumulate(step, gradients, self.captures, lambda mean: self._move(step.clip_all(mean)))
+            accumulate(step, gradients, self.seen, lambda mean: self._move(step.clip_all(mean)))
         else:
             gradients = step.clip_all(gradients)
             self._move(gradients)
@@ -88,7 +88,7 @@ class NativeStep(NativePass):
         """
         step = self.step
         known = [p for p in self.covered if not self.blocks[p.index].needs_gradient]
-        step.update_metrics([(p, self.captures[p.index], None) for p in known])
+        step.update_metrics([(p, self.seen[p.index], None) for p in known])
         step.couple()
         self.metrics = {p.index: step.metric_of(p) for p in known}
         for player in self.covered:
@@ -246,7 +246,7 @@ class NativeStep(NativePass):
         for player in [p for p in late if self.blocks[p.index].needs_capture and p.index not in self.captures]:
             late.remove(player)  # not called in this step: its statistics stay as they are
             step.metrics[player.index] = self.blocks[player.index].standing(step.context.state[player.index], step.step)
-        step.update_metrics([(p, self.captures.get(p.index, nothing), gradients[p.index]) for p in late])
+        step.update_metrics([(p, self.seen.get(p.index, nothing), gradients[p.index]) for p in late])
         step.couple()
         done: list[tf.Tensor] = []
         for player in reversed(players):

@@ -20,6 +20,7 @@ from bellman_tf.layers.capture import weigh_each
 from bellman_tf.losses import (
     LossRecord,
     Observation,
+    Signs,
     TerminalCost,
     exclude_losses,
     keras_computes_loss,
@@ -122,10 +123,12 @@ class Objective:
         columns: m lists of cotangents at the noted tensors of each layer, by `id`: the gradient, then the factor.
         columns_at_z: the same at `cost.z`.
         beta_squared: `[R]`, curvature along the gradient, or `None`.
+        at_values: R times the objective's derivatives in `cost.values`, where they have been asked for.
     """
 
     cost: TerminalCost
     beta_squared: tf.Tensor | None = None
+    at_values: Tensors
 
     def __init__(
         self,
@@ -170,7 +173,13 @@ class Objective:
         return gradient_of(self._tape, targets, sources, [scale, *(-slopes for _, slopes in less), *(seeds or [])])
 
     def differentiate(
-        self, sites: dict, variables: list, scale: tf.Tensor, terminal_hessian: str | int | None, dtype: tf.DType
+        self,
+        sites: dict,
+        variables: list,
+        scale: tf.Tensor,
+        terminal_hessian: str | int | None,
+        dtype: tf.DType,
+        draws: bool = False,
     ) -> list:
         """Takes the columns of the value at the end of the network back to the noted tensors.
 
@@ -180,13 +189,14 @@ class Objective:
             scale: R in the dtype of the loss.
             terminal_hessian: of the options; `None` for the gradient's column alone.
             dtype: of the recursion.
+            draws: whether `drawn` will be called.
 
         Returns:
             Gradient of R times the objective in `variables`.
         """
-        ends = [[], []] if terminal_hessian is None else [self.cost.z, self.cost.values]
+        ends = [self.cost.z, self.cost.values] if draws or terminal_hessian is not None else [[], []]
         at_sites, at_z, at_values, at_variables = self.gradient([sites, *ends, variables], scale)
-        self.columns, self.columns_at_z = [at_sites], [at_z]
+        self.columns, self.columns_at_z, self.at_values = [at_sites], [at_z], at_values
         if terminal_hessian is None:
             return at_variables
         curvature = terminal_curvature(self.cost, at_z, at_values, terminal_hessian)
@@ -196,6 +206,18 @@ class Objective:
             self.columns.append(gradient_of(self._tape, self.cost.z, sites, seeds))
             self.columns_at_z.append(seeds)
         return at_variables
+
+    def drawn(self, sites: dict, signs: Signs) -> dict[int, Tensors]:
+        """Cotangents whose second moment, sample by sample, is the terminal Hessian; one more backward pass.
+
+        Args:
+            sites: noted tensors of each layer, by `id`.
+            signs: of the draw.
+
+        Returns:
+            In the structure of `sites`.
+        """
+        return gradient_of(self._tape, self.cost.z, sites, self.cost.draw(self.at_values, signs))
 
     def weighed(self, sources: list, weights: tf.Tensor, total: tf.Tensor) -> list:
         """One more backward pass, of the objective plus `sum_ij (w_ij - 1/R) c_ij`, regularizers included.

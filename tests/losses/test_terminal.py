@@ -102,7 +102,7 @@ class Product(losses.Head):
     """A Hessian of which one product is known."""
 
     kind = "product"
-    size = gradient = factor = top_factor = None
+    size = gradient = factor = top_factor = draw = None
 
     def __init__(self, product):
         self.product = product

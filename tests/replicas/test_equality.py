@@ -54,6 +54,18 @@ def compare(name, count, make, shape, steps=4, **options):
     assert model.optimizer.iterations.numpy() == steps
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_drawn_cotangents_of_one_output(count):
+    """Whose squares do not depend on the signs, so that replicas with signs of their own have the same statistics."""
+
+    def regression():
+        return btf.Sequential([keras.Input((6,)), layers.Dense(4, activation="tanh"), layers.Dense(1)])
+
+    drawn = btf.curvature.KFAC(update_every=2, invert_every=2, fisher="model")
+    OPTIMIZERS["drawn"] = lambda **o: btf.GTDDP(0.03, curvature=drawn, **o)
+    compare("drawn", count, regression, (6,), loss="mse")
+
+
 @pytest.mark.parametrize("name", USUAL)
 def test_two_replicas(name):
     compare(name, 2, mlp, (), 2, run_eagerly=True)

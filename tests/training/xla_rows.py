@@ -120,6 +120,8 @@ ROWS: dict[str, Row] = {
     "adam": game(conv, 0.003, curvature="adam"),
     "kfac": game(conv, curvature=KFAC(invert_every=3)),
     "ekfac": game(mlp, curvature=EKFAC(invert_every=3)),
+    "kfac of the model": game(conv, curvature=KFAC(invert_every=3, update_every=2, fisher="model")),
+    "ekfac of the model": game(mlp, curvature=EKFAC(invert_every=3, fisher="model")),
     "full": game(mlp, curvature=btf.curvature.Full(invert_every=3)),
     "open": game(conv, curvature="identity", information="open"),
     "open kfac": game(conv, curvature=KFAC(invert_every=3, update_every=2), information="open"),

@@ -39,6 +39,27 @@ def categorical(z, target):
     return -np.sum(target * log_p), np.exp(log_p) - target, H
 
 
+def categorical_half(p):
+    """Scores of the labels by the roots of their chances: Z with Z Z' = diag(p) - p p'.
+
+    The Fisher matrix of the label is sum_k p_k (e_k - p)(e_k - p)'. Of the likeliest class 1 - p_k is the sum of the
+    others, which does not cancel.
+
+    Args:
+        p: `[C]`, probabilities.
+
+    Returns:
+        `[C, C]`, column k is sqrt(p_k) (e_k - p).
+    """
+    p = np.asarray(p, np.float64)
+    columns = []
+    for k, chance in enumerate(p):
+        score = -p.copy()
+        score[k] = np.delete(p, k).sum()
+        columns.append(np.sqrt(chance) * score)
+    return np.stack(columns, axis=1)
+
+
 def binary(z, target):
     """Mean over the entries of the cross-entropy of 1 / (1 + exp(-z)): value, gradient, Hessian.
 
