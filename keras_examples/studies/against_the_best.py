@@ -41,9 +41,17 @@ def _ekfac() -> btf.curvature.EKFAC:
     return btf.curvature.EKFAC(invert_every=5)
 
 
+def _of_model() -> btf.curvature.KFAC:
+    return btf.curvature.KFAC(damping=1e-3, update_every=5, invert_every=10, fisher="model")
+
+
 def _controlled() -> btf.GTDDP:
     control = btf.LevenbergMarquardt(every=4)
     return btf.GTDDP(curvature=btf.curvature.Adam(beta_1=0.0), step_control=control)
+
+
+def _controlled_kfac() -> btf.GTDDP:
+    return btf.GTDDP(curvature=_of_model(), step_control=btf.LevenbergMarquardt(every=4))
 
 
 def inside(make: Callable[[], optimizers.Optimizer]) -> Callable[[], btf.GTDDP]:
@@ -60,6 +68,7 @@ def inside(make: Callable[[], optimizers.Optimizer]) -> Callable[[], btf.GTDDP]:
 
 momentum = functools.partial(optimizers.SGD, momentum=0.9)
 SGD, ADAMW, MUON, KFAC, EKFAC = "SGD, momentum", "AdamW", "Muon", "K-FAC", "EKFAC"
+MODEL = "K-FAC of the model's Fisher"
 ENTRIES = [
     Entry(SGD, momentum, 0.1),
     Entry(ADAMW, optimizers.AdamW, 0.003),
@@ -75,6 +84,8 @@ ENTRIES = [
     Entry("GTDDP, K-FAC, feedback", lambda: btf.GTDDP(curvature=_kfac(), information="feedback"), 0.03, KFAC),
     Entry("GTDDP, K-FAC, nonlinear", lambda: btf.GTDDP(curvature=_kfac(), rollout="nonlinear"), 0.03, KFAC),
     Entry("GTDDP, Adam under step control", _controlled, 0.003, ADAMW),
+    Entry(MODEL, lambda: btf.KFAC(curvature=_of_model()), 0.03),
+    Entry("GTDDP, model's K-FAC under step control", _controlled_kfac, 0.03, MODEL),
 ]
 
 
