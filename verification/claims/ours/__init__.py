@@ -1,6 +1,17 @@
 """Claims of the paper below; one module per theme."""
 
-from verification.claims.ours import collinear, core, gram, momentum, players, policy, readings, rollout, sample_space
+from verification.claims.ours import (
+    collinear,
+    core,
+    fisher,
+    gram,
+    momentum,
+    players,
+    policy,
+    readings,
+    rollout,
+    sample_space,
+)
 from verification.papers import OURS as PAPER
 
 __all__ = ["PAPER"]
