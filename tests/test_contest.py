@@ -109,6 +109,37 @@ def test_width_is_interpolated_on_logarithmic_scales():
     assert _standings.best_of(cells(losses), dataclasses.replace(BUDGET, finalists=1)).open
 
 
+def test_rates_beyond_the_grid_are_run_while_they_are_good():
+    """Within 2 of 0.1 for two decades downwards and one upwards; what is run there tunes nothing."""
+
+    def loss(setting):
+        away = 2 * math.log10(setting.rate / 0.1)
+        return 1.0 + abs(away) / 4 if -4.2 < away < 2.2 else 9.0
+
+    done, _ = tuned(0.1, loss)
+    level, asked = 2.0, []
+    while settings := _tuning.beyond(done, 0.1, BUDGET, level):
+        asked += [setting.rate for setting in settings]
+        done |= cells({setting: loss(setting) for setting in settings})
+    assert sorted(asked) == [0.000316, 0.001, 0.00316, 3.16]
+    assert _tuning.losses_by_rate(done, BUDGET).keys() == set(_tuning.rates_of(0.1, 5))
+    decades, is_open = _standings.width(_tuning.losses_by_rate(done, BUDGET, beyond=True), level)
+    assert 3 < decades < 4
+    assert not is_open
+    assert all(setting.schedule != _contest.BEYOND for setting in _tuning.finalists(done, BUDGET))
+    better = cells({Setting(_contest.BEYOND, BUDGET.steps, 10.0, 0): 0.1})
+    assert _tuning.finalists(done | better, BUDGET) == _tuning.finalists(done, BUDGET)
+
+
+def test_six_decades_are_enough():
+    done, _ = tuned(0.1, lambda s: 1.0 + abs(math.log10(s.rate / 0.1)) / 100)
+    while settings := _tuning.beyond(done, 0.1, BUDGET, 2.0):
+        done |= cells(dict.fromkeys(settings, 1.5))
+    decades, is_open = _standings.width(_tuning.losses_by_rate(done, BUDGET, beyond=True), 2.0)
+    assert decades == pytest.approx(6.0)
+    assert is_open
+
+
 def test_loss_at_equal_time_interpolates_between_lengths_and_never_extrapolates():
     losses = {Setting(COSINE, steps, 0.1, seed): loss for steps, loss in ((40, 1.0), (80, 0.5)) for seed in range(3)}
     done, budget = cells(losses), dataclasses.replace(BUDGET, finalists=1)
@@ -175,7 +206,7 @@ def contest_of(tmp_path, ours, milliseconds):
 
 @pytest.mark.parametrize(
     ("ours", "milliseconds", "verdicts"),
-    [(0.25, 10.0, [True, True, False]), (0.25, 30.0, [False, None, False]), (1.5, 10.0, [False, False, False])],
+    [(0.25, 10.0, [True, True, True]), (0.25, 30.0, [False, None, True]), (1.5, 10.0, [False, False, False])],
 )
 def test_goals_are_read_off_the_store(tmp_path, ours, milliseconds, verdicts):
     store, entries = contest_of(tmp_path, ours, milliseconds)

@@ -19,6 +19,7 @@ from keras_examples.studies._methods import Variant
 from keras_examples.studies._study import Task, Trainer
 
 CONSTANT, COSINE = "constant", "cosine"
+BEYOND = "cosine, beyond the grid"  # of runs that no tuning sees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Setting:
     """What one run of a method on a task is done with.
 
     Attributes:
-        schedule: "constant" or "cosine".
+        schedule: `CONSTANT`, `COSINE` or `BEYOND`.
         steps: length.
         rate: learning rate, the first one of a schedule.
         seed: of weights and batches.
@@ -62,7 +63,7 @@ class Cell:
     Attributes:
         task: its name.
         method: its name.
-        schedule: "constant" or "cosine".
+        schedule: `CONSTANT`, `COSINE` or `BEYOND`.
         steps: length.
         rate: learning rate, the first one of a schedule.
         seed: of weights and batches.
@@ -187,7 +188,7 @@ class Ring:
             self.task.steps = max(self.task.steps, setting.steps)
             trainer = self.trainer(entry)
             pieces = setting.steps // self.task.every
-            callbacks = [Cosine(setting.rate, pieces)] if setting.schedule == COSINE else []
+            callbacks = [Cosine(setting.rate, pieces)] if setting.schedule != CONSTANT else []
             run = trainer.run(0, setting.seed, steps=setting.steps, rate=setting.rate, callbacks=callbacks, test=False)
             curve, (loss, accuracy) = [float(f"{value:.4g}") for value in run.curve], trainer.test()
             record = {"task": self.task.name, "method": entry.name, **dataclasses.asdict(setting)}

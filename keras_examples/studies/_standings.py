@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy import stats
 
-from keras_examples.studies._contest import COSINE, Cell, Entry, Setting, Store
+from keras_examples.studies._contest import Cell, Entry, Setting, Store
 from keras_examples.studies._report import markdown
-from keras_examples.studies._tuning import Budget, finalists
+from keras_examples.studies._tuning import Budget, finalists, losses_by_rate
 
 WIDE, NARROW = 2.0, 1.1  # a rate counts to the width of a method up to so many times its best loss
 # Lengths of a baseline's runs at equal time, in runs of the usual length.
@@ -102,27 +102,28 @@ def best_of(done: dict[Setting, Cell], budget: Budget, steps: int | None = None)
     if not complete:
         return None
     cells = min(complete, key=lambda cells: np.mean([cell.loss for cell in cells]))
-    widths, is_open = _widths(done, budget)
-    return Best(cells[0].setting, tuple(cells), widths, is_open)
+    losses = losses_by_rate(done, budget)
+    (wide, is_open), (narrow, _) = (width(losses, times * min(losses.values())) for times in (WIDE, NARROW))
+    return Best(cells[0].setting, tuple(cells), (wide, narrow), is_open)
 
 
-def _widths(done: dict[Setting, Cell], budget: Budget) -> tuple[tuple[float, float], bool]:
-    """See `Best`; between rates of the grid the logarithm of the loss is taken as linear in that of the rate."""
-    losses = {
-        math.log10(s.rate): cell.loss
-        for s, cell in sorted(done.items())
-        if (s.schedule, s.steps, s.seed) == (COSINE, budget.steps, 0)
-    }
-    best = min(losses.values())
+def width(losses: dict[float, float], most: float) -> tuple[float, bool]:
+    """Decades of learning rates that end at or below a loss.
 
-    def width(times: float) -> float:
-        return sum(
-            (right - left) * _share(losses[left], losses[right], times * best)
-            for left, right in itertools.pairwise(losses)
-        )
+    Between two rates the logarithm of the loss is taken as linear in that of the rate.
 
-    ends = [losses[min(losses)], losses[max(losses)]]
-    return (width(WIDE), width(NARROW)), any(end <= WIDE * best for end in ends)
+    Args:
+        losses: by rate, in rising order.
+        most: the loss.
+
+    Returns:
+        The decades, and whether they reach the rim of the rates that were run, so that they are a lower bound.
+    """
+    places = [math.log10(rate) for rate in losses]
+    pieces = zip(itertools.pairwise(places), itertools.pairwise(losses.values()), strict=True)
+    decades = sum((right - left) * _share(*ends, most) for (left, right), ends in pieces)
+    found = list(losses.values())
+    return decades, min(found[0], found[-1]) <= most
 
 
 def _share(first: float, second: float, most: float) -> float:

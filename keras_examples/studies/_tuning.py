@@ -5,15 +5,18 @@
 2. on seed 0, the constant rate at the best of these and half a decade below
 3. the finalists, the best settings of 1 and 2, on the other seeds
 4. baselines only: the finalists at other lengths, for the comparison at equal time
+5. on seed 0, the cosine schedule at rates beyond the grid, until the loss is above twice the lowest of all methods:
+   how wide the range of good rates is; nothing is tuned by these
 """
 
 import dataclasses
 import math
 from collections.abc import Iterable
 
-from keras_examples.studies._contest import CONSTANT, COSINE, Cell, Setting
+from keras_examples.studies._contest import BEYOND, CONSTANT, COSINE, Cell, Setting
 
 EXTENSIONS = 2
+WIDEST = 6  # decades of rates that a method is run at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +108,44 @@ def finalists(done: dict[Setting, Cell], budget: Budget) -> list[Setting]:
     Returns:
         As many as the budget has, best first.
     """
-    tried = [setting for setting in done if setting.steps == budget.steps and setting.seed == 0]
+    tried = [s for s in done if s.steps == budget.steps and s.seed == 0 and s.schedule != BEYOND]
     return sorted(tried, key=lambda setting: done[setting].loss)[: budget.finalists]
+
+
+def losses_by_rate(done: dict[Setting, Cell], budget: Budget, beyond: bool = False) -> dict[float, float]:
+    """Test losses of seed 0 under the cosine schedule.
+
+    Args:
+        done: a method's runs.
+        budget: of every method.
+        beyond: whether those beyond the grid count.
+
+    Returns:
+        By rate, in rising order.
+    """
+    schedules = (COSINE, BEYOND) if beyond else (COSINE,)
+    cells = [(s, cell) for s, cell in done.items() if (s.steps, s.seed) == (budget.steps, 0)]
+    return dict(sorted((s.rate, cell.loss) for s, cell in cells if s.schedule in schedules))
+
+
+def beyond(done: dict[Setting, Cell], middle: float, budget: Budget, most: float) -> list[Setting]:
+    """The runs of stage 5 that are to come next.
+
+    Args:
+        done: what has been run, stages 1 to 3 at least.
+        middle: of the method's learning rates.
+        budget: of every method.
+        most: the loss up to which a rate is a good one.
+
+    Returns:
+        A run at either end whose loss is still good; none once the rates span `WIDEST` decades, or of a single rate.
+    """
+    losses = {place_of(rate, middle): loss for rate, loss in losses_by_rate(done, budget, beyond=True).items()}
+    low, high = min(losses), max(losses)
+    if budget.rates == 1 or high - low >= 2 * WIDEST:
+        return []
+    places = [place for end, place in ((low, low - 1), (high, high + 1)) if losses[end] <= most]
+    return [Setting(BEYOND, budget.steps, rate_at(middle, place), 0) for place in places]
 
 
 def other_lengths(done: dict[Setting, Cell], budget: Budget, lengths: Iterable[int]) -> list[Setting]:

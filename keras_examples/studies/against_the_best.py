@@ -26,9 +26,9 @@ import tensorflow as tf
 import bellman_tf as btf
 from keras_examples.studies import _command, _data, _goals, _networks
 from keras_examples.studies._contest import Entry, Ring, Store
-from keras_examples.studies._standings import Standing, champion, length_in, standings, table
+from keras_examples.studies._standings import WIDE, Standing, champion, length_in, standings, table
 from keras_examples.studies._study import LOSS, Task
-from keras_examples.studies._tuning import Budget, next_settings, other_lengths
+from keras_examples.studies._tuning import Budget, beyond, next_settings, other_lengths
 
 optimizers = keras.optimizers
 
@@ -198,6 +198,12 @@ def contest(ring: Ring, entries: Sequence[Entry], budget: Budget, rounds: int, u
         lengths = lengths_of(entry, rows, budget, task.every)
         if not ring.run(entry, other_lengths(store.of(task.name, entry.name), budget, lengths), until):
             return False
+    everyone = standings(store, task.name, ENTRIES, budget)
+    most = WIDE * min((row.best.loss for row in everyone), default=math.inf)
+    for entry in entries:
+        while settings := beyond(store.of(task.name, entry.name), entry.middle, budget, most):
+            if not ring.run(entry, settings, until):
+                return False
     return True
 
 
