@@ -74,7 +74,7 @@ def step(head, curvature, steps=1, rate=0.0, jit=False, model=None, **options):
 @pytest.mark.parametrize("information", ["open", "cooperative", "feedback"])
 @pytest.mark.parametrize("head", ["logistic", "square"])
 def test_of_one_output_the_factors_are_exact(head, information):
-    model, x = step(head, KFAC(fisher="model", invert_every=1), information=information)
+    model, x = step(head, KFAC(fisher="model", invert_every=1), 2, information=information)
     for state, layer in zip(model.optimizer.state, ["hidden", "last"], strict=True):
         A, B, _ = gauss_newton(model, x, head, layer)
         assert_close(state[0], A, rtol=1e-12, label="A")
@@ -83,10 +83,10 @@ def test_of_one_output_the_factors_are_exact(head, information):
 
 @pytest.mark.parametrize("head", ["logistic", "square"])
 def test_of_one_output_the_whole_matrix_and_ekfacs_moments_are_exact(head):
-    model, x = step(head, Full(fisher="model"))
+    model, x = step(head, Full(fisher="model"), 2)
     for state, layer in zip(model.optimizer.state, ["hidden", "last"], strict=True):
         assert_close(state[0], gauss_newton(model, x, head, layer)[2], rtol=1e-12, atol=1e-15)
-    model, x = step(head, EKFAC(fisher="model", invert_every=1))
+    model, x = step(head, EKFAC(fisher="model", update_every=3, invert_every=3), 2)
     for state, layer in zip(model.optimizer.state, ["hidden", "last"], strict=True):
         _, _, whole = gauss_newton(model, x, head, layer)
         U = np.kron(state[2], state[3])
