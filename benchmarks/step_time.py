@@ -48,6 +48,9 @@ AGAINST: dict[str, tuple[str, object]] = {
     "coop exact": ("linear kfac", 1.25),
     "coop published": ("linear kfac", ""),
     "coop rescale": ("linear kfac", ""),
+    "open model's kfac": ("open kfac", ""),
+    "model's kfac": ("linear kfac", ""),
+    "model's kfac every 5": ("linear kfac", ""),
 }
 
 
@@ -58,7 +61,13 @@ def optimizers(kfac_every: int) -> dict:
     def coop(mode: str) -> btf.GTDDP:
         return btf.GTDDP(0.01, curvature=btf.curvature.KFAC(invert_every=kfac_every, cooperative=mode))
 
+    def of_model(update_every: int) -> btf.curvature.KFAC:
+        return btf.curvature.KFAC(invert_every=kfac_every, update_every=update_every, fisher="model")
+
     return {
+        "open model's kfac": btf.GTDDP(0.01, curvature=of_model(1), information="open"),
+        "model's kfac": btf.GTDDP(0.01, curvature=of_model(1)),
+        "model's kfac every 5": btf.GTDDP(0.01, curvature=of_model(5)),
         "players=2": btf.DGNOpt(0.01, curvature="identity", players=2),
         "adaptive alignment": btf.DGNOpt(0.01, curvature="identity", alignment="adaptive"),
         "step control": btf.GTDDP(0.01, curvature="identity", step_control="levenberg_marquardt"),
