@@ -131,6 +131,25 @@ def test_rates_beyond_the_grid_are_run_while_they_are_good():
     assert _tuning.finalists(done | better, BUDGET) == _tuning.finalists(done, BUDGET)
 
 
+def test_good_is_at_least_half_way_from_knowing_nothing():
+    rows = [SimpleNamespace(best=SimpleNamespace(loss=loss)) for loss in (1.5, 1.9)]
+    assert _goals.good_loss(rows, 2.3) == pytest.approx(1.9)
+    assert _goals.good_loss(rows, 23.0) == 3.0
+    assert _goals.good_loss([], 2.3) == math.inf
+
+
+@pytest.mark.parametrize("name", ["digits", "characters"])
+def test_a_network_that_has_learnt_nothing_has_the_loss_of_its_task(name):
+    kind = against_the_best.TASKS[name]
+    task = kind.make(None, 10)
+    labels = task.data.y_test[:50]
+    outputs = task.network().output_shape[-1]
+    assert math.isclose(kind.chance, math.log(outputs), rel_tol=0.02)  # the text differs between Pythons
+    assert float(task.loss()(labels, np.zeros([*labels.shape[:2][: labels.ndim], outputs]))) == pytest.approx(
+        math.log(outputs), rel=1e-6
+    )
+
+
 def test_six_decades_are_enough():
     done, _ = tuned(0.1, lambda s: 1.0 + abs(math.log10(s.rate / 0.1)) / 100)
     while settings := _tuning.beyond(done, 0.1, BUDGET, 2.0):
@@ -211,7 +230,7 @@ def contest_of(tmp_path, ours, milliseconds):
 def test_goals_are_read_off_the_store(tmp_path, ours, milliseconds, verdicts):
     store, entries = contest_of(tmp_path, ours, milliseconds)
     rows = _standings.standings(store, "task", entries, BUDGET)
-    row, found = _goals.goals(store, "task", rows, BUDGET)
+    row, found = _goals.goals(store, "task", rows, BUDGET, 100.0)
     assert found == verdicts
     assert ("**yes**" in row[1]) == verdicts[0]
     text = _goals.goals_table([(row, found)])

@@ -1,5 +1,6 @@
 """The goals of the contest, task by task, and its figures."""
 
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -13,7 +14,9 @@ from keras_examples.studies._tuning import Budget, losses_by_rate
 TIME, WIDTH = 0.8, 1.5  # goals: of AdamW's time to its loss, of the widest baseline's width
 
 
-def goals(store: Store, task: str, rows: Sequence[Standing], budget: Budget) -> tuple[list[str], list[bool | None]]:
+def goals(
+    store: Store, task: str, rows: Sequence[Standing], budget: Budget, chance: float
+) -> tuple[list[str], list[bool | None]]:  # fmt: skip
     """What one task says of the three goals.
 
     Args:
@@ -21,6 +24,7 @@ def goals(store: Store, task: str, rows: Sequence[Standing], budget: Budget) -> 
         task: its name.
         rows: its standings.
         budget: of every method.
+        chance: loss of a network that has learnt nothing.
 
     Returns:
         Row of the table of the goals, and for each goal whether it is met; `None` where it cannot be said yet.
@@ -38,27 +42,40 @@ def goals(store: Store, task: str, rows: Sequence[Standing], budget: Budget) -> 
         steps, ratio = fastest.ratios["AdamW"]
         time, fast = f"{ratio:.2f} ({fastest.entry.name}, {steps:.2f} of its steps)", bool(ratio <= TIME)
     equal, below = equal_time(store, task, rows, budget)
-    range_of_rates, wide = widest(store, task, rows, budget)
+    range_of_rates, wide = widest(store, task, rows, budget, good_loss(rows, chance))
     verdicts = [fast, below, wide]
     cells = [f"{text}: {_word(verdict)}" for text, verdict in zip((time, equal, range_of_rates), verdicts, strict=True)]
     return [task, *cells], verdicts
 
 
-def widest(store: Store, task: str, rows: Sequence[Standing], budget: Budget) -> tuple[str, bool]:
-    """The method of ours with the widest range of good rates, beside the baseline with the widest one.
+def good_loss(rows: Sequence[Standing], chance: float) -> float:
+    """The loss up to which a rate is a good one, the same for all methods.
 
-    A rate is good for any method if its run ends within `WIDE` times the lowest mean loss of all methods.
+    Args:
+        rows: standings of all methods.
+        chance: loss of a network that has learnt nothing.
+
+    Returns:
+        `WIDE` times the lowest mean loss of all methods, or half of the way to it from `chance` where that is less:
+        twice the lowest loss may be more than `chance`.
+    """
+    lowest = min((row.best.loss for row in rows), default=math.inf)
+    return min(WIDE * lowest, (lowest + chance) / 2)
+
+
+def widest(store: Store, task: str, rows: Sequence[Standing], budget: Budget, most: float) -> tuple[str, bool]:
+    """The method of ours with the widest range of good rates, beside the baseline with the widest one.
 
     Args:
         store: the cells.
         task: its name.
         rows: its standings.
         budget: of every method.
+        most: the loss up to which a rate is good.
 
     Returns:
         In words, and whether it is `WIDTH` times as wide.
     """
-    most = WIDE * min(row.best.loss for row in rows)
     found = {
         row.entry: width(losses_by_rate(store.of(task, row.entry.name), budget, beyond=True), most) for row in rows
     }

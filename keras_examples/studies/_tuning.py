@@ -5,7 +5,7 @@
 2. on seed 0, the constant rate at the best of these and half a decade below
 3. the finalists, the best settings of 1 and 2, on the other seeds
 4. baselines only: the finalists at other lengths, for the comparison at equal time
-5. on seed 0, the cosine schedule at rates beyond the grid, until the loss is above twice the lowest of all methods:
+5. on seed 0, the cosine schedule at rates beyond the grid, until the loss is no good any more (`_goals.good_loss`):
    how wide the range of good rates is; nothing is tuned by these
 """
 

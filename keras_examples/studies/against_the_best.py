@@ -26,7 +26,7 @@ import tensorflow as tf
 import bellman_tf as btf
 from keras_examples.studies import _command, _data, _goals, _networks
 from keras_examples.studies._contest import Entry, Ring, Store
-from keras_examples.studies._standings import WIDE, Standing, champion, length_in, standings, table
+from keras_examples.studies._standings import Standing, champion, length_in, standings, table
 from keras_examples.studies._study import LOSS, Task
 from keras_examples.studies._tuning import Budget, beyond, next_settings, other_lengths
 
@@ -150,6 +150,7 @@ class Kind:
         seeds: of a finalist.
         finalists: settings that run on all seeds.
         rates: learning rates of the grid.
+        chance: loss of a network that has learnt nothing: all classes are equally likely.
     """
 
     title: str
@@ -159,12 +160,14 @@ class Kind:
     seeds: int = 3
     finalists: int = 1
     rates: int = 5
+    chance: float = math.log(10)
 
 
+VOCABULARY = 103  # characters of the text of "characters", in Python 3.11
 TASKS = {
     "digits": Kind("DIGITS, tanh MLP", 8, 1000, digits, finalists=2),
-    "characters": Kind("characters, transformer", 32, 200, characters),
-    "autoencoder": Kind("MNIST, deep autoencoder", 250, 120, autoencoder),
+    "characters": Kind("characters, transformer", 32, 200, characters, chance=math.log(VOCABULARY)),
+    "autoencoder": Kind("MNIST, deep autoencoder", 250, 120, autoencoder, chance=math.log(2)),
     "residual": Kind("CIFAR-10, residual net", 128, 200, functools.partial(residual, "residual"), rates=4),
     "residual-bn": Kind("CIFAR-10, residual net with BN", 128, 200, functools.partial(residual, "residual-bn")),
     "vit": Kind("CIFAR-10, ViT", 128, 200, transformer),
@@ -198,8 +201,8 @@ def contest(ring: Ring, entries: Sequence[Entry], budget: Budget, rounds: int, u
         lengths = lengths_of(entry, rows, budget, task.every)
         if not ring.run(entry, other_lengths(store.of(task.name, entry.name), budget, lengths), until):
             return False
-    everyone = standings(store, task.name, ENTRIES, budget)
-    most = WIDE * min((row.best.loss for row in everyone), default=math.inf)
+    chance = next(kind.chance for kind in TASKS.values() if kind.title == task.name)
+    most = _goals.good_loss(standings(store, task.name, ENTRIES, budget), chance)
     for entry in entries:
         while settings := beyond(store.of(task.name, entry.name), entry.middle, budget, most):
             if not ring.run(entry, settings, until):
@@ -246,7 +249,7 @@ def report(store: Store, names: Sequence[str], entries: Sequence[Entry], options
         if rows:
             effort = f"seeds 0 to {budget.seeds - 1}, {budget.rates} rates, finalists: {budget.finalists}"
             parts.append(f"**{title}**, B = {batch_size}, {budget.steps} steps; {effort}\n\n{table(rows)}")
-            found.append(_goals.goals(store, title, rows, budget))
+            found.append(_goals.goals(store, title, rows, budget, TASKS[name].chance))
             _goals.plot(store, title, rows, budget, options.figures / f"against_the_best_{name}.png")
     if not found:
         return "Nothing is complete yet."
