@@ -84,7 +84,7 @@ ENTRIES = [
     Entry("GTDDP, K-FAC, feedback", lambda: btf.GTDDP(curvature=_kfac(), information="feedback"), 0.03, KFAC),
     Entry("GTDDP, K-FAC, nonlinear", lambda: btf.GTDDP(curvature=_kfac(), rollout="nonlinear"), 0.03, KFAC),
     Entry("GTDDP, Adam under step control", _controlled, 0.003, ADAMW),
-    Entry(MODEL, lambda: btf.KFAC(curvature=_of_model()), 0.03),
+    Entry(MODEL, lambda: btf.KFAC(curvature=_of_model()), 0.003),
     Entry("GTDDP, model's K-FAC under step control", _controlled_kfac, 0.03, MODEL),
 ]
 
