@@ -5,11 +5,13 @@ import tensorflow as tf
 from bellman_tf import _checks, replicas
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block, PlayerLayout, StateSpec
+from bellman_tf.curvature.cached import when
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
 from bellman_tf.curvature.metric import Metric, MetricKind
 from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import Capture
+from bellman_tf.layers.tensors import either
 
 
 class DiagonalFisherBlock(Block):
@@ -19,16 +21,25 @@ class DiagonalFisherBlock(Block):
     loss itself: with samples independent and g small against their spread, `E[q^2] ~ batch size * g^2`.
     """
 
-    def __init__(self, layout: PlayerLayout, damping: float, decay: float, fisher: str = "empirical") -> None:
+    def __init__(self, layout: PlayerLayout, damping: float, decay: float, draws: int = 0) -> None:
+        """Takes over the options of the metric that it stands in for.
+
+        Args:
+            layout: the player.
+            damping: added to the diagonal.
+            decay: of the running means.
+            draws: steps between drawn captures, 0 for the loss's own gradients at every step.
+        """
         super().__init__(layout)
-        self.damping, self.decay, self.fisher = damping, decay, fisher
+        self.damping, self.decay = damping, decay
+        self._draws = draws if layout.covered else 0
         self.needs_capture = layout.covered
         self.needs_gradient = not layout.covered
 
     @property
     def draws(self) -> int:
-        """At every step, for covered players."""
-        return int(self.fisher == "model" and self.layout.covered)
+        """As given, for covered players."""
+        return self._draws
 
     def state_specs(self) -> list[StateSpec]:
         """One running mean per variable."""
@@ -43,8 +54,11 @@ class DiagonalFisherBlock(Block):
         else:
             [batch] = replicas.total([tf.cast(_checks.given("capture", capture).batch_size, step.learning_rate.dtype)])
             squares = [batch * tf.square(g) for g in _checks.given("gradient", gradient)]
-        rate = step.mean_rate(self.decay)
-        state = [running_mean(v, new, rate) for v, new in zip(state, squares, strict=True)]
+        period = self.draws or 1
+        rate = step.mean_rate(self.decay, period)
+        means = [running_mean(v, new, rate) for v, new in zip(state, squares, strict=True)]
+        due = when(period, step.iteration)
+        state = means if due is None else [either(due, new, old) for new, old in zip(means, state, strict=True)]
         return state, self.standing(state, step)
 
     @property

@@ -82,5 +82,6 @@ def make_block(config: options.Config, layout: PlayerLayout) -> Block:
         if isinstance(config, kind) and suits(layout):
             return make(layout, config)
     if isinstance(config, options.KFAC | options.Full):
-        return DiagonalFisherBlock(layout, config.damping, config.decay, config.fisher)
+        period = config.update_every if isinstance(config, options.KFAC) else 1
+        return DiagonalFisherBlock(layout, config.damping, config.decay, period if config.fisher == "model" else 0)
     raise _checks.error("curvature", "be one of bellman_tf.curvature", config)

@@ -19,6 +19,7 @@ TASKS = {  # of the contest, as `docs/which-optimizer.md` calls them; figures he
 DIGITS, CHARACTERS, AUTOENCODER, RESIDUAL, NORMALISED, VIT = TASKS
 INSIDE = {"GTDDP, SGD inside": "SGD, momentum", "GTDDP, AdamW inside": "AdamW", "GTDDP, Muon inside": "Muon"}
 SGD, ADAMW, MUON = INSIDE
+OF_MODEL = "GTDDP, model's K-FAC under step control"
 NETWORKS = {  # of `benchmarks.step_time`, as `docs/performance.md` calls them
     "cnn": "residual CNN | 128",
     "cifar": "residual net, CIFAR | 128",
@@ -104,6 +105,13 @@ def which_optimizer() -> Iterator[str]:
         f"K-FAC {ten['GTDDP, kfac'].words}, EKFAC {ten['GTDDP, ekfac'].words} |"
     )
     yield f"from starts over four decades the median final loss is {_step_control()} |"
+    dear = [found.milliseconds(task, OF_MODEL) / found.milliseconds(task, "AdamW") for task in (AUTOENCODER, VIT)]
+    yield (
+        f"autoencoder {found.loss(AUTOENCODER, OF_MODEL)}, AdamW {found.loss(AUTOENCODER, 'AdamW')}, K-FAC with the "
+        f"game {found.loss(AUTOENCODER, 'GTDDP, K-FAC')}; ViT {found.loss(VIT, OF_MODEL)}, AdamW "
+        f"{found.loss(VIT, 'AdamW')}, Muon {found.loss(VIT, 'Muon')}. A step takes {dear[0]:.1f} and {dear[1]:.1f} "
+        f"times AdamW's |"
+    )
     kfac, adam = digits.best["GTDDP, kfac"], digits.best["GTDDP, adam"]
     yield f"train loss {kfac.game}, K-FAC alone {kfac.alone}, Adam {adam.alone} |"
     games = min((found.loss(DIGITS, method) for method in found.games(DIGITS)), key=float)

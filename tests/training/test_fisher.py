@@ -114,13 +114,21 @@ def test_xla_draws_the_same(curvature):
 
 @pytest.mark.parametrize("jit", [False, True])
 def test_it_draws_as_often_as_factors_are_updated(jit):
-    seen = []
-    for steps in (1, 2, 3, 4):
-        model, _ = step("softmax", KFAC(fisher="model", update_every=3), steps, jit=jit)
-        seen.append(np.array(model.optimizer.state[1][1]))
-    assert_close(seen[1], seen[0], rtol=0)
-    assert_close(seen[2], seen[0], rtol=0)
-    assert np.abs(seen[3] - seen[0]).max() > 1e-3
+    """Of a layer with a matrix, and of one with the diagonal alone: no step in between has anything to draw."""
+
+    def seen(steps):
+        keras.utils.set_random_seed(0)
+        normalised = layers.LayerNormalization(dtype="float64")
+        model = btf.Sequential([keras.Input((3,), dtype="float64"), normalised, layers.Dense(3, dtype="float64")])
+        step("softmax", KFAC(fisher="model", update_every=3), steps, jit=jit, model=model)
+        assert {block.draws for block in model.optimizer.blocks} == {3}
+        return [np.array(model.optimizer.state[0][0]), np.array(model.optimizer.state[1][1])]
+
+    for first, second, third, fourth in zip(*(seen(steps) for steps in (1, 2, 3, 4)), strict=True):
+        assert_close(second, first, rtol=0)
+        assert_close(third, first, rtol=0)
+        assert np.abs(fourth - first).max() > 1e-3
+        assert np.abs(first).max() > 1e-3
 
 
 def test_training_goes_on_with_the_draws_it_would_have_had(tmp_path):
