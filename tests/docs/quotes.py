@@ -53,12 +53,9 @@ def readme() -> Iterator[str]:
     yield f"{_times(found)} of AdamW's: met on {_met(found, 'time')} |"
     lowest = {task: found.goal(task, "lowest") for task in found.tasks}
     clear = [task for task, goal in lowest.items() if goal.endswith("**yes**") and not _within_the_bracket(goal)]
-    assert clear == [AUTOENCODER]
-    yield (
-        f"lower than every baseline's on {_met(found, 'lowest')}, by more than the spread of the seeds on the "
-        f"autoencoder alone |"
-    )
-    yield f"{span(_widths(found))}: met on {_met(found, 'width')} |"
+    assert not clear
+    yield f"lower than every baseline's on {_met(found, 'lowest')}, within the spread of the seeds |"
+    yield f"{span(_widths(found))}: met on {_met(found, 'width')}, by step control |"
     assert float(wide.best["GTDDP, identity"].game) < float(wide.best["GTDDP, identity"].alone)
     assert float(wide.best["GTDDP, rmsprop"].game) > float(wide.best["GTDDP, rmsprop"].alone)
     yield f"SGD {bn.best['GTDDP, identity']}; RMSprop {bn.best['GTDDP, rmsprop']}; at B = 128 ahead of SGD only |"
@@ -68,6 +65,8 @@ def readme() -> Iterator[str]:
         f"SGD {ratios['linear identity']}, Adam {ratios['linear adam']}, K-FAC {ratios['linear kfac']} on {len(steps)} "
         f"networks; around AdamW on the DIGITS MLP {_cost(found, DIGITS, ADAMW):.1f} |"
     )
+    of_model, kfac, adamw = (found.loss(AUTOENCODER, name) for name in (OF_MODEL, "GTDDP, K-FAC", "AdamW"))
+    yield f"under step control: test loss {of_model}; K-FAC with the game {kfac}, AdamW {adamw} |"
     identity, kfac, ekfac = (sorted(_on_a_gpu(row)) for row in ("identity", "kfac", "ekfac"))
     yield (
         f"identity {span(identity, '.1f')} times SGD's time, K-FAC {span(kfac, '.1f')}, "
@@ -82,7 +81,7 @@ def _on_a_gpu(row: str) -> list[float]:
 
 
 _FORMS = ("present form", "with tf.linalg.cholesky in place of factor_in_columns")  # the second has EKFAC's rows
-README_SETTINGS = ("goal 0.8", "goal 1.5", "(MNIST, B = 64)")
+README_SETTINGS = ("goal 0.8", "goal 1.5", "(MNIST, B = 64)", "deep autoencoder, 120 steps")
 
 
 def which_optimizer() -> Iterator[str]:
@@ -97,8 +96,7 @@ def which_optimizer() -> Iterator[str]:
     )
     yield (
         f"AdamW's loss is reached in 0.8 of its time on {_met(found, 'time')} tasks: {_times(found)}. At equal time "
-        f"the lowest loss is the game's on {_met(found, 'lowest')}, beyond the spread of the seeds on the autoencoder "
-        f"alone |"
+        f"the lowest loss is the game's on {_met(found, 'lowest')}, within the spread of the seeds |"
     )
     yield (
         f"DIGITS MLP at ten times the baseline's best rate: SGD {ten['GTDDP, identity'].words} with the game, "
@@ -151,6 +149,7 @@ def which_optimizer() -> Iterator[str]:
 
 
 WHICH_SETTINGS = (  # what runs were, and goals
+    "damping=1e-3", "update_every=5", "(every=4)",
     "DIGITS MLP, B = 8:", "rate 0.1", "at both batch sizes, SGD's at B = 64", "`group_size=64` or 128", "(goal 0.8)",
     "(goal 1.5)", "tanh MLP 64-20-20-20-20-10, B = 8, 1500 steps", "damping 0.1",
 )  # fmt: skip
