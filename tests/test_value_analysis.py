@@ -126,3 +126,21 @@ def test_the_spectrum_is_that_of_the_gain(rng):
 def test_what_does_not_fit_is_refused(call, message, rng):
     with pytest.raises(ValueError, match=message):
         call(network(False), rng.normal(size=(B, 3)))
+
+
+def test_a_metric_of_the_models_fisher_matrix_is_that_here_too():
+    """Squares of one output: residuals of 1/sqrt(2) have gradients whose squares are the Hessian, 2."""
+
+    def seen(fisher, y):
+        keras.utils.set_random_seed(2)
+        inputs = layers.Input((3,))
+        h = layers.Dense(4, activation="tanh", name="first")(inputs)
+        model = btf.Model(inputs, layers.Dense(1, name="last")(layers.Dense(4, activation="tanh", name="second")(h)))
+        curvature = btf.curvature.KFAC(fisher=fisher, invert_every=1)
+        model.compile(btf.GTDDP(0.4, curvature=curvature), "mse")
+        x = np.random.default_rng(0).normal(size=(B, 3))
+        return np.array(btf.analysis.value_hessian(model, x, "second", y(np.array(model(x)))))
+
+    drawn = seen("model", lambda ends: ends + 3.0)
+    assert_close(drawn, seen("empirical", lambda ends: ends + 0.5**0.5), rtol=1e-9, atol=1e-12)
+    assert np.abs(drawn - seen("empirical", lambda ends: ends + 3.0)).max() > 1e-3 * np.abs(drawn).max()

@@ -81,18 +81,16 @@ class Block:
         layout: the player.
         needs_gradient: whether `update` reads the mean gradient.
         needs_capture: whether `update` reads the capture.
+        draws: steps between captures whose cotangents are drawn from the loss's Hessian; 0 where those of the loss
+            itself are read.
     """
 
     needs_gradient = False
     needs_capture = False
+    draws = 0
 
     def __init__(self, layout: PlayerLayout) -> None:
         self.layout = layout
-
-    @property
-    def draws(self) -> int:
-        """Steps between captures whose cotangents are drawn from the loss's Hessian; 0 where the loss's are read."""
-        return 0
 
     def state_specs(self) -> list[StateSpec]:
         """The state, empty for metrics without memory."""

@@ -22,6 +22,11 @@ class Config(Serialisable):
         True
     """
 
+    @property
+    def draws(self) -> int:
+        """Steps between two draws of cotangents from the loss's Hessian; 0 for a metric of the loss's own gradients."""
+        return 0
+
 
 @keras.saving.register_keras_serializable("bellman_tf.curvature")
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +103,8 @@ class KFAC(Config):
     `convolution` says otherwise.
     Source: Martens and Grosse 2015, Sec. 6.3; for convolutions Grosse and Martens 2016.
 
-    Layers without Kronecker structure (normalisation, embedding, depthwise, open-loop layers) use the diagonal of
-    the empirical Fisher matrix with the same damping.
+    Layers without Kronecker structure (normalisation, embedding, depthwise) use the diagonal of the same matrix with
+    the same damping, open-loop layers that of the empirical one.
 
     Attributes:
         damping: lambda, added to the product through both factors. What the precision cannot factor is raised: the
@@ -154,6 +159,11 @@ class KFAC(Config):
             raise _checks.error("cooperative_sign", "be 1 or -1", self.cooperative_sign)
         _checks.check_flag("sharded", self.sharded)
 
+    @property
+    def draws(self) -> int:
+        """As often as the factors are updated."""
+        return self.update_every if self.fisher == "model" else 0
+
 
 @keras.saving.register_keras_serializable("bellman_tf.curvature")
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +192,11 @@ class EKFAC(KFAC):
     def __post_init__(self) -> None:
         super().__post_init__()
         _checks.check_choice("scalings", self.scalings, ("auto", "exact", "uncorrelated"))
+
+    @property
+    def draws(self) -> int:
+        """At every step, for the moments."""
+        return int(self.fisher == "model")
 
 
 @keras.saving.register_keras_serializable("bellman_tf.curvature")
@@ -214,6 +229,11 @@ class Full(Config):
         _checks.check_integer("invert_every", self.invert_every, least=1)
         _checks.check_integer("max_parameters", self.max_parameters, least=1)
         _checks.check_choice("fisher", self.fisher, FISHERS)
+
+    @property
+    def draws(self) -> int:
+        """At every step."""
+        return int(self.fisher == "model")
 
 
 NAMES = {"identity": Identity, "rmsprop": RMSprop, "adam": Adam, "kfac": KFAC, "ekfac": EKFAC, "full": Full}

@@ -238,11 +238,6 @@ class EKFACBlock(EigenBlock):
         """The diagonal of `R' diag(s) R`, R = R_A (x) R_B the rotation from the old bases to the new ones."""
         return matmul(self.rows.apply(tf.transpose(tf.square(R_A)), s), tf.square(R_B))
 
-    @property
-    def draws(self) -> int:
-        """At every step, for the moments."""
-        return int(self.config.fisher == "model")
-
     def measure(self, cached: Tensors, capture: MatrixCapture) -> Tensors:
         """The second moments of this step in the bases."""
         return [self._second_moments(capture, Eigenbasis(self.rows, *cached[:2]))]

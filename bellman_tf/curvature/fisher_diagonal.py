@@ -17,29 +17,16 @@ from bellman_tf.layers.tensors import either
 class DiagonalFisherBlock(Block):
     """M = (diag E[q^2] + damping) / learning rate.
 
-    For covered players the mean is over per-sample gradients. An open-loop player has only its mean gradient g, of the
-    loss itself: with samples independent and g small against their spread, `E[q^2] ~ batch size * g^2`.
+    For covered players the mean is over per-sample gradients, at every step or in those that draw. An open-loop player
+    has only its mean gradient g, of the loss itself: with samples independent and g small against their spread,
+    `E[q^2] ~ batch size * g^2`.
     """
 
-    def __init__(self, layout: PlayerLayout, damping: float, decay: float, draws: int = 0) -> None:
-        """Takes over the options of the metric that it stands in for.
-
-        Args:
-            layout: the player.
-            damping: added to the diagonal.
-            decay: of the running means.
-            draws: steps between drawn captures, 0 for the loss's own gradients at every step.
-        """
+    def __init__(self, layout: PlayerLayout, damping: float, decay: float) -> None:
         super().__init__(layout)
         self.damping, self.decay = damping, decay
-        self._draws = draws if layout.covered else 0
         self.needs_capture = layout.covered
         self.needs_gradient = not layout.covered
-
-    @property
-    def draws(self) -> int:
-        """As given, for covered players."""
-        return self._draws
 
     def state_specs(self) -> list[StateSpec]:
         """One running mean per variable."""

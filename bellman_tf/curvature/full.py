@@ -82,11 +82,6 @@ class FullBlock(CachedBlock[Capture]):
         return [StateSpec("fisher", (self.size, self.size)), StateSpec("inverse", (self.size, self.size), "identity")]
 
     @property
-    def draws(self) -> int:
-        """At every step."""
-        return int(self.config.fisher == "model")
-
-    @property
     def period(self) -> int:
         """Steps between inversions."""
         return self.config.invert_every

@@ -104,11 +104,6 @@ class GroupedKFACBlock(CachedBlock[TapCapture]):
         ]
 
     @property
-    def draws(self) -> int:
-        """As often as the factors are updated."""
-        return self.config.update_every if self.config.fisher == "model" else 0
-
-    @property
     def period(self) -> int:
         """Steps between factorisations."""
         return self.config.invert_every

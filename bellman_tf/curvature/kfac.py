@@ -143,11 +143,6 @@ class KFACBlock(CachedBlock[MatrixCapture]):
         return [*specs, StateSpec("bias_inverse", (), "ones")] if self.rows.bias_apart else specs
 
     @property
-    def draws(self) -> int:
-        """As often as the factors are updated."""
-        return self.config.update_every if self.config.fisher == "model" else 0
-
-    @property
     def period(self) -> int:
         """Steps between factorisations."""
         return self.config.invert_every

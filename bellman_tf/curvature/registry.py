@@ -78,10 +78,15 @@ def make_block(config: options.Config, layout: PlayerLayout) -> Block:
     Raises:
         ValueError: if `curvature="full"` and the player is too large.
     """
+    block = _block(config, layout)
+    block.draws = config.draws if layout.covered else 0
+    return block
+
+
+def _block(config: options.Config, layout: PlayerLayout) -> Block:
     for kind, suits, make in BLOCKS:
         if isinstance(config, kind) and suits(layout):
             return make(layout, config)
     if isinstance(config, options.KFAC | options.Full):
-        period = config.update_every if isinstance(config, options.KFAC) else 1
-        return DiagonalFisherBlock(layout, config.damping, config.decay, period if config.fisher == "model" else 0)
+        return DiagonalFisherBlock(layout, config.damping, config.decay)
     raise _checks.error("curvature", "be one of bellman_tf.curvature", config)

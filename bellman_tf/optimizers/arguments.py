@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from bellman_tf import _checks, keras_optimizers
-from bellman_tf.curvature.config import KFAC, Adam, Config, Full
+from bellman_tf.curvature.config import KFAC, Adam, Config
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits
 from bellman_tf.curvature.inner import METRICS
 from bellman_tf.optimizers.inner import InnerOptimizerMixin, accumulation_of
@@ -31,9 +31,9 @@ def check_game(options: GameOptions, metric: Config | None, step_control: object
             "cooperative", "be False with information='feedback': players with their own values do not cooperate",
             metric.cooperative,
         )  # fmt: skip
-    if isinstance(metric, KFAC | Full) and metric.fisher != "empirical" and options.rollout == "nonlinear":
+    if metric is not None and metric.draws and options.rollout == "nonlinear":
         raise _checks.error(
-            "fisher", "be 'empirical' with rollout='nonlinear', the pass of the papers", metric.fisher,
+            "fisher", "be 'empirical' with rollout='nonlinear', the pass of the papers", "model",
             "Leave `rollout`, `bilinear` and value_hessian='outer_product' or 'per_sample' out.",
         )  # fmt: skip
     whole = options.value_hessian == "batch" and options.group_size is None and options.information != "open"

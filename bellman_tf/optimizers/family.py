@@ -45,8 +45,8 @@ class DDPNOpt(GTDDP):
 class KFAC(GTDDP):
     """K-FAC, the baseline: `GTDDP` with `information="open"` and `curvature="kfac"`; arguments and errors as there.
 
-    The Fisher matrix is the empirical one (gradients of the loss itself), and for convolutions the default is
-    `convolution="sua"`: pixels taken as spatially uncorrelated.
+    By default the Fisher matrix is the empirical one (gradients of the loss itself) and convolutions take pixels as
+    spatially uncorrelated, `convolution="sua"`.
 
     Source: Martens & Grosse 2015; Grosse & Martens 2016 for convolutions.
 
@@ -73,8 +73,8 @@ class KFAC(GTDDP):
 class EKFAC(GTDDP):
     """EKFAC, the baseline: `GTDDP` with `information="open"` and `curvature="ekfac"`; arguments and errors as there.
 
-    The scalings are second moments of the gradients of the loss itself (empirical Fisher matrix) measured in K-FAC's
-    eigenbasis; for convolutions the default is `convolution="sua"`. `as_cited` is the variant of the four papers.
+    The scalings are second moments in K-FAC's eigenbasis, by default of the loss's own gradients (empirical Fisher
+    matrix); for convolutions the default is `convolution="sua"`. `as_cited` is the variant of the four papers.
 
     Source: George et al. 2018.
 

@@ -14,6 +14,7 @@ from bellman_tf.game.stages import Player
 from bellman_tf.keras_access import flat_inputs
 from bellman_tf.layers.capture import Capture, weigh
 from bellman_tf.layers.tensors import to_work
+from bellman_tf.losses import Signs
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.derivatives import differentiate, through_normalisation
 from bellman_tf.training.information import INFORMATION
@@ -87,9 +88,23 @@ class GameStep:
             capture = self._capture(player)
             if capture is not None and slope is not None and block.needs_capture:
                 capture = capture.scaled(slope)
+            if capture is not None and block.draws:
+                capture = capture.scaled(self._signs)
             seen.append((player, BatchOnly(batch.batch_size) if capture is None else capture, gradient))
         batch.update_metrics(seen)
         batch.couple()
+
+    @functools.cached_property
+    def _signs(self) -> tf.Tensor:
+        """A sign for every column of the whole terminal Hessian, `[B, m]`, 0 for the gradient's.
+
+        Together the columns are the drawn cotangent of a metric that reads one; `btf.analysis` alone takes steps of
+        this kind with such a metric.
+        """
+        batch = self.batch
+        signs = Signs(tf.stack([tf.cast(batch.context.iteration, tf.int32), 0]))
+        drawn = signs(tf.ones([batch.batch_size, self.derivatives.columns - 1], batch.dtype))
+        return tf.pad(drawn, [[0, 0], [1, 0]])
 
     def _gradient(self, player: Player, weights: tf.Tensor, inputs: tf.Tensor | None = None) -> Tensors:
         """`sum_ij w_ij q_ij` of any player; with `inputs`, formed with the layer's new input."""

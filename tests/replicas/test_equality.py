@@ -1,27 +1,12 @@
 """Replicas of B/n samples each take the steps of one replica whose batch is coupled in groups of B/n."""
 
-import itertools
-from types import SimpleNamespace
-
 import keras
 import pytest
-import tensorflow as tf
 from keras import layers
 
 import bellman_tf as btf
-from bellman_tf.training.native_pass import NativePass
 from tests.helpers import assert_close
-from tests.replicas.training import (
-    CLASSES,
-    Bases,
-    assert_mirrored,
-    assert_same_training,
-    compiled,
-    data,
-    fit,
-    mlp,
-    strategy_of,
-)
+from tests.replicas.training import CLASSES, Bases, assert_mirrored, assert_same_training, compiled, data, fit, mlp
 
 
 def cnn():
@@ -70,30 +55,15 @@ def compare(name, count, make, shape, steps=4, **options):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_drawn_cotangents_of_one_output(count):
+def test_drawn_cotangents_of_one_output(count, monkeypatch):
     """Whose squares do not depend on the signs, so that replicas with signs of their own have the same statistics."""
 
     def regression():
         return btf.Sequential([keras.Input((6,)), layers.Dense(4, activation="tanh"), layers.Dense(1)])
 
     drawn = btf.curvature.KFAC(update_every=2, invert_every=2, fisher="model")
-    OPTIMIZERS["drawn"] = lambda **o: btf.GTDDP(0.03, curvature=drawn, **o)
+    monkeypatch.setitem(OPTIMIZERS, "drawn", lambda **o: btf.GTDDP(0.03, curvature=drawn, **o))
     compare("drawn", count, regression, (6,), loss="mse")
-
-
-def test_replicas_micro_batches_and_objectives_have_signs_of_their_own():
-    def seed(iteration, micro_batch, number):
-        context = SimpleNamespace(iteration=tf.constant(iteration), micro_batch=tf.constant(micro_batch))
-        step = SimpleNamespace(context=context)
-        options, objectives = SimpleNamespace(micro_batches=3), [SimpleNamespace(number=k) for k in range(2)]
-        this = SimpleNamespace(step=step, options=options, objectives=objectives)
-        return NativePass._signs(this, objectives[number]).seed
-
-    strategy, seen = strategy_of(2), set()
-    cases = list(itertools.product(range(2), range(3), range(2)))
-    for case in cases:
-        seen |= {tuple(part.numpy()) for part in strategy.run(seed, case).values}
-    assert len(seen) == 2 * len(cases)
 
 
 @pytest.mark.parametrize("name", USUAL)

@@ -1,10 +1,14 @@
 """Sums and means over replicas: what each of them receives."""
 
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from bellman_tf import replicas
+from bellman_tf.training.native_pass import NativePass
 from tests.replicas.training import strategy_of
 
 NAN = float("nan")
@@ -82,3 +86,18 @@ def test_nothing_happens_on_a_single_replica():
     assert replicas.gather(tensors) is tensors
     assert replicas.gather_rows(tensors[0]) is tensors[0]
     assert replicas.own_number() == 0
+
+
+def test_replicas_micro_batches_and_objectives_have_signs_of_their_own():
+    def seed(iteration, micro_batch, number):
+        context = SimpleNamespace(iteration=tf.constant(iteration), micro_batch=tf.constant(micro_batch))
+        step = SimpleNamespace(context=context)
+        options, objectives = SimpleNamespace(micro_batches=3), [SimpleNamespace(number=k) for k in range(2)]
+        this = SimpleNamespace(step=step, options=options, objectives=objectives)
+        return NativePass._signs(this, objectives[number]).seed
+
+    strategy, seen = strategy_of(2), set()
+    cases = list(itertools.product(range(2), range(3), range(2)))
+    for case in cases:
+        seen |= {tuple(part.numpy()) for part in strategy.run(seed, case).values}
+    assert len(seen) == 2 * len(cases)
