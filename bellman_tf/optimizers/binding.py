@@ -301,7 +301,8 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
         """
         blocks = self._blocks_of(game)
         _, notes = couplings_of(game, blocks, self.options)
-        return [block.describe() + note for block, note in zip(blocks, notes, strict=True)]
+        drawn = [" of the model" if block.draws else "" for block in blocks]
+        return [block.describe() + whose + note for block, whose, note in zip(blocks, drawn, notes, strict=True)]
 
     def _blocks_of(self, game: Players) -> list[Block]:
         """The blocks in use, if they are of the variables of these players; else what the players would get."""

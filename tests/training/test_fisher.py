@@ -176,6 +176,7 @@ def test_layers_without_a_matrix_get_the_diagonal_of_the_same_matrix():
     model.fit(x, x[:, :1], batch_size=6, verbose=0)
     V = model.layers[-1].kernel.numpy()[:, 0]
     normal_form = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + normalise.epsilon)
+    assert model.optimizer.describe(model.game) == ["fisher diagonal of the model", "kfac 4 (x) 1 of the model"]
     gamma, beta = model.optimizer.state[0]
     assert_close(gamma, 2 * np.mean((normal_form * V) ** 2, axis=0), rtol=1e-10)
     assert_close(beta, 2 * V**2, rtol=1e-10)
