@@ -20,10 +20,10 @@ from bellman_tf.curvature.sharded import renewed_in_shares
 from bellman_tf.curvature.stacks import Stacks
 from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import Capture
-from bellman_tf.linalg import factor_spd, inverse_spd
-from bellman_tf.linalg.blocked import inverses_in_blocks
+from bellman_tf.linalg import factor_spd, whiten
+from bellman_tf.linalg.blocked import whiteners_in_blocks
 from bellman_tf.linalg.constants import constant
-from bellman_tf.linalg.symmetric import padded
+from bellman_tf.linalg.symmetric import padded, symmetrize
 
 Captured = TypeVar("Captured", bound=Capture)  # what a block's players are captured as
 
@@ -258,7 +258,7 @@ def damped_inverses(stacks: list[tuple[tf.Tensor, ...]], compiled: bool = False)
         compiled: whether XLA compiles it, whose own factorisation takes five times as long as one in blocks.
 
     Returns:
-        The inverses, `[S, n, n]`, and the dampings in them, for every stack.
+        For every stack the inverses `[S, n, n]`, the dampings in them, and lower triangular W with `W' W` the inverse.
     """
     dampings = [factor_damping(matrices, damping) for matrices, damping in stacks]
     groups = _of_nearly_one_size([matrices.shape[-1] for matrices, _ in stacks])
@@ -270,15 +270,21 @@ def damped_inverses(stacks: list[tuple[tf.Tensor, ...]], compiled: bool = False)
         wholes.append(whole)
         damping.append(own)
     if compiled:
-        made = inverses_in_blocks(wholes, damping)
+        made = whiteners_in_blocks(wholes, damping)
     else:
-        made = [inverse_spd(factor_spd(*both)) for both in zip(wholes, damping, strict=True)]
-    inverses: dict[int, tf.Tensor] = {}
-    for places, whole in zip(groups, made, strict=True):
-        for place, part in zip(places, tf.split(whole, [stacks[k][0].shape[0] for k in places]), strict=True):
+        made = [
+            whiten(factor_spd(A, own), tf.eye(A.shape[-1], A.shape[-1], [A.shape[0]], A.dtype))
+            for A, own in zip(wholes, damping, strict=True)
+        ]
+    found: dict[int, Tensors] = {}
+    for places, W in zip(groups, made, strict=True):
+        alike = [stacks[k][0].shape[0] for k in places]
+        inverses = symmetrize(tf.matmul(W, W, transpose_a=True))
+        for place, *parts in zip(places, tf.split(inverses, alike), tf.split(W, alike), strict=True):
             kept = stacks[place][0].shape[-1]
-            inverses[place] = part if kept == part.shape[-1] else part[:, :kept, :kept]
-    return [[inverses[place], damping] for place, damping in enumerate(dampings)]
+            X, own = (part if kept == part.shape[-1] else part[:, :kept, :kept] for part in parts)
+            found[place] = [X, dampings[place], own]
+    return [found[place] for place in range(len(stacks))]
 
 
 def _of_nearly_one_size(sizes: list[int]) -> list[list[int]]:

@@ -140,7 +140,7 @@ class GroupedKFACBlock(CachedBlock[TapCapture]):
 
     def cache(self, factors: list[Tensors], capture: TapCapture, kept: Tensors) -> Tensors:
         """Damped inverses of A, B and of the bias rows' moments."""
-        (A_inv, damping_A), (B_inv, _) = factors
+        (A_inv, damping_A, _), (B_inv, *_) = factors
         return [A_inv, B_inv, 1 / (tf.cast(positions_of(capture), A_inv.dtype) + damping_A)]
 
     def finish(

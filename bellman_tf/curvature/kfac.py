@@ -24,23 +24,27 @@ from bellman_tf.curvature.cached import CachedBlock, RunningMean, damped_inverse
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
 from bellman_tf.curvature.step_scalars import StepScalars, running_mean
+from bellman_tf.curvature.whitening import mixtures
 from bellman_tf.layers.capture import MatrixCapture
+from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg.constants import number, once
 from bellman_tf.linalg.kronecker import split_by_means
 from bellman_tf.linalg.products import matmul, times, trace
 
 
-def kronecker_kind(rows: KroneckerRows) -> MetricKind:
+def kronecker_kind(rows: KroneckerRows, whitened: bool) -> MetricKind:
     """What K-FAC's metric offers.
 
     Args:
         rows: the row structure.
+        whitened: whether it has mixtures of the input features.
 
     Returns:
         Two sides, where one factor holds every row; taps apart, where they share a factor.
     """
-    return MetricKind(kronecker=rows.plain, tapwise=rows.repeats > 1, sided=rows.repeats > 1)
+    apart = rows.repeats > 1
+    return MetricKind(kronecker=rows.plain, tapwise=apart, sided=apart, whitened=whitened)
 
 
 class KroneckerMetric(Metric, TwoSided):
@@ -53,10 +57,11 @@ class KroneckerMetric(Metric, TwoSided):
         B_inv: tf.Tensor,
         learning_rate: tf.Tensor,
         bias_inv: tf.Tensor | None = None,
+        mixing: tf.Tensor | None = None,
     ) -> None:
         self._rows, self._A_inv, self._B_inv, self._bias_inv = rows, A_inv, B_inv, bias_inv
-        self._right, self.scale = learning_rate * B_inv, learning_rate
-        self.kind = kronecker_kind(rows)
+        self._right, self.scale, self._mixing = learning_rate * B_inv, learning_rate, mixing
+        self.kind = kronecker_kind(rows, mixing is not None)
 
     def solve(self, parts: Tensors) -> Tensors:
         """`learning_rate A^{-1} G B^{-1}`; leading axes are allowed."""
@@ -73,6 +78,11 @@ class KroneckerMetric(Metric, TwoSided):
     def cotangent_solve(self, c: tf.Tensor) -> tf.Tensor:
         """`c B^{-1}`, `[..., e]`."""
         return times(c, self._B_inv)
+
+    def feature_pair(self, capture: LinearMap, count: int) -> GradientPair:
+        """Mixtures `R' q` of the rows, `R R'` an unbiased estimate of `A^{-1}`, and `R' q B^{-1}`."""
+        q = capture.mixed_gradients(_checks.given("mixture of the input features", self._mixing))
+        return GradientPair([q], [matmul(q, self._right)])
 
     def tap_input_solve(self, x: tf.Tensor) -> tf.Tensor:
         """`x A^{-1}` for what one tap sees, `[..., c_in]`."""
@@ -111,7 +121,13 @@ def positions_of(capture: MatrixCapture) -> Size:
 
 
 class KFACBlock(CachedBlock[MatrixCapture]):
-    """Running Kronecker factors and their damped inverses."""
+    """Running Kronecker factors and their damped inverses.
+
+    Attributes:
+        rows: how the input factor acts on the rows of the matrix form.
+        mixtures: of the input features that are kept for Gram matrices from some of them; 0 where these are formed of
+            all. Set before training, of a block whose one input factor holds every row.
+    """
 
     needs_capture = True
     factorise = staticmethod(damped_inverses)
@@ -128,11 +144,12 @@ class KFACBlock(CachedBlock[MatrixCapture]):
         self.form = config.convolution if layout.convolution else "patches"
         if self.form == "autocorrelation" and layout.matrix_form.swapped:
             self.form = "patches"
+        self.mixtures = 0
         repeats = layout.taps if self.form == "sua" else 1
         self.rows = KroneckerRows(layout.matrix_form, repeats, bias_apart=self.form != "patches")
 
     def state_specs(self) -> list[StateSpec]:
-        """Factors A, B; their damped inverses; the inverse of the bias row's moment where it stands apart."""
+        """Factors A, B; their damped inverses; the inverse of the bias row's moment where it stands apart; mixtures."""
         size, width = self.rows.size, self.layout.matrix_form.width
         specs = [
             StateSpec("input_factor", (size, size)),
@@ -140,6 +157,8 @@ class KFACBlock(CachedBlock[MatrixCapture]):
             StateSpec("input_inverse", (size, size), "identity"),
             StateSpec("gradient_inverse", (width, width), "identity"),
         ]
+        if self.mixtures:
+            specs.append(StateSpec("feature_mixing", (size, self.mixtures)))
         return [*specs, StateSpec("bias_inverse", (), "ones")] if self.rows.bias_apart else specs
 
     @property
@@ -176,8 +195,10 @@ class KFACBlock(CachedBlock[MatrixCapture]):
         return [list(both) for both in zip(*pairs, strict=True)]
 
     def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
-        """Damped inverses of A, B and of the bias row's moment where it stands apart."""
-        (A_inv, damping_A), (B_inv, _) = factors
+        """Damped inverses of A, B and of the bias row's moment where it stands apart, or mixtures of whitened rows."""
+        (A_inv, damping_A, W), (B_inv, *_) = factors
+        if self.mixtures:
+            return [A_inv, B_inv, mixtures(W, self.mixtures)]
         if not self.rows.bias_apart:
             return [A_inv, B_inv]
         return [A_inv, B_inv, tf.math.reciprocal(number(positions_of(capture), A_inv.dtype) + damping_A)]
@@ -191,13 +212,15 @@ class KFACBlock(CachedBlock[MatrixCapture]):
 
     def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The cached inverses as a metric."""
-        A_inv, B_inv, *bias_inv = state[2:]
-        return KroneckerMetric(self.rows, A_inv, B_inv, step.learning_rate, *bias_inv)
+        A_inv, B_inv, *more = state[2:]
+        if self.mixtures:
+            return KroneckerMetric(self.rows, A_inv, B_inv, step.learning_rate, mixing=more[0])
+        return KroneckerMetric(self.rows, A_inv, B_inv, step.learning_rate, *more)
 
     @property
     def kind(self) -> MetricKind:
         """As `kronecker_kind`."""
-        return kronecker_kind(self.rows)
+        return kronecker_kind(self.rows, self.mixtures > 0)
 
     def describe(self) -> str:
         """A word or two for `game_summary`."""

@@ -20,6 +20,8 @@ class MetricKind:
         tapwise: the taps of a convolution do not mix: `solve_tap`, `tap_pair`, `solve_bias`.
         sided: of a tapwise metric, each tap has two sides: `tap_input_solve`, `cotangent_solve`.
         rowwise: the rows of a table or of the matrix form do not mix: `solve_rows`, `feature_pair`, `bias_pair`.
+        whitened: features of the inputs, the bias's one among them, can be mixed so that some stand for all:
+            `feature_pair`.
         diagonal: M is a diagonal matrix once the two sides of the matrix form are turned: `rotated`, `rank_one`.
     """
 
@@ -27,6 +29,7 @@ class MetricKind:
     tapwise: bool = False
     sided: bool = False
     rowwise: bool = False
+    whitened: bool = False
     diagonal: bool = False
 
 
@@ -83,7 +86,7 @@ class Metric:
         return GradientPair([q], [self.solve_tap(q, tap)])
 
     def feature_pair(self, capture: LinearMap, count: int) -> GradientPair:
-        """As `sample_pair`, of the kernel rows of the first `count` input features, tensors `[B, m, count, e]`."""
+        """As `sample_pair`, `[B, m, count, e]`: of the kernel's first rows, or of mixtures that stand for all."""
         raise NotImplementedError
 
     def bias_pair(self, capture: MatrixCapture) -> GradientPair:

@@ -1,4 +1,4 @@
-"""Inverses of positive definite matrices in blocks of rows, all sizes in one loop: what XLA compiles and runs fastest.
+"""Whiteners of positive definite matrices in blocks of rows, all sizes in one loop: what XLA compiles and runs fastest.
 
 Compiled by XLA, a factorisation is a loop over columns that passes over the whole matrix again and again
 (`columns.py`), one program for every size; `tf.linalg.triangular_solve` of fewer than 32 rows is written out row by row
@@ -11,34 +11,34 @@ import tensorflow as tf
 
 from bellman_tf._typing import Square
 from bellman_tf.linalg.columns import factor_in_columns
-from bellman_tf.linalg.symmetric import padded, symmetrize
+from bellman_tf.linalg.symmetric import padded
 
 BLOCK = 32  # rows: the fewest of which XLA does not write the triangular solve out
 
 
-def inverses_in_blocks(stacks: Sequence[Square], dampings: Sequence[tf.Tensor]) -> list[Square]:
-    """`(A + damping I)^{-1}` of stacks of matrices, by a Cholesky factorisation in blocks of rows.
+def whiteners_in_blocks(stacks: Sequence[Square], dampings: Sequence[tf.Tensor]) -> list[Square]:
+    """`L^{-1}` of stacks of matrices `A + damping I = L L'`, by a Cholesky factorisation in blocks of rows.
 
-    With `A + damping I = L L'` and W the rows of `L^{-1}` known so far, the rows R of A in the next block give
+    With W the rows of `L^{-1}` known so far, the rows R of A in the next block give
 
         N = R W'     C C' = R[block] + damping I - N N'     W[block] = C^{-1} (I[block] - N W)
 
-    and in the end the inverse `W' W`. Only C is factored by columns, that of all matrices as one stack.
+    and in the end the inverse is `W' W`. Only C is factored by columns, that of all matrices as one stack.
 
     Args:
         stacks: `[S, n, n]` each, S and n static, symmetric, of one dtype; as many sizes n as there are stacks.
         dampings: `[S]` each, not negative.
 
     Returns:
-        The inverses, `[S, n, n]`, exactly symmetric.
+        The whiteners, `[S, n, n]`, lower triangular.
 
-    Numerics: NaN for a matrix that is not positive definite. Relative error as that of `inverse_spd`, about
+    Numerics: NaN for a matrix that is not positive definite. Relative error of `W' W` as that of `inverse_spd`, about
         `cond(A) eps`.
     Checked against: `verification/references/solve.py`.
 
     Example:
-        >>> inverses_in_blocks([tf.constant([[[3.0]]])], [tf.ones([1])])[0].numpy().tolist()
-        [[[0.25]]]
+        >>> whiteners_in_blocks([tf.constant([[[3.0]]])], [tf.ones([1])])[0].numpy().tolist()
+        [[[0.5]]]
     """
     counts = [-(-A.shape[-1] // BLOCK) for A in stacks]  # blocks of each size
     alike, one = [A.shape[0] for A in stacks], tf.eye(BLOCK, dtype=stacks[0].dtype)
@@ -73,8 +73,7 @@ def inverses_in_blocks(stacks: Sequence[Square], dampings: Sequence[tf.Tensor]) 
     _, *whiteners = tf.while_loop(
         lambda k, *_: k < max(counts), next_block, (tf.constant(0), *start), maximum_iterations=max(counts)
     )
-    inverses = [tf.matmul(square(W), square(W), transpose_a=True) for W in whiteners]
-    return [symmetrize(X[:, : A.shape[-1], : A.shape[-1]]) for X, A in zip(inverses, stacks, strict=True)]
+    return [square(W)[:, : A.shape[-1], : A.shape[-1]] for W, A in zip(whiteners, stacks, strict=True)]
 
 
 def _joined(parts: Sequence[tf.Tensor]) -> tf.Tensor:

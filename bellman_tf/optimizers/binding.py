@@ -283,7 +283,7 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
             The block.
         """
         if self.inner is None:
-            return curvature_block(_checks.given("curvature", self.curvature), player)
+            return curvature_block(_checks.given("curvature", self.curvature), player, self.options)
         variables = player.covering.variables if player.covered else player.variables
         layout = player_layout(player.name, tuple(tuple(v.shape) for v in variables), player.coverage)
         return make_inner_block(layout, self.inner, variables, self.inner_metric)

@@ -169,7 +169,7 @@ class DGNOpt(GTDDP):
             return super().make_block(player)
         if isinstance(curvature, KFAC | Full):
             curvature = dataclasses.replace(curvature, damping=curvature.damping / self.agents)
-        return curvature_block(curvature, player)
+        return curvature_block(curvature, player, self.options)
 
     # ---- alignment
 

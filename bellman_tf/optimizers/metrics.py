@@ -1,5 +1,6 @@
 """The curvature block of every player of a game, and the couplings between the players of one stage."""
 
+import dataclasses
 import math
 
 from bellman_tf.curvature.block import Block, state_dtype
@@ -7,25 +8,40 @@ from bellman_tf.curvature.config import Config
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.coupling.choose import make_couplings
 from bellman_tf.curvature.gram.across_replicas import GLOBAL_BATCH, sendable, sent_numbers
+from bellman_tf.curvature.gram.plan import kept_features
+from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.game.players import Player, Players
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.settings import GameOptions
 
 
-def curvature_block(curvature: Config, player: Player) -> Block:
+def curvature_block(curvature: Config, player: Player, options: GameOptions) -> Block:
     """The block of a player under a curvature.
 
     Args:
         curvature: what the user chose.
         player: of a game.
+        options: of the recursion; a metric with whitened features keeps mixtures of them where its Gram matrix is
+            formed of these.
 
     Returns:
         The block.
     """
     variables = player.covering.variables if player.covered else player.variables
     shapes = tuple(tuple(v.shape) for v in variables)
-    return make_block(curvature, player_layout(player.name, shapes, player.coverage))
+    block = make_block(curvature, player_layout(player.name, shapes, player.coverage))
+    if isinstance(block, KFACBlock) and block.kind.kronecker and INFORMATION[options.information].curved:
+        able = dataclasses.replace(block.kind, whitened=True)
+        chosen = player.gram_plan(able, options.gram, _group_size(options), options.gram_limits)
+        if chosen.form == "features":
+            block.mixtures = kept_features(block.rows.size, options.gram_limits)
+    return block
+
+
+def _group_size(options: GameOptions) -> int | None:
+    """Samples that one Gram matrix couples."""
+    return options.group_size if options.value_hessian == "batch" else 1
 
 
 def _positions(player: Player) -> int | None:
@@ -66,7 +82,7 @@ def gram_forms(options: GameOptions, game: Players, blocks: list[Block]) -> list
     """
     if not INFORMATION[options.information].curved:
         return ["none"] * len(blocks)
-    group_size = options.group_size if options.value_hessian == "batch" else 1
+    group_size = _group_size(options)
     couplings, _ = couplings_of(game, blocks, options)
     joint = {k for coupling in couplings if coupling.joint and coupling.joint_gram for k in coupling.players}
     return [

@@ -23,7 +23,7 @@ def test_sizes_that_are_near_are_factorised_as_one_and_stay_what_they_are(case):
     graph = tf.function(damped_inverses).get_concrete_function(stacks).graph
     assert sum(op.type == "Cholesky" for op in graph.get_operations()) == GROUPS[case]
     compiled = damped_inverses(stacks, compiled=True)
-    for (matrices, damping), (inverses, used), (other, _) in zip(
+    for (matrices, damping), (inverses, used, W), (other, _, V) in zip(
         stacks, damped_inverses(stacks), compiled, strict=True
     ):
         size = matrices.shape[-1]
@@ -31,13 +31,16 @@ def test_sizes_that_are_near_are_factorised_as_one_and_stay_what_they_are(case):
         assert_close(inverses.numpy(), expected, rtol=1e-9, atol=1e-9)
         assert_close(used.numpy(), damping.numpy())
         assert_close(other.numpy(), expected, rtol=1e-9, atol=1e-9)
-        assert np.array_equal(inverses.numpy(), inverses.numpy().swapaxes(1, 2))
+        for whitener, inverse in ((W, inverses), (V, other)):
+            assert np.array_equal(inverse.numpy(), inverse.numpy().swapaxes(1, 2))
+            assert_close(tf.matmul(whitener, whitener, transpose_a=True), inverse, rtol=1e-13)
+            assert np.array_equal(whitener, np.tril(whitener))
 
 
 def test_a_matrix_that_is_not_finite_leaves_the_others_alone():
     bad = moments(1, 4)
     bad[0, 1, 1] = np.nan
     stacks = [(tf.constant(m), tf.constant([0.1], tf.float64)) for m in (bad, moments(1, 5))]
-    (first, _), (second, _) = damped_inverses(stacks)
+    (first, *_), (second, *_) = damped_inverses(stacks)
     assert np.isnan(first.numpy()).any()
     assert_close(second.numpy()[0], np.linalg.inv(moments(1, 5)[0] + 0.1 * np.eye(5)), rtol=1e-9)

@@ -35,7 +35,7 @@ def moments(draw):
 
 @given(moments(), st.sampled_from(DAMPINGS))
 def test_every_damping_gives_a_finite_positive_inverse(A, damping):
-    [(inverse, used)] = damped_inverses([(A[None], tf.constant([damping], tf.float32))])
+    [(inverse, used, _)] = damped_inverses([(A[None], tf.constant([damping], tf.float32))])
     assert np.all(np.isfinite(inverse))
     assert np.all(np.diagonal(inverse[0]) > 0)
     assert used[0] >= damping
@@ -45,7 +45,7 @@ def test_every_damping_gives_a_finite_positive_inverse(A, damping):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_nothing_at_all_is_damped_too(dtype):
-    [(inverse, used)] = damped_inverses([(tf.zeros([2, 3, 3], dtype), tf.zeros([2], dtype))])
+    [(inverse, used, _)] = damped_inverses([(tf.zeros([2, 3, 3], dtype), tf.zeros([2], dtype))])
     assert np.all(np.isfinite(inverse))
     assert np.all(np.isfinite(tf.square(inverse)))
     assert np.all(used.numpy() > 0)

@@ -190,6 +190,8 @@ def _pairs(chosen: str, capture: Capture, metric: Metric, limits: GramLimits) ->
         rows = capture.layout.rows
         kept = kept_features(rows, limits)
         some = metric.feature_pair(capture, kept)
+        if metric.kind.whitened:
+            return [some]
         kernel = some._replace(scale=some.scale * number(rows / kept, dtype))
         return [kernel, metric.bias_pair(capture)] if capture.bias else [kernel]
     if chosen == "hashed" and isinstance(capture, Lookup):

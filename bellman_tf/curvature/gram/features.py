@@ -3,6 +3,9 @@
 The rows of a kernel's gradients see the same cotangents, so that the inner products of some of them stand for those of
 the others: those of the first features, times how many more there are. The bias is exact. The slice is the same at
 every step, as XLA wants it.
+
+A metric that mixes the rows, `A^{-1} (x) B^{-1}`, has features of its own, the whitened ones, and the first of these do
+not stand for the rest. Sums of all of them do, each with a random sign (`curvature/whitening.py`).
 """
 
 import tensorflow as tf
@@ -18,11 +21,11 @@ from bellman_tf.layers.dense import LinearMap
 def features(
     capture: LinearMap, metric: Metric, group_size: int | None, limits: GramLimits, load: MemoryUse
 ) -> tf.Tensor:
-    """The kernel's part from its first input features, the bias's part exact.
+    """The kernel's part from some input features, the bias's part exact; from mixtures of features both parts.
 
     Args:
         capture: the player's capture.
-        metric: one that does not mix the rows of the matrix form.
+        metric: one that does not mix the rows of the matrix form, or knows mixtures that stand for all.
         group_size: samples per group.
         limits: which share of the features to keep, and how much memory their gradients may take.
         load: numbers that the gradients take.
@@ -33,6 +36,8 @@ def features(
     rows = capture.layout.rows
     kept = kept_features(rows, limits)
     kernel = gradient_products(capture, lambda part: metric.feature_pair(part, kept), load, group_size, limits.memory)
+    if metric.kind.whitened:
+        return kernel
     kernel *= rows / kept
     if not capture.bias:
         return kernel

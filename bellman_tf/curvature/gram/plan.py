@@ -9,7 +9,7 @@
     sketch       a convolution's centre tap times the number of taps                approximate, L c c' + b c c'
                  (of 64 input channels and more a quarter, where the metric does not mix them)
     hashed       a table's rows summed in few buckets, with signs                   approximate, L e + b h e
-    features     a position layer's first input features, times all of them   approximate, (L d e + b d e) / 4
+    features     some of a position layer's input features, times all of them approximate, (L d e + b d e) / 4
 
 Source: claims OURS-9; the centre tap and the metric of rank one are measured in
 `benchmarks/gram_error.py`.
@@ -281,6 +281,6 @@ def _approximate(extent: Extent, kind: MetricKind, b: int, limits: GramLimits) -
     elif extent.rows and not extent.taps and L is not None:
         if kind.diagonal:
             costs["rank_one"] = L * L * b * (d + m * m * e)
-        if kind.rowwise and L > 1:
+        if (kind.rowwise or kind.whitened) and L > 1:
             costs["features"] = (m * L + m * m * b) * kept_features(d, limits) * e
     return costs

@@ -30,13 +30,15 @@ CONFIGS = {
 class Player:
     """A capture with its metric, and the dense metric read off `solve`, which `test_metrics` has proved."""
 
-    def __init__(self, config, name, rng, columns=1, batch=BATCH):
+    def __init__(self, config, name, rng, columns=1, batch=BATCH, mixtures=0):
         self.sample = draw(CASES[name], rng, batch=batch, columns=columns)
         self.shapes = self.sample.shapes
         self.capture = self.sample.capture
         block = make_block(CONFIGS[config], player_layout(name, self.shapes, coverage(self.sample.layer)))
+        if mixtures:
+            block.mixtures = mixtures
         gradient = self.capture.gradient(self.capture.mean_weights())
-        _, self.metric = block.update(initial_state(block), self.capture, gradient, step(0))
+        self.state, self.metric = block.update(initial_state(block), self.capture, gradient, step(0))
 
     def plan(self, form, group_size=None, limits=LIMITS):
         return plan(self.capture.extent, self.metric.kind, form, group_size, limits)

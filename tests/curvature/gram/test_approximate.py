@@ -1,20 +1,27 @@
 """The approximate forms of the Gram matrix against what they say they are, and where they are exact."""
 
+import itertools
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bellman_tf.curvature.diagonal import DIAGONAL
 from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, kept_channels, pairs_are_cheaper
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.curvature.metric import MetricKind
+from bellman_tf.curvature.whitening import mixtures, signs
 from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.layers.registry import coverage
 from tests.curvature.gram.players import Player
 from tests.helpers import assert_close
 from tests.layers.cases import automatic, flat
+from verification.problems.matrices import with_spectrum
 from verification.references import gram as reference
 
 
@@ -130,6 +137,59 @@ def test_features_are_the_first_rows_of_the_kernel_times_how_many_more_there_are
 @pytest.mark.parametrize("config", ["kfac", "ekfac", "full"])
 def test_metrics_that_mix_rows_have_no_form_from_some_of_them(config, rng):
     assert Player(config, "dense rank 3", rng).plan("features").form != "features"
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("count", [1, 2, 9])
+@pytest.mark.parametrize(
+    "name", ["dense rank 3", "dense rank 4 without bias", "einsum two features", "einsum inputs apart"]
+)
+def test_mixtures_of_whitened_features_are_those_of_the_dense_metric(name, count, columns, rng):
+    player = Player("kfac", name, rng, columns, mixtures=count)
+    assert player.plan("features").form == "features"
+    layout, (A_inv, B_inv) = coverage(player.sample.layer).matrix, (part.numpy() for part in player.state[2:4])
+    q = _matrices(player.gradients, layout)
+    mixed = np.einsum("nr,ijne->ijre", _mixing(A_inv, signs(len(A_inv)), count), q)
+    dense = np.linalg.inv(float(player.metric.scale) * np.kron(np.eye(count), B_inv))
+    for group_size in (None, 2):
+        actual = gram(player.capture, player.metric, group_size, "features")
+        expected = reference.gram(mixed.reshape(*q.shape[:2], -1), dense, group_size)
+        assert_close(actual, expected, rtol=1e-9)
+        eigenvalues = np.linalg.eigvalsh(actual)
+        assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
+    if count >= len(A_inv):  # every feature has a mixture of its own
+        assert_close(gram(player.capture, player.metric, None, "features"), player.expected(None), rtol=1e-9)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**16), st.floats(0, 6))
+def test_over_all_signs_mixtures_have_the_inverse_for_their_mean(size, count, seed, log_condition):
+    rng = np.random.default_rng(seed)
+    A = with_spectrum(rng, 10 ** -rng.uniform(0, log_condition, size=size))
+    W = np.linalg.inv(np.linalg.cholesky(A))
+    total = np.zeros_like(A)
+    for drawn in itertools.product([-1, 1], repeat=size):
+        with mock.patch("bellman_tf.curvature.whitening.signs", lambda _, drawn=drawn: np.array(drawn, np.int8)):
+            R = mixtures(tf.constant(W), count).numpy()
+        assert R.shape == (size, count)
+        total += R @ R.T
+    assert_close(total / 2**size, np.linalg.inv(A), rtol=1e-13 * np.linalg.cond(A))
+
+
+def _matrices(gradients, layout):
+    """Flat gradients `[B, m, P]` in matrix form, the bias's row last."""
+    size = layout.rows * layout.width
+    kernel = tf.constant(gradients[..., :size].reshape(*gradients.shape[:2], *layout.kernel_shape))
+    matrix = layout.kernel_matrix(kernel).numpy()
+    return np.concatenate([matrix, gradients[..., size:].reshape(*gradients.shape[:2], -1, layout.width)], 2)
+
+
+def _mixing(A_inv, drawn, count):
+    """Whitened features summed with signs, from a Cholesky factor of A as NumPy has it."""
+    W = np.linalg.inv(np.linalg.cholesky(np.linalg.inv(A_inv)))
+    R = np.zeros((len(W), count))
+    for k, sign in enumerate(drawn):
+        R[:, k % count] += sign * W[k]
+    return R
 
 
 def test_large_layers_with_positions_take_some_features(rng):
