@@ -1,8 +1,9 @@
 """A contest of optimizers: cells of (task, method, schedule, length, rate, seed) in a store that grows line by line.
 
 A cell is one run. A method is compiled once per task; runs assign weights, state and rate, so that nothing is traced
-again (`_study.Trainer`). The time of a step is measured apart, all methods of a task in one process and in turns, and
-can be measured again without repeating a run.
+again (`_study.Trainer`). The time of a step is measured apart, over whole runs, because no two steps need cost the
+same: step control measures the first twenty and then some. All methods of a task run in one process and in turns, and
+can be timed again without repeating a run.
 """
 
 import dataclasses
@@ -136,6 +137,22 @@ class Cosine(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = self._rate * (1 + math.cos(math.pi * epoch / self._pieces)) / 2
 
 
+class Clock(keras.callbacks.Callback):
+    """Seconds of every piece of a run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Starts a piece."""
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Ends it."""
+        self.seconds.append(time.perf_counter() - self._start)
+
+
 class Ring:
     """The methods of one task, each compiled when it is first needed and kept.
 
@@ -154,18 +171,20 @@ class Ring:
             self._trainers[entry.name] = Trainer(self.task, Variant(entry.name, entry.make))
         return self._trainers[entry.name]
 
-    def time_steps(self, entries: Iterable[Entry], rounds: int) -> None:
+    def time_steps(self, entries: Iterable[Entry], rounds: int, steps: int) -> None:
         """Measures milliseconds per step of methods, in turns in this process, and writes them down.
 
         Args:
             entries: the methods.
             rounds: turns; each method's median counts.
+            steps: of a run.
         """
         entries, times = list(entries), {}
         for _ in range(rounds):
             for entry in entries:
-                run = self.trainer(entry).run(0, 0, steps=self.task.every, rate=entry.middle / 10, test=False)
-                times.setdefault(entry.name, []).append(run.milliseconds)
+                clock = Clock()
+                self.trainer(entry).run(0, 0, steps=steps, rate=entry.middle / 10, callbacks=[clock], test=False)
+                times.setdefault(entry.name, []).append(1e3 * statistics.mean(clock.seconds) / self.task.every)
         for name, own in times.items():
             self.store.add({
                 "task": self.task.name, "method": name, "milliseconds": float(f"{statistics.median(own):.4g}"),

@@ -42,7 +42,7 @@ def _ekfac() -> btf.curvature.EKFAC:
 
 
 def _of_model() -> btf.curvature.KFAC:
-    return btf.curvature.KFAC(damping=1e-3, update_every=5, invert_every=10, fisher="model")
+    return btf.curvature.KFAC(damping=1e-3, update_every=10, invert_every=10, fisher="model")
 
 
 def _controlled() -> btf.GTDDP:
@@ -195,7 +195,7 @@ def contest(ring: Ring, entries: Sequence[Entry], budget: Budget, rounds: int, u
     if untimed := [entry for entry in entries if (task.name, entry.name) not in store.milliseconds]:
         if time.monotonic() > until:
             return False
-        ring.time_steps(entries if len(untimed) > 1 else untimed, rounds)
+        ring.time_steps(entries if len(untimed) > 1 else untimed, rounds, budget.steps)
     rows = standings(store, task.name, entries, budget)
     for entry in (entry for entry in entries if entry.base is None):
         lengths = lengths_of(entry, rows, budget, task.every)
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--finalists", type=_command.whole(1), help="settings that are run on all seeds; default: the task's"
     )
-    parser.add_argument("--rounds", type=_command.whole(1), default=5, help="turns of the step times")
+    parser.add_argument("--rounds", type=_command.whole(1), default=1, help="turns of the step times, of whole runs")
     parser.add_argument("--minutes", type=_command.whole(1), help="begin no run after so many")
     parser.add_argument("--retime", action="store_true", help="measure the step times again and run nothing else")
     parser.add_argument("--report", action="store_true", help="write the report of what is stored and run nothing")
@@ -302,7 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(str(problem))
         ring = Ring(task, store)
         if options.retime:
-            ring.time_steps([entry for entry in entries if store.of(task.name, entry.name)], options.rounds)
+            timed = [entry for entry in entries if store.of(task.name, entry.name)]
+            ring.time_steps(timed, options.rounds, budget.steps)
         elif not contest(ring, entries, budget, options.rounds, until):
             print(f"{name}: stopped before its end; the same command goes on.", flush=True)
     options.figures = options.figures or options.out
