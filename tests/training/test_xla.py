@@ -22,6 +22,12 @@ SLOW = [REST[k : k + 16] for k in range(0, len(REST), 16)]
 GROUPS = [*USUAL, *(pytest.param(names, marks=pytest.mark.slow) for names in SLOW)]
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_has_options_that_exist(name):
+    _, make = ROWS[name]
+    assert make().name
+
+
 @pytest.mark.parametrize("names", GROUPS, ids=" ".join)
 def test_ten_steps_compile_once_and_agree_with_eager_ones(names, tmp_path):
     flags = f"--xla_dump_to={tmp_path} --xla_dump_hlo_module_re=one_step_on_data"

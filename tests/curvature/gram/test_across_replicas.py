@@ -60,6 +60,18 @@ def test_rows_of_all_replicas_are_the_whole_matrix(name, config, form, numbers, 
     assert sent_numbers(Player(config, name, rng).capture.extent, player.metric.kind, form, LIMITS, 8) == numbers
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_rows_from_mixtures_of_features_are_the_whole_matrix(columns, rng):
+    player = Player("kfac", "dense rank 3", rng, columns, mixtures=2)
+    whole = gram(player.capture, player.metric, None, "features")[0]
+    for sizes in SPLITS:
+        found = [sides(part, player.metric, "features", LIMITS) for part in shares(player.capture, sizes)]
+        assert_close(together(found), whole, rtol=1e-9)
+        assert [tensor.shape[1:].as_list() for tensor in found[0].sent] == [[columns, 2, 3]]
+    kind = player.metric.kind
+    assert sent_numbers(player.capture.extent, kind, "features", LIMITS, 8) >= 2 * 3
+
+
 def test_several_pairs_are_added(rng):
     x, y = (tf.constant(rng.normal(size=(4, 2, 3))) for _ in range(2))
     found = of_pairs([GradientPair([x, y], [y, x], 2.0), GradientPair([y], [y])])

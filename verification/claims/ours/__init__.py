@@ -5,6 +5,7 @@ from verification.claims.ours import (
     core,
     fisher,
     gram,
+    mixtures,
     momentum,
     players,
     policy,
