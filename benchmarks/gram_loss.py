@@ -185,11 +185,13 @@ def errors(model: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[str, tuple[
         )
 
     exact = summed("exact")
-    right = weights(exact.astype("float32"), step.beta_squared)
+    right = weights(exact.astype("float32"), step.objectives[0].beta_squared)
 
     def error(form: str) -> tuple[float, float]:
         found = summed(form)
-        return relative(found, exact), relative(weights(found.astype("float32"), step.beta_squared), right)
+        return relative(found, exact), relative(
+            weights(found.astype("float32"), step.objectives[0].beta_squared), right
+        )
 
     drawn = {"centre tap": [error("sketch")]}
     with a_random_tap():

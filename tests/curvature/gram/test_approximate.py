@@ -175,6 +175,13 @@ def test_over_all_signs_mixtures_have_the_inverse_for_their_mean(size, count, se
     assert_close(total / 2**size, np.linalg.inv(A), rtol=1e-13 * np.linalg.cond(A))
 
 
+def test_signs_are_as_often_one_as_the_other_and_always_the_same():
+    drawn = signs(4000).astype(int)
+    assert set(drawn) == {-1, 1} and np.array_equal(drawn, signs(4000))
+    for shift in (0, 1, 7):  # themselves, and products of two of them
+        assert abs(np.mean(drawn * np.roll(drawn, shift) if shift else drawn)) < 4 / np.sqrt(4000)
+
+
 def _matrices(gradients, layout):
     """Flat gradients `[B, m, P]` in matrix form, the bias's row last."""
     size = layout.rows * layout.width
