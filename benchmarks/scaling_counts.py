@@ -6,12 +6,12 @@ import math
 
 import keras
 
-from bellman_tf.curvature.gram.plan import Plan, plan
+from bellman_tf.curvature.gram.plan import LIMITS, Plan, kept_features, plan
 from bellman_tf.curvature.metric import MetricKind
 from bellman_tf.layers.matrix_layout import Extent
 
 FLOAT = 4  # bytes
-DENSE = MetricKind(kronecker=True)
+DENSE = MetricKind(kronecker=True, whitened=True)
 CONVOLUTION = MetricKind(tapwise=True, sided=True)  # one factor for all taps
 
 
@@ -135,7 +135,7 @@ def of_second_pass(network: Network, b: int) -> float:
 
 
 def of_gram(shape: Shape, b: int, sides: bool = False, memory: int = 2**40) -> float:
-    """A Gram matrix under K-FAC: the metric on one side, then inner products.
+    """A Gram matrix under K-FAC: the metric on one side, then inner products; of mixtures of features on both.
 
     Args:
         shape: of the layer.
@@ -158,6 +158,9 @@ def of_gram(shape: Shape, b: int, sides: bool = False, memory: int = 2**40) -> f
     load, room, times = shape.plan.load, memory // FLOAT, 1
     if load.whole(b, None) > room:
         times = 1 + math.ceil(b / load.side(room))
+    if form == "features":
+        r = kept_features(d, LIMITS)
+        return 2 * (times * b * (L * d * r + L * r * e + r * e * e) + b * b * r * e)
     gradients = times * b * (L * d * e + metric) + b * b * d * e
     return 2 * (min(pairs, gradients) if form == "sketch" else max(shape.taps, 1) * gradients)
 
