@@ -21,7 +21,6 @@ from bellman_tf import _checks
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
-from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg.constants import number, once
@@ -127,7 +126,7 @@ class DiagonalMetric(Metric):
         parts = [tf.sqrt(d) * q for d, q in zip(self.inverse, capture.per_sample(), strict=True)]
         return GradientPair(parts, parts)
 
-    def feature_pair(self, capture: LinearMap, count: int) -> GradientPair:
+    def feature_pair(self, capture: MatrixCapture, count: int) -> GradientPair:
         """The gradients times the root of the diagonal on both sides."""
         q = [tf.sqrt(self._form.pack(self.inverse)[:count]) * capture.feature_gradients(count)]
         return GradientPair(q, q)

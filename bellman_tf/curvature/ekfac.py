@@ -173,6 +173,11 @@ class EigenBlock(KFACBlock):
 
     factorise = staticmethod(eigenbases)
 
+    @property
+    def mixes(self) -> bool:
+        """Never: the diagonal in the eigenbasis has cheaper forms."""
+        return False
+
     def state_specs(self) -> list[StateSpec]:
         """Factors A, B; eigenbases; second moments."""
         size, width = self.rows.size, self.layout.matrix_form.width

@@ -7,7 +7,6 @@ from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
 from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.capture import Capture, MatrixCapture
-from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.tap_capture import TapCapture
 
 IDENTITY = MetricKind(kronecker=True, tapwise=True, sided=True, rowwise=True)
@@ -52,7 +51,7 @@ class IdentityMetric(Metric, TwoSided):
         q = [capture.tap_gradients(tap)]
         return GradientPair(q, q, self.scale)
 
-    def feature_pair(self, capture: LinearMap, count: int) -> GradientPair:
+    def feature_pair(self, capture: MatrixCapture, count: int) -> GradientPair:
         """The gradients as they are, and the learning rate."""
         q = [capture.feature_gradients(count)]
         return GradientPair(q, q, self.scale)

@@ -26,7 +26,6 @@ from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSid
 from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.curvature.whitening import mixtures
 from bellman_tf.layers.capture import MatrixCapture
-from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg.constants import number, once
 from bellman_tf.linalg.kronecker import split_by_means
@@ -79,10 +78,17 @@ class KroneckerMetric(Metric, TwoSided):
         """`c B^{-1}`, `[..., e]`."""
         return times(c, self._B_inv)
 
-    def feature_pair(self, capture: LinearMap, count: int) -> GradientPair:
+    def feature_pair(self, capture: MatrixCapture, count: int) -> GradientPair:
         """Mixtures `R' q` of the rows, `R R'` an unbiased estimate of `A^{-1}`, and `R' q B^{-1}`."""
         q = capture.mixed_gradients(_checks.given("mixture of the input features", self._mixing))
         return GradientPair([q], [matmul(q, self._right)])
+
+    def bias_pair(self, capture: MatrixCapture) -> GradientPair | None:
+        """The bias's gradients and their solve, where its row stands apart."""
+        if not self._rows.bias_apart:
+            return None
+        q = capture.bias_per_sample()
+        return GradientPair([q], [self.solve_bias(q)])
 
     def tap_input_solve(self, x: tf.Tensor) -> tf.Tensor:
         """`x A^{-1}` for what one tap sees, `[..., c_in]`."""
@@ -126,7 +132,7 @@ class KFACBlock(CachedBlock[MatrixCapture]):
     Attributes:
         rows: how the input factor acts on the rows of the matrix form.
         mixtures: of the input features that are kept for Gram matrices from some of them; 0 where these are formed of
-            all. Set before training, of a block whose one input factor holds every row.
+            all. Set before training, of a block that `mixes`.
     """
 
     needs_capture = True
@@ -157,9 +163,14 @@ class KFACBlock(CachedBlock[MatrixCapture]):
             StateSpec("input_inverse", (size, size), "identity"),
             StateSpec("gradient_inverse", (width, width), "identity"),
         ]
-        if self.mixtures:
-            specs.append(StateSpec("feature_mixing", (size, self.mixtures)))
-        return [*specs, StateSpec("bias_inverse", (), "ones")] if self.rows.bias_apart else specs
+        if self.rows.bias_apart:
+            specs.append(StateSpec("bias_inverse", (), "ones"))
+        return [*specs, StateSpec("feature_mixing", (size, self.mixtures))] if self.mixtures else specs
+
+    @property
+    def mixes(self) -> bool:
+        """Whether whitened features can stand for each other: not where several taps share a factor."""
+        return self.rows.repeats == 1
 
     @property
     def period(self) -> int:
@@ -195,13 +206,12 @@ class KFACBlock(CachedBlock[MatrixCapture]):
         return [list(both) for both in zip(*pairs, strict=True)]
 
     def cache(self, factors: list[Tensors], capture: MatrixCapture, kept: Tensors) -> Tensors:
-        """Damped inverses of A, B and of the bias row's moment where it stands apart, or mixtures of whitened rows."""
+        """Damped inverses of A, B and of the bias row's moment where it stands apart; mixtures of whitened features."""
         (A_inv, damping_A, W), (B_inv, *_) = factors
-        if self.mixtures:
-            return [A_inv, B_inv, mixtures(W, self.mixtures)]
-        if not self.rows.bias_apart:
-            return [A_inv, B_inv]
-        return [A_inv, B_inv, tf.math.reciprocal(number(positions_of(capture), A_inv.dtype) + damping_A)]
+        made = [A_inv, B_inv]
+        if self.rows.bias_apart:
+            made.append(tf.math.reciprocal(number(positions_of(capture), A_inv.dtype) + damping_A))
+        return [*made, mixtures(W, self.mixtures)] if self.mixtures else made
 
     def finish(
         self, statistics: Tensors, cached: Tensors, measured: Tensors, step: StepScalars
@@ -213,9 +223,8 @@ class KFACBlock(CachedBlock[MatrixCapture]):
     def standing(self, state: Tensors, step: StepScalars) -> Metric:
         """The cached inverses as a metric."""
         A_inv, B_inv, *more = state[2:]
-        if self.mixtures:
-            return KroneckerMetric(self.rows, A_inv, B_inv, step.learning_rate, mixing=more[0])
-        return KroneckerMetric(self.rows, A_inv, B_inv, step.learning_rate, *more)
+        mixing = more.pop() if self.mixtures else None
+        return KroneckerMetric(self.rows, A_inv, B_inv, step.learning_rate, *more, mixing=mixing)
 
     @property
     def kind(self) -> MetricKind:

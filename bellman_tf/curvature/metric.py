@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import Capture, MatrixCapture
-from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.tap_capture import TapCapture
 
 
@@ -20,8 +19,7 @@ class MetricKind:
         tapwise: the taps of a convolution do not mix: `solve_tap`, `tap_pair`, `solve_bias`.
         sided: of a tapwise metric, each tap has two sides: `tap_input_solve`, `cotangent_solve`.
         rowwise: the rows of a table or of the matrix form do not mix: `solve_rows`, `feature_pair`, `bias_pair`.
-        whitened: features of the inputs, the bias's one among them, can be mixed so that some stand for all:
-            `feature_pair`.
+        whitened: features of the inputs are mixed so that some stand for all: `feature_pair`, `bias_pair`.
         diagonal: M is a diagonal matrix once the two sides of the matrix form are turned: `rotated`, `rank_one`.
     """
 
@@ -85,12 +83,12 @@ class Metric:
         q = capture.tap_gradients(tap)
         return GradientPair([q], [self.solve_tap(q, tap)])
 
-    def feature_pair(self, capture: LinearMap, count: int) -> GradientPair:
+    def feature_pair(self, capture: MatrixCapture, count: int) -> GradientPair:
         """As `sample_pair`, `[B, m, count, e]`: of the kernel's first rows, or of mixtures that stand for all."""
         raise NotImplementedError
 
-    def bias_pair(self, capture: MatrixCapture) -> GradientPair:
-        """As `sample_pair`, of the bias, tensors `[B, m, e]`."""
+    def bias_pair(self, capture: MatrixCapture) -> GradientPair | None:
+        """As `sample_pair`, of the bias, tensors `[B, m, e]`; `None` where `feature_pair` has it."""
         raise NotImplementedError
 
     def solve_rows(self, tokens: tf.Tensor, c: tf.Tensor) -> tf.Tensor:

@@ -19,6 +19,7 @@ from bellman_tf._typing import Tensors
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
 from bellman_tf.layers.tensors import beside, leading, to_work
 from bellman_tf.linalg.constants import constant, number, once, reshape
+from bellman_tf.linalg.products import times
 
 
 def weigh(cotangents: Sequence[tf.Tensor], weights: tf.Tensor) -> tf.Tensor:
@@ -238,6 +239,25 @@ class MatrixCapture(Capture):
         """`sum_l c_ijl`, `[B, m, e]`."""
         axes, columns = list(range(1, len(self.cotangents[0].shape) - 1)), self.cotangents
         return once(columns, "sums", lambda: beside([tf.reduce_sum(c, constant(axes)) if axes else c for c in columns]))
+
+    def feature_gradients(self, count: int) -> tf.Tensor:
+        """Per-sample gradients of the first `count` rows, `[B, m, count, e]`, of a player with several positions."""
+        x = self.features()[..., :count]
+        return beside([tf.matmul(x, c, transpose_a=True) for c in self.cotangents])
+
+    def mixed_gradients(self, mixing: tf.Tensor) -> tf.Tensor:
+        """Per-sample gradients of mixtures of the input features, of a player with several positions.
+
+        Args:
+            mixing: `[rows, r]`, or `[rows + 1, r]` where the bias's feature is one of those that are mixed.
+
+        Returns:
+            `mixing' q_ij` of the gradients in matrix form, `[B, m, r, e]`.
+        """
+        rows = self.layout.rows
+        x = times(self.features(), mixing[:rows])
+        x = x + mixing[rows] if mixing.shape[0] > rows else x
+        return beside([tf.matmul(x, c, transpose_a=True) for c in self.cotangents])
 
     def matrix_per_sample(self) -> tf.Tensor:
         """Per-sample gradients in matrix form, `[B, m, rows(+1), e]`."""

@@ -15,7 +15,6 @@ from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.tensors import to_work, with_ones
 from bellman_tf.linalg.constants import reshape
-from bellman_tf.linalg.products import times
 
 
 class LinearMap(MatrixCapture):
@@ -93,22 +92,6 @@ class LinearMap(MatrixCapture):
     def kernel_per_sample(self) -> tf.Tensor:
         """The same without the bias, `[B, m, d, e]`."""
         return self._products(self.inputs)
-
-    def feature_gradients(self, count: int) -> tf.Tensor:
-        """Per-sample gradients of the kernel rows of the first `count` input features, `[B, m, count, e]`."""
-        return self._products(self.inputs[..., :count])
-
-    def mixed_gradients(self, mixing: tf.Tensor) -> tf.Tensor:
-        """Per-sample gradients of mixtures of the input features, the bias's one among them, `[B, m, r, e]`.
-
-        Args:
-            mixing: `[d(+1), r]`.
-
-        Returns:
-            `mixing' q_ij` of the gradients in matrix form.
-        """
-        mixed = times(self.inputs, mixing[: self.layout.rows])
-        return self._products(mixed + mixing[-1] if self.bias else mixed)
 
     def _products(self, x: tf.Tensor) -> tf.Tensor:
         if self.flat:

@@ -31,7 +31,7 @@ def curvature_block(curvature: Config, player: Player, options: GameOptions) -> 
     variables = player.covering.variables if player.covered else player.variables
     shapes = tuple(tuple(v.shape) for v in variables)
     block = make_block(curvature, player_layout(player.name, shapes, player.coverage))
-    if isinstance(block, KFACBlock) and block.kind.kronecker and INFORMATION[options.information].curved:
+    if isinstance(block, KFACBlock) and block.mixes and INFORMATION[options.information].curved:
         able = dataclasses.replace(block.kind, whitened=True)
         chosen = player.gram_plan(able, options.gram, _group_size(options), options.gram_limits)
         if chosen.form == "features":

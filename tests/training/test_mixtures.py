@@ -23,6 +23,17 @@ def network(dtype="float64"):
     return btf.Model(inputs, layers.Dense(3, dtype=dtype, name="last")(h))
 
 
+def images():
+    """Convolutions of one tap, whose bias has a moment of its own, or no bias."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4, 3), dtype="float64")
+    h = layers.Reshape((2, 2, 3))(inputs)
+    h = layers.Conv2D(5, 1, activation="tanh", dtype="float64", name="first")(h)
+    h = layers.Conv2D(4, 1, activation="tanh", dtype="float64", name="second", use_bias=False)(h)
+    h = layers.GlobalAveragePooling2D(dtype="float64")(h)
+    return btf.Model(inputs, layers.Dense(3, dtype="float64", name="last")(h))
+
+
 def compiled(model, gram, make=btf.GTDDP, **options):
     curvature = KFAC(damping=0.1, decay=0.5, invert_every=3, update_every=2)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -30,8 +41,8 @@ def compiled(model, gram, make=btf.GTDDP, **options):
     return model
 
 
-def trained(gram, steps=5, **options):
-    model = compiled(network(), gram, **options)
+def trained(gram, steps=5, model=network, **options):
+    model = compiled(model(), gram, **options)
     for _ in range(steps):
         model.train_on_batch(X, Y)
     return model
@@ -50,6 +61,14 @@ def test_as_many_mixtures_as_features_are_the_exact_step(options):
     assert not mixings(exact.optimizer) and [v.shape for v in mixings(mixed.optimizer)] == [(4, 4), (5, 5)]
     assert_close(np.concatenate([w.ravel() for w in mixed.get_weights()]),
                  np.concatenate([w.ravel() for w in exact.get_weights()]), rtol=1e-9)  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, {"rollout": "nonlinear"}, {"terminal_hessian": "full"}], ids=str)
+def test_convolutions_of_one_tap_have_mixtures_too(options):
+    exact, mixed = trained("exact", model=images, **options), trained(ALL, model=images, **options)
+    assert [v.shape for v in mixings(mixed.optimizer)] == [(3, 3), (5, 5)]
+    for one, other in zip(mixed.get_weights(), exact.get_weights(), strict=True):
+        assert_close(one, other, rtol=1e-9)
 
 
 def test_some_mixtures_are_another_game_near_the_exact_one():

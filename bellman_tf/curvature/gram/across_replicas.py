@@ -20,13 +20,13 @@ from typing import NamedTuple, Protocol
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
+from bellman_tf.curvature.gram.features import share_of_features
 from bellman_tf.curvature.gram.hashed import hashed_pair
 from bellman_tf.curvature.gram.plan import GramLimits, kept_channels, kept_features, plan
 from bellman_tf.curvature.gram.products import stacked, total
 from bellman_tf.curvature.gram.sketch import bias_part
 from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
-from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.embedding import Lookup
 from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.layers.tap_capture import TapCapture
@@ -186,14 +186,11 @@ def _pairs(chosen: str, capture: Capture, metric: Metric, limits: GramLimits) ->
         tap = metric.tap_pair(seen, seen.centre)
         kernel = tap._replace(scale=tap.scale * number(extent.taps * extent.channels / kept, dtype))
         return [kernel, GradientPair(*bias_part(capture, metric))] if capture.bias else [kernel]
-    if chosen == "features" and isinstance(capture, LinearMap):
-        rows = capture.layout.rows
-        kept = kept_features(rows, limits)
-        some = metric.feature_pair(capture, kept)
-        if metric.kind.whitened:
-            return [some]
-        kernel = some._replace(scale=some.scale * number(rows / kept, dtype))
-        return [kernel, metric.bias_pair(capture)] if capture.bias else [kernel]
+    if chosen == "features" and isinstance(capture, MatrixCapture):
+        some = metric.feature_pair(capture, kept_features(capture.layout.rows, limits))
+        kernel = some._replace(scale=some.scale * number(share_of_features(capture, metric, limits), dtype))
+        bias = metric.bias_pair(capture) if capture.bias else None
+        return [kernel] if bias is None else [kernel, bias]
     if chosen == "hashed" and isinstance(capture, Lookup):
         return [hashed_pair(capture, metric, limits)]
     if chosen == "rank_one" and isinstance(capture, MatrixCapture):

@@ -1,4 +1,4 @@
-"""Dense layers with many positions, from some of their input features.
+"""Dense layers and convolutions of one tap with many positions, from some of their input features.
 
 The rows of a kernel's gradients see the same cotangents, so that the inner products of some of them stand for those of
 the others: those of the first features, times how many more there are. The bias is exact. The slice is the same at
@@ -15,13 +15,13 @@ from bellman_tf.curvature.gram.memory_use import MemoryUse
 from bellman_tf.curvature.gram.plan import GramLimits, kept_features
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.metric import Metric
-from bellman_tf.layers.dense import LinearMap
+from bellman_tf.layers.capture import MatrixCapture
 
 
 def features(
-    capture: LinearMap, metric: Metric, group_size: int | None, limits: GramLimits, load: MemoryUse
+    capture: MatrixCapture, metric: Metric, group_size: int | None, limits: GramLimits, load: MemoryUse
 ) -> tf.Tensor:
-    """The kernel's part from some input features, the bias's part exact; from mixtures of features both parts.
+    """The kernel's part from some input features; the bias's part exact, unless its feature is mixed with the others.
 
     Args:
         capture: the player's capture.
@@ -33,13 +33,14 @@ def features(
     Returns:
         `[G, b m, b m]`; positive semidefinite, exact where all features are kept.
     """
-    rows = capture.layout.rows
-    kept = kept_features(rows, limits)
+    kept = kept_features(capture.layout.rows, limits)
     kernel = gradient_products(capture, lambda part: metric.feature_pair(part, kept), load, group_size, limits.memory)
-    if metric.kind.whitened:
-        return kernel
-    kernel *= rows / kept
-    if not capture.bias:
-        return kernel
-    first, second, scale = metric.bias_pair(capture)
-    return kernel + scale * inner_products(first, second, group_size)
+    kernel *= share_of_features(capture, metric, limits)
+    bias = metric.bias_pair(capture) if capture.bias else None
+    return kernel if bias is None else kernel + bias.scale * inner_products(bias.first, bias.second, group_size)
+
+
+def share_of_features(capture: MatrixCapture, metric: Metric, limits: GramLimits) -> float:
+    """By what the products of some features are multiplied to stand for all: mixtures do as they are."""
+    rows = capture.layout.rows
+    return 1.0 if metric.kind.whitened else rows / kept_features(rows, limits)

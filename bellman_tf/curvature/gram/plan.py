@@ -126,12 +126,14 @@ def plan(
     b = _samples(group_size)
     exact, near = _exact(extent, kind, b), _approximate(extent, kind, b, limits)
     chosen = min(exact, key=lambda name: _known(exact[name]))
+    thin = kept_channels(extent, kind, limits) < extent.channels
+    fewer = extent.taps > 1 or thin  # than all that a sketch would keep
     work = None if extent.positions is None else extent.positions * extent.rows * extent.width
     if form == "per_sample" or form in near:
         chosen = form
     elif form == "positions" and extent.positions != 1:
         chosen = "positions" if "positions" in exact else "per_sample"
-    elif form == "auto" and extent.taps > 1 and "sketch" in near and work is not None and work > limits.sketch_above:
+    elif form == "auto" and "sketch" in near and fewer and work is not None and work > limits.sketch_above:
         chosen = "sketch"
     elif form == "auto" and "hashed" in near:
         dear = _known(exact[chosen]) > max(limits.sketch_above, _known(near["hashed"]))
@@ -145,9 +147,9 @@ def plan(
         chosen = (
             min({**cheaper, chosen: exact[chosen]}.items(), key=lambda pair: _known(pair[1]))[0] if cheaper else chosen
         )
-    thin = kept_channels(extent, kind, limits) < extent.channels
     share = f"1 of {limits.feature_share}"
-    sketched = f"sketch, 1 of {extent.taps} taps" + (f" and {share} channels" if thin else "")
+    parts = [f"1 of {extent.taps} taps"] * (extent.taps > 1 or not thin) + [f"{share} channels"] * thin
+    sketched = f"sketch, {' and '.join(parts)}"
     words = {"sketch": sketched, "features": f"{share} features", "hashed": f"hashed, {limits.buckets} buckets"}
     words = words.get(chosen, chosen.replace("_", " "))
     load = _load(chosen, extent, kind, group_size, limits)
@@ -278,9 +280,9 @@ def _approximate(extent: Extent, kind: MetricKind, b: int, limits: GramLimits) -
         costs["sketch"] = None if L is None else min(_of_one_tap(extent, kind, b, limits).values())
     elif extent.vocabulary and kind.rowwise:
         costs["hashed"] = (m * (L or 0) + m * m * b * limits.buckets) * e
-    elif extent.rows and not extent.taps and L is not None:
-        if kind.diagonal:
+    elif extent.rows and extent.taps <= 1 and L is not None:
+        if kind.diagonal and not extent.taps:
             costs["rank_one"] = L * L * b * (d + m * m * e)
-        if (kind.rowwise or kind.whitened) and L > 1:
+        if L > 1 and (kind.whitened or (kind.rowwise and not extent.taps)):
             costs["features"] = (m * L + m * m * b) * kept_features(d, limits) * e
     return costs

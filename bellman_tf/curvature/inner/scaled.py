@@ -10,7 +10,6 @@ from bellman_tf.curvature.inner.base import InnerBlock
 from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
 from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.capture import MatrixCapture
-from bellman_tf.layers.dense import LinearMap
 from bellman_tf.layers.matrix_layout import MatrixLayout
 
 
@@ -48,7 +47,7 @@ class ScaledMetric(Metric, TwoSided):
         """What one tap sees times the kernel's number."""
         return self.scales[0] * x
 
-    def feature_pair(self, capture: LinearMap, count: int) -> GradientPair:
+    def feature_pair(self, capture: MatrixCapture, count: int) -> GradientPair:
         """The gradients as they are, and the kernel's number."""
         q = [capture.feature_gradients(count)]
         return GradientPair(q, q, self.scales[0])

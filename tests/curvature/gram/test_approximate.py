@@ -1,5 +1,6 @@
 """The approximate forms of the Gram matrix against what they say they are, and where they are exact."""
 
+import dataclasses
 import itertools
 from unittest import mock
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from bellman_tf.curvature.diagonal import DIAGONAL
 from bellman_tf.curvature.gram import gram
-from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, kept_channels, pairs_are_cheaper
+from bellman_tf.curvature.gram.across_replicas import sides
+from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, kept_channels, pairs_are_cheaper, plan
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.curvature.metric import MetricKind
 from bellman_tf.curvature.whitening import mixtures, signs
@@ -159,6 +161,38 @@ def test_mixtures_of_whitened_features_are_those_of_the_dense_metric(name, count
         assert eigenvalues.min() >= -1e-10 * eigenvalues.max()
     if count >= len(A_inv):  # every feature has a mixture of its own
         assert_close(gram(player.capture, player.metric, None, "features"), player.expected(None), rtol=1e-9)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("config", ["kfac", "kfac patches"])
+@pytest.mark.parametrize("name", ["conv 2d one by one", "conv 2d one by one stride 2"])
+def test_a_convolution_of_one_tap_has_mixtures_too(name, config, count, columns, rng):
+    player = Player(config, name, rng, columns, mixtures=count)
+    assert player.plan("features").form == "features"
+    layout, (A_inv, B_inv) = coverage(player.sample.layer).matrix, (part.numpy() for part in player.state[2:4])
+    q = _matrices(player.gradients, layout)
+    mixed = np.einsum("nr,ijne->ijre", _mixing(A_inv, signs(len(A_inv)), count), q[:, :, : len(A_inv)])
+    scale = float(player.metric.scale)
+    expected = reference.gram(mixed.reshape(*q.shape[:2], -1), np.linalg.inv(scale * np.kron(np.eye(count), B_inv)), 2)
+    if len(A_inv) == layout.rows and layout.bias_shape is not None:  # the bias's row stands apart
+        bias_inv = float(player.state[4])
+        expected = expected + reference.gram(q[:, :, -1], np.linalg.inv(scale * bias_inv * B_inv), 2)
+    assert_close(gram(player.capture, player.metric, 2, "features"), expected, rtol=1e-9)
+    if count >= len(A_inv):
+        assert_close(gram(player.capture, player.metric, None, "features"), player.expected(None), rtol=1e-9)
+    found = sides(player.capture, player.metric, "features", LIMITS)
+    assert_close(found.rows(found.sent), gram(player.capture, player.metric, None, "features")[0], rtol=1e-9)
+
+
+def test_convolutions_of_one_tap_and_many_channels_take_some_of_them():
+    extent = Extent(64 * 64, 1, 65, 64, 64, taps=1, channels=64)
+    identity, kfac = plan(extent, IDENTITY), plan(extent, MetricKind(kronecker=True, whitened=True))
+    assert (identity.form, identity.words) == ("sketch", "sketch, 1 of 4 channels")
+    assert (kfac.form, kfac.words) == ("features", "1 of 4 features")
+    for small in (dataclasses.replace(extent, positions=64), dataclasses.replace(extent, channels=63, rows=63)):
+        assert plan(small, IDENTITY).form == "per_sample"
+    assert plan(dataclasses.replace(extent, positions=64), MetricKind(kronecker=True, whitened=True)).form != "features"
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**16), st.floats(0, 6))
