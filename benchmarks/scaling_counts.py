@@ -58,7 +58,10 @@ class Shape:
     @property
     def kind(self) -> MetricKind:
         """K-FAC's metric."""
-        return CONVOLUTION if self.taps else DENSE
+        if self.taps > 1:
+            return CONVOLUTION
+        apart = self.taps == 1 and self.bias  # the bias's moment, which a convolution's input factor leaves out
+        return dataclasses.replace(DENSE, kronecker=not apart)
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -134,14 +137,12 @@ def of_second_pass(network: Network, b: int) -> float:
     return (network.backward_passes - 1) * of_sgd(network, b) * 2 / 3
 
 
-def of_gram(shape: Shape, b: int, sides: bool = False, memory: int = 2**40) -> float:
+def of_gram(shape: Shape, b: int, memory: int = 2**40) -> float:
     """A Gram matrix under K-FAC: the metric on one side, then inner products; of mixtures of features on both.
 
     Args:
         shape: of the layer.
         b: samples.
-        sides: whether the metric acts on inputs and cotangents, and not on gradients per sample, where that is
-            cheaper; a convolution's tap is always formed so.
         memory: `gram_memory`, bytes: above it gradients are formed anew for every two blocks of samples that meet.
 
     Returns:
@@ -153,7 +154,7 @@ def of_gram(shape: Shape, b: int, sides: bool = False, memory: int = 2**40) -> f
     if form in {"factored", "positions"}:
         return 2 * pairs
     metric = d * d * e + d * e * e
-    if sides or form == "sketch":
+    if form == "sketch":  # the metric acts on inputs and cotangents where that is cheaper
         metric = min(metric, on_sides + L * d * e)
     load, room, times = shape.plan.load, memory // FLOAT, 1
     if load.whole(b, None) > room:

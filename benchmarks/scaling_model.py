@@ -144,9 +144,8 @@ def work_of(network: Network, b: int, rates: dict) -> dict[str, tuple[float, flo
     parts = {
         "SGD": (of_sgd(network, b), "network"),
         "second backward pass": (of_second_pass(network, b), "network"),
-        "Gram matrices, default `gram_memory`": (sum(of_gram(s, b, False, LIMITS.memory) for s in shapes), "gram"),
+        "Gram matrices, default `gram_memory`": (sum(of_gram(s, b, LIMITS.memory) for s in shapes), "gram"),
         "the same, with room for whole batches": (sum(of_gram(s, b) for s in shapes), "gram"),
-        "the same, metric on inputs and cotangents (not built)": (sum(of_gram(s, b, True) for s in shapes), "gram"),
         "weights of the samples": (of_solve(b), "factorisation"),
         "K-FAC moments": (sum(of_statistics(s, b) for s in shapes), "statistics"),
         "K-FAC inverses": (factorisations, "factorisation"),

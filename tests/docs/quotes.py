@@ -220,9 +220,13 @@ def performance() -> Iterator[str]:
     yield f"reaches {worse[0]} times the loss with identity and {worse[1]} times with Adam."
     tap, normalised = (_off(f"{case} BatchNormalization", "sketch") for case in ("without", "with"))
     rank_one = _off("wide, rmsprop", "rank one") + _off("wide, adam", "rank one")
+    some = _off("transformer, identity", "1 of 4") + _off("transformer, adam", "1 of 4")
+    mixed = _off("transformer, kfac", "1 of 4")
     yield (
         f"sample weights off by {max(tap):.2f} without normalisation, up to {max(normalised):.2f} with "
-        f"BatchNormalization), rank-one metrics of wide dense layers (off by {max(rank_one):.2f}),"
+        f"BatchNormalization), rank-one metrics of wide dense layers (off by {max(rank_one):.2f}), a quarter of "
+        f"the features of a large layer with positions ({max(some):.3f}), under K-FAC a quarter as many sums of "
+        f"whitened features with random signs ({max(mixed):.3f}),"
     )
     yield _exact_against_centre_tap()
 

@@ -66,6 +66,19 @@ def test_drawn_cotangents_of_one_output(count, monkeypatch):
     compare("drawn", count, regression, (6,), loss="mse")
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_mixtures_of_features(sharded, monkeypatch):
+    """Which every replica has from the factors of all samples."""
+
+    def tokens():
+        layer = layers.Dense(5, activation="tanh")
+        return btf.Sequential([keras.Input((4, 6)), layer, layers.GlobalAveragePooling1D(), layers.Dense(CLASSES)])
+
+    curvature = btf.curvature.KFAC(invert_every=2, sharded=sharded)
+    monkeypatch.setitem(OPTIMIZERS, "mixed", lambda **o: btf.GTDDP(0.03, curvature=curvature, gram="features", **o))
+    compare("mixed", 2, tokens, (4, 6))
+
+
 @pytest.mark.parametrize("name", USUAL)
 def test_two_replicas(name):
     compare(name, 2, mlp, (), 2, run_eagerly=True)
