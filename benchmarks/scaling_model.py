@@ -93,12 +93,12 @@ def measure() -> dict:
 
 
 CHECK = Shape("check", 32, 256, 256, 0, 32, True)
-SAMPLES, LITTLE = 32, 2**23
+SAMPLES, LITTLE = 32, 2**21
 CHECKED = {
     "SGD": lambda: keras.optimizers.SGD(0.01),
     "K-FAC alone": lambda: btf.KFAC(0.01),
     "game, room for the batch": lambda: btf.GTDDP(0.01, gram_memory=2**34),
-    "game, `gram_memory=2**23`": lambda: btf.GTDDP(0.01, gram_memory=LITTLE),
+    "game, `gram_memory=2**21`": lambda: btf.GTDDP(0.01, gram_memory=LITTLE),
 }
 
 
