@@ -184,14 +184,15 @@ def errors(model: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[str, tuple[
             for p in step.covered
         )
 
+    def of(gram: np.ndarray) -> np.ndarray:
+        return weights(gram.astype("float32"), step.objectives[0].beta_squared)
+
     exact = summed("exact")
-    right = weights(exact.astype("float32"), step.objectives[0].beta_squared)
+    right = of(exact)
 
     def error(form: str) -> tuple[float, float]:
         found = summed(form)
-        return relative(found, exact), relative(
-            weights(found.astype("float32"), step.objectives[0].beta_squared), right
-        )
+        return relative(found, exact), relative(of(found), right)
 
     drawn = {"centre tap": [error("sketch")]}
     with a_random_tap():

@@ -249,6 +249,34 @@ def test_the_last_step_time_counts_and_runs_are_kept(tmp_path):
     assert np.all(np.array([len(cells) for cells in again.cells.values()]) == [12, 6])
 
 
+class Dummy:
+    """A trainer whose pieces of two steps take given milliseconds a step."""
+
+    def __init__(self, milliseconds):
+        self.milliseconds = milliseconds
+
+    def run(self, number, seed, steps, rate, callbacks, test):
+        assert steps == 2 * len(self.milliseconds)
+        callbacks[0].seconds += [2e-3 * each for each in self.milliseconds]
+
+
+@pytest.mark.parametrize(("names", "expected"), [
+    (["new"], {"new": 20.0}),  # AdamW takes 6 where it took 8
+    (["new", "AdamW"], {"new": 15.0, "AdamW": 6.0}),
+], ids=str)  # fmt: skip
+def test_steps_are_timed_over_whole_runs_and_later_ones_in_times_of_a_method_timed_before(tmp_path, names, expected):
+    adamw, new = (Entry(name, None, 1.0) for name in ("AdamW", "new"))
+    store = _contest.Store(tmp_path / "cells.jsonl")
+    ring = _contest.Ring(SimpleNamespace(name="task", every=2), store)
+    trainers = {"AdamW": Dummy([5, 6, 7]), "new": Dummy([30, 10, 5])}
+    ring.trainer = lambda entry: trainers[entry.name]
+    ring.time_steps([new], 1, 6, adamw)
+    assert store.milliseconds == {("task", "new"): 15.0}  # nothing was timed before
+    store.add({"task": "task", "method": "AdamW", "milliseconds": 8.0})
+    ring.time_steps([entry for entry in (adamw, new) if entry.name in names], 3, 6, adamw)
+    assert store.milliseconds == {("task", name): ms for name, ms in {"AdamW": 8.0, **expected}.items()}
+
+
 def test_the_contest_goes_on_where_it_stopped(tmp_path, capsys):
     command = ["--quick", "--out", str(tmp_path)]
     against_the_best.main(command)

@@ -282,8 +282,8 @@ def damped_inverses(stacks: list[tuple[tf.Tensor, ...]], compiled: bool = False)
         inverses = symmetrize(tf.matmul(W, W, transpose_a=True))
         for place, *parts in zip(places, tf.split(inverses, alike), tf.split(W, alike), strict=True):
             kept = stacks[place][0].shape[-1]
-            X, own = (part if kept == part.shape[-1] else part[:, :kept, :kept] for part in parts)
-            found[place] = [X, dampings[place], own]
+            X, whitener = (part if kept == part.shape[-1] else part[:, :kept, :kept] for part in parts)
+            found[place] = [X, dampings[place], whitener]
     return [found[place] for place in range(len(stacks))]
 
 

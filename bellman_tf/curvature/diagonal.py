@@ -129,7 +129,7 @@ class DiagonalMetric(Metric):
     def feature_pair(self, capture: MatrixCapture, count: int) -> GradientPair:
         """The gradients times the root of the diagonal on both sides."""
         q = [tf.sqrt(self._form.pack(self.inverse)[:count]) * capture.feature_gradients(count)]
-        return GradientPair(q, q)
+        return GradientPair(q, q, capture.features_over(count))
 
     def bias_pair(self, capture: MatrixCapture) -> GradientPair:
         """The gradients times the root of the diagonal on both sides."""

@@ -52,9 +52,9 @@ class IdentityMetric(Metric, TwoSided):
         return GradientPair(q, q, self.scale)
 
     def feature_pair(self, capture: MatrixCapture, count: int) -> GradientPair:
-        """The gradients as they are, and the learning rate."""
+        """The gradients as they are; the learning rate times how many more features there are."""
         q = [capture.feature_gradients(count)]
-        return GradientPair(q, q, self.scale)
+        return GradientPair(q, q, self.scale * capture.features_over(count))
 
     def bias_pair(self, capture: MatrixCapture) -> GradientPair:
         """The gradients as they are, and the learning rate."""

@@ -84,7 +84,7 @@ class Metric:
         return GradientPair([q], [self.solve_tap(q, tap)])
 
     def feature_pair(self, capture: MatrixCapture, count: int) -> GradientPair:
-        """As `sample_pair`, `[B, m, count, e]`: of the kernel's first rows, or of mixtures that stand for all."""
+        """As `sample_pair`, `[B, m, count, e]`: of the kernel's first rows or of mixtures, scaled to stand for all."""
         raise NotImplementedError
 
     def bias_pair(self, capture: MatrixCapture) -> GradientPair | None:

@@ -105,6 +105,19 @@ def weighted_sum(samples: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return reshape(tf.matmul(weights, rows, transpose_a=True), shape.as_list())
 
 
+def sample_products(inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Products of inputs and cotangents summed over positions: gradients per sample in matrix form.
+
+    Args:
+        inputs: `[B, L, d]`.
+        cotangents: m tensors `[B, L, e]`.
+
+    Returns:
+        `x_i' c_ij`, `[B, m, d, e]`.
+    """
+    return beside([tf.matmul(inputs, c, transpose_a=True) for c in cotangents])
+
+
 class Columns(list):
     """The cotangents of a capture, one tensor `[B, ...]` per column, and what has been made of them."""
 
@@ -242,8 +255,11 @@ class MatrixCapture(Capture):
 
     def feature_gradients(self, count: int) -> tf.Tensor:
         """Per-sample gradients of the first `count` rows, `[B, m, count, e]`, of a player with several positions."""
-        x = self.features()[..., :count]
-        return beside([tf.matmul(x, c, transpose_a=True) for c in self.cotangents])
+        return sample_products(self.features()[..., :count], self.cotangents)
+
+    def features_over(self, count: int) -> tf.Tensor:
+        """How many input features there are for each of `count`, scalar."""
+        return number(self.layout.rows / count, self.cotangents[0].dtype)
 
     def mixed_gradients(self, mixing: tf.Tensor) -> tf.Tensor:
         """Per-sample gradients of mixtures of the input features, of a player with several positions.
@@ -256,8 +272,7 @@ class MatrixCapture(Capture):
         """
         rows = self.layout.rows
         x = times(self.features(), mixing[:rows])
-        x = x + mixing[rows] if mixing.shape[0] > rows else x
-        return beside([tf.matmul(x, c, transpose_a=True) for c in self.cotangents])
+        return sample_products(x + mixing[rows] if mixing.shape[0] > rows else x, self.cotangents)
 
     def matrix_per_sample(self) -> tf.Tensor:
         """Per-sample gradients in matrix form, `[B, m, rows(+1), e]`."""

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf._typing import Tensors
-from bellman_tf.layers.capture import along, weigh_smaller
+from bellman_tf.layers.capture import along, sample_products, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
 from bellman_tf.layers.tap_capture import TapCapture
@@ -170,7 +170,7 @@ class Convolution(TapCapture):
 
         def make() -> tf.Tensor:
             x, columns = self.sides(number)
-            return self._grouped_gradients(x) if self.groups > 1 else _products(x, columns)
+            return self._grouped_gradients(x) if self.groups > 1 else sample_products(x, columns)
 
         return once(self, f"tap {number}", make)
 
@@ -201,7 +201,7 @@ class Convolution(TapCapture):
         # q = x' c: few positions are cheaper to turn than the gradients that they make.
         if not self.turns_gradients:
             x, columns = self.sides(number)
-            return q, _products(matmul(x, left), [matmul(c, right) for c in columns])
+            return q, sample_products(matmul(x, left), [matmul(c, right) for c in columns])
         return q, matmul(matmul(left, q, transpose_a=True), right)
 
     def _grouped_gradients(self, x: tf.Tensor) -> tf.Tensor:
@@ -261,11 +261,6 @@ class Convolution(TapCapture):
         x = tf.reshape(tf.transpose(x, [2, 0, 1, 3]), [self.groups, -1, self.layout.rows])
         x = with_ones(x) if self.bias else x
         return tf.matmul(x, x, transpose_a=True) / tf.cast(self.batch_size, x.dtype)
-
-
-def _products(x: tf.Tensor, columns: Sequence[tf.Tensor]) -> tf.Tensor:
-    """`x_i' c_ij`, `[B, m, d, e]`, of `x` `[B, L, d]` and m tensors `[B, L, e]`."""
-    return beside([tf.matmul(x, c, transpose_a=True) for c in columns])
 
 
 def _rows_of(tensor: tf.Tensor, count: int) -> list:

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.layers.capture import Columns, MatrixCapture, weigh_smaller
+from bellman_tf.layers.capture import Columns, MatrixCapture, sample_products, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.tensors import to_work, with_ones
@@ -96,7 +96,7 @@ class LinearMap(MatrixCapture):
     def _products(self, x: tf.Tensor) -> tf.Tensor:
         if self.flat:
             return tf.stack([x[:, :, None] * c[:, None, :] for c in self.cotangents], axis=1)
-        return tf.stack([tf.matmul(x, c, transpose_a=True) for c in self.cotangents], axis=1)
+        return sample_products(x, self.cotangents)
 
 
 def capture_dense(

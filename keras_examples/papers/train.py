@@ -59,7 +59,7 @@ def run(group: list[Cell], data_dir: str | None) -> Iterator[tuple[Cell, Outcome
     task = _study.Task(first.data, network, data, first.batch, first.steps, every, {}, tail=tail, stepwise=first.reward)
     trainer = _study.Trainer(task, Variant(str(first.method), functools.partial(first.method.make, first.rate)))
     for cell in group:
-        watch, clock = _Accuracies(trainer), _Clock()
+        watch, clock = _Accuracies(trainer), _study.Clock(time.process_time)
         callbacks: list[keras.callbacks.Callback] = [clock, *[watch] * cell.watch]
         if cell.schedule != CONSTANT:
             callbacks.append(_Drops(cell.rate, cell.steps // every))
@@ -88,22 +88,6 @@ class _Accuracies(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Measures it."""
         self.seen.append(self._trainer.test()[1])
-
-
-class _Clock(keras.callbacks.Callback):
-    """Processor time of every piece."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: list[float] = []
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Starts the clock."""
-        self._start = time.process_time()
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Notes the time."""
-        self.seconds.append(time.process_time() - self._start)
 
 
 class _Drops(keras.callbacks.Callback):

@@ -2,8 +2,8 @@
 
 A cell is one run. A method is compiled once per task; runs assign weights, state and rate, so that nothing is traced
 again (`_study.Trainer`). The time of a step is measured apart, over whole runs, because no two steps need cost the
-same: step control measures the first twenty and then some. All methods of a task run in one process and in turns, and
-can be timed again without repeating a run.
+same: step control measures the first twenty and then some. Methods of a task are timed in one process and in turns,
+some of them later beside one that was timed before, and can be timed again without repeating a run.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import keras
 
 from keras_examples.studies._lines import Lines
 from keras_examples.studies._methods import Variant
-from keras_examples.studies._study import Task, Trainer
+from keras_examples.studies._study import Clock, Task, Trainer
 
 CONSTANT, COSINE = "constant", "cosine"
 BEYOND = "cosine, beyond the grid"  # of runs that no tuning sees
@@ -137,22 +137,6 @@ class Cosine(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = self._rate * (1 + math.cos(math.pi * epoch / self._pieces)) / 2
 
 
-class Clock(keras.callbacks.Callback):
-    """Seconds of every piece of a run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: list[float] = []
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Starts a piece."""
-        self._start = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Ends it."""
-        self.seconds.append(time.perf_counter() - self._start)
-
-
 class Ring:
     """The methods of one task, each compiled when it is first needed and kept.
 
@@ -171,24 +155,29 @@ class Ring:
             self._trainers[entry.name] = Trainer(self.task, Variant(entry.name, entry.make))
         return self._trainers[entry.name]
 
-    def time_steps(self, entries: Iterable[Entry], rounds: int, steps: int) -> None:
+    def time_steps(self, entries: Iterable[Entry], rounds: int, steps: int, unit: Entry | None = None) -> None:
         """Measures milliseconds per step of methods, in turns in this process, and writes them down.
 
         Args:
             entries: the methods.
             rounds: turns; each method's median counts.
             steps: of a run.
+            unit: a method that was timed before and is timed beside them where it is none of them: its time then over
+                its time now multiplies theirs, because a machine is not the same on another day.
         """
-        entries, times = list(entries), {}
+        entries = list(entries)
+        before = self.store.milliseconds.get((self.task.name, unit.name)) if unit and unit not in entries else None
+        times: dict[str, list[float]] = {}
         for _ in range(rounds):
-            for entry in entries:
+            for entry in entries if before is None else [unit, *entries]:
                 clock = Clock()
                 self.trainer(entry).run(0, 0, steps=steps, rate=entry.middle / 10, callbacks=[clock], test=False)
                 times.setdefault(entry.name, []).append(1e3 * statistics.mean(clock.seconds) / self.task.every)
-        for name, own in times.items():
-            self.store.add({
-                "task": self.task.name, "method": name, "milliseconds": float(f"{statistics.median(own):.4g}"),
-            })  # fmt: skip
+        found = {name: statistics.median(own) for name, own in times.items()}
+        factor = 1.0 if before is None else before / found[unit.name]
+        for entry in entries:
+            milliseconds = float(f"{factor * found[entry.name]:.4g}")
+            self.store.add({"task": self.task.name, "method": entry.name, "milliseconds": milliseconds})
 
     def run(self, entry: Entry, settings: Iterable[Setting], until: float) -> bool:
         """Runs settings of a method and writes them down.

@@ -120,8 +120,33 @@ class Run:
     milliseconds: float
 
 
+class Clock(keras.callbacks.Callback):
+    """Seconds of every piece of a run.
+
+    Attributes:
+        seconds: one number per piece.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        """Takes a clock.
+
+        Args:
+            now: says the time in seconds.
+        """
+        super().__init__()
+        self._now, self.seconds = now, list[float]()
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Starts a piece."""
+        self._start = self._now()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Ends it."""
+        self.seconds.append(self._now() - self._start)
+
+
 class _Curve(keras.callbacks.Callback):
-    """Loss and time of every piece of a run; stops a run whose weights are lost."""
+    """Loss of every piece of a run; stops a run whose weights are lost."""
 
     def __init__(self, optimizer: keras.optimizers.Optimizer, first: int, evaluate: Callable[[], float] | None) -> None:
         super().__init__()
@@ -130,20 +155,14 @@ class _Curve(keras.callbacks.Callback):
         self.ends: list[float] = []
         self._seen = 0
         self.losses: list[float] = []
-        self.seconds: list[float] = []
 
     @property
     def rejected(self) -> int:
         """Batches refused so far; the loss that Keras reports leaves them out."""
         return 0 if self._rejected is None else int(self._rejected.numpy())
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Starts the clock."""
-        self._start = time.perf_counter()
-
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Notes loss and time."""
-        self.seconds.append(time.perf_counter() - self._start)
+        """Notes the loss."""
         loss, rejected = float(logs["loss"]), self.rejected
         lost = rejected > self._seen or not math.isfinite(loss)
         self.losses.append(math.inf if lost else loss)
@@ -198,12 +217,15 @@ class Trainer:
         rate = rate_of(number) if rate is None else rate
         self.optimizer.learning_rate = rate
         pieces = steps // task.every
-        curve = _Curve(self.optimizer, pieces - max(1, pieces // 6), None if task.tail else self._train_loss)
+        clock, curve = (
+            Clock(),
+            _Curve(self.optimizer, pieces - max(1, pieces // 6), None if task.tail else self._train_loss),
+        )
         with warnings.catch_warnings():  # a sweep goes on to rates that break; the table says where
             warnings.filterwarnings("ignore", message=".* has rejected the last")
             self.model.fit(
                 task.batches(seed), epochs=pieces, steps_per_epoch=task.every, verbose=0, shuffle=False,
-                callbacks=[curve, *callbacks],
+                callbacks=[clock, curve, *callbacks],
             )  # fmt: skip
         losses = curve.losses + [math.inf] * (pieces - len(curve.losses))
         if task.tail:
@@ -213,7 +235,7 @@ class Trainer:
         accuracy = self.test()[1] if test and task.classes else math.nan
         return Run(
             task.name, self.method.metric, self.method.form, self.method.name, rate, number, seed,
-            tuple(losses), loss, accuracy, curve.rejected, 1e3 * float(np.median(curve.seconds)) / task.every,
+            tuple(losses), loss, accuracy, curve.rejected, 1e3 * float(np.median(clock.seconds)) / task.every,
         )  # fmt: skip
 
     def runs(self, rates: Sequence[float], seeds: int, progress: object) -> Iterator[Run]:

@@ -4,9 +4,9 @@
     python -m keras_examples.studies.against_the_best --quick                         # less than a minute
 
 Six tasks on real data. All methods are tuned by the same rule on the same budget (`_tuning.py`), and for one seed they
-get the same initial weights and batches. A step is timed with all methods of a task in one process, in turns; a
-baseline also runs at the lengths that fit in the time of the GTDDP rows with the same rule, of faster ones, and of the
-best one.
+get the same initial weights and batches. A step is timed over whole runs, methods of a task in one process, in turns;
+methods that are timed later run beside AdamW, in times that are AdamW's of before. A baseline also runs at the lengths
+that fit in the time of the GTDDP rows with the same rule, of faster ones, and of the best one.
 Results are kept line by line in `cells.jsonl` under `--out`: an interrupted run goes on, `--minutes` ends one, and more
 `--finalists` or `--seeds` add to it. `--retime` measures the steps again, `--report` only writes the report anew.
 """
@@ -88,6 +88,7 @@ ENTRIES = [
     Entry("GTDDP, model's K-FAC under step control", _controlled_kfac, 0.03, MODEL),
 ]
 
+UNIT = next(entry for entry in ENTRIES if entry.name == ADAMW)  # what others are timed beside
 
 EVERY = 10
 
@@ -195,7 +196,7 @@ def contest(ring: Ring, entries: Sequence[Entry], budget: Budget, rounds: int, u
     if untimed := [entry for entry in entries if (task.name, entry.name) not in store.milliseconds]:
         if time.monotonic() > until:
             return False
-        ring.time_steps(entries if len(untimed) > 1 else untimed, rounds, budget.steps)
+        ring.time_steps(untimed, rounds, budget.steps, UNIT)
     rows = standings(store, task.name, entries, budget)
     for entry in (entry for entry in entries if entry.base is None):
         lengths = lengths_of(entry, rows, budget, task.every)
@@ -303,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ring = Ring(task, store)
         if options.retime:
             timed = [entry for entry in entries if store.of(task.name, entry.name)]
-            ring.time_steps(timed, options.rounds, budget.steps)
+            ring.time_steps(timed, options.rounds, budget.steps, UNIT)
         elif not contest(ring, entries, budget, options.rounds, until):
             print(f"{name}: stopped before its end; the same command goes on.", flush=True)
     options.figures = options.figures or options.out

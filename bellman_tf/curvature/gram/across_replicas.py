@@ -20,7 +20,6 @@ from typing import NamedTuple, Protocol
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.gram.features import share_of_features
 from bellman_tf.curvature.gram.hashed import hashed_pair
 from bellman_tf.curvature.gram.plan import GramLimits, kept_channels, kept_features, plan
 from bellman_tf.curvature.gram.products import stacked, total
@@ -187,8 +186,7 @@ def _pairs(chosen: str, capture: Capture, metric: Metric, limits: GramLimits) ->
         kernel = tap._replace(scale=tap.scale * number(extent.taps * extent.channels / kept, dtype))
         return [kernel, GradientPair(*bias_part(capture, metric))] if capture.bias else [kernel]
     if chosen == "features" and isinstance(capture, MatrixCapture):
-        some = metric.feature_pair(capture, kept_features(capture.layout.rows, limits))
-        kernel = some._replace(scale=some.scale * number(share_of_features(capture, metric, limits), dtype))
+        kernel = metric.feature_pair(capture, kept_features(capture.layout.rows, limits))
         bias = metric.bias_pair(capture) if capture.bias else None
         return [kernel] if bias is None else [kernel, bias]
     if chosen == "hashed" and isinstance(capture, Lookup):

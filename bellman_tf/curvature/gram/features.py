@@ -35,12 +35,5 @@ def features(
     """
     kept = kept_features(capture.layout.rows, limits)
     kernel = gradient_products(capture, lambda part: metric.feature_pair(part, kept), load, group_size, limits.memory)
-    kernel *= share_of_features(capture, metric, limits)
     bias = metric.bias_pair(capture) if capture.bias else None
     return kernel if bias is None else kernel + bias.scale * inner_products(bias.first, bias.second, group_size)
-
-
-def share_of_features(capture: MatrixCapture, metric: Metric, limits: GramLimits) -> float:
-    """By what the products of some features are multiplied to stand for all: mixtures do as they are."""
-    rows = capture.layout.rows
-    return 1.0 if metric.kind.whitened else rows / kept_features(rows, limits)

@@ -48,9 +48,9 @@ class ScaledMetric(Metric, TwoSided):
         return self.scales[0] * x
 
     def feature_pair(self, capture: MatrixCapture, count: int) -> GradientPair:
-        """The gradients as they are, and the kernel's number."""
+        """The gradients as they are; the kernel's number times how many more features there are."""
         q = [capture.feature_gradients(count)]
-        return GradientPair(q, q, self.scales[0])
+        return GradientPair(q, q, self.scales[0] * capture.features_over(count))
 
     def bias_pair(self, capture: MatrixCapture) -> GradientPair:
         """The gradients as they are, and the bias's number."""
