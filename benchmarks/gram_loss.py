@@ -34,9 +34,9 @@ from sklearn.datasets import load_digits
 
 import bellman_tf as btf
 from bellman_tf.curvature.gram import gram
+from bellman_tf.curvature.gram.blocks import with_bias
 from bellman_tf.curvature.gram.compute import RUN
 from bellman_tf.curvature.gram.products import inner_products
-from bellman_tf.curvature.gram.sketch import bias_part
 from benchmarks.gram_error import measured_step, relative, weights
 
 TRAINED = 1437
@@ -109,8 +109,7 @@ def a_random_tap() -> Generator[None, None, None]:
 
         drawn = tf.random.uniform([], 0, taps, tf.int32)
         kernel = taps * tf.switch_case(drawn, [lambda n=n: of_tap(n) for n in range(taps)])
-        parts, solved = bias_part(capture, metric)
-        return kernel + inner_products(parts, solved, group_size) if parts else kernel
+        return with_bias(kernel, capture, metric, group_size)
 
     own, RUN["sketch"] = RUN["sketch"], sketch
     try:

@@ -23,7 +23,7 @@ from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSid
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.tap_capture import TapCapture
-from bellman_tf.linalg.constants import number, once
+from bellman_tf.linalg.constants import number, once, reshape
 
 DIAGONAL = MetricKind(tapwise=True, rowwise=True, diagonal=True)
 
@@ -131,11 +131,6 @@ class DiagonalMetric(Metric):
         q = [tf.sqrt(self._form.pack(self.inverse)[:count]) * capture.feature_gradients(count)]
         return GradientPair(q, q, capture.features_over(count))
 
-    def bias_pair(self, capture: MatrixCapture) -> GradientPair:
-        """The gradients times the root of the diagonal on both sides."""
-        q = [tf.sqrt(self._form.pack(self.inverse)[-1]) * capture.bias_per_sample()]
-        return GradientPair(q, q)
-
     def tap_pair(self, capture: TapCapture, tap: int) -> GradientPair:
         """The gradients of one tap times the root of the diagonal on both sides."""
         q = capture.tap_gradients(tap)
@@ -147,8 +142,8 @@ class DiagonalMetric(Metric):
         return self._form.kernel_taps(self.inverse[0])[tap] * q
 
     def solve_bias(self, q: tf.Tensor) -> tf.Tensor:
-        """The bias of a convolution, `[..., c_out]`."""
-        return self.inverse[1] * q
+        """The bias, `[..., e]`, whatever axes the variable has."""
+        return reshape(self.inverse[1], [-1]) * q
 
     def solve_rows(self, tokens: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """Rows of a table, `[B, m, L, e]`."""

@@ -56,11 +56,6 @@ class IdentityMetric(Metric, TwoSided):
         q = [capture.feature_gradients(count)]
         return GradientPair(q, q, self.scale * capture.features_over(count))
 
-    def bias_pair(self, capture: MatrixCapture) -> GradientPair:
-        """The gradients as they are, and the learning rate."""
-        q = [capture.bias_per_sample()]
-        return GradientPair(q, q, self.scale)
-
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""
         return self.scale * q

@@ -85,10 +85,7 @@ class KroneckerMetric(Metric, TwoSided):
 
     def bias_pair(self, capture: MatrixCapture) -> GradientPair | None:
         """The bias's gradients and their solve, where its row stands apart."""
-        if not self._rows.bias_apart:
-            return None
-        q = capture.bias_per_sample()
-        return GradientPair([q], [self.solve_bias(q)])
+        return super().bias_pair(capture) if self._rows.bias_apart else None
 
     def tap_input_solve(self, x: tf.Tensor) -> tf.Tensor:
         """`x A^{-1}` for what one tap sees, `[..., c_in]`."""

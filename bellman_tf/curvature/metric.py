@@ -16,7 +16,7 @@ class MetricKind:
 
     Attributes:
         kronecker: M^{-1} acts on the two sides of the matrix form: `input_pair`, `input_solve`, `cotangent_solve`.
-        tapwise: the taps of a convolution do not mix: `solve_tap`, `tap_pair`, `solve_bias`.
+        tapwise: the taps of a convolution do not mix: `solve_tap`, `tap_pair`, `bias_pair`.
         sided: of a tapwise metric, each tap has two sides: `tap_input_solve`, `cotangent_solve`.
         rowwise: the rows of a table or of the matrix form do not mix: `solve_rows`, `feature_pair`, `bias_pair`.
         whitened: features of the inputs are mixed so that some stand for all: `feature_pair`, `bias_pair`.
@@ -89,7 +89,8 @@ class Metric:
 
     def bias_pair(self, capture: MatrixCapture) -> GradientPair | None:
         """As `sample_pair`, of the bias, tensors `[B, m, e]`; `None` where `feature_pair` has it."""
-        raise NotImplementedError
+        q = capture.bias_per_sample()
+        return GradientPair([q], [self.solve_bias(q)])
 
     def solve_rows(self, tokens: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """`M^{-1}` on rows of a table: `c` `[B, m, L, e]` in the rows `tokens` `[B, L]`."""

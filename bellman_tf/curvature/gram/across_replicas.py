@@ -20,10 +20,10 @@ from typing import NamedTuple, Protocol
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
+from bellman_tf.curvature.gram.blocks import bias_pairs
 from bellman_tf.curvature.gram.hashed import hashed_pair
 from bellman_tf.curvature.gram.plan import GramLimits, kept_channels, kept_features, plan
 from bellman_tf.curvature.gram.products import stacked, total
-from bellman_tf.curvature.gram.sketch import bias_part
 from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.embedding import Lookup
@@ -184,11 +184,10 @@ def _pairs(chosen: str, capture: Capture, metric: Metric, limits: GramLimits) ->
         seen = capture if kept == extent.channels else capture.thinned(kept)
         tap = metric.tap_pair(seen, seen.centre)
         kernel = tap._replace(scale=tap.scale * number(extent.taps * extent.channels / kept, dtype))
-        return [kernel, GradientPair(*bias_part(capture, metric))] if capture.bias else [kernel]
+        return [kernel, *bias_pairs(capture, metric)]
     if chosen == "features" and isinstance(capture, MatrixCapture):
         kernel = metric.feature_pair(capture, kept_features(capture.layout.rows, limits))
-        bias = metric.bias_pair(capture) if capture.bias else None
-        return [kernel] if bias is None else [kernel, bias]
+        return [kernel, *bias_pairs(capture, metric)]
     if chosen == "hashed" and isinstance(capture, Lookup):
         return [hashed_pair(capture, metric, limits)]
     if chosen == "rank_one" and isinstance(capture, MatrixCapture):

@@ -19,8 +19,8 @@ from bellman_tf._typing import Size, Tensors
 from bellman_tf.bellman.groups import size_of_groups
 from bellman_tf.curvature.gram.memory_use import MemoryUse, largest
 from bellman_tf.curvature.gram.products import inner_products, split
-from bellman_tf.curvature.metric import ONE, GradientPair
-from bellman_tf.layers.capture import Capture
+from bellman_tf.curvature.metric import ONE, GradientPair, Metric
+from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.tensors import leading
 
 Side = TypeVar("Side")
@@ -52,6 +52,19 @@ def gradient_products(
         return found if one.scale is ONE else one.scale * found
 
     return in_blocks(own, make, combine, load, group_size, capture.columns, memory)
+
+
+def bias_pairs(capture: MatrixCapture, metric: Metric) -> list[GradientPair]:
+    """The bias's pair; none without a bias, or where it is part of the kernel's pair."""
+    pair = metric.bias_pair(capture) if capture.bias else None
+    return [] if pair is None else [pair]
+
+
+def with_bias(kernel: tf.Tensor, capture: MatrixCapture, metric: Metric, group_size: int | None) -> tf.Tensor:
+    """Adds the bias's inner products to the kernel's, `[G, b m, b m]`, where these do not hold it."""
+    for pair in bias_pairs(capture, metric):
+        kernel += pair.scale * inner_products(pair.first, pair.second, group_size)
+    return kernel
 
 
 def in_blocks(

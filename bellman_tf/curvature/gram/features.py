@@ -10,10 +10,9 @@ not stand for the rest. Sums of all of them do, each with a random sign (`curvat
 
 import tensorflow as tf
 
-from bellman_tf.curvature.gram.blocks import gradient_products
+from bellman_tf.curvature.gram.blocks import gradient_products, with_bias
 from bellman_tf.curvature.gram.memory_use import MemoryUse
 from bellman_tf.curvature.gram.plan import GramLimits, kept_features
-from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.metric import Metric
 from bellman_tf.layers.capture import MatrixCapture
 
@@ -35,5 +34,4 @@ def features(
     """
     kept = kept_features(capture.layout.rows, limits)
     kernel = gradient_products(capture, lambda part: metric.feature_pair(part, kept), load, group_size, limits.memory)
-    bias = metric.bias_pair(capture) if capture.bias else None
-    return kernel if bias is None else kernel + bias.scale * inner_products(bias.first, bias.second, group_size)
+    return with_bias(kernel, capture, metric, group_size)

@@ -8,24 +8,14 @@ others. The slice is the same at every step: drawn anew it would be another prog
 
 import tensorflow as tf
 
-from bellman_tf._typing import Tensors
-from bellman_tf.curvature.gram.blocks import gradient_products
+from bellman_tf.curvature.gram.blocks import gradient_products, with_bias
 from bellman_tf.curvature.gram.memory_use import MemoryUse
 from bellman_tf.curvature.gram.plan import GramLimits, kept_channels, pairs_are_cheaper
 from bellman_tf.curvature.gram.positions import of_sides
-from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.metric import Metric, MetricKind, TwoSided
 from bellman_tf.layers.convolution import Convolution
 from bellman_tf.layers.tap_capture import TapCapture
 from bellman_tf.linalg.constants import number
-
-
-def bias_part(capture: TapCapture, metric: Metric) -> tuple[Tensors, Tensors]:
-    """The bias's per-sample gradients and their solve; a tapwise metric keeps the bias row apart from the kernel."""
-    if not capture.bias:
-        return [], []
-    q = capture.bias_per_sample()
-    return [q], [metric.solve_bias(q)]
 
 
 def condense_tap(
@@ -81,5 +71,4 @@ def sketch(
             seen, lambda part: metric.tap_pair(part, part.centre), load, group_size, limits.memory
         )
     kernel *= number(extent.taps * extent.channels / kept, kernel.dtype)
-    parts, solved = bias_part(capture, metric)
-    return kernel + inner_products(parts, solved, group_size) if parts else kernel
+    return with_bias(kernel, capture, metric, group_size)

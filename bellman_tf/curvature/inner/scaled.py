@@ -52,11 +52,6 @@ class ScaledMetric(Metric, TwoSided):
         q = [capture.feature_gradients(count)]
         return GradientPair(q, q, self.scales[0] * capture.features_over(count))
 
-    def bias_pair(self, capture: MatrixCapture) -> GradientPair:
-        """The gradients as they are, and the bias's number."""
-        q = [capture.bias_per_sample()]
-        return GradientPair(q, q, self.scales[1])
-
     def solve_tap(self, q: tf.Tensor, tap: int) -> tf.Tensor:
         """One tap of a convolution's kernel, `[..., c_in, c_out]`."""
         return self.scales[0] * q
