@@ -16,7 +16,8 @@ import pathlib
 from collections.abc import Sequence
 
 from benchmarks.peers_loop import fitting
-from keras_examples.studies._contest import COSINE, Entry, Ring, Setting, Store
+from keras_examples.studies._cells import COSINE, Entry, Setting, Store
+from keras_examples.studies._contest import Ring
 from keras_examples.studies.against_the_best import ENTRIES, SGD, TASKS
 
 CONTEST = pathlib.Path("keras_examples/results/against_the_best/cells.jsonl")

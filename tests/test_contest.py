@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from keras_examples.studies import _contest, _goals, _standings, _tuning, against_the_best
-from keras_examples.studies._contest import CONSTANT, COSINE, Cell, Entry, Setting
+from keras_examples.studies import _cells, _contest, _goals, _rounds, _standings, _tuning, against_the_best
+from keras_examples.studies._cells import CONSTANT, COSINE, Cell, Entry, Setting
 
 BUDGET = _tuning.Budget(steps=40, rates=5, seeds=3, finalists=2)
 CURVE = (2.0, 1.0, 0.5, 0.25)
@@ -43,6 +43,13 @@ def test_rates_are_half_a_decade_apart_around_the_middle():
     rates = _tuning.rates_of(0.03, 5)
     assert rates == [0.003, 0.00949, 0.03, 0.0949, 0.3]
     assert [_tuning.place_of(rate, 0.03) for rate in rates] == [-2, -1, 0, 1, 2]
+
+
+def test_a_cosine_starts_at_its_rate_and_would_be_zero_after_the_last_piece():
+    for schedule in (COSINE, _cells.BEYOND):
+        rates = [Setting(schedule, 40, 0.3, 0).rate_in(piece, 4) for piece in range(5)]
+        assert rates == pytest.approx([0.3, 0.15 + 0.15 * math.sqrt(0.5), 0.15, 0.15 - 0.15 * math.sqrt(0.5), 0])
+    assert [Setting(CONSTANT, 40, 0.3, 0).rate_in(piece, 4) for piece in (0, 3)] == [0.3, 0.3]
 
 
 def test_every_method_is_tuned_in_three_stages():
@@ -126,16 +133,16 @@ def test_rates_beyond_the_grid_are_run_while_they_are_good():
     decades, is_open = _standings.width(_tuning.losses_by_rate(done, BUDGET, beyond=True), level)
     assert 3 < decades < 4
     assert not is_open
-    assert all(setting.schedule != _contest.BEYOND for setting in _tuning.finalists(done, BUDGET))
-    better = cells({Setting(_contest.BEYOND, BUDGET.steps, 10.0, 0): 0.1})
+    assert all(setting.schedule != _cells.BEYOND for setting in _tuning.finalists(done, BUDGET))
+    better = cells({Setting(_cells.BEYOND, BUDGET.steps, 10.0, 0): 0.1})
     assert _tuning.finalists(done | better, BUDGET) == _tuning.finalists(done, BUDGET)
 
 
 def test_good_is_at_least_half_way_from_knowing_nothing():
     rows = [SimpleNamespace(best=SimpleNamespace(loss=loss)) for loss in (1.5, 1.9)]
-    assert _goals.good_loss(rows, 2.3) == pytest.approx(1.9)
-    assert _goals.good_loss(rows, 23.0) == 3.0
-    assert _goals.good_loss([], 2.3) == math.inf
+    assert _standings.good_loss(rows, 2.3) == pytest.approx(1.9)
+    assert _standings.good_loss(rows, 23.0) == 3.0
+    assert _standings.good_loss([], 2.3) == math.inf
 
 
 @pytest.mark.parametrize("name", ["digits", "characters"])
@@ -186,8 +193,8 @@ def test_a_baseline_runs_in_the_time_of_its_rule_with_the_game_of_faster_games_a
         row("K-FAC", 4.0, 0.3, "K-FAC"),
     ]
     rows, budget = [slow, quick, *games], dataclasses.replace(BUDGET, steps=100)
-    assert against_the_best.lengths_of(slow.entry, rows, budget, 10) == [20, 50, 140]  # of AdamW, K-FAC and Muon inside
-    assert against_the_best.lengths_of(quick.entry, rows, budget, 10) == [140, 1120]  # of AdamW inside and the best one
+    assert _rounds.lengths_of(slow.entry, rows, budget, 10) == [20, 50, 140]  # of AdamW, K-FAC and Muon inside
+    assert _rounds.lengths_of(quick.entry, rows, budget, 10) == [140, 1120]  # of AdamW inside and the best one
 
 
 def test_time_to_a_loss_is_read_off_the_mean_curve():
@@ -211,7 +218,7 @@ def test_two_seeds_have_no_interval():
 
 def contest_of(tmp_path, ours, milliseconds):
     """A store with AdamW, whose loss is 1 at two lengths, and a method of ours with another loss and time."""
-    store = _contest.Store(tmp_path / "cells.jsonl")
+    store = _cells.Store(tmp_path / "cells.jsonl")
     for name, loss, lengths in (("AdamW", 1.0, (40, 80)), ("ours", ours, (40,))):
         for setting in [Setting(COSINE, n, rate, seed) for n in lengths for rate in (0.1, 1.0) for seed in range(3)]:
             record = {"task": "task", "method": name, **dataclasses.asdict(setting), "accuracy": 0.5}
@@ -225,7 +232,7 @@ def contest_of(tmp_path, ours, milliseconds):
 
 @pytest.mark.parametrize(
     ("ours", "milliseconds", "verdicts"),
-    [(0.25, 10.0, [True, True, True]), (0.25, 30.0, [False, None, True]), (1.5, 10.0, [False, False, False])],
+    [(0.25, 10.0, [True, True, True]), (0.25, 30.0, [False, None, True]), (1.5, 10.0, [False, False, None])],
 )
 def test_goals_are_read_off_the_store(tmp_path, ours, milliseconds, verdicts):
     store, entries = contest_of(tmp_path, ours, milliseconds)
@@ -243,7 +250,7 @@ def test_goals_are_read_off_the_store(tmp_path, ours, milliseconds, verdicts):
 def test_the_last_step_time_counts_and_runs_are_kept(tmp_path):
     store, _ = contest_of(tmp_path, 0.5, 10.0)
     store.add({"task": "task", "method": "ours", "milliseconds": 12.0})
-    again = _contest.Store(tmp_path / "cells.jsonl")
+    again = _cells.Store(tmp_path / "cells.jsonl")
     assert again.milliseconds["task", "ours"] == 12.0
     assert again.cells == store.cells
     assert np.all(np.array([len(cells) for cells in again.cells.values()]) == [12, 6])
@@ -266,7 +273,7 @@ class Dummy:
 ], ids=str)  # fmt: skip
 def test_steps_are_timed_over_whole_runs_and_later_ones_in_times_of_a_method_timed_before(tmp_path, names, expected):
     adamw, new = (Entry(name, None, 1.0) for name in ("AdamW", "new"))
-    store = _contest.Store(tmp_path / "cells.jsonl")
+    store = _cells.Store(tmp_path / "cells.jsonl")
     ring = _contest.Ring(SimpleNamespace(name="task", every=2), store)
     trainers = {"AdamW": Dummy([5, 6, 7]), "new": Dummy([30, 10, 5])}
     ring.trainer = lambda entry: trainers[entry.name]

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import peers, peers_loop, peers_table
 from keras_examples.studies import _networks
-from keras_examples.studies._contest import COSINE, Entry, Store
+from keras_examples.studies._cells import COSINE, Entry, Store
 from keras_examples.studies._data import Data
 from keras_examples.studies._study import Task
 from keras_examples.studies.against_the_best import Kind

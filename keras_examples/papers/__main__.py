@@ -27,6 +27,7 @@ from keras_examples.papers.engines import ENGINES
 from keras_examples.papers.experiment import QUICK_STEPS, Experiment
 from keras_examples.papers.looks import Look, Settings
 from keras_examples.studies import _command, _report
+from keras_examples.studies._markdown import markdown
 
 STORE, RESULTS = pathlib.Path("keras_examples/results/papers"), pathlib.Path("results/papers")
 
@@ -50,7 +51,7 @@ def listing() -> str:
             rows.append((entry.name, entry.place, entry.shows, f"{data}; {entry.seeds} seeds"))
         else:
             rows.append((entry.name, entry.place, entry.shows, getattr(entry, "command", "a trained model")))
-    return _report.markdown(rows)
+    return markdown(rows)
 
 
 def conduct(experiment: Experiment, store: Store, engine: str, data_dir: str | None, until: float) -> bool:

@@ -14,8 +14,9 @@ from keras_examples.papers.networks import convolutions, fully_connected, normal
 from keras_examples.papers.train import piece
 from keras_examples.studies import _study
 from keras_examples.studies._feedback import nearest_pair
+from keras_examples.studies._markdown import markdown
 from keras_examples.studies._methods import Variant
-from keras_examples.studies._report import markdown, new_figure, spread_text
+from keras_examples.studies._report import new_figure, spread_text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ import numpy as np
 from keras_examples.papers import statistics
 from keras_examples.papers.cells import Outcome, Store
 from keras_examples.papers.experiment import Experiment, Part, Row
-from keras_examples.studies._report import markdown, number_text
+from keras_examples.studies._markdown import markdown
+from keras_examples.studies._report import number_text
 
 MEASURES: dict[str, Callable[[Outcome], float]] = {
     "loss": lambda outcome: outcome.loss,

@@ -75,6 +75,23 @@ def load(name: str, data_dir: str | None, most: int | None = None) -> Data:
     return Data(*parts)
 
 
+def batch_rows(count: int, batch_size: int, steps: int, seed: int) -> np.ndarray:
+    """Which samples make the batches of a run: each epoch in a new order; a shorter run's begin a longer one's.
+
+    Args:
+        count: N, samples to train on.
+        batch_size: B.
+        steps: of the run.
+        seed: of the orders.
+
+    Returns:
+        `[steps, B]`.
+    """
+    rng, needed = np.random.default_rng(seed), steps * batch_size
+    order = np.concatenate([rng.permutation(count) for _ in range(-(-needed // count))])[:needed]
+    return order.reshape(steps, batch_size)
+
+
 def standardised(data: Data, axes: tuple[int, ...] = (0,)) -> Data:
     """Inputs with mean 0 and deviation 1 over the training part; what is constant there becomes 0.
 

@@ -1,14 +1,14 @@
 """The goals of the contest, task by task, and its figures."""
 
-import math
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from keras_examples.studies._contest import Store
-from keras_examples.studies._report import markdown, new_figure
-from keras_examples.studies._standings import WIDE, Standing, best_baseline, champion, loss_at, mean_text, width
+from keras_examples.studies._cells import Store
+from keras_examples.studies._markdown import markdown
+from keras_examples.studies._report import new_figure
+from keras_examples.studies._standings import Standing, best_baseline, champion, good_loss, loss_at, mean_text, width
 from keras_examples.studies._tuning import Budget, losses_by_rate
 
 TIME, WIDTH = 0.8, 1.5  # goals: of AdamW's time to its loss, of the widest baseline's width
@@ -48,22 +48,9 @@ def goals(
     return [task, *cells], verdicts
 
 
-def good_loss(rows: Sequence[Standing], chance: float) -> float:
-    """The loss up to which a rate is a good one, the same for all methods.
-
-    Args:
-        rows: standings of all methods.
-        chance: loss of a network that has learnt nothing.
-
-    Returns:
-        `WIDE` times the lowest mean loss of all methods, or half of the way to it from `chance` where that is less:
-        twice the lowest loss may be more than `chance`.
-    """
-    lowest = min((row.best.loss for row in rows), default=math.inf)
-    return min(WIDE * lowest, (lowest + chance) / 2)
-
-
-def widest(store: Store, task: str, rows: Sequence[Standing], budget: Budget, most: float) -> tuple[str, bool]:
+def widest(
+    store: Store, task: str, rows: Sequence[Standing], budget: Budget, most: float
+) -> tuple[str, bool | None]:  # fmt: skip
     """The method of ours with the widest range of good rates, beside the baseline with the widest one.
 
     Args:
@@ -74,7 +61,8 @@ def widest(store: Store, task: str, rows: Sequence[Standing], budget: Budget, mo
         most: the loss up to which a rate is good.
 
     Returns:
-        In words, and whether it is `WIDTH` times as wide.
+        In words, and whether it is `WIDTH` times as wide; `None` where the baseline's range ends with the rates that
+        were run, so that it may be wider, and what is known allows both.
     """
     found = {
         row.entry: width(losses_by_rate(store.of(task, row.entry.name), budget, beyond=True), most) for row in rows
@@ -87,7 +75,8 @@ def widest(store: Store, task: str, rows: Sequence[Standing], budget: Budget, mo
     ratio = mine / other if other else np.inf
     sign = {(True, False): ">= ", (False, True): "<= ", (True, True): "~ "}.get((mine_open, other_open), "")
     words = f"{sign}{ratio:.2f} ({ours.name} {mine:.2f}, {theirs.name} {other:.2f})"
-    return words, bool(ratio >= WIDTH and not other_open)
+    unknown = other_open and (mine_open or ratio >= WIDTH)
+    return words, None if unknown else bool(ratio >= WIDTH)
 
 
 def equal_time(store: Store, task: str, rows: Sequence[Standing], budget: Budget) -> tuple[str, bool | None]:

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import bellman_tf
+from keras_examples.studies._markdown import markdown
 from keras_examples.studies._methods import BASE, BLOCK, DECADE, MATCHED, OUTER, rate_of
 from keras_examples.studies._study import Run, Task, best_rate, mean_loss
 
@@ -90,20 +91,6 @@ def table(runs: list[Run]) -> str:
             loss_text(own, number + DECADE), f"{np.median([run.milliseconds for run in own]):.2f}",
         ))  # fmt: skip
     return markdown(rows)
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its columns aligned.
-
-    Args:
-        rows: of cells; the first is the head.
-
-    Returns:
-        The table.
-    """
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
 def spread_text(losses: Sequence[float]) -> str:

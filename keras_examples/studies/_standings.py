@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy import stats
 
-from keras_examples.studies._contest import Cell, Entry, Setting, Store
-from keras_examples.studies._report import markdown
+from keras_examples.studies._cells import Cell, Entry, Setting, Store
+from keras_examples.studies._markdown import markdown
 from keras_examples.studies._tuning import Budget, finalists, losses_by_rate
 
 WIDE, NARROW = 2.0, 1.1  # a rate counts to the width of a method up to so many times its best loss
@@ -251,6 +251,21 @@ def best_baseline(rows: Iterable[Standing]) -> Standing | None:
 def champion(rows: Iterable[Standing]) -> Standing | None:
     """The method of this package with the lowest loss at equal steps; `None` without one."""
     return min((row for row in rows if row.entry.base is not None), key=lambda row: row.best.loss, default=None)
+
+
+def good_loss(rows: Sequence[Standing], chance: float) -> float:
+    """The loss up to which a rate is a good one, the same for all methods.
+
+    Args:
+        rows: standings of all methods.
+        chance: loss of a network that has learnt nothing.
+
+    Returns:
+        `WIDE` times the lowest mean loss of all methods, or half of the way to it from `chance` where that is less:
+        twice the lowest loss may be more than `chance`.
+    """
+    lowest = min((row.best.loss for row in rows), default=math.inf)
+    return min(WIDE * lowest, (lowest + chance) / 2)
 
 
 def _ratio(value: tuple[float, float] | None) -> str:

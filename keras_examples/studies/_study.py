@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_examples.studies._data import Data
+from keras_examples.studies._data import Data, batch_rows
 from keras_examples.studies._methods import BASE, DECADE, Method, learning_rates, rate_of
 
 COPIED = 2**28  # bytes of a run's batches that are written out, one copy per seed
@@ -69,15 +69,12 @@ class Task:
         return self._initial[seed]
 
     def batches(self, seed: int) -> tf.data.Dataset:
-        """The batches of a whole run, each epoch in a new order; those of a shorter run begin a longer one's."""
+        """The batches of a whole run, see `batch_rows`."""
         if (seed, self.steps) not in self._batches:
             self._batches = {key: value for key, value in self._batches.items() if key[1] == self.steps}
-            rng = np.random.default_rng(seed)
-            count, needed = len(self.data.x_train), self.steps * self.batch_size
-            order = np.concatenate([rng.permutation(count) for _ in range(-(-needed // count))])[:needed]
-            shaped = order.reshape(self.steps, self.batch_size)
+            shaped = batch_rows(len(self.data.x_train), self.batch_size, self.steps, seed)
             x, y = self.data.x_train, self.data.y_train
-            if needed * x[0].nbytes > COPIED:
+            if shaped.size * x[0].nbytes > COPIED:
                 x, y = tf.constant(x), tf.constant(y)
                 rows = tf.data.Dataset.from_tensor_slices(shaped)
                 made = rows.map(lambda batch: (tf.gather(x, batch), tf.gather(y, batch))).prefetch(2)

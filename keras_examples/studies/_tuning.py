@@ -5,7 +5,7 @@
 2. on seed 0, the constant rate at the best of these and half a decade below
 3. the finalists, the best settings of 1 and 2, on the other seeds
 4. baselines only: the finalists at other lengths, for the comparison at equal time
-5. on seed 0, the cosine schedule at rates beyond the grid, until the loss is no good any more (`_goals.good_loss`):
+5. on seed 0, the cosine schedule at rates beyond the grid, until the loss is no good any more (`_standings.good_loss`):
    how wide the range of good rates is; nothing is tuned by these
 """
 
@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 
-from keras_examples.studies._contest import BEYOND, CONSTANT, COSINE, Cell, Setting
+from keras_examples.studies._cells import BEYOND, CONSTANT, COSINE, Cell, Setting
 
 EXTENSIONS = 2
 WIDEST = 6  # decades of rates that a method is run at

@@ -25,10 +25,12 @@ import tensorflow as tf
 
 import bellman_tf as btf
 from keras_examples.studies import _command, _data, _goals, _networks
-from keras_examples.studies._contest import Entry, Ring, Store
-from keras_examples.studies._standings import Standing, champion, length_in, standings, table
+from keras_examples.studies._cells import Entry, Store
+from keras_examples.studies._contest import Ring
+from keras_examples.studies._rounds import Methods, contest
+from keras_examples.studies._standings import standings, table
 from keras_examples.studies._study import LOSS, Task
-from keras_examples.studies._tuning import Budget, beyond, next_settings, other_lengths
+from keras_examples.studies._tuning import Budget
 
 optimizers = keras.optimizers
 
@@ -91,6 +93,7 @@ ENTRIES = [
 UNIT = next(entry for entry in ENTRIES if entry.name == ADAMW)  # what others are timed beside
 
 EVERY = 10
+LONG = 1000  # steps of a run that sees all images of CIFAR-10
 
 
 def _task(
@@ -109,8 +112,10 @@ def autoencoder(data_dir: str | None, steps: int) -> Task:
     return _task("autoencoder", _networks.autoencoder, _data.Data(x, x, x_test, x_test), steps, loss, False)
 
 
-def _images(data_dir: str | None) -> _data.Data:
-    """20,000 images of CIFAR-10 to train on, 4,000 to test on."""
+def _images(data_dir: str | None, steps: int) -> _data.Data:
+    """20,000 images of CIFAR-10 to train on and 4,000 to test on, for long runs all of them."""
+    if steps > LONG:
+        return _data.load("cifar10", data_dir)
     data = _data.load("cifar10", data_dir, 20000)
     return dataclasses.replace(data, x_test=data.x_test[:4000], y_test=data.y_test[:4000])
 
@@ -118,13 +123,13 @@ def _images(data_dir: str | None) -> _data.Data:
 def residual(name: str, data_dir: str | None, steps: int) -> Task:
     """A residual net of widths 16, 16, 32, 64 on CIFAR-10."""
     network = functools.partial(_networks.residual_stages, (32, 32, 3), (16, 16, 32, 64), name == "residual-bn")
-    return _task(name, network, _images(data_dir), steps)
+    return _task(name, network, _images(data_dir, steps), steps)
 
 
 def transformer(data_dir: str | None, steps: int) -> Task:
     """A vision transformer of 64 tokens on CIFAR-10."""
     network = functools.partial(_networks.vision_transformer, (32, 32, 3), 4, 64, 3)
-    return _task("vit", network, _images(data_dir), steps)
+    return _task("vit", network, _images(data_dir, steps), steps)
 
 
 def characters(data_dir: str | None, steps: int) -> Task:
@@ -173,62 +178,6 @@ TASKS = {
     "residual-bn": Kind("CIFAR-10, residual net with BN", 128, 200, functools.partial(residual, "residual-bn")),
     "vit": Kind("CIFAR-10, ViT", 128, 200, transformer),
 }
-
-
-def contest(ring: Ring, entries: Sequence[Entry], budget: Budget, rounds: int, until: float) -> bool:
-    """Runs what one task lacks.
-
-    Args:
-        ring: the task, and what has been run.
-        entries: the methods.
-        budget: of each.
-        rounds: turns of the step times, where they have not been measured.
-        until: moment of `time.monotonic` after which no run is begun.
-
-    Returns:
-        Whether the task is complete.
-    """
-    store, task = ring.store, ring.task
-    for entry in entries:
-        while settings := next_settings(store.of(task.name, entry.name), entry.middle, budget):
-            if not ring.run(entry, settings, until):
-                return False
-    if untimed := [entry for entry in entries if (task.name, entry.name) not in store.milliseconds]:
-        if time.monotonic() > until:
-            return False
-        ring.time_steps(untimed, rounds, budget.steps, UNIT)
-    rows = standings(store, task.name, entries, budget)
-    for entry in (entry for entry in entries if entry.base is None):
-        lengths = lengths_of(entry, rows, budget, task.every)
-        if not ring.run(entry, other_lengths(store.of(task.name, entry.name), budget, lengths), until):
-            return False
-    chance = next(kind.chance for kind in TASKS.values() if kind.title == task.name)
-    most = _goals.good_loss(standings(store, task.name, ENTRIES, budget), chance)
-    for entry in entries:
-        while settings := beyond(store.of(task.name, entry.name), entry.middle, budget, most):
-            if not ring.run(entry, settings, until):
-                return False
-    return True
-
-
-def lengths_of(baseline: Entry, rows: Sequence[Standing], budget: Budget, every: int) -> list[int]:
-    """Steps of a baseline in the time of GTDDP rows: those with its rule, those that are faster, and the best one.
-
-    Args:
-        baseline: the method.
-        rows: standings of its task.
-        budget: of every method.
-        every: steps of a piece of a loss curve.
-
-    Returns:
-        The lengths, without repetition.
-    """
-    own = next(row.milliseconds for row in rows if row.entry == baseline)
-    games = [row for row in rows if row.entry.base is not None]
-    times = [row.milliseconds for row in games if row.entry.base == baseline.name or row.milliseconds < own]
-    if (best := champion(rows)) is not None:
-        times.append(best.milliseconds)
-    return sorted({length_in(budget.steps, own, other, every) for other in times})
 
 
 def report(store: Store, names: Sequence[str], entries: Sequence[Entry], options: argparse.Namespace) -> str:
@@ -285,16 +234,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=_command.whole(1), help="begin no run after so many")
     parser.add_argument("--retime", action="store_true", help="measure the step times again and run nothing else")
     parser.add_argument("--report", action="store_true", help="write the report of what is stored and run nothing")
+    parser.add_argument("--times", type=pathlib.Path, help="store whose step times --report takes: another machine's")
+    parser.add_argument("--table", default="table.md", help="name of the report's file")
     parser.add_argument("--figures", type=pathlib.Path, help="directory of the figures; default: that of the results")
     parser.add_argument("--data-dir", default=os.environ.get("TFDS_DATA_DIR"), help="TFDS directory")
     options = parser.parse_args(arguments)
+    if options.times and not options.report:
+        parser.error("`--times` must come with `--report`: what is run here is timed here.")
     entries = [entry for entry in ENTRIES if options.methods is None or entry.name in options.methods]
     if options.quick:
         options.tasks, options.seeds, options.rates, options.rounds, options.steps = ["digits"], 1, 1, 1, 20
         options.finalists = 2
         entries = [entry for entry in ENTRIES if entry.name in (ADAMW, "GTDDP, AdamW inside", "GTDDP, K-FAC")]
     until = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
-    store = Store(options.out / "cells.jsonl")
+    store, methods = Store(options.out / "cells.jsonl"), Methods(entries, ENTRIES, UNIT)
     for name in [] if options.report else options.tasks:
         budget = budget_of(name, options)
         try:
@@ -305,12 +258,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.retime:
             timed = [entry for entry in entries if store.of(task.name, entry.name)]
             ring.time_steps(timed, options.rounds, budget.steps, UNIT)
-        elif not contest(ring, entries, budget, options.rounds, until):
+        elif not contest(ring, methods, budget, TASKS[name].chance, options.rounds, until):
             print(f"{name}: stopped before its end; the same command goes on.", flush=True)
     options.figures = options.figures or options.out
+    options.figures.mkdir(parents=True, exist_ok=True)
+    if options.times:
+        store.milliseconds = Store(options.times).milliseconds
     text = report(store, options.tasks, entries, options)
-    (options.out / "table.md").write_text(text + "\n")
-    print(f"\n{text}\n\ncells.jsonl and table.md are in {options.out}/, figures in {options.figures}/")
+    (options.out / options.table).write_text(text + "\n")
+    print(f"\n{text}\n\ncells.jsonl and {options.table} are in {options.out}/, figures in {options.figures}/")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import numpy as np
 
 import bellman_tf as btf
 from keras_examples.studies import _command, _networks, _report, _study
+from keras_examples.studies._markdown import markdown
 from keras_examples.studies._methods import Variant
 
 STRATEGIES = {
@@ -95,7 +96,7 @@ def table(records: list[dict]) -> str:
             f"{np.mean(accuracy):.1f} +- {np.std(accuracy):.1f}", chances,
             f"{np.median([r['milliseconds'] for r in own]):.0f}",
         ))  # fmt: skip
-    return _report.markdown(rows)
+    return markdown(rows)
 
 
 def plot(records: list[dict], path: object) -> None:

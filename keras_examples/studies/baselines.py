@@ -19,6 +19,7 @@ import numpy as np
 
 import bellman_tf as btf
 from keras_examples.studies import _command, _data, _networks, _report, _study
+from keras_examples.studies._markdown import markdown
 from keras_examples.studies._methods import Variant
 
 EVERY = 25
@@ -78,7 +79,7 @@ def table(records: list[dict]) -> str:
         milliseconds = _report.number_text(float(np.median([r["milliseconds"] for r in own])))
         accuracy = f"{np.mean(accuracies):.1f} +- {np.std(accuracies):.1f}"
         lines.append((name, method, "; ".join(cells), f"{best:g}", accuracy, milliseconds, reported))
-    return _report.markdown(lines)
+    return markdown(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -30,6 +30,7 @@ import numpy as np
 
 import bellman_tf as btf
 from keras_examples.studies import _command, _networks, _report, _study
+from keras_examples.studies._markdown import markdown
 from keras_examples.studies._methods import Variant
 
 RATES = (0.001, 0.003)
@@ -116,7 +117,7 @@ def table(records: list[dict]) -> str:
                 speed,
             )
         )
-    return _report.markdown(rows)
+    return markdown(rows)
 
 
 def plot(records: list[dict], path: object) -> None:

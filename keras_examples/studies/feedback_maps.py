@@ -23,6 +23,7 @@ import numpy as np
 import bellman_tf as btf
 from keras_examples.studies import _command, _data, _networks, _report, _study
 from keras_examples.studies._feedback import nearest_pair
+from keras_examples.studies._markdown import markdown
 from keras_examples.studies._methods import Variant
 
 CLUSTERS, DIMENSIONS, SPREAD = (5, 8, 12, 15), 30, 0.5
@@ -83,7 +84,7 @@ def maps_table(records: list[dict]) -> str:
             part, str(layer), str(rank), "{} - {}".format(*pair),
             _report.spread_text(trained), _report.spread_text(before),
         ))  # fmt: skip
-    return _report.markdown(rows)
+    return markdown(rows)
 
 
 def spectra(clusters: Sequence[int], seeds: int) -> list[dict]:
@@ -133,7 +134,7 @@ def spectrum_table(records: list[dict]) -> str:
             ", ".join(str(r["fall_after"]) for r in own), _report.spread_text([r["fall"] for r in own]),
             _report.spread_text([r["largest"] for r in own]), str(max(r["nonzero"] for r in own)),
         ))  # fmt: skip
-    return _report.markdown(rows)
+    return markdown(rows)
 
 
 def plot(shown: dict[str, np.ndarray], records: list[dict], path: object) -> None:

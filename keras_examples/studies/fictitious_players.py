@@ -28,6 +28,7 @@ import numpy as np
 
 import bellman_tf as btf
 from keras_examples.studies import _command, _networks, _report, _study
+from keras_examples.studies._markdown import markdown
 from keras_examples.studies._methods import Variant
 
 PLAYERS = (1, 2, 4, 6)
@@ -197,7 +198,7 @@ def table(groups: list[Group]) -> str:
             _report.spread_text([run.loss for run in group.control]),
             group.difference(group.control), group.difference(group.explicit),
         ))  # fmt: skip
-    return _report.markdown(rows)
+    return markdown(rows)
 
 
 def plot(groups: list[Group], path: object) -> None:
@@ -228,7 +229,7 @@ def tuned_table(tuned: list[_study.Run]) -> str:
     for data, rate in dict.fromkeys((run.task, run.rate) for run in tuned):
         losses = [run.loss for run in tuned if (run.task, run.rate) == (data, rate)]
         rows.append((data, f"{rate:g}", _report.spread_text(losses)))
-    return _report.markdown(rows)
+    return markdown(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -21,6 +21,7 @@ import keras
 
 import bellman_tf as btf
 from keras_examples.studies import _command, _networks, _report, _study
+from keras_examples.studies._markdown import markdown
 from keras_examples.studies._methods import KERAS_BASELINES, Variant
 
 BASELINE = "baseline"
@@ -110,7 +111,7 @@ def table(records: list[dict]) -> str:
             clamps = f"{sum(counts) / len(counts):.2g}" if counts else "-"
             texts = [f"{rate:g}: {cell}" for rate, cell in zip(rates, cells, strict=True)]
             rows.append((task, metric, reading, *texts, clamps))
-    return _report.markdown(rows)
+    return markdown(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

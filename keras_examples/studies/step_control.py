@@ -24,6 +24,7 @@ import numpy as np
 
 import bellman_tf as btf
 from keras_examples.studies import _command, _networks, _report, _study
+from keras_examples.studies._markdown import markdown
 from keras_examples.studies._methods import Variant
 from keras_examples.studies.against_the_best import TASKS
 
@@ -74,7 +75,7 @@ def table(records: list[dict]) -> str:
             ]
             refused = "-" if form == "plain" else f"{np.mean([r['refused'] for r in own]):.1f}"
             rows.append((task, metric, form, *cells, *compared, refused))
-    return _report.markdown(rows)
+    return markdown(rows)
 
 
 def plot(records: list[dict], path: object) -> None:
