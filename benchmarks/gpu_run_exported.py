@@ -27,7 +27,7 @@ import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -104,10 +104,30 @@ def chosen(value: np.ndarray, places: np.ndarray | None) -> np.ndarray:
     return value if places is None else value.flat[places]
 
 
-def jitted(step: Exported, donate: bool) -> Callable:
-    """The module as a compiled JAX function.
+def program(module: bytes, arguments: Sequence, results: Sequence[dict]) -> Callable:
+    """The module as a function of JAX.
 
     `jax.export` makes an `Exported` of a function with the same arguments and results; the module takes its place.
+
+    Args:
+        module: portable StableHLO.
+        arguments: with their shapes and types.
+        results: descriptions with "shape" and "dtype".
+
+    Returns:
+        Function of all arguments that returns a list of all results.
+    """
+
+    def same_signature(*arguments: jax.Array) -> list[jax.Array]:
+        return [jax.numpy.zeros(result["shape"], result["dtype"]) for result in results]
+
+    exported = jax.export.export(jax.jit(same_signature))(*arguments)
+    kept = tuple(range(len(arguments)))
+    return dataclasses.replace(exported, mlir_module_serialized=module, module_kept_var_idx=kept).call
+
+
+def jitted(step: Exported, donate: bool) -> Callable:
+    """A step as a compiled JAX function.
 
     Args:
         step: the step.
@@ -116,15 +136,8 @@ def jitted(step: Exported, donate: bool) -> Callable:
     Returns:
         Function of all arguments that returns a list of all results.
     """
-
-    def same_signature(*arguments: jax.Array) -> list[jax.Array]:
-        return [jax.numpy.zeros(result["shape"], result["dtype"]) for result in step.description["results"]]
-
-    exported = jax.export.export(jax.jit(same_signature))(*step.arguments)
-    exported = dataclasses.replace(
-        exported, mlir_module_serialized=step.module, module_kept_var_idx=tuple(range(len(step.arguments)))
-    )
-    return jax.jit(exported.call, donate_argnums=tuple(step.replaced.values()) if donate else ())
+    function = program(step.module, step.arguments, step.description["results"])
+    return jax.jit(function, donate_argnums=tuple(step.replaced.values()) if donate else ())
 
 
 def errors(step: Exported, results: list[np.ndarray], tolerance: float, precision: str) -> dict[str, tuple]:

@@ -89,7 +89,7 @@ def compiled(model: keras.Model, optimizer: keras.optimizers.Optimizer, shape: t
     """
     if not type(optimizer).__module__.startswith("keras"):
         model = btf.as_game(model)
-    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=True)
     optimizer.build(model.trainable_variables)  # looks at the model's layers
     rng = np.random.default_rng(0)
     x = tf.constant(rng.normal(size=(batch, *shape)), tf.float32)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -88,6 +89,14 @@ class Contest(NamedTuple):
         """Mean test loss, without its bracket."""
         return self._row(task, method)["test loss"].split(" ")[0]
 
+    def bracket(self, task: str, method: str) -> list[float]:
+        """Ends of the interval of the test loss."""
+        return [float(end) for end in self._row(task, method)["test loss"].split("[")[1].rstrip("]").split(",")]
+
+    def accuracy(self, task: str, method: str) -> str:
+        """In per cent."""
+        return self._row(task, method)["accuracy"]
+
     def train_loss(self, task: str, method: str) -> str:
         """Mean train loss."""
         return self._row(task, method)["train loss"]
@@ -118,19 +127,41 @@ class Contest(NamedTuple):
         return rows[method] if method in rows else rows[f"{method} (best baseline)"]
 
 
-def contest() -> Contest:
+def contest(folder: str = "against_the_best", file: str = "table.md") -> Contest:
     """The contest's report.
+
+    Args:
+        folder: of the results; "against_the_best_gpu" has the long runs.
+        file: "table_cpu.md" has the long runs in the step times of the short ones.
 
     Returns:
         Its tables.
     """
-    text = (RESULTS / "against_the_best" / "table.md").read_text()
+    text = (RESULTS / folder / file).read_text()
     goals, *rest = tables(text)
     names = re.findall(r"^\*\*(.+)\*\*, B = ", text, re.MULTILINE)
     by_task = {task: {row["method"]: row for row in rows} for task, rows in zip(names, rest, strict=True)}
     found = {row["task"]: row for row in goals}
     assert set(by_task) == set(found) - {f"{len(by_task)} tasks"}
     return Contest(found, by_task)
+
+
+def by_rate(folder: str, task: str, method: str) -> list[float]:
+    """Test losses of a method of the contest at all rates of its grid.
+
+    Args:
+        folder: of the results.
+        task: its name.
+        method: its name.
+
+    Returns:
+        Of the cosine schedule and seed 0, at the length of most runs.
+    """
+    records = [json.loads(line) for line in (RESULTS / folder / "cells.jsonl").read_text().splitlines()]
+    wanted = {"task": task, "method": method, "schedule": "cosine", "seed": 0}
+    cells = [r for r in records if "loss" in r and all(r[key] == value for key, value in wanted.items())]
+    steps = statistics.mode(cell["steps"] for cell in cells)
+    return [cell["loss"] for cell in cells if cell["steps"] == steps]
 
 
 def benchmark(name: str) -> dict:

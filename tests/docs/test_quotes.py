@@ -4,17 +4,23 @@ import re
 
 import pytest
 
-from tests.docs import quotes, results
+from tests.docs import at_length, quotes, results
 from tests.docs.pages import DOCS, ROOT
 
 README = (ROOT / "README.md").read_text().split("## Why, and why not")[1].split("\n## ")[0]
 PAGES = {
-    "README.md": (README, quotes.readme, quotes.README_SETTINGS),
+    "README.md": (README, [quotes.readme, at_length.readme], quotes.README_SETTINGS),
     "docs/which-optimizer.md": (
-        (DOCS / "which-optimizer.md").read_text(), quotes.which_optimizer, quotes.WHICH_SETTINGS,
+        (DOCS / "which-optimizer.md").read_text(),
+        [quotes.which_optimizer, at_length.which_optimizer],
+        quotes.WHICH_SETTINGS,
     ),
-    "docs/performance.md": ((DOCS / "performance.md").read_text(), quotes.performance, quotes.PERFORMANCE_SETTINGS),
-}  # fmt: skip
+    "docs/performance.md": (
+        (DOCS / "performance.md").read_text(),
+        [quotes.performance, at_length.performance],
+        quotes.PERFORMANCE_SETTINGS,
+    ),
+}
 NUMBER = re.compile(r"(?<![\w-])\d+(?:\.\d+)?(?!\w)")
 
 
@@ -24,16 +30,16 @@ def flat(text):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_quotes_what_was_measured(page):
-    text, pieces, _ = PAGES[page]
-    missing = [piece for piece in pieces() if flat(piece) not in flat(text)]
+    text, sources, _ = PAGES[page]
+    missing = [piece for pieces in sources for piece in pieces() if flat(piece) not in flat(text)]
     assert not missing, f"the committed results say otherwise than {page}; they say\n" + "\n".join(missing)
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_figure_of_a_page_is_without_a_source(page):
-    text, pieces, settings = PAGES[page]
+    text, sources, settings = PAGES[page]
     rest = flat(text)
-    for piece in [*pieces(), *settings]:
+    for piece in [*(piece for pieces in sources for piece in pieces()), *settings]:
         rest = rest.replace(flat(piece), " ... ")
     rest = re.sub(r"`[^`]*`|\]\([^)]*\)", " ... ", rest)
     loose = [rest[max(0, found.start() - 50) : found.end() + 30] for found in NUMBER.finditer(rest)]
@@ -56,6 +62,12 @@ def test_the_page_of_the_examples_has_the_losses_of_a_study(folder, task):
     assert {pair.alone for pair in best.values()} <= set(printed.values())
 
 
-def test_the_page_of_the_examples_has_the_goals_of_the_contest():
-    wanted = list(results.contest().goals.values())
-    assert wanted in results.tables(EXAMPLES)
+@pytest.mark.parametrize("file", ["", "table.md", "table_cpu.md"])
+def test_the_page_of_the_examples_has_the_goals_of_the_contest(file):
+    found = results.contest("against_the_best_gpu", file) if file else results.contest()
+    assert list(found.goals.values()) in results.tables(EXAMPLES)
+
+
+def test_the_page_of_the_examples_quotes_the_long_runs():
+    missing = [piece for piece in at_length.pieces() if flat(piece) not in flat(EXAMPLES)]
+    assert not missing, "\n".join(missing)
