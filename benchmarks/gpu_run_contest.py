@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from benchmarks.gpu_run_exported import program
+from keras_examples.studies import _rounds
 from keras_examples.studies._cells import CONSTANT, Entry, Setting, Store
 from keras_examples.studies._data import batch_rows
 from keras_examples.studies._rounds import Methods, contest
@@ -91,8 +92,8 @@ class Method:
         return jax.jit(piece, donate_argnums=0).lower(arguments, x, y, rows).compile()
 
 
-class Ring:
-    """The methods of one task, compiled; see `keras_examples.studies._rounds.Ring`.
+class Ring(_rounds.Ring):
+    """The methods of one task, compiled; see `_rounds.Ring`.
 
     Attributes:
         name: of the task.
@@ -197,23 +198,10 @@ class Ring:
         loss, accuracy = (float(each) for each in sums / len(x))
         return loss if math.isfinite(loss) else math.inf, accuracy if self.description["classes"] else math.nan
 
-    def run(self, entry: Entry, settings: Iterable[Setting], until: float) -> bool:
-        """Runs settings of a method and writes them down.
-
-        Args:
-            entry: the method.
-            settings: that the store does not have.
-            until: moment of `time.monotonic` after which no run is begun.
-
-        Returns:
-            Whether all were run.
-        """
-        for setting in settings:
-            if time.monotonic() > until:
-                return False
-            curve, arguments, _ = self.train(entry, setting)
-            self.store.add_run(self.name, entry.name, setting, (*self.test(entry, arguments), curve))
-        return True
+    def once(self, entry: Entry, setting: Setting) -> tuple[float, float, Sequence[float]]:
+        """Trains a method with its program, see `_rounds.Ring`."""
+        curve, arguments, _ = self.train(entry, setting)
+        return (*self.test(entry, arguments), curve)
 
     def time_steps(self, entries: Iterable[Entry], rounds: int, steps: int, unit: Entry) -> None:
         """Measures milliseconds per step of methods, in turns, and writes them down.

@@ -7,11 +7,11 @@ later beside one that was timed before, and can be timed again without repeating
 """
 
 import statistics
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import keras
 
+from keras_examples.studies import _rounds
 from keras_examples.studies._cells import Entry, Setting, Store
 from keras_examples.studies._methods import Variant
 from keras_examples.studies._study import Clock, Task, Trainer
@@ -29,7 +29,7 @@ class Schedule(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = self._setting.rate_in(epoch, self._pieces)
 
 
-class Ring:
+class Ring(_rounds.Ring):
     """The methods of one task, each compiled when it is first needed and kept.
 
     Attributes:
@@ -48,6 +48,14 @@ class Ring:
         if entry.name not in self._trainers:
             self._trainers[entry.name] = Trainer(self.task, Variant(entry.name, entry.make))
         return self._trainers[entry.name]
+
+    def once(self, entry: Entry, setting: Setting) -> tuple[float, float, Sequence[float]]:
+        """Trains a method with Keras, see `_rounds.Ring`."""
+        self.task.steps = max(self.task.steps, setting.steps)
+        trainer = self.trainer(entry)
+        callbacks = [Schedule(setting, setting.steps // self.every)]
+        run = trainer.run(0, setting.seed, steps=setting.steps, rate=setting.rate, callbacks=callbacks, test=False)
+        return (*trainer.test(), run.curve)
 
     def time_steps(self, entries: Iterable[Entry], rounds: int, steps: int, unit: Entry | None = None) -> None:
         """Measures milliseconds per step of methods, in turns in this process, and writes them down.
@@ -72,24 +80,3 @@ class Ring:
         for entry in entries:
             milliseconds = float(f"{factor * found[entry.name]:.4g}")
             self.store.add({"task": self.task.name, "method": entry.name, "milliseconds": milliseconds})
-
-    def run(self, entry: Entry, settings: Iterable[Setting], until: float) -> bool:
-        """Runs settings of a method and writes them down.
-
-        Args:
-            entry: the method.
-            settings: that the store does not have.
-            until: moment of `time.monotonic` after which no run is begun.
-
-        Returns:
-            Whether all were run.
-        """
-        for setting in settings:
-            if time.monotonic() > until:
-                return False
-            self.task.steps = max(self.task.steps, setting.steps)
-            trainer = self.trainer(entry)
-            callbacks = [Schedule(setting, setting.steps // self.task.every)]
-            run = trainer.run(0, setting.seed, steps=setting.steps, rate=setting.rate, callbacks=callbacks, test=False)
-            self.store.add_run(self.name, entry.name, setting, (*trainer.test(), run.curve))
-        return True

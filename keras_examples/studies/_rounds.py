@@ -1,16 +1,16 @@
 """What one task of the contest lacks, run by whatever runs cells: Keras here, or programs compiled elsewhere."""
 
+import abc
 import dataclasses
 import time
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from keras_examples.studies._cells import Entry, Setting, Store
 from keras_examples.studies._standings import Standing, champion, good_loss, length_in, standings
 from keras_examples.studies._tuning import Budget, beyond, next_settings, other_lengths
 
 
-class Ring(Protocol):
+class Ring(abc.ABC):
     """What runs the cells of one task.
 
     Attributes:
@@ -23,11 +23,30 @@ class Ring(Protocol):
     every: int
     store: Store
 
-    def run(self, entry: Entry, settings: Iterable[Setting], until: float) -> bool:
-        """Runs settings of a method and writes them down, none after a moment; whether all were run."""
+    @abc.abstractmethod
+    def once(self, entry: Entry, setting: Setting) -> tuple[float, float, Sequence[float]]:
+        """One run of a method: test loss, accuracy and the mean train loss of every piece."""
 
+    @abc.abstractmethod
     def time_steps(self, entries: Iterable[Entry], rounds: int, steps: int, unit: Entry) -> None:
         """Measures milliseconds per step and writes them down, in times of `unit` where that was measured before."""
+
+    def run(self, entry: Entry, settings: Iterable[Setting], until: float) -> bool:
+        """Runs settings of a method and writes them down.
+
+        Args:
+            entry: the method.
+            settings: that the store does not have.
+            until: moment of `time.monotonic` after which no run is begun.
+
+        Returns:
+            Whether all were run.
+        """
+        for setting in settings:
+            if time.monotonic() > until:
+                return False
+            self.store.add_run(self.name, entry.name, setting, self.once(entry, setting))
+        return True
 
 
 @dataclasses.dataclass(frozen=True)
