@@ -14,7 +14,6 @@ import functools
 import json
 import math
 import pathlib
-import statistics
 import time
 from collections.abc import Iterable, Sequence
 
@@ -127,10 +126,6 @@ class Ring(_rounds.Ring):
         for entry in entries:
             self._pieces[entry.name] = pool.submit(self._methods[entry.name].compiled, self._x, self._y, rows)
 
-    def wait(self) -> None:
-        """Waits for the compiler."""
-        concurrent.futures.wait(self._pieces.values())
-
     def train(self, entry: Entry, setting: Setting) -> tuple[list[float], Arrays, float]:
         """One run.
 
@@ -203,23 +198,9 @@ class Ring(_rounds.Ring):
         curve, arguments, _ = self.train(entry, setting)
         return (*self.test(entry, arguments), curve)
 
-    def time_steps(self, entries: Iterable[Entry], rounds: int, steps: int, unit: Entry) -> None:
-        """Measures milliseconds per step of methods, in turns, and writes them down.
-
-        Args:
-            entries: the methods.
-            rounds: turns; each method's median counts.
-            steps: of a run.
-            unit: not needed: all methods of a store are timed on one device.
-        """
-        entries, times = list(entries), {}
-        for _ in range(rounds):
-            for entry in entries:
-                seconds = self.train(entry, Setting(CONSTANT, steps, entry.middle / 10, 0))[2]
-                times.setdefault(entry.name, []).append(1e3 * seconds / steps)
-        for name, found in times.items():
-            milliseconds = float(f"{statistics.median(found):.4g}")
-            self.store.add({"task": self.name, "method": name, "milliseconds": milliseconds})
+    def milliseconds(self, entry: Entry, steps: int) -> float:
+        """Times a run without its evaluation, see `_rounds.Ring`."""
+        return 1e3 * self.train(entry, Setting(CONSTANT, steps, entry.middle / 10, 0))[2] / steps
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pathlib
 import re
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 from keras_examples.studies import _cells, _contest, _goals, _rounds, _standings, _tuning, against_the_best
 from keras_examples.studies._cells import CONSTANT, COSINE, Cell, Entry, Setting
 
+RESULTS = pathlib.Path(against_the_best.__file__).parents[1] / "results"
 BUDGET = _tuning.Budget(steps=40, rates=5, seeds=3, finalists=2)
 CURVE = (2.0, 1.0, 0.5, 0.25)
 
@@ -245,6 +247,56 @@ def test_goals_are_read_off_the_store(tmp_path, ours, milliseconds, verdicts):
     assert "AdamW (best baseline)" in _standings.table(rows) or ours < 1
     _goals.plot(store, "task", rows, BUDGET, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+class Formula(_rounds.Ring):
+    """Runs whose loss is a formula of the rate, and steps of one millisecond."""
+
+    def __init__(self, store):
+        self.name, self.every, self.store = "task", 10, store
+
+    def once(self, entry, setting):
+        return distance(0.1)(setting), math.nan, CURVE
+
+    def milliseconds(self, entry, steps):
+        return 1.0
+
+
+@pytest.mark.parametrize("widths", [True, False])
+def test_a_task_is_run_to_its_end_and_beyond_the_grid_where_that_is_asked_for(tmp_path, widths):
+    entries = [Entry("AdamW", None, 0.1), Entry("ours", None, 0.1, "AdamW")]
+    methods, store = _rounds.Methods(entries, entries, entries[0]), _cells.Store(tmp_path / "cells.jsonl")
+    assert not _rounds.contest(Formula(store), methods, BUDGET, 10.0, 1, 0.0, widths)
+    assert not store.cells
+    assert _rounds.contest(Formula(store), methods, BUDGET, 10.0, 1, math.inf, widths)
+    assert store.milliseconds == {("task", "AdamW"): 1.0, ("task", "ours"): 1.0}
+    for entry in entries:
+        assert not _tuning.next_settings(store.of("task", entry.name), entry.middle, BUDGET)
+        schedules = {setting.schedule for setting in store.of("task", entry.name)}
+        assert schedules == {COSINE, CONSTANT} | ({_cells.BEYOND} if widths else set())
+
+
+LONG = ["--steps", "2000", "--rates", "4", "--tasks", "vit", "residual"]
+
+
+@pytest.mark.parametrize(("folder", "table", "options"), [
+    ("against_the_best", "table.md", []),
+    ("against_the_best_gpu", "table.md", LONG),
+    ("against_the_best_gpu", "table_cpu.md", [*LONG, "--times", str(RESULTS / "against_the_best" / "cells.jsonl")]),
+], ids=["short", "long", "long in a CPU's times"])  # fmt: skip
+def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path, folder, table, options):
+    (tmp_path / "cells.jsonl").write_text((RESULTS / folder / "cells.jsonl").read_text())
+    against_the_best.main(["--report", "--out", str(tmp_path), *options])
+    report, committed = (
+        path.read_text().split("\n", 1)[1] for path in (tmp_path / "table.md", RESULTS / folder / table)
+    )
+    assert report == committed  # but for the first line, the versions
+
+
+def test_times_of_another_machine_are_for_reports(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        against_the_best.main(["--quick", "--times", "cells.jsonl", "--out", str(tmp_path)])
+    assert "`--times` must come with `--report`" in capsys.readouterr().err
 
 
 def test_the_last_step_time_counts_and_runs_are_kept(tmp_path):

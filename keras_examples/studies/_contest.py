@@ -7,7 +7,7 @@ later beside one that was timed before, and can be timed again without repeating
 """
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import keras
 
@@ -57,26 +57,8 @@ class Ring(_rounds.Ring):
         run = trainer.run(0, setting.seed, steps=setting.steps, rate=setting.rate, callbacks=callbacks, test=False)
         return (*trainer.test(), run.curve)
 
-    def time_steps(self, entries: Iterable[Entry], rounds: int, steps: int, unit: Entry | None = None) -> None:
-        """Measures milliseconds per step of methods, in turns in this process, and writes them down.
-
-        Args:
-            entries: the methods.
-            rounds: turns; each method's median counts.
-            steps: of a run.
-            unit: a method that was timed before and is timed beside them where it is none of them: its time then over
-                its time now multiplies theirs, because a machine is not the same on another day.
-        """
-        entries = list(entries)
-        before = self.store.milliseconds.get((self.task.name, unit.name)) if unit and unit not in entries else None
-        times: dict[str, list[float]] = {}
-        for _ in range(rounds):
-            for entry in entries if before is None else [unit, *entries]:
-                clock = Clock()
-                self.trainer(entry).run(0, 0, steps=steps, rate=entry.middle / 10, callbacks=[clock], test=False)
-                times.setdefault(entry.name, []).append(1e3 * statistics.mean(clock.seconds) / self.task.every)
-        found = {name: statistics.median(own) for name, own in times.items()}
-        factor = 1.0 if before is None else before / found[unit.name]
-        for entry in entries:
-            milliseconds = float(f"{factor * found[entry.name]:.4g}")
-            self.store.add({"task": self.task.name, "method": entry.name, "milliseconds": milliseconds})
+    def milliseconds(self, entry: Entry, steps: int) -> float:
+        """Times a run without its evaluation, see `_rounds.Ring`."""
+        clock = Clock()
+        self.trainer(entry).run(0, 0, steps=steps, rate=entry.middle / 10, callbacks=[clock], test=False)
+        return 1e3 * statistics.mean(clock.seconds) / self.every

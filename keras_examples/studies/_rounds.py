@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import statistics
 import time
 from collections.abc import Iterable, Sequence
 
@@ -28,8 +29,30 @@ class Ring(abc.ABC):
         """One run of a method: test loss, accuracy and the mean train loss of every piece."""
 
     @abc.abstractmethod
-    def time_steps(self, entries: Iterable[Entry], rounds: int, steps: int, unit: Entry) -> None:
-        """Measures milliseconds per step and writes them down, in times of `unit` where that was measured before."""
+    def milliseconds(self, entry: Entry, steps: int) -> float:
+        """Time of a step of a method, mean over a run of so many steps, at a tenth of its middle rate."""
+
+    def time_steps(self, entries: Iterable[Entry], rounds: int, steps: int, unit: Entry | None = None) -> None:
+        """Measures milliseconds per step of methods, in turns in this process, and writes them down.
+
+        Args:
+            entries: the methods.
+            rounds: turns; each method's median counts.
+            steps: of a run.
+            unit: a method that was timed before and is timed beside them where it is none of them: its time then over
+                its time now multiplies theirs, because a machine is not the same on another day.
+        """
+        entries = list(entries)
+        before = self.store.milliseconds.get((self.name, unit.name)) if unit and unit not in entries else None
+        times: dict[str, list[float]] = {}
+        for _ in range(rounds):
+            for entry in entries if before is None else [unit, *entries]:
+                times.setdefault(entry.name, []).append(self.milliseconds(entry, steps))
+        found = {name: statistics.median(own) for name, own in times.items()}
+        factor = 1.0 if before is None else before / found[unit.name]
+        for entry in entries:
+            milliseconds = float(f"{factor * found[entry.name]:.4g}")
+            self.store.add({"task": self.name, "method": entry.name, "milliseconds": milliseconds})
 
     def run(self, entry: Entry, settings: Iterable[Setting], until: float) -> bool:
         """Runs settings of a method and writes them down.
