@@ -8,7 +8,9 @@ samples uncoupled, in groups of 64 and all coupled, the latter with K-FAC's metr
 (ten columns per sample); and `btf.DDP`, which writes the stacked matrices out and is given 1 GiB for them. Beside them
 stands what the one factorisation and solve of a coupled step take, B x B, alone: "weights".
 
-The axis "bound" has steps whose Gram matrices are formed of much, with the bound of `gram_memory` and without.
+The axis "bound" has steps whose Gram matrices are formed of much, with the bound of `gram_memory` and without. The last
+two have the papers' forms: "vanilla DDP" beside what approximates it, on DDP1's net for DIGITS (GT-DDP Sec. 4.2: two
+thirds less memory, a fifth of the time), and DGNOpt's residual nets with EKFAC, FNE and GR (DGNOpt Figs. 5 and 10).
 
 Every point is a process of its own; memory is the growth of its peak resident set while the model is built and trained;
 time is processor time on one thread, the median of the steps after the first two, so that other work on the machine
@@ -35,6 +37,7 @@ import tensorflow as tf
 import bellman_tf as btf
 from bellman_tf.bellman import rollout, sample_space
 from benchmarks import step_time
+from keras_examples.papers.networks import residual_blocks
 
 UNBOUNDED = 2**50
 METHODS = {
@@ -52,10 +55,18 @@ METHODS = {
     "adam, no bound": lambda: btf.GTDDP(0.001, curvature="adam", gram_memory=UNBOUNDED),
     "adam, exact": lambda: btf.GTDDP(0.001, curvature="adam", gram="exact"),
     "adam, exact, no bound": lambda: btf.GTDDP(0.001, curvature="adam", gram="exact", gram_memory=UNBOUNDED),
+    "vanilla DDP": lambda: btf.DDP.as_published(0.01),
+    "DDP-SGD": lambda: btf.DDPNOpt.as_published(0.01, paper="ddp", curvature="identity"),
+    "GT-DDP-SGD": lambda: btf.GTDDP.as_published(0.01, curvature="identity"),
+    "EKFAC": lambda: btf.EKFAC.as_published(0.001),
+    "GT-DDP-EKFAC": lambda: btf.GTDDP.as_published(0.001, curvature="ekfac"),
+    "FNE": lambda: btf.DGNOpt.as_published(0.001, curvature="ekfac", information="feedback"),
+    "GR": lambda: btf.DGNOpt.as_published(0.001, curvature="ekfac"),
 }
 USUAL = ("SGD", "GTDDP", "GTDDP kfac")
 COUPLED = ("GTDDP groups of 64", "weights")
 BOUND = ("adam, open", "adam", "adam, no bound")
+VANILLA, GAME = "vanilla DDP on DIGITS", "DGNOpt on residual nets"
 MNIST = ("mlp", 784, 128, 2)
 # Of every axis: size, batch, net; then the methods, and those that stop at some size.
 AXES: dict[str, dict[int | str, tuple]] = {
@@ -69,11 +80,15 @@ AXES: dict[str, dict[int | str, tuple]] = {
         "MLP, B = 512": (512, *MNIST),
         "CNN, B = 512": (512, "cnn", 28, 16, 2),
     },
+    VANILLA: {B: (B, "mlp", 64, 20, 4) for B in (1, 4, 8, 16, 32)},
+    GAME: {"DIGITS, B = 8": (8, "residual", 8, 5, 1), "MNIST, B = 128": (128, "residual", 28, 12, 3)},
 }
 METHODS_OF = {
     "batch size": (*USUAL, "K-FAC", "GTDDP uncoupled", *COUPLED, "GTDDP exact Hessian", "dense DDP"),
     "residual CNN": (*USUAL, "weights"),
     "bound": (*BOUND, "adam, exact", "adam, exact, no bound"),
+    VANILLA: ("SGD", "vanilla DDP", "DDP-SGD", "GT-DDP-SGD", "EKFAC", "GT-DDP-EKFAC"),
+    GAME: ("SGD", "EKFAC", "FNE", "GR"),
 }
 LAST = {"GTDDP exact Hessian": 64, "dense DDP": 1}  # the largest batch that is tried
 QUICK: dict[str, dict[int | str, tuple]] = {"batch size": {B: (B, "mlp", 16, 8, 2) for B in (1, 8)}}
@@ -84,6 +99,9 @@ def network(kind: str, inputs: int, width: int, depth: int) -> tuple[keras.Model
     layers = keras.layers
     if kind == "cnn":
         return step_time.cnn()[0], (inputs, inputs, 1), 0
+    if kind == "residual":
+        small = {} if inputs < 16 else {"strides": 2, "pool": 4}
+        return residual_blocks((inputs, inputs, 1), width, depth, "tanh", **small), (inputs, inputs, 1), 0
     if kind == "mlp":
         hidden = [layers.Dense(width, activation="tanh") for _ in range(depth)]
         return keras.Sequential([keras.Input((inputs,)), *hidden, layers.Dense(10)]), (inputs,), 0
@@ -100,7 +118,7 @@ def measure(method: str, batch: int, kind: str, inputs: int, width: int, depth: 
     Args:
         method: one of `METHODS`.
         batch: samples.
-        kind: "mlp", "cnn", "transformer" or "text".
+        kind: "mlp", "cnn", "residual", "transformer" or "text".
         inputs: size of a sample.
         width: of the hidden layers.
         depth: their number.
@@ -220,7 +238,7 @@ def plot(results: dict, path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    axes = [axis for axis, points in results.items() if len(points) > 1 and axis != "bound"]
+    axes = [axis for axis, points in results.items() if len(points) > 1 and axis not in ("bound", VANILLA, GAME)]
     figure, panels = plt.subplots(2, len(axes), figsize=(4 * len(axes), 6), squeeze=False)
     for column, axis in enumerate(axes):
         for row, (key, name) in enumerate((("ms", "ms per step"), ("mb", "peak memory, MB"))):

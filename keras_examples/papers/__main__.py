@@ -13,6 +13,8 @@ has the runs behind docs/papers.md. Tables and figures are written below `--out`
 """
 
 import argparse
+import collections
+import dataclasses
 import os
 import pathlib
 import time
@@ -119,7 +121,10 @@ def tables_of(text: str, directory: pathlib.Path) -> str:
 
 
 def write_page(path: pathlib.Path, directory: pathlib.Path) -> list[pathlib.Path]:
-    """Makes the tables of a page of the store, and the figures that it shows, each of what its first table has.
+    """Makes the tables of a page of the store, and the figures that it shows.
+
+    A table's figure is `NAME.png`, with `--kind KIND` `NAME-KIND.png`; that of a second table of the same name ends in
+    `-2`, and so on.
 
     Args:
         path: of the page.
@@ -131,11 +136,14 @@ def write_page(path: pathlib.Path, directory: pathlib.Path) -> list[pathlib.Path
     text, store = path.read_text(), Store(directory / "cells.jsonl")
     path.write_text(tables_of(text, directory))
     shown: dict[pathlib.Path, Experiment] = {}
+    counts: collections.Counter[str] = collections.Counter()
     for arguments in page.places(text):
         options = parser().parse_args(arguments)
-        image = path.parent / path.stem / f"{options.names[0]}.png"
+        name = "-".join([*options.names, *[options.kind] * bool(options.kind)])
+        counts[name] += 1
+        image = path.parent / path.stem / f"{name}{f'-{counts[name]}' * (counts[name] > 1)}.png"
         if f"({path.stem}/{image.name})" in text:
-            shown.setdefault(image, _chosen(_experiment(options.names[0]), options))
+            shown[image] = _chosen(_experiment(options.names[0]), options)
     for image, experiment in shown.items():
         image.parent.mkdir(parents=True, exist_ok=True)
         figures.DRAWN[experiment.report](experiment, store, image)
@@ -159,6 +167,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=_command.whole(1), help="length of a run; default: each part's own")
     made.add_argument("--parts", nargs="+", help="names of data sets; default: all of the experiment")
     made.add_argument("--rows", nargs="+", help="names of methods; default: all of the experiment")
+    made.add_argument("--rates", nargs="+", type=float, help="learning rates; default: all of a method")
+    made.add_argument("--kind", choices=list(reports.REPORTS), help="of the report; default: the experiment's")
     made.add_argument("--minutes", type=float, default=float("inf"), help="after which no cell is begun")
     made.add_argument("--engine", choices=list(ENGINES), default="local", help="what runs the cells")
     made.add_argument("--store", type=pathlib.Path, help=f"directory of cells.jsonl; default: {STORE}")
@@ -180,7 +190,8 @@ def _experiment(name: str) -> Experiment:
 def _chosen(entry: Experiment, options: argparse.Namespace) -> Experiment:
     """The experiment as the options want it."""
     entry = entry.quick() if options.quick else entry.restricted(options.parts, options.rows)
-    entry = entry.with_steps(options.steps)
+    entry = dataclasses.replace(entry.with_steps(options.steps), report=options.kind or entry.report)
+    entry = entry.at_rates(options.rates)
     return entry if options.seeds is None else entry.with_seeds(options.seeds)
 
 

@@ -16,6 +16,8 @@ RMSPROP = Row("RMSprop", call("keras.optimizers.RMSprop"), ADAPTIVE_RATES)
 ADAM = Row("Adam", call("keras.optimizers.Adam"), ADAPTIVE_RATES)
 KFAC = Row("KFAC", published("KFAC", ""), EKFAC_RATES)
 EKFAC = Row("EKFAC", published("EKFAC", ""), EKFAC_RATES)
+# What the papers ran: eigenbases and scalings of one batch, damping 0.1 on the scalings.
+EKFAC_CITED = Row("EKFAC, as cited", call("btf.EKFAC.as_cited"), (0.03, 0.1, 0.3))
 KWNG = Row("KWNG", call("btf.baselines.KWNG"), (0.03, 0.1, 0.3))
 EMSA = Row("E-MSA", call("btf.baselines.EMSA", rho=1.0, iterations=5), SHARES)
 BASELINES = (SGD, RMSPROP, ADAM, EKFAC)

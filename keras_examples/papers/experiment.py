@@ -139,12 +139,14 @@ class Experiment:
         best = [self.best_rate(store, part, each) for each in (row, base) if each is not None]
         if self.perturbed:
             best.append(self.perturbed_rate(store, part, base or row))
-        return list(dict.fromkeys(rate for rate in best if rate is not None and rate in row.rates))
+        return list(dict.fromkeys(rate for rate in best if rate is not None))
 
     def perturbed_rate(self, store: Store, part: Part, row: Row) -> float | None:
-        """The rate that is tried above the best one, the best where it is the largest."""
+        """The next larger rate above the best one; beyond its end the grid goes on by its last ratio."""
         best, rates = self.best_rate(store, part, row), sorted(row.rates)
-        return best if best is None else rates[min(rates.index(best) + 1, len(rates) - 1)]
+        if best is None or len(rates) < 2:
+            return best
+        return float(f"{best * best / rates[-2]:.2g}") if best == rates[-1] else rates[rates.index(best) + 1]
 
     def next_cells(self, store: Store) -> list[Cell]:
         """The cells of the next stage that are missing; none when the experiment is complete.
@@ -196,6 +198,27 @@ class Experiment:
             return self
         parts = tuple(dataclasses.replace(part, steps=steps) for part in self.parts)
         return dataclasses.replace(self, parts=parts)
+
+    def at_rates(self, rates: Sequence[float] | None) -> "Experiment":
+        """The same at some of its learning rates; methods that have none of them are left out.
+
+        Args:
+            rates: all by default.
+
+        Returns:
+            The experiment.
+
+        Raises:
+            ValueError: if no method has one of them.
+        """
+        if not rates:
+            return self
+        rows = [dataclasses.replace(row, rates=tuple(rate for rate in row.rates if rate in rates)) for row in self.rows]
+        kept = tuple(row for row in rows if row.rates)
+        if not kept:
+            known = sorted({rate for row in self.rows for rate in row.rates})
+            raise _checks.error("--rates", f"be among {known} for {self.name}", list(rates))
+        return dataclasses.replace(self, rows=kept)
 
     def with_seeds(self, seeds: int) -> "Experiment":
         """The same with so many runs of everything."""

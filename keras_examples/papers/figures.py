@@ -1,4 +1,4 @@
-"""Figures of the experiments: curves with their spread, heat maps of differences, times against the batch."""
+"""Figures of the experiments: curves with their spread, heat maps of differences."""
 
 import pathlib
 

@@ -19,13 +19,14 @@ NONE = "-"
 
 
 def ours_text(values: Sequence[float]) -> str:
-    """Mean +- deviation [bootstrap interval], and how many seeds broke."""
+    """Mean +- deviation [interval of the mean], and how many seeds broke."""
     finite = [value for value in values if math.isfinite(value)]
     broken = len(values) - len(finite)
     if not finite:
         return f"{broken} broken" if broken else NONE
     low, high = statistics.mean_interval(finite)
-    text = f"{_short(np.mean(finite))} +- {np.std(finite):.1g} [{_short(low)}, {_short(high)}]"
+    deviation = np.std(finite, ddof=len(finite) > 1)
+    text = f"{_short(np.mean(finite))} +- {deviation:.1g} [{_short(low)}, {_short(high)}]"
     return f"{text}, {broken} broken" if broken else text
 
 
@@ -149,7 +150,10 @@ def variance(experiment: Experiment, store: Store) -> str:
                 ours, theirs = shared(experiment, store, part, row, base, rate, measure)
                 if measure == "loss":
                     cells.append(str(len(ours)))
-                change = statistics.variance_change(ours, theirs) if ended else math.nan
+                if not ended:
+                    cells += [NONE, _broken(ours, theirs) if measure == "loss" else NONE, NONE]
+                    continue
+                change = statistics.variance_change(ours, theirs)
                 paper = experiment.printed.get((part.name, row.name), {}).get(measure)
                 ends = statistics.variance_interval(change, len(ours), len(theirs)) if math.isfinite(change) else None
                 cells += [NONE if paper is None else f"{paper:+g} %", signed_text(change) + " %" * (ends is not None)]
@@ -282,7 +286,33 @@ def accuracy_changes(experiment: Experiment, store: Store) -> np.ndarray:
     return values
 
 
+BEHIND = 2.0  # times the baseline's train loss from which on a run is counted as behind
+
+
+def trains(experiment: Experiment, store: Store) -> str:
+    """Whether each method trains where its baseline does: runs of both at one rate and seed, all rates together."""
+    rows = [
+        (
+            "data", "method", "runs", "the base's break", "break where the base's do not",
+            f"over {BEHIND:g} times its loss", "at rates",
+        )
+    ]  # fmt: skip
+    for part, row, base in _pairs(experiment):
+        runs, lost, broken, behind, rates = 0, 0, 0, 0, list[str]()
+        for rate in row.rates:
+            ours, theirs = shared(experiment, store, part, row, base, rate, "loss")
+            known = [(a, b) for a, b in zip(ours, theirs, strict=True) if math.isfinite(b)]
+            breaks, slow = sum(not math.isfinite(a) for a, _ in known), sum(BEHIND * b < a < math.inf for a, b in known)
+            runs, lost = runs + len(ours), lost + len(ours) - len(known)
+            broken, behind = broken + breaks, behind + slow
+            rates += [f"{rate:g}"] * bool(breaks or slow)
+        if runs:
+            counts = map(str, (runs, lost, broken, behind))
+            rows.append((part.name, f"{row.name} - {base.name}", *counts, ", ".join(rates) or NONE))
+    return markdown(rows)
+
+
 REPORTS: dict[str, Callable[[Experiment, Store], str]] = {
     "table": table, "difference": difference, "variance": variance, "curves": curves, "steps": steps, "costs": costs,
-    "grid": grid,
+    "grid": grid, "trains": trains,
 }  # fmt: skip

@@ -71,6 +71,15 @@ def test_rates_are_tried_on_few_seeds_and_the_best_ones_run_on_all(tmp_path):
     assert EXPERIMENT.best_rate(store, PART, OURS) == 0.1
 
 
+def test_an_experiment_is_run_at_some_of_its_rates():
+    extra = dataclasses.replace(SGD, name="other", rates=(5.0,))
+    chosen = dataclasses.replace(EXPERIMENT, rows=(*EXPERIMENT.rows, extra)).at_rates([0.1, 0.2])
+    assert [(row.name, row.rates) for row in chosen.rows] == [("SGD", (0.1,)), ("ours", (0.1,))]
+    assert EXPERIMENT.at_rates(None) == EXPERIMENT
+    with pytest.raises(ValueError, match=r"`--rates` must be among \[0.1, 1.0\]"):
+        EXPERIMENT.at_rates([7.0])
+
+
 def test_a_rate_that_breaks_is_not_the_best(tmp_path):
     store, _ = filled(EXPERIMENT, tmp_path, lambda cell: outcome(math.nan if cell.rate == 0.1 else 5.0))
     assert EXPERIMENT.best_rate(store, PART, SGD) == 1.0
@@ -80,6 +89,9 @@ def test_the_perturbed_rate_is_the_next_one(tmp_path):
     perturbed = dataclasses.replace(EXPERIMENT, perturbed=True, report="curves")
     store, stages = filled(perturbed, tmp_path, lambda cell: outcome(1.0 + (cell.rate != 0.1)))
     assert perturbed.perturbed_rate(store, PART, SGD) == 1.0
+    beyond, asked = filled(perturbed, tmp_path / "beyond", lambda cell: outcome(1.0 / cell.rate))
+    assert perturbed.perturbed_rate(beyond, PART, SGD) == 10.0
+    assert {cell.rate for cell in asked[1]} == {1.0, 10.0}
     assert {cell.rate for cell in stages[1] if cell.method == OURS.method} == {0.1, 1.0}
     assert "perturbed" in reports.curves(perturbed, store)
     assert figures.curves(perturbed, store, tmp_path / "curves.png")

@@ -61,11 +61,17 @@ def test_places_are_filled_and_the_rest_is_left():
 
 def test_a_page_is_written_with_its_figures(tmp_path, capsys):
     path = tmp_path / "some.md"
-    path.write_text("<!-- papers ddp-fig-8 --parts IRIS --seeds 2 -->\n<!-- end -->\n![curves](some/ddp-fig-8.png)\n")
+    tables = [f"<!-- papers ddp-fig-8 --parts {data} --seeds 2 -->\n<!-- end -->\n" for data in ("IRIS", "WINE")]
+    shown = "![curves](some/ddp-fig-8.png) ![second](some/ddp-fig-8-2.png) ![map](some/ddp-fig-8-difference.png)\n"
+    third = "<!-- papers ddp-fig-8 --parts IRIS --seeds 2 --kind difference -->\n<!-- end -->\n"
+    path.write_text("".join([*tables, third, shown]))
     command.main(["--page", str(path), "--store", str(PAGE.parents[1] / command.STORE)])
     assert "| IRIS | DDP-EKFAC" in path.read_text()
     assert (tmp_path / "some" / "ddp-fig-8.png").stat().st_size > 1000
-    assert "ddp-fig-8.png" in capsys.readouterr().out
+    assert (tmp_path / "some" / "ddp-fig-8-difference.png").stat().st_size > 1000
+    first, second = ((tmp_path / "some" / f"ddp-fig-8{end}.png").read_bytes() for end in ("", "-2"))
+    assert first != second
+    assert "ddp-fig-8-2.png" in capsys.readouterr().out
 
 
 def test_a_place_that_no_store_can_fill_is_refused(tmp_path):

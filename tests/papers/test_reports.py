@@ -23,10 +23,11 @@ def test_intervals_cover_what_they_should():
         ours, base = 2 * rng.normal(size=5), rng.normal(size=7)
         low, high = statistics.variance_interval(statistics.variance_change(ours, base), 5, 7)
         inside += low <= 300 <= high
-        low, high = statistics.mean_interval(rng.normal(size=40))
+        low, high = statistics.mean_interval(rng.normal(size=3))
         means += low <= 0 <= high
     assert inside / 400 == pytest.approx(0.95, abs=0.033)  # three deviations of 400 tosses
-    assert means / 400 == pytest.approx(0.94, abs=0.036)  # a percentile interval of 40 is a little short
+    assert means / 400 == pytest.approx(0.95, abs=0.033)
+    assert statistics.mean_interval([2.0]) == (2.0, 2.0)
 
 
 def test_differences_are_taken_seed_by_seed():
@@ -42,8 +43,8 @@ def test_the_table_has_the_papers_number_ours_and_the_difference(tmp_path):
     )
     text = reports.table(EXPERIMENT, store)
     [row] = cells_of(text, "IRIS", "ours")
-    assert row[2:4] == ["0.1", "3"] and row[4].startswith("0.41 +- 0.008 [0.4, 0.42]")
-    assert row[5] == "0.25" and row[6].startswith("91.00 +- 0.8") and row[7:9] == ["91", "+0"]
+    assert row[2:4] == ["0.1", "3"] and row[4].startswith("0.41 +- 0.01 [0.3852, 0.4348]")
+    assert row[5] == "0.25" and row[6].startswith("91.00 +- 1 ") and row[7:9] == ["91", "+0"]
     [pair] = cells_of(text, "IRIS", "ours - SGD")
     assert pair[4:8] == ["-0.1 [-0.1, -0.1]", "-0.25", "+0 [+0, +0]", "+1"]
     assert "not run" in reports.table(EXPERIMENT, Store(tmp_path / "empty"))
@@ -63,6 +64,9 @@ def test_the_variance_report_has_the_interval_of_its_seeds(tmp_path):
     [row] = cells_of(reports.variance(EXPERIMENT, store), "IRIS", "ours / SGD")
     assert row[3] == "3" and row[5] == "+300 %" and row[6] == "[-90, +15500]"
     assert abs(float(row[8].split()[0])) < 1e-6
+    lost, _ = filled(EXPERIMENT, tmp_path / "lost", lambda c: outcome(math.inf if c.seed == 1 else 1.0 + c.seed))
+    [row] = cells_of(reports.variance(EXPERIMENT, lost), "IRIS", "ours / SGD")
+    assert row[5] == "broken: 1 and 1 of the base" and row[6] == "-"
 
 
 def test_steps_to_a_level_are_those_of_the_curve(tmp_path):
@@ -84,6 +88,17 @@ def test_the_grid_counts_where_the_method_is_better(tmp_path):
     assert reports.grid_values(grid, store, OURS, "loss").tolist() == [[-0.5, 0.0]]
     assert figures.heat_maps(grid, store, tmp_path / "grid.png") and (tmp_path / "grid.png").stat().st_size
     assert not figures.heat_maps(grid, Store(tmp_path / "empty"), tmp_path / "none.png")
+
+
+def test_runs_that_break_or_fall_behind_are_counted_where_the_base_does_not(tmp_path):
+    ours = str(OURS.method)
+    losses = {(ours, 0): math.inf, (ours, 1): 2.1, (ours, 2): 1.9, (str(SGD.method), 2): math.inf}
+    store, _ = filled(
+        dataclasses.replace(EXPERIMENT, tune=0), tmp_path,
+        lambda c: outcome(losses.get((str(c.method), c.seed), 1.0) if c.rate == 0.1 else 1.0),
+    )  # fmt: skip
+    [row] = cells_of(reports.trains(EXPERIMENT, store), "IRIS", "ours - SGD")
+    assert row[2:] == ["6", "1", "1", "1", "0.1"]
 
 
 def test_costs_are_times_the_baselines(tmp_path):

@@ -55,5 +55,11 @@ def test_empirical_claims_name_commands_that_there_are():
             assert set(names) <= set(catalogue.ENTRIES), claim.id
 
 
+def test_empirical_claims_say_what_was_found():
+    words = re.compile(r"\b(holds?|contradicted|not seen|see [A-Z0-9-]+)\b", re.IGNORECASE)
+    silent = [c.id for c in CLAIMS.values() if c.verdict == Verdict.EMPIRICAL and not words.search(c.remark)]
+    assert not silent
+
+
 def test_the_errata_are_those_of_the_claims():
     assert errata.PATH.read_text() == errata.errata(), "run `python -m verification.errata`"

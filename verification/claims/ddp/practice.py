@@ -148,7 +148,7 @@ DDP1.claim(
     remark=(
         "Checked here is the structure behind it: a softmax Hessian has rank k - 1, and the last layer's linearised "
         'Q_uX rank at most min(B, rank of the inputs with the constant feature) (k - 1). "Eigenvalues" must be '
-        "singular values: the matrix is m x B n."
+        "singular values: the matrix is m x B n. Holds in kind for trained nets, see DDP1-FIG3."
     ),
     tested_by="python -m keras_examples.studies.feedback_maps",
     over=behinds(max_batch=5, terminals=("cross_entropy",), running=("none",)),
