@@ -9,13 +9,14 @@ import numpy as np
 
 from bellman_tf.curvature.config import KFAC
 
-# Name: information, whether the metric has cross blocks between the players of a stage (DGN Sec. 3, Def. 8).
 STRUCTURES = {
     "O": ("open", False),
     "C": ("feedback", False),
     "O-CG": ("open", True),
     "C-CG": ("cooperative", True),
 }
+"""The information structures of `information_ablation`, by name. Each is the option `information`, and whether the
+metric has cross blocks between the players of a stage (DGN Sec. 3, Def. 8)."""
 
 
 class Ablation(NamedTuple):

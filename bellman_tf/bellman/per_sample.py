@@ -22,7 +22,7 @@ from bellman_tf._typing import Batch, Cube, Matrix, Number, Size, Vector
 from bellman_tf.linalg import eigh, symmetrize
 from bellman_tf.linalg.products import matmul, matvec
 
-__all__ = ["MatrixValue", "backward", "init", "weights"]
+__all__ = ["MatrixValue", "backward", "damped", "init", "weights"]
 
 
 class MatrixValue(NamedTuple):
