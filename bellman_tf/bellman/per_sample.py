@@ -31,6 +31,11 @@ class MatrixValue(NamedTuple):
     Attributes:
         a: `[..., B, m]`, linear term.
         L: `[..., B, m, k]`, a factor of S.
+
+    Example:
+        >>> value = init(2, rank=3)  # of two samples with the columns [g | Z], Z three
+        >>> value.a.shape.as_list(), value.L.shape.as_list()
+        ([2, 4], [2, 4, 3])
     """
 
     a: tf.Tensor

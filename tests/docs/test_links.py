@@ -68,6 +68,26 @@ def test_the_api_shows_every_public_name():
     assert not [name for name, value in names.items() if id(value) not in described]
 
 
+def methods():
+    """What the API's pages show of classes: the members that they ask for, or all where they show a whole module."""
+    text = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
+    asked = re.findall(r"autoapiclass:: (.*)\n   :members: (.*)", text)
+    found = [f"{owner}.{member}" for owner, members in asked for member in members.split(", ")]
+    found += re.findall(r"autoapi(?:method|property):: (.*)", text)
+    for module in re.findall(r"autoapimodule:: (.*)\n   :members:", text):
+        for kind in filter(lambda kind: inspect.isclass(at(f"{module}.{kind}")), at(module).__all__):
+            own = vars(at(f"{module}.{kind}")).items()
+            found += [f"{module}.{kind}.{member}" for member, value in own if inspect.isfunction(value)]
+    return [path for path in found if not path.rpartition(".")[2].startswith("_")]
+
+
+def test_every_method_of_the_api_has_an_example():
+    """Only those of a control problem need none: they are what the solver asks of it, not what a user calls."""
+    paths = [path for path in methods() if not path.startswith("bellman_tf.trajectory.Problem.")]
+    assert {"bellman_tf.GTDDP.as_published", "bellman_tf.bandit.Bandit.choose", "bellman_tf.Game.plot"} <= set(paths)
+    assert not [path for path in paths if ">>>" not in (at(path).__doc__ or "")]
+
+
 def test_every_name_of_the_api_exists():
     text = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
     for path in re.findall(r"(?:autoapi|py:)\w+:: ([\w.]+)", text):
