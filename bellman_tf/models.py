@@ -35,6 +35,11 @@ class GameMixin(keras_access.SeesData):
 
         Raises:
             ValueError: if the model is not built yet.
+
+        Example:
+            >>> model = btf.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="last")])
+            >>> [player.name for player in model.game.players]
+            ['last']
         """
         if not self.built:
             raise ValueError(
@@ -56,6 +61,12 @@ class GameMixin(keras_access.SeesData):
 
         Args:
             print_fn: what to print with; `print` by default.
+
+        Example:
+            >>> model, lines = btf.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), []
+            >>> model.game_summary(print_fn=lines.append)
+            >>> lines[0].splitlines()[-1]
+            '1 stages, 1 players, 8 parameters, 100.0% of them covered'
         """
         optimizer = getattr(self, "optimizer", None)
         metrics, grams, losses = None, None, None

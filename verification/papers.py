@@ -4,7 +4,9 @@ from verification.claim import Paper
 
 AUTHORS = "Guan-Horng Liu, Tianrong Chen, Evangelos A. Theodorou"
 
-GTDDP = Paper("GTDDP", "Game-theoretic DDP for residual networks (GT-DDP)", AUTHORS)
+GTDDP = Paper(
+    "GTDDP", "A Differential Game Theoretic Neural Optimizer for Training Residual Networks (GT-DDP)", AUTHORS
+)
 DDP1 = Paper("DDP1", "Differential Dynamic Programming Neural Optimizer", AUTHORS)
 DGN = Paper("DGN", "Dynamic Game Theoretic Neural Optimizer (DGNOpt)", AUTHORS)
 DDPN = Paper("DDPN", "DDPNOpt: Differential Dynamic Programming Neural Optimizer", AUTHORS)

@@ -9,13 +9,14 @@ import numpy as np
 
 from bellman_tf.curvature.config import KFAC
 
-# Name: information, whether the metric has cross blocks between the players of a stage (DGN Sec. 3, Def. 8).
 STRUCTURES = {
     "O": ("open", False),
     "C": ("feedback", False),
     "O-CG": ("open", True),
     "C-CG": ("cooperative", True),
 }
+"""The information structures of `information_ablation`, by name. Each is the option `information`, and whether the
+metric has cross blocks between the players of a stage (DGN Sec. 3, Def. 8)."""
 
 
 class Ablation(NamedTuple):
@@ -35,7 +36,15 @@ class Ablation(NamedTuple):
     metric: str
 
     def rows(self) -> list[tuple[str, float, float, float]]:
-        """For each structure: its name, mean, standard deviation, and mean difference to "O" of the same seed."""
+        """The results as a table.
+
+        Returns:
+            For each structure its name, mean, standard deviation, and mean difference to "O" of the same seed.
+
+        Example:
+            >>> btf.analysis.Ablation({"O": [1.0, 2.0], "C-CG": [1.0, 1.5]}, "loss").rows()
+            [('O', 1.5, 0.5, 0.0), ('C-CG', 1.25, 0.25, -0.25)]
+        """
         base = np.array(self.losses["O"])
         return [
             (name, float(np.mean(values)), float(np.std(values)), float(np.mean(np.array(values) - base)))

@@ -30,6 +30,11 @@ class Gains(NamedTuple):
     Attributes:
         open: k, `[P]`.
         feedback: K, `[P, B, n]`, n the numbers of one sample's state at the cut before the player's stage.
+
+    Example:
+        >>> policy = Gains(open=np.zeros(4), feedback=np.ones((4, 2, 3)))
+        >>> (policy.open + np.tensordot(policy.feedback, np.full((2, 3), 0.5), 2)).tolist()  # dX is 0.5
+        [3.0, 3.0, 3.0, 3.0]
     """
 
     open: np.ndarray

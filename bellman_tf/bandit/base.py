@@ -32,6 +32,12 @@ class State(NamedTuple):
         rewards: `[..., M]`, sums of the rewards received.
         losses_carry: `[..., M]`, what rounding has left out of `losses` so far.
         rewards_carry: `[..., M]`, the same of `rewards`.
+
+    Example:
+        >>> from bellman_tf.bandit import Uniform
+        >>> state = Uniform().update(Uniform().init(3), 1, reward=0.5)
+        >>> state.pulls.numpy().tolist(), state.rewards.numpy().tolist()
+        ([0, 1, 0], [0.0, 0.5, 0.0])
     """
 
     rounds: tf.Tensor
@@ -43,7 +49,13 @@ class State(NamedTuple):
 
     @property
     def arms(self) -> int:
-        """M."""
+        """M.
+
+        Example:
+            >>> from bellman_tf.bandit import Uniform
+            >>> Uniform().init(3).arms
+            3
+        """
         return self.losses.shape[-1]
 
 
@@ -74,6 +86,11 @@ class Bandit(Serialisable):
 
         Raises:
             ValueError: if `arms` is not a positive integer or `dtype` is another one.
+
+        Example:
+            >>> from bellman_tf.bandit import Uniform
+            >>> Uniform().init(3, shape=(2,)).pulls.numpy().tolist()  # two bandits of three arms
+            [[0, 0, 0], [0, 0, 0]]
         """
         _checks.check_integer("arms", arms, least=1)
         zeros = tf.zeros((*shape, arms), dtype)
@@ -92,6 +109,13 @@ class Bandit(Serialisable):
 
         Raises:
             NotImplementedError: if the subclass does not say.
+
+        Example:
+            >>> class First(Bandit):
+            ...     def probabilities(self, state):
+            ...         return tf.one_hot(0, state.arms)
+            >>> int(First().choose(First().init(3), seed=[0, 7]))
+            0
         """
         raise NotImplementedError(f"{type(self).__name__} must define `probabilities`.")
 

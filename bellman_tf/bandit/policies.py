@@ -69,7 +69,18 @@ class Exp3(Bandit):
         _checks.check_real("rate", self.rate, above=0)
 
     def probabilities(self, state: State) -> tf.Tensor:
-        """Probability of each arm in the next round, `[..., M]`."""
+        """Probability of each arm in the next round.
+
+        Args:
+            state: `State`.
+
+        Returns:
+            `[..., M]`, a distribution over the last axis.
+
+        Example:
+            >>> Exp3().probabilities(Exp3().init(2)).numpy().tolist()
+            [0.5, 0.5]
+        """
         return tf.nn.softmax(-self.rate * _step(state) * _excess(state.losses))
 
 
@@ -139,6 +150,10 @@ class Exp3PlusPlus(Bandit):
 
         Source: DGN Alg. 3, first line.
         Checked against: `verification/references/bandit.py`.
+
+        Example:
+            >>> Exp3PlusPlus().exploration(Exp3PlusPlus().init(2)).numpy().tolist()  # 1 / (2 M) at most
+            [0.25, 0.25]
         """
         k, gap = _round(state), self.gaps(state)
         if self.analysis == "2014":
@@ -161,6 +176,11 @@ class Exp3PlusPlus(Bandit):
 
         Source: Seldin and Slivkins 2014, Sec. 3 (importance-weighted losses); Seldin and Lugosi 2017 (confidence
             bounds of the mean losses, 0 for an arm that was not played).
+
+        Example:
+            >>> bandit = Exp3PlusPlus()
+            >>> bandit.gaps(bandit.update(bandit.init(2), 0, reward=0.0)).numpy().tolist()  # the first arm has lost
+            [1.0, 0.0]
         """
         k = _round(state)
         if self.analysis == "2014":
@@ -200,7 +220,18 @@ class UCB1(Bandit):
         _checks.check_real("exploration", self.exploration, above=0)
 
     def probabilities(self, state: State) -> tf.Tensor:
-        """Probability of each arm in the next round, `[..., M]`: uniform over the arms with the largest bound."""
+        """Probability of each arm in the next round: uniform over the arms with the largest bound.
+
+        Args:
+            state: `State`.
+
+        Returns:
+            `[..., M]`, a distribution over the last axis.
+
+        Example:
+            >>> UCB1().probabilities(UCB1().update(UCB1().init(3), 0, reward=1.0)).numpy().tolist()
+            [0.0, 0.5, 0.5]
+        """
         pulls = tf.cast(state.pulls, state.losses.dtype)
         played = tf.maximum(_round(state) - 1, 1)
         bound = mean_rewards(state) + tf.sqrt(self.exploration * tf.math.log(played) / tf.maximum(pulls, 1))
@@ -220,7 +251,18 @@ class Uniform(Bandit):
     """
 
     def probabilities(self, state: State) -> tf.Tensor:
-        """Probability of each arm in the next round, `[..., M]`."""
+        """Probability of each arm in the next round.
+
+        Args:
+            state: `State`.
+
+        Returns:
+            `[..., M]`, a distribution over the last axis.
+
+        Example:
+            >>> Uniform().probabilities(Uniform().init(2)).numpy().tolist()
+            [0.5, 0.5]
+        """
         return tf.ones_like(state.losses) / state.arms
 
 

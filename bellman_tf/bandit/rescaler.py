@@ -28,6 +28,11 @@ class RescalerState(NamedTuple):
     Attributes:
         values: `[window]`, a ring.
         count: scalar, int64, how many finite rewards came so far.
+
+    Example:
+        >>> state, _ = Rescaler(window=3).update(Rescaler(window=3).init(), 5.0)
+        >>> state.values.numpy().tolist(), int(state[1])
+        ([5.0, 0.0, 0.0], 1)
     """
 
     values: tf.Tensor
@@ -76,6 +81,10 @@ class Rescaler(Serialisable):
 
         Raises:
             ValueError: if `dtype` is another one.
+
+        Example:
+            >>> Rescaler(window=3).init().values.numpy().tolist()
+            [0.0, 0.0, 0.0]
         """
         values = tf.zeros([self.window], dtype)
         _checks.check_float_dtype("state", values)

@@ -22,6 +22,11 @@ class Value(NamedTuple):
     Attributes:
         V_x: `[..., n]`.
         V_xx: `[..., n, n]`, symmetric.
+
+    Example:
+        >>> value, dx = Value(tf.constant([1.0]), tf.constant([[4.0]])), tf.constant([0.5])
+        >>> float(tf.tensordot(value.V_x, dx, 1) + tf.tensordot(dx, tf.linalg.matvec(value.V_xx, dx), 1) / 2)
+        1.0
     """
 
     V_x: tf.Tensor
@@ -37,6 +42,12 @@ class Expansion(NamedTuple):
         Q_xx: `[..., n, n]`.
         Q_ux: `[..., m, n]`.
         Q_uu: `[..., m, m]`.
+
+    Example:
+        >>> one = tf.constant([[1.0]])
+        >>> Q = expand(Value(one[0], one), 2 * one, 3 * one)  # of V'(2 x + 3 u)
+        >>> [part.numpy().item() for part in (Q.Q_xx, Q.Q_ux, Q.Q_uu)]
+        [4.0, 6.0, 9.0]
     """
 
     Q_x: tf.Tensor
@@ -53,6 +64,11 @@ class Gains(NamedTuple):
         open_loop: `[..., m]`, k.
         feedback: `[..., m, n]`, K.
         skip: `[..., m, n_skip]`, or `None` where no shortcut is open.
+
+    Example:
+        >>> policy = Gains(open_loop=tf.constant([-0.5]), feedback=tf.constant([[-2.0]]))
+        >>> (policy.open_loop + tf.linalg.matvec(policy.feedback, tf.constant([0.25]))).numpy().tolist()  # dx = 0.25
+        [-1.0]
     """
 
     open_loop: tf.Tensor
@@ -75,6 +91,12 @@ class Stage(NamedTuple):
         dynamics_ux: `[..., n_next, m, n]` or `None`.
         dynamics_uu: `[..., n_next, m, m]` or `None`.
         metric: `[..., m, m]` or `None`, what stands in place of Q_uu.
+
+    Example:
+        >>> one = tf.constant([[1.0]])
+        >>> stage = Stage(jacobian_state=one, jacobian_control=one, cost_uu=3 * one)  # x' = x + u, cost 3/2 u^2
+        >>> backward_dense(Value(one[0], one), [stage])[0][0].feedback.numpy().tolist()
+        [[-0.25]]
     """
 
     jacobian_state: tf.Tensor

@@ -27,6 +27,11 @@ class OuterValue(NamedTuple):
     Attributes:
         alpha: `[..., B]`.
         beta_squared: `[..., B]`, never negative.
+
+    Example:
+        >>> value = OuterValue(alpha=tf.constant([1.0]), beta_squared=tf.constant([4.0]))
+        >>> weights(value, tf.constant([0.5])).numpy().tolist()
+        [3.0]
     """
 
     alpha: tf.Tensor

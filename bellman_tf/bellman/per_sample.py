@@ -22,7 +22,7 @@ from bellman_tf._typing import Batch, Cube, Matrix, Number, Size, Vector
 from bellman_tf.linalg import eigh, symmetrize
 from bellman_tf.linalg.products import matmul, matvec
 
-__all__ = ["MatrixValue", "backward", "init", "weights"]
+__all__ = ["MatrixValue", "backward", "damped", "init", "weights"]
 
 
 class MatrixValue(NamedTuple):
@@ -31,6 +31,11 @@ class MatrixValue(NamedTuple):
     Attributes:
         a: `[..., B, m]`, linear term.
         L: `[..., B, m, k]`, a factor of S.
+
+    Example:
+        >>> value = init(2, rank=3)  # of two samples with the columns [g | Z], Z three
+        >>> value.a.shape.as_list(), value.L.shape.as_list()
+        ([2, 4], [2, 4, 3])
     """
 
     a: tf.Tensor

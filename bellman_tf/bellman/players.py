@@ -33,6 +33,12 @@ class JointExpansion(NamedTuple):
         Q_xx: `[..., n, n]`.
         Q_ux: N tensors `[..., m_p, n]`.
         Q_uu: N rows of N tensors `[..., m_p, m_q]`.
+
+    Example:
+        >>> one = tf.constant([[1.0]])
+        >>> Q = expand_players(Value(one[0], one), one, [one, 2 * one])
+        >>> [[block.numpy().item() for block in row] for row in Q.Q_uu]
+        [[1.0, 2.0], [2.0, 4.0]]
     """
 
     Q_x: tf.Tensor

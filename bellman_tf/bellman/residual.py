@@ -43,6 +43,11 @@ class JointValue(NamedTuple):
         V_r: `[..., n_skip]`.
         V_xr: `[..., n, n_skip]`.
         V_rr: `[..., n_skip, n_skip]`.
+
+    Example:
+        >>> joint = enter_block(Value(tf.constant([2.0]), tf.constant([[3.0]])))
+        >>> joint.V_r.numpy().tolist(), joint.V_rr.numpy().tolist()
+        ([2.0], [[3.0]])
     """
 
     V_x: tf.Tensor

@@ -58,6 +58,11 @@ class SampleValue(NamedTuple):
     Attributes:
         a: `[..., n]`, linear term, n = group size times columns per sample.
         L: `[..., n, k]`, a factor of S.
+
+    Example:
+        >>> value = init(2, beta_squared=tf.constant([2.0, 8.0]))
+        >>> value.a.numpy().tolist(), value.L.numpy().tolist()
+        ([[0.5, 0.5]], [[[1.0, 0.0], [0.0, 2.0]]])
     """
 
     a: tf.Tensor

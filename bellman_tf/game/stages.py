@@ -99,7 +99,16 @@ class Game(Program):
 
     @functools.cached_property
     def alignments(self) -> Alignments:  # pyright: ignore[reportIncompatibleMethodOverride]  # made when first read
-        """The placements of players off the longest path."""
+        """The placements of players off the longest path.
+
+        Example:
+            >>> inputs = keras.Input((3,))
+            >>> y = keras.layers.Dense(4, name="second")(keras.layers.Dense(4, activation="tanh", name="first")(inputs))
+            >>> model = keras.Model(inputs, keras.layers.Add()([keras.layers.Dense(4, name="shortcut")(inputs), y]))
+            >>> game = Game(model)
+            >>> [game.alignments.named(placement) for placement in game.alignments]
+            [{'shortcut': 0}, {'shortcut': 1}]
+        """
         return Alignments(self)
 
     @property
@@ -118,6 +127,14 @@ class Game(Program):
 
         Raises:
             ValueError: if a player cannot act at its stage.
+
+        Example:
+            >>> inputs = keras.Input((3,))
+            >>> y = keras.layers.Dense(4, name="second")(keras.layers.Dense(4, activation="tanh", name="first")(inputs))
+            >>> model = keras.Model(inputs, keras.layers.Add()([keras.layers.Dense(4, name="shortcut")(inputs), y]))
+            >>> game = Game(model)
+            >>> [[player.name for player in stage] for stage in game.aligned(game.alignments.alap).stages]
+            [['first'], ['shortcut', 'second']]
         """
         game = copy.copy(self)
         game.__dict__.pop("alignments", None)
@@ -142,11 +159,27 @@ class Game(Program):
         return game
 
     def summary(self, name: str = "model", print_fn: Callable | None = None) -> None:
-        """Prints stages and players as a table; arguments as `print_game`."""
+        """Prints stages and players as a table; arguments as `print_game`.
+
+        Example:
+            >>> lines = []
+            >>> Game(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])).summary("line", lines.append)
+            >>> lines[0].splitlines()[-1]
+            '1 stages, 1 players, 8 parameters, 100.0% of them covered'
+        """
         print_game(self, name, None, print_fn)
 
     def plot(self, path: str | pathlib.Path, **options: Unpack[PlotOptions]) -> None:
-        """Draws stages and players into a file; arguments as `bellman_tf.game.plot.plot_game`."""
+        """Draws stages and players into a file; arguments as `bellman_tf.game.plot.plot_game`.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     path = pathlib.Path(folder, "game.svg")
+            ...     Game(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])).plot(path, name="line")
+            ...     path.exists()
+            True
+        """
         plot_game(self, path, **options)
 
     def _add_player(self, calls: list[Call], stage: int) -> None:

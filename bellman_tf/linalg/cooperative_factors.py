@@ -44,6 +44,11 @@ class PairFactor(NamedTuple):
         second_A: `A_22^{-1}`.
         second_B: `B_22^{-1}`.
         weights: `1 / (1 - s_B^2 s_A^2)`, `[b_1, a_1]`.
+
+    Example:
+        >>> blocks = [[tf.constant([[4.0]]), None], [tf.constant([[2.0]]), tf.constant([[4.0]])]]
+        >>> factor_pair(blocks, blocks).second_A.numpy().tolist()
+        [[0.25]]
     """
 
     first_A: tf.Tensor
@@ -132,6 +137,12 @@ class GameFactor(NamedTuple):
         whiten_B: the same for B.
         cross_A: the whitened blocks `L_n^{-1} A_nm L_m^{-T}` for m < n, row after row.
         cross_B: the same for B.
+
+    Example:
+        >>> blocks = [[tf.constant([[4.0]]), None], [tf.constant([[2.0]]), tf.constant([[4.0]])]]
+        >>> factor = factor_game(blocks, blocks)
+        >>> len(factor.whiten_A), len(factor.cross_A)
+        (2, 1)
     """
 
     whiten_A: list

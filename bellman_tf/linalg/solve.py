@@ -24,6 +24,10 @@ class Factor(NamedTuple):
     Attributes:
         lower: `[..., n, n]`, lower triangular with positive diagonal; NaN on and below the diagonal where the matrix
             was not positive definite.
+
+    Example:
+        >>> factor_spd(tf.constant([[4.0]])).lower.numpy().tolist()
+        [[2.0]]
     """
 
     lower: tf.Tensor

@@ -113,6 +113,10 @@ class DDP(GTDDP):
 
         Raises:
             ValueError: for a paper without vanilla DDP.
+
+        Example:
+            >>> btf.DDP.as_published(0.1, value_damping=0.01).get_config()["line_search"]
+            10
         """
         if paper not in {None, "ddp", "ddpnopt"}:
             raise _checks.error("paper", "be 'ddp' or 'ddpnopt', which have vanilla DDP", paper)

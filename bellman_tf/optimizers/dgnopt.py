@@ -133,6 +133,10 @@ class DGNOpt(GTDDP):
 
         Returns:
             The optimizer.
+
+        Example:
+            >>> btf.DGNOpt.as_published(0.1, alignment="adaptive").reward
+            'held_out'
         """
         if options.get("alignment") == "adaptive":
             options.setdefault("reward", "held_out")
@@ -285,6 +289,16 @@ class DGNOpt(GTDDP):
 
         Raises:
             ValueError: if the optimizer does not learn its alignment from rewards given, or is not built.
+
+        Example:
+            >>> inputs = keras.Input((3,))
+            >>> y = keras.layers.Dense(4)(keras.layers.Dense(4, activation="tanh")(inputs))
+            >>> model = btf.Model(inputs, keras.layers.Add()([keras.layers.Dense(4)(inputs), y]))
+            >>> model.compile(btf.DGNOpt(0.1, alignment="adaptive", reward="held_out"), "mse")
+            >>> model.optimizer.build(model.trainable_variables)  # as the first step does
+            >>> model.optimizer.give_reward(0.8)  # an accuracy on held-out data
+            >>> sorted(model.optimizer.pulls.numpy().tolist())  # of the two alignments one was tried
+            [0, 1]
         """
         if not self.adaptive or self.reward != "held_out" or not self._memory:
             rule = "be built, with alignment='adaptive' and reward='held_out'"

@@ -122,6 +122,11 @@ class EKFAC(GTDDP):
 
         Returns:
             The optimizer.
+
+        Example:
+            >>> metric = btf.EKFAC.as_cited(0.01, update_every=5).curvature
+            >>> metric.damping, metric.decay, metric.invert_every
+            (0.1, 0.0, 5)
         """
         metric = curvature_config.EKFAC(
             damping=damping,

@@ -322,6 +322,13 @@ class GTDDP(Rejections, Stepping):
 
         Returns:
             The optimizer.
+
+        Example:
+            >>> optimizer = btf.GTDDP.as_published(0.1)
+            >>> optimizer.options.value_hessian, optimizer.curvature.cooperative
+            ('outer_product', 'published')
+            >>> btf.GTDDP.as_published(0.1, paper="ddp").options.information
+            'feedback'
         """
         followed = cls.published_in if paper is None else paper
         made = published_options(followed, dict(options))

@@ -22,6 +22,12 @@ class BoxStep(NamedTuple):
         free: `[B, m]`, bool: the entries that are not held at a limit.
         factor: `Factor` of the Hessian on the free entries, identity on the others; NaN where that is not positive
             definite.
+
+    Example:
+        >>> two = tf.constant([[2.0]])
+        >>> found = solve_box(two[None], tf.constant([[-8.0]]), -two, two)  # the minimiser 4 is outside the box
+        >>> found.step.numpy().tolist(), found.free.numpy().tolist()
+        ([[2.0]], [[False]])
     """
 
     step: tf.Tensor

@@ -23,6 +23,11 @@ class Inequalities(NamedTuple):
     Attributes:
         stage: `[..., T, p]`, of `inequality`; inside the solver `[T, p, B]`.
         terminal: `[..., q]`, of `terminal_inequality`; inside the solver `[q, B]`.
+
+    Example:
+        >>> none = Inequalities(stage=tf.zeros([5, 0]), terminal=tf.zeros([1]))  # five stages without, one at the end
+        >>> none.stage.shape.as_list(), none.terminal.shape.as_list()
+        ([5, 0], [1])
     """
 
     stage: tf.Tensor

@@ -17,6 +17,11 @@ class DynamicsDerivatives(NamedTuple):
         dynamics_xx: `[rows, n, n, n]`, output first, or `None` for zero.
         dynamics_ux: `[rows, n, m, n]` or `None`.
         dynamics_uu: `[rows, n, m, m]` or `None`.
+
+    Example:
+        >>> given = DynamicsDerivatives(tf.ones([2, 1, 1]), tf.ones([2, 1, 1]))  # of x' = x + u, for two rows
+        >>> given.dynamics_uu is None
+        True
     """
 
     jacobian_state: tf.Tensor
@@ -35,6 +40,11 @@ class CostDerivatives(NamedTuple):
         cost_xx: `[rows, n, n]`.
         cost_ux: `[rows, m, n]`.
         cost_uu: `[rows, m, m]`.
+
+    Example:
+        >>> u, zero = tf.constant([[3.0]]), tf.zeros([1, 1, 1])
+        >>> CostDerivatives(0 * u, 2 * u, zero, zero, zero + 2).cost_u.numpy().tolist()  # of u^2
+        [[6.0]]
     """
 
     cost_x: tf.Tensor
@@ -51,6 +61,11 @@ class Derivatives(NamedTuple):
         dynamics: `(x, u, t) -> DynamicsDerivatives`.
         running_cost: `(x, u, t) -> CostDerivatives`.
         terminal_cost: `(x) -> bellman.Value`, gradient `[rows, n]` and Hessian `[rows, n, n]`.
+
+    Example:
+        >>> given = Derivatives(terminal_cost=lambda x: Value(2 * x, 2 * tf.ones([len(x), 1, 1])))  # of x^2
+        >>> given.terminal_cost(tf.constant([[3.0]])).V_x.numpy().tolist(), given.dynamics is None
+        ([[6.0]], True)
     """
 
     dynamics: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], DynamicsDerivatives] | None = None

@@ -56,6 +56,11 @@ class History(NamedTuple):
         expected: `[..., iterations + 1]`, reduction that the model promises for the full step that comes next.
         step: `[..., iterations + 1]`, step size that led here, 0 where none was accepted or the instance had stopped.
         regularization: `[..., iterations + 1]`, mu of the sweep made here.
+
+    Example:
+        >>> history = History(*tf.constant([[9.0, 4.0], [1.0, 0.5], [2.0, 0.1], [0.0, 1.0], [0.0, 0.0]]))
+        >>> history.cost.numpy().tolist(), history.step.numpy().tolist()  # the first iteration took the full step
+        ([9.0, 4.0], [0.0, 1.0])
     """
 
     cost: tf.Tensor
@@ -103,6 +108,12 @@ class Solution(NamedTuple):
         multipliers: `Inequalities`, `[..., T, p]` and `[..., q]`, not negative; gains and value are those of the cost
             augmented with them.
         violation: `[...]`, the largest violation of an inequality, 0 where all hold or there are none.
+
+    Example:
+        >>> blank = Solution(**dict.fromkeys(Solution._fields, tf.zeros([2])))  # of two instances; `solve` fills it in
+        >>> found = blank._replace(status=tf.constant([Status.CONVERGED_COST, Status.MAX_ITERATIONS]))
+        >>> found.converged.numpy().tolist()
+        [True, False]
     """
 
     states: tf.Tensor

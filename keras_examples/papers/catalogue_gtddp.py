@@ -1,4 +1,4 @@
-"""GT, "Game-theoretic DDP for residual networks": Table 2, Figures 1, 6, 7, 8."""
+"""GT, "A Differential Game Theoretic Neural Optimizer for Training Residual Networks": Table 2, Figures 1, 6, 7, 8."""
 
 import dataclasses
 

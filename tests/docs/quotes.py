@@ -65,8 +65,6 @@ def readme() -> Iterator[str]:
         f"SGD {ratios['linear identity']}, Adam {ratios['linear adam']}, K-FAC {ratios['linear kfac']} on {len(steps)} "
         f"networks; around AdamW on the DIGITS MLP {cost(found, DIGITS, ADAMW):.1f} |"
     )
-    of_model, kfac, adamw = (found.loss(AUTOENCODER, name) for name in (OF_MODEL, "GTDDP, K-FAC", "AdamW"))
-    yield f"under step control: test loss {of_model}; K-FAC with the game {kfac}, AdamW {adamw} |"
     identity, kfac, ekfac = (sorted(_on_a_gpu(row)) for row in ("identity", "kfac", "ekfac"))
     yield (
         f"identity {span(identity, '.1f')} times SGD's time, K-FAC {span(kfac, '.1f')}, "
@@ -81,7 +79,7 @@ def _on_a_gpu(row: str) -> list[float]:
 
 
 _FORMS = ("present form", "with tf.linalg.cholesky in place of factor_in_columns")  # the second has EKFAC's rows
-README_SETTINGS = ("goal 0.8", "goal 1.5", "(MNIST, B = 64)", "deep autoencoder, 120 steps", "CIFAR-10, 2000 steps")
+README_SETTINGS = ("goal 0.8", "goal 1.5", "(MNIST, B = 64)", "CIFAR-10, 2000 steps")
 
 
 def which_optimizer() -> Iterator[str]:

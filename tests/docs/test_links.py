@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import re
 
 import keras
@@ -10,11 +11,11 @@ import pytest
 import bellman_tf as btf
 from bellman_tf.layers.registry import FAMILIES
 from tests.docs.pages import DOCS, PAGES, ROOT, name
+from tests.test_docstrings import public_objects
 
 LINK = re.compile(r"\]\(([^)\s]+)(?<!\.png)\)")  # the site's build looks at images, which a source distribution lacks
 MODULE = re.compile(r"(?<![\w/.(])(?:keras_examples|benchmarks|verification)(?:\.[a-z]\w*)+(?![\w/])")
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "keras_examples" / "README.md", ROOT / "benchmarks" / "README.md"]
-MODULES = ("trajectory", "baselines", "analysis")  # their `__all__` is shown name by name
 
 
 def extension(module):
@@ -38,16 +39,53 @@ def test_commands_name_modules_that_exist(path):
     assert not missing
 
 
+def shown():
+    """The objects that the API's pages describe: what directives name, and the members that they ask for."""
+    text, found = "".join(path.read_text() for path in (DOCS / "api").glob("*.md")), []
+    for kind, path, options in re.findall(r"^\.\. (autoapi|py:)\w+:: ([\w.]+).*\n((?:   :.*\n)*)", text, re.MULTILINE):
+        described = at(path)
+        found.append(described)
+        members = re.search(r":members:(.*)", options)
+        if members and inspect.ismodule(described):
+            names = members[1].replace(",", " ").split() or described.__all__
+            found += [getattr(described, name) for name in names if not inspect.ismodule(getattr(described, name))]
+        assert members or kind == "py:" or not inspect.ismodule(described) or ":no-index:" in options, path
+    return found
+
+
+def at(path):
+    """What a dotted path of the package leads to."""
+    found = btf
+    for part in path.split(".")[1:]:
+        found = getattr(found, part)
+    return found
+
+
 def test_the_api_shows_every_public_name():
+    described = {id(value) for value in shown()}
+    names = dict(public_objects(btf, "bellman_tf"))
+    names |= {f"bellman_tf.bellman.{n}": at(f"bellman_tf.bellman.{n}") for n in btf.bellman.__all__}  # modules too
+    assert not [name for name, value in names.items() if id(value) not in described]
+
+
+def methods():
+    """What the API's pages show of classes: the members that they ask for, or all where they show a whole module."""
     text = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
-    missing = [n for n in btf.__all__ if not re.search(rf"bellman_tf\.{n}\b", text)]
-    configs = [n for n, value in vars(btf.curvature).items() if isinstance(value, type) and n != "Config"]
-    missing += [n for n in configs if f"bellman_tf.curvature.{n}\n" not in text]
-    for module in MODULES:
-        whole = f"autoapimodule:: bellman_tf.{module}\n   :members:\n" in text
-        names = getattr(btf, module).__all__
-        missing += [n for n in names if not whole and n.lower() == n and not re.search(rf"\b{n}\b", text)]
-    assert not missing
+    asked = re.findall(r"autoapiclass:: (.*)\n   :members: (.*)", text)
+    found = [f"{owner}.{member}" for owner, members in asked for member in members.split(", ")]
+    found += re.findall(r"autoapi(?:method|property):: (.*)", text)
+    for module in re.findall(r"autoapimodule:: (.*)\n   :members:", text):
+        for kind in filter(lambda kind: inspect.isclass(at(f"{module}.{kind}")), at(module).__all__):
+            own = vars(at(f"{module}.{kind}")).items()
+            found += [f"{module}.{kind}.{member}" for member, value in own if inspect.isfunction(value)]
+    return [path for path in found if not path.rpartition(".")[2].startswith("_")]
+
+
+def test_every_method_of_the_api_has_an_example():
+    """Only those of a control problem need none: they are what the solver asks of it, not what a user calls."""
+    paths = [path for path in methods() if not path.startswith("bellman_tf.trajectory.Problem.")]
+    assert {"bellman_tf.GTDDP.as_published", "bellman_tf.bandit.Bandit.choose", "bellman_tf.Game.plot"} <= set(paths)
+    assert not [path for path in paths if ">>>" not in (at(path).__doc__ or "")]
 
 
 def test_every_name_of_the_api_exists():

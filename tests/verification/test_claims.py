@@ -1,6 +1,7 @@
 """No statement of the papers is dropped, and the errata say what the claims say."""
 
 import importlib.util
+import pathlib
 import re
 
 import pytest
@@ -9,6 +10,8 @@ from keras_examples.papers import catalogue
 from verification import errata
 from verification.claim import Verdict
 from verification.claims import CLAIMS, PAPERS
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 # Every equation, theorem, table and figure of the four papers that can be checked, and our own results.
 IDS = {
@@ -37,6 +40,14 @@ IDS = {
 @pytest.mark.parametrize("tag", IDS)
 def test_every_statement_has_its_claim(tag):
     assert [name.removeprefix(f"{tag}-") for name in PAPERS[tag].claims] == IDS[tag].split()
+
+
+def test_papers_bear_the_titles_of_the_citation():
+    cited = (ROOT / "CITATION.cff").read_text()
+    notation = " ".join((ROOT / "bellman_tf" / "NOTATION.md").read_text().split())
+    for tag in ("GTDDP", "DDP1", "DGN", "DDPN"):
+        title = PAPERS[tag].title.partition(" (")[0]
+        assert re.search(rf'  title: "?{re.escape(title)}"?\n', cited) and f'"{title}"' in notation, title
 
 
 def test_misprints_explain_themselves():
