@@ -74,7 +74,8 @@ def solve(
         NaN is returned only as the states, cost and violation of a `NON_FINITE` first trajectory.
     Source: Tassa, Erez, Todorov (2012); Tassa, Mansard, Todorov (2014); with inequalities Howell, Jackson, Manchester
         (2019).
-    Checked against: `verification/references/trajectory.py`, `verification/references/constrained.py`.
+    Checked against: `verification/references/trajectory.py`, `verification/references/constrained.py`, and a published
+        optimum in `verification/references/bryson_denham.py`.
 
     Example:
         >>> double = Problem(lambda x, u, t: x + u, lambda x, u, t: tf.reduce_sum(u**2, 1),

@@ -1,6 +1,7 @@
 """Claims of the paper below; one module per theme."""
 
 from verification.claims.ours import (
+    bryson_denham,
     collinear,
     core,
     fisher,
