@@ -15,7 +15,6 @@ from bellman_tf._typing import Nested, Signature
 from bellman_tf.game import signatures
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.own_thread import in_own_thread
-from bellman_tf.game.players import Players
 from bellman_tf.game.report import print_game
 from bellman_tf.game.stages import Game
 from bellman_tf.game.survey import signature_of
@@ -27,8 +26,8 @@ class GameMixin(keras_access.SeesData):
     """What all three model classes add to Keras."""
 
     @property
-    def game(self) -> Players:
-        """The model as a game.
+    def game(self) -> Game | NativeGame:
+        """The model as a game: a `NativeGame`, or a `Game` for the nonlinear roll-out, which runs the traced graph.
 
         It is made anew after `compile`, when layers were frozen or unfrozen, and when inputs of a new size have been
         seen.

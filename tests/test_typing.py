@@ -2,9 +2,10 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -12,6 +13,7 @@ from bellman_tf.bandit import policies
 from bellman_tf.curvature import config
 from bellman_tf.curvature.gram import FORMS
 from bellman_tf.curvature.inner import METRICS
+from bellman_tf.models import GameMixin
 from bellman_tf.optimizers import dgnopt, keywords, published
 from bellman_tf.training import settings, step_control
 from bellman_tf.training.information import INFORMATION
@@ -43,6 +45,22 @@ def test_wrong_use_is_found_and_nothing_else(found):
     marked = {number for number, line in enumerate(source, start=1) if line.endswith("# wrong")}
     assert len(marked) > 15
     assert set(found["wrong.py"]) == marked, found["wrong.py"]
+
+
+def test_a_game_has_what_pages_and_lessons_ask_of_it():
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("keras_examples/**/*.py")]
+    pages += [ROOT / "bellman_tf" / "models.py", *ROOT.glob("bellman_tf/optimizers/*.py")]
+    asked = {name for page in pages for name in re.findall(r"(?:model|game)\.game\.([a-z]\w*)", page.read_text())}
+    assert {"plot", "coverage", "alignments"} <= asked
+    games = get_args(get_type_hints(GameMixin.game.fget)["return"])
+    assert len(games) == 2
+    missing = {(game.__name__, name) for game in games for name in asked if name not in known(game)}
+    assert not missing
+
+
+def known(cls):
+    """Names of attributes, methods and annotations of a class."""
+    return set(dir(cls)) | {name for base in cls.__mro__ for name in vars(base).get("__annotations__", {})}
 
 
 @pytest.mark.parametrize(

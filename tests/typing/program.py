@@ -27,6 +27,11 @@ game.fit(x, y)
 game.game_summary(print_fn=print)
 names: list[str] = [player.name for player in game.game.players if player.covered]
 share: float = game.game.coverage
+depth: int = len(model.game.stages)
+first: int | None = model.game.stage_of(model.game.players[0])
+ways: int = model.game.alignments.count
+model.game.summary("model", print_fn=print)
+model.game.plot("game.png", stages_per_row=4)
 
 published: btf.GTDDP = btf.GTDDP.as_published(paper="dgnopt", curvature=btf.curvature.EKFAC(damping=0.1))
 careful = btf.DDPNOpt(0.1, step_control=btf.LevenbergMarquardt(), curvature=btf.curvature.KFAC())
