@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import keras
 import tensorflow as tf
@@ -26,7 +26,8 @@ from bellman_tf.baselines.base import Baseline
 from bellman_tf.optimizers.keywords import LearningRate
 from bellman_tf.training.round import Round, rows_of
 
-COORDINATES = ("one", "all")
+Coordinates: TypeAlias = Literal["one", "all"]
+COORDINATES = get_args(Coordinates)
 # The schedule of the damping, constants of the method:
 CHANGE = 0.85  # factor of epsilon
 LOW, HIGH = 0.25, 0.75  # ratio of actual to predicted decrease below which it grows, above which it falls
@@ -50,7 +51,7 @@ class KWNGOptions:
     """
 
     basis: int = 5
-    coordinates: str = "one"
+    coordinates: Coordinates = "one"
     bandwidth: float = 1.0
     ridge: float = 0.0
     epsilon: float = 1e-5
@@ -78,6 +79,9 @@ class KWNGOptions:
         _checks.check_integer("seed", self.seed, least=0)
 
 
+State: TypeAlias = keras.Variable | tf.Tensor
+
+
 class Damping(NamedTuple):
     """State of the adaptive damping: variables of the optimizer, or their values.
 
@@ -89,11 +93,11 @@ class Damping(NamedTuple):
         steps: since then.
     """
 
-    epsilon: Any
-    loss: Any
-    predicted: Any
-    ratio: Any
-    steps: Any
+    epsilon: State
+    loss: State
+    predicted: State
+    ratio: State
+    steps: State
 
 
 @keras.saving.register_keras_serializable("bellman_tf.baselines")
@@ -145,7 +149,7 @@ class KWNG(Baseline):
         learning_rate: LearningRate = 0.1,
         *,
         basis: int = 5,
-        coordinates: str = "one",
+        coordinates: Coordinates = "one",
         bandwidth: float = 1.0,
         ridge: float = 0.0,
         epsilon: float = 1e-5,

@@ -8,7 +8,7 @@ import keras
 
 from bellman_tf import _checks
 from bellman_tf.curvature.block import state_dtype
-from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, Plan, plan
+from bellman_tf.curvature.gram.plan import LIMITS, GramForm, GramLimits, Plan, plan
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.curvature.metric import MetricKind
 from bellman_tf.game.graph import Call, Graph, Slot
@@ -102,7 +102,7 @@ class Player:
     def gram_plan(
         self,
         kind: MetricKind = IDENTITY,
-        form: str = "auto",
+        form: GramForm = "auto",
         group_size: int | None = None,
         limits: GramLimits = LIMITS,
     ) -> Plan:

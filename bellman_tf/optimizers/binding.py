@@ -12,7 +12,7 @@ from bellman_tf.curvature.block import Block, state_dtype
 from bellman_tf.curvature.config import Config
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
-from bellman_tf.curvature.inner import InnerBlock, make_inner_block
+from bellman_tf.curvature.inner import InnerBlock, InnerMetric, make_inner_block
 from bellman_tf.curvature.registry import player_layout
 from bellman_tf.curvature.stacks import StateStore
 from bellman_tf.game.players import Player, Players
@@ -70,7 +70,7 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
     refused_steps: keras.Variable
     curvature: Config | None
     whole_states = False
-    inner_metric = "gain"
+    inner_metric: InnerMetric = "gain"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
