@@ -22,6 +22,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks, replicas
+from bellman_tf._typing import Nested
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.optimizers.rejections import watching
 
@@ -117,7 +118,7 @@ def _train(
     first = 0 if directory is None else _resume(model, strategy, pathlib.Path(directory))
     made = dataset if callable(dataset) else lambda epoch: dataset
 
-    def step_of(batch: object) -> dict:
+    def step_of(batch: Nested) -> dict:
         return strategy.run(model.train_step, args=(batch,))
 
     def summed() -> list:

@@ -22,7 +22,7 @@ from bellman_tf.curvature.inner import METRICS
 from bellman_tf.game.players import Player
 from bellman_tf.losses import terminal_curvature
 from bellman_tf.models import GameMixin
-from bellman_tf.optimizers import GTDDP, DGNOpt, dgnopt, keywords, published
+from bellman_tf.optimizers import GTDDP, DGNOpt, arguments, dgnopt, keywords, published
 from bellman_tf.training import settings, step_control
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.trajectory import options as trajectory_options
@@ -111,6 +111,14 @@ def test_the_checker_knows_the_names_that_the_code_accepts(owner, argument, name
     plain = inspect.isfunction(owner) or inspect.ismethod(owner)
     hints = get_type_hints(owner if plain or argument in owner.__annotations__ else owner.__init__)
     assert set(literals(hints[argument])) == set(names)
+
+
+@pytest.mark.parametrize("check", [arguments.check_game, arguments.check_keras, arguments.check_inner])
+def test_what_checks_the_options_takes_what_the_constructors_take(check):
+    options, own = get_type_hints(keywords.AllKeywords), get_type_hints(check)
+    shared = own.keys() & options.keys()
+    assert shared
+    assert {name: own[name] for name in shared} == {name: options[name] for name in shared}
 
 
 def literals(hint):

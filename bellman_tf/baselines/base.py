@@ -1,10 +1,10 @@
 """What the baselines share: they take the whole training step of a model of this package, by a solver of their own."""
 
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 from bellman_tf import _checks
 from bellman_tf.optimizers.gtddp import GTDDP
-from bellman_tf.optimizers.keywords import KEPT, KerasKeywords, LearningRate, Rollout
+from bellman_tf.optimizers.keywords import KEPT, AllKeywords, KerasKeywords, LearningRate, Paper, Rollout
 
 
 class Baseline(GTDDP):
@@ -19,11 +19,14 @@ class Baseline(GTDDP):
         super().__init__(learning_rate, curvature="identity", information="open", rollout=rollout, **kept)
 
     @classmethod
-    def as_published(cls, learning_rate: LearningRate | None = None, **options: Any) -> Self:
+    def as_published(
+        cls, learning_rate: LearningRate | None = None, *, paper: Paper | None = None, **options: Unpack[AllKeywords]
+    ) -> Self:
         """Refuses: the constructor's defaults say where they are the paper's.
 
         Args:
             learning_rate: ignored.
+            paper: ignored.
             **options: ignored.
 
         Raises:

@@ -39,6 +39,8 @@ btf.bandit.Exp3PlusPlus(analysis="2015")  # wrong
 btf.bandit.get("exp4")  # wrong
 btf.baselines.EMSA(0.1, curvature="kfac")  # wrong
 btf.baselines.KWNG(coordinates="two")  # wrong
+btf.baselines.KWNG.as_published(curvature="hessian")  # wrong
+_ = btf.baselines.KWNG().damping_state.epsilon.total  # wrong
 trajectory.Regularization(on="costate")  # wrong
 trajectory.solve(one, one, one)  # wrong
 trajectory.Problem(one, one, one, horizon=3)  # wrong
