@@ -1,6 +1,6 @@
 """What the baselines share: they take the whole training step of a model of this package, by a solver of their own."""
 
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 from bellman_tf import _checks
 from bellman_tf.optimizers.gtddp import GTDDP
@@ -36,7 +36,7 @@ class Baseline(GTDDP):
             "as_published", "be asked of GTDDP, DDPNOpt or DGNOpt", cls.__name__, f"Use {cls.__name__}(...) itself."
         )
 
-    def options_of_keras(self) -> dict:
+    def options_of_keras(self) -> dict[str, Any]:
         """The part of the configuration that every Keras optimizer has."""
         config = super().get_config()
         return {key: config[key] for key in KEPT}

@@ -188,7 +188,7 @@ class KWNG(Baseline):
         """The natural gradient."""
         return functools.partial(kwng_step, options=self.kernel, damping=self.damping_state)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """The options, for Keras serialisation."""
         return self.options_of_keras() | dataclasses.asdict(self.kernel)
 
@@ -304,12 +304,12 @@ def _flat_outputs(batch: Round) -> tf.Tensor:
     return tf.concat(flat, axis=1)
 
 
-def _joined(tensors: list, batch: Round) -> tf.Tensor:
+def _joined(tensors: list[Any], batch: Round) -> tf.Tensor:
     """Gradients of all variables as one vector, `[q]`."""
     return tf.concat([tf.reshape(tf.cast(tf.convert_to_tensor(t), batch.dtype), [-1]) for t in tensors], axis=0)
 
 
-def _jacobian(tape: tf.GradientTape, sums: tf.Tensor, variables: list, batch: Round) -> tf.Tensor:
+def _jacobian(tape: tf.GradientTape, sums: tf.Tensor, variables: list[keras.Variable], batch: Round) -> tf.Tensor:
     """Derivatives of M numbers in all parameters, `[M, q]`, one backward pass after the other."""
     count = sums.shape[0]
 

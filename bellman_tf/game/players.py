@@ -48,11 +48,11 @@ class Player:
     index: int
     name: str
     layers: tuple[keras.Layer, ...]
-    variables: tuple
+    variables: tuple[keras.Variable, ...]
     calls: tuple[Call, ...]
     stage: int | None
     coverage: Coverage | str
-    shapes: tuple[tuple, ...] = ()
+    shapes: tuple[tuple[int | None, ...], ...] = ()
     weighing: str = COTANGENTS
     null: bool = False
     within: keras.Layer | None = None
@@ -151,7 +151,9 @@ class Stage(tuple):
     state: tuple[Slot, ...]
     calls: tuple[Call, ...]
 
-    def __new__(cls, players: tuple[Player, ...], before: tuple, state: tuple, calls: tuple) -> "Stage":
+    def __new__(
+        cls, players: tuple[Player, ...], before: tuple[Call, ...], state: tuple[Slot, ...], calls: tuple[Call, ...]
+    ) -> "Stage":
         """Makes the tuple and attaches what lies around it."""
         stage = super().__new__(cls, players)
         stage.before, stage.state, stage.calls = before, state, calls

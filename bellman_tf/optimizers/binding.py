@@ -171,7 +171,7 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
             raise ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
         return model
 
-    def build(self, variables: list) -> None:
+    def build(self, variables: list[keras.Variable]) -> None:
         """Creates the curvature state of every player, in the order of the game.
 
         In a plain Keras model, where there is no game, it warns and creates nothing.
@@ -264,7 +264,7 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
                 _WHOLE_WAY_OUT if self.whole_states else _WAY_OUT,
             )  # fmt: skip
 
-    def _check_dtypes(self, variables: list, blocks: list[Block]) -> None:
+    def _check_dtypes(self, variables: list[keras.Variable], blocks: list[Block]) -> None:
         """Statistics and sample weights have one dtype; the plain open-loop step needs neither."""
         dtypes = sorted({v.dtype for v in variables})
         plain = self.options.information == "open" and all(isinstance(b, IdentityBlock | InnerBlock) for b in blocks)

@@ -301,7 +301,7 @@ class DGNOpt(GTDDP):
         for variable, before, after in zip(self._memory, [*old, *scale], [*new, *new_scale], strict=True):
             self.assign(variable, tf.where(accepted, after, before))
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """The options, for Keras serialisation."""
         return super().get_config() | {
             "players": self.agents,

@@ -331,7 +331,7 @@ class GTDDP(Rejections, Stepping):
             optimizer.curvature = published_curvature(followed, optimizer.curvature, information)
         return optimizer
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """The options, for Keras serialisation."""
         config = super().get_config()
         config.pop("loss_scale_factor", None)

@@ -41,6 +41,8 @@ btf.baselines.EMSA(0.1, curvature="kfac")  # wrong
 btf.baselines.KWNG(coordinates="two")  # wrong
 btf.baselines.KWNG.as_published(curvature="hessian")  # wrong
 _ = btf.baselines.KWNG().damping_state.epsilon.total  # wrong
+_ = btf.GTDDP().get_config()[0]  # wrong
+btf.Sequential([]).game.summary(print_fn=len(one))  # wrong
 trajectory.Regularization(on="costate")  # wrong
 trajectory.solve(one, one, one)  # wrong
 trajectory.Problem(one, one, one, horizon=3)  # wrong

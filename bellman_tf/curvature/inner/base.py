@@ -31,7 +31,11 @@ class InnerBlock(Block):
     name: str
 
     def __init__(
-        self, layout: PlayerLayout, optimizer: keras.optimizers.Optimizer, variables: Sequence, metric: InnerMetric
+        self,
+        layout: PlayerLayout,
+        optimizer: keras.optimizers.Optimizer,
+        variables: Sequence[keras.Variable],
+        metric: InnerMetric,
     ) -> None:
         """Stores where to read.
 

@@ -23,7 +23,10 @@ FAMILIES: tuple[tuple[type, type[InnerBlock]], ...] = (
 
 
 def make_inner_block(
-    layout: PlayerLayout, optimizer: keras.optimizers.Optimizer, variables: Sequence, metric: InnerMetric
+    layout: PlayerLayout,
+    optimizer: keras.optimizers.Optimizer,
+    variables: Sequence[keras.Variable],
+    metric: InnerMetric,
 ) -> InnerBlock:
     """The block of a player that another optimizer moves.
 
