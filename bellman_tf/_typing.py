@@ -31,5 +31,5 @@ Function: TypeAlias = Callable[[Vector], tuple[Scalar, Vector]]  # a point to a 
 Nested: TypeAlias = Any
 # `tf.TensorSpec` or `keras.KerasTensor` in the nesting of a model's inputs, or the shape of its single input.
 Signature: TypeAlias = Any
-# A name, an object of the class, or the dict that Keras made of one.
+# What `get_config` or Keras's serialisation made of an object: a dict with string keys.
 Serialised: TypeAlias = Mapping[str, Any]

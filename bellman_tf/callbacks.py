@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -91,7 +92,7 @@ class GameMonitor(keras.callbacks.Callback):
             )
         return optimizer
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Opens the files."""
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,13 +102,13 @@ class GameMonitor(keras.callbacks.Callback):
 
             self._writer = tf.summary.create_file_writer(str(self._directory))
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Starts the sums anew, so that a loss that is not finite stays in its epoch."""
         monitor = self._optimizer.monitor
         if monitor is not None:
             monitor.assign(np.stack([np.zeros(monitor.shape[1]), monitor.numpy()[1]]))
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes a line."""
         step = int(self._optimizer.iterations.numpy())
         if (self._file is None and self._writer is None) or step % self._every:
@@ -125,7 +126,7 @@ class GameMonitor(keras.callbacks.Callback):
                 for name, value in values.items():
                     tf.summary.scalar(f"game/{name}", value, step=step)
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Puts the epoch's means into the logs."""
         if logs is None:
             return
@@ -138,7 +139,7 @@ class GameMonitor(keras.callbacks.Callback):
                 logs["reduction_ratio"] = float(means["actual_reduction"] / means["predicted_reduction"])
         logs |= self._counts()
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Closes the files and switches the optimizer's sums off."""
         for each in (self._file, self._writer):
             if each is not None:
@@ -198,7 +199,7 @@ class AlignmentReward(keras.callbacks.Callback):
         self._x, self._y, self._every, self._size = np.asarray(x), np.asarray(y), every, batch_size
         self._steps = self._rounds = 0
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts steps; at the end of a round rewards the alignment."""
         self._steps += 1
         if self._steps % self._every:

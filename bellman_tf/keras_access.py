@@ -123,7 +123,7 @@ def inputs_of(function: keras.Function) -> Nested:
     return function._inputs_struct
 
 
-def flat_inputs(model: keras.Model, inputs: Nested) -> list:
+def flat_inputs(model: keras.Model, inputs: Nested) -> list[Any]:
     """Flattens a batch into the order of a model's inputs, as Keras does before it runs the graph.
 
     Args:
@@ -195,7 +195,9 @@ def node_of(tensor: keras.KerasTensor) -> Any:
     return history.operation._inbound_nodes[history.node_index]
 
 
-def symbolic(shape: tuple, dtype: str, sparse: bool = False, ragged: bool = False) -> keras.KerasTensor:
+def symbolic(
+    shape: tuple[int | None, ...], dtype: str, sparse: bool = False, ragged: bool = False
+) -> keras.KerasTensor:
     """Makes a symbolic tensor.
 
     Args:
@@ -301,7 +303,7 @@ def table_of(layer: keras.layers.Embedding) -> keras.Variable:
 # ---- losses ------------------------------------------------------------------------------------------------------
 
 
-def loss_arguments(loss: keras.losses.Loss) -> dict | None:
+def loss_arguments(loss: keras.losses.Loss) -> dict[str, Any] | None:
     """Reads the keyword arguments that a loss passes to its function; `get_config` leaves some out.
 
     Args:

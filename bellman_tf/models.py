@@ -15,7 +15,6 @@ from bellman_tf._typing import Nested, Signature
 from bellman_tf.game import signatures
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.own_thread import in_own_thread
-from bellman_tf.game.players import Players
 from bellman_tf.game.report import print_game
 from bellman_tf.game.stages import Game
 from bellman_tf.game.survey import signature_of
@@ -27,8 +26,8 @@ class GameMixin(keras_access.SeesData):
     """What all three model classes add to Keras."""
 
     @property
-    def game(self) -> Players:
-        """The model as a game.
+    def game(self) -> Game | NativeGame:
+        """The model as a game: a `NativeGame`, or a `Game` for the nonlinear roll-out, which runs the traced graph.
 
         It is made anew after `compile`, when layers were frozen or unfrozen, and when inputs of a new size have been
         seen.
@@ -98,13 +97,13 @@ class GameMixin(keras_access.SeesData):
         if isinstance(optimizer, GTDDP):
             optimizer.bind(self)
 
-    def compile_from_config(self, config: dict) -> None:
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles from a saved configuration and creates the optimizer's variables."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def train_step(self, data: Any) -> dict:
+    def train_step(self, data: Any) -> dict[str, Any]:
         """One training step, by our optimizer or by Keras."""
         if isinstance(self.optimizer, GTDDP):
             return self.optimizer.train_step(self, data)
@@ -142,7 +141,7 @@ class GameMixin(keras_access.SeesData):
             object.__setattr__(self, "_open_loop_unsaid", False)
             self.optimizer.warn_open_loop(self.game)
 
-    def get_metrics_result(self) -> dict:
+    def get_metrics_result(self) -> dict[str, Any]:
         """As Keras's; the loss is NaN, not 0, when every batch so far has been rejected."""
         results = super().get_metrics_result()
         tracker = next((m for m in self.metrics if m.name == "loss"), None)
@@ -193,7 +192,7 @@ class GameMixin(keras_access.SeesData):
             signature = signatures.merged(self._input_signature, signature)
         object.__setattr__(self, "_game_input_signature", signature)  # past Keras's attribute tracking
 
-    def get_build_config(self) -> dict | None:
+    def get_build_config(self) -> dict[str, Any] | None:
         """As Keras's; a subclassed model built by its first training step reports the shapes it has seen."""
         config = super().get_build_config()
         if config is None and self._input_signature is not None and not isinstance(self, keras.Function):
@@ -201,7 +200,7 @@ class GameMixin(keras_access.SeesData):
             config = {"input_shape": shapes}
         return config
 
-    def build_from_config(self, config: dict) -> None:
+    def build_from_config(self, config: dict[str, Any]) -> None:
         """As Keras's; also remembers the input shapes of a subclassed model."""
         super().build_from_config(config)
         config = config or {}
@@ -211,7 +210,7 @@ class GameMixin(keras_access.SeesData):
         if shape is not None and self._input_signature is None:
             object.__setattr__(self, "_game_input_signature", signatures.of_shapes(shape))
 
-    def seed_variables(self) -> list:
+    def seed_variables(self) -> list[keras.Variable]:
         """States of the random generators of all layers, which Keras does not save."""
         found = {}
         for layer in keras_access.layers_of(self):
@@ -277,5 +276,5 @@ class Model(GameMixin, keras.Model):
             super().__init__(*args, **kwargs)
 
 
-def _functional_arguments(args: tuple, kwargs: dict) -> bool:
+def _functional_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return len(args) >= 2 or (len(args) == 1 and "outputs" in kwargs) or {"inputs", "outputs"} <= set(kwargs)

@@ -7,11 +7,14 @@ what they return stays equal on all of them.
 
 import contextlib
 import math
+from typing import TypeVar
 
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
 from bellman_tf.linalg.constants import number, reshape
+
+Part = TypeVar("Part")  # a tensor, or lists of them
 
 
 def count() -> int:
@@ -48,7 +51,7 @@ def averages(strategy: tf.distribute.Strategy) -> bool:
     return strategy.num_replicas_in_sync > 1 and tf.distribute.in_cross_replica_context()
 
 
-def total(tensors: list) -> list:
+def total(tensors: list[Part]) -> list[Part]:
     """Sums tensors over the replicas, in one exchange.
 
     Args:

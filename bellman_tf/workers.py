@@ -22,6 +22,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks, replicas
+from bellman_tf._typing import Nested
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.optimizers.rejections import watching
 
@@ -117,10 +118,10 @@ def _train(
     first = 0 if directory is None else _resume(model, strategy, pathlib.Path(directory))
     made = dataset if callable(dataset) else lambda epoch: dataset
 
-    def step_of(batch: object) -> dict:
+    def step_of(batch: Nested) -> dict[str, tf.Tensor]:
         return strategy.run(model.train_step, args=(batch,))
 
-    def summed() -> list:
+    def summed() -> list[tf.Tensor]:
         return strategy.run(_summed, args=(model,))
 
     step, total = None, tf.function(summed, autograph=False)  # as Keras traces a step
@@ -155,7 +156,7 @@ def _summed(model: keras.Model) -> list[tf.Tensor]:
     return replicas.total([tf.identity(v) for metric in model.metrics for v in metric.variables])
 
 
-def _results(model: keras.Model, strategy: tf.distribute.Strategy, sums: list) -> dict[str, float]:
+def _results(model: keras.Model, strategy: tf.distribute.Strategy, sums: list[tf.Tensor]) -> dict[str, float]:
     """The metrics of an epoch, from the sums over all workers."""
     variables = [v for metric in model.metrics for v in metric.variables]
     sums = [strategy.experimental_local_results(part)[0] for part in sums]

@@ -32,12 +32,12 @@ class WrappedGame(Model):
         """Calls the wrapped model; Keras hands masks on to it."""
         return self.model(inputs)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """The wrapped model, for Keras serialisation."""
         return super().get_config() | {"model": keras.saving.serialize_keras_object(self.model)}
 
     @classmethod
-    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "WrappedGame":
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> "WrappedGame":
         """Makes the wrapped model, then the wrapper.
 
         Args:

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -122,6 +123,20 @@ def test_references_import_nothing_of_ours(path):
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
     assert not roots & {"tensorflow", "keras"}
+
+
+ROOMS = ("keras_access.py", "keras_optimizers.py", "keras_graphs.py")  # for Keras's private names
+PRIVATE = re.compile(r"""["']_keras_\w+["']|\._keras_\w+""")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_keras_attaches_to_tensors_is_read_in_one_room(path):
+    found = PRIVATE.findall(path.read_text())
+    assert path.name in ROOMS or not found
+
+
+def test_the_room_has_private_names():
+    assert len(PRIVATE.findall((PACKAGE / "keras_access.py").read_text())) > 3
 
 
 def test_the_layout_is_read_and_not_empty():

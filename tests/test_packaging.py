@@ -1,6 +1,7 @@
 """What is installed, what it declares to need, and which version it says it is."""
 
 import ast
+import fnmatch
 import pathlib
 import re
 import sys
@@ -95,6 +96,33 @@ def test_the_commands_for_the_oldest_versions_name_the_lower_bounds():
         (bound,) = requirement.specifier
         assert bound.operator == ">="
         assert re.search(rf" {requirement.name}=={re.escape(bound.version)}(\.\d+)? ", command), str(requirement)
+
+
+def shipped(path):
+    """Whether MANIFEST.in puts a file of the checkout, given from its root, into the source distribution."""
+    inside = False
+    for line in (ROOT / "MANIFEST.in").read_text().splitlines():
+        command, *rest = line.split()
+        if command == "graft":
+            inside |= path.is_relative_to(rest[0])
+        elif command == "include":
+            inside |= any(fnmatch.fnmatch(str(path), pattern) for pattern in rest)
+        elif command == "recursive-exclude":
+            inside &= not (path.is_relative_to(rest[0]) and any(path.match(pattern) for pattern in rest[1:]))
+        elif command == "global-exclude":
+            inside &= not any(path.match(pattern) for pattern in rest)
+        else:
+            assert command == "#", line
+    return inside
+
+
+def test_a_source_distribution_has_what_the_tests_read():
+    folders = ("tests", "verification", "keras_examples", "benchmarks", "docs", "typings", ".ci", ".github")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    files += [ROOT / "CHANGELOG.md", ROOT / "CITATION.cff", ROOT / "CONTRIBUTING.md"]
+    assert {".jsonl", ".json", ".md", ".py", ".pyi", ".yml"} <= {path.suffix for path in files}
+    read = [path.relative_to(ROOT) for path in files if path.suffix not in {".png", ".pyc"}]
+    assert not [str(path) for path in read if not shipped(path)]
 
 
 def test_classifiers_begin_with_the_oldest_python_that_is_allowed():

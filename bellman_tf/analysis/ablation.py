@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from bellman_tf.curvature.config import KFAC
+from bellman_tf.curvature.config import KFAC, Cooperation
 
 STRUCTURES = {
     "O": ("open", False),
@@ -65,7 +65,7 @@ def information_ablation(
     loss: Any,
     seeds: Sequence[int] = (0, 1, 2),
     metric: str = "loss",
-    cross_blocks: str = "exact",
+    cross_blocks: Cooperation = "exact",
     compile_options: dict[str, Any] | None = None,
 ) -> Ablation:
     """Trains one network under open loop (O), feedback (C), cooperation without and with feedback (O-CG, C-CG).

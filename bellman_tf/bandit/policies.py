@@ -19,6 +19,7 @@ of the three), and Exp3++ is then Exp3 with uniform exploration that decays like
 
 import dataclasses
 import math
+from typing import Literal, TypeAlias, get_args
 
 import keras
 import tensorflow as tf
@@ -84,7 +85,8 @@ class Exp3(Bandit):
         return tf.nn.softmax(-self.rate * _step(state) * _excess(state.losses))
 
 
-ANALYSES = ("2014", "2017")
+Analysis: TypeAlias = Literal["2014", "2017"]
+ANALYSES = get_args(Analysis)
 ALPHA = 3.0  # of the confidence bounds of 2017, the value that its proof is written for
 
 
@@ -109,7 +111,7 @@ class Exp3PlusPlus(Bandit):
         [0.125, 0.125, 0.125, 0.125]
     """
 
-    analysis: str = "2014"
+    analysis: Analysis = "2014"
     constant: float | None = None
 
     def __post_init__(self) -> None:
@@ -266,10 +268,11 @@ class Uniform(Bandit):
         return tf.ones_like(state.losses) / state.arms
 
 
+BanditName: TypeAlias = Literal["exp3++", "exp3", "ucb1", "uniform"]
 NAMES = {"exp3++": Exp3PlusPlus, "exp3": Exp3, "ucb1": UCB1, "uniform": Uniform}
 
 
-def get(identifier: str | Bandit | Serialised) -> Bandit:
+def get(identifier: BanditName | Bandit | Serialised) -> Bandit:
     """Resolves a `bandit` option.
 
     Args:

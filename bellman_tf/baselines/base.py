@@ -4,7 +4,7 @@ from typing import Any, Self, Unpack
 
 from bellman_tf import _checks
 from bellman_tf.optimizers.gtddp import GTDDP
-from bellman_tf.optimizers.keywords import KEPT, KerasKeywords, LearningRate, Rollout
+from bellman_tf.optimizers.keywords import KEPT, AllKeywords, KerasKeywords, LearningRate, Paper, Rollout
 
 
 class Baseline(GTDDP):
@@ -19,11 +19,14 @@ class Baseline(GTDDP):
         super().__init__(learning_rate, curvature="identity", information="open", rollout=rollout, **kept)
 
     @classmethod
-    def as_published(cls, learning_rate: LearningRate | None = None, **options: Any) -> Self:
+    def as_published(
+        cls, learning_rate: LearningRate | None = None, *, paper: Paper | None = None, **options: Unpack[AllKeywords]
+    ) -> Self:
         """Refuses: the constructor's defaults say where they are the paper's.
 
         Args:
             learning_rate: ignored.
+            paper: ignored.
             **options: ignored.
 
         Raises:
@@ -33,7 +36,7 @@ class Baseline(GTDDP):
             "as_published", "be asked of GTDDP, DDPNOpt or DGNOpt", cls.__name__, f"Use {cls.__name__}(...) itself."
         )
 
-    def options_of_keras(self) -> dict:
+    def options_of_keras(self) -> dict[str, Any]:
         """The part of the configuration that every Keras optimizer has."""
         config = super().get_config()
         return {key: config[key] for key in KEPT}

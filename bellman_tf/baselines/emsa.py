@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -124,7 +125,7 @@ class EMSA(Baseline):
         """One minimisation per player."""
         return functools.partial(emsa_step, options=self.split)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """The options, for Keras serialisation."""
         return self.options_of_keras() | dataclasses.asdict(self.split)
 

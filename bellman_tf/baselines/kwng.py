@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import keras
 import tensorflow as tf
@@ -26,7 +26,8 @@ from bellman_tf.baselines.base import Baseline
 from bellman_tf.optimizers.keywords import LearningRate
 from bellman_tf.training.round import Round, rows_of
 
-COORDINATES = ("one", "all")
+Coordinates: TypeAlias = Literal["one", "all"]
+COORDINATES = get_args(Coordinates)
 # The schedule of the damping, constants of the method:
 CHANGE = 0.85  # factor of epsilon
 LOW, HIGH = 0.25, 0.75  # ratio of actual to predicted decrease below which it grows, above which it falls
@@ -50,7 +51,7 @@ class KWNGOptions:
     """
 
     basis: int = 5
-    coordinates: str = "one"
+    coordinates: Coordinates = "one"
     bandwidth: float = 1.0
     ridge: float = 0.0
     epsilon: float = 1e-5
@@ -78,6 +79,9 @@ class KWNGOptions:
         _checks.check_integer("seed", self.seed, least=0)
 
 
+State: TypeAlias = keras.Variable | tf.Tensor
+
+
 class Damping(NamedTuple):
     """State of the adaptive damping: variables of the optimizer, or their values.
 
@@ -89,11 +93,11 @@ class Damping(NamedTuple):
         steps: since then.
     """
 
-    epsilon: Any
-    loss: Any
-    predicted: Any
-    ratio: Any
-    steps: Any
+    epsilon: State
+    loss: State
+    predicted: State
+    ratio: State
+    steps: State
 
 
 @keras.saving.register_keras_serializable("bellman_tf.baselines")
@@ -145,7 +149,7 @@ class KWNG(Baseline):
         learning_rate: LearningRate = 0.1,
         *,
         basis: int = 5,
-        coordinates: str = "one",
+        coordinates: Coordinates = "one",
         bandwidth: float = 1.0,
         ridge: float = 0.0,
         epsilon: float = 1e-5,
@@ -184,7 +188,7 @@ class KWNG(Baseline):
         """The natural gradient."""
         return functools.partial(kwng_step, options=self.kernel, damping=self.damping_state)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """The options, for Keras serialisation."""
         return self.options_of_keras() | dataclasses.asdict(self.kernel)
 
@@ -300,12 +304,12 @@ def _flat_outputs(batch: Round) -> tf.Tensor:
     return tf.concat(flat, axis=1)
 
 
-def _joined(tensors: list, batch: Round) -> tf.Tensor:
+def _joined(tensors: list[Any], batch: Round) -> tf.Tensor:
     """Gradients of all variables as one vector, `[q]`."""
     return tf.concat([tf.reshape(tf.cast(tf.convert_to_tensor(t), batch.dtype), [-1]) for t in tensors], axis=0)
 
 
-def _jacobian(tape: tf.GradientTape, sums: tf.Tensor, variables: list, batch: Round) -> tf.Tensor:
+def _jacobian(tape: tf.GradientTape, sums: tf.Tensor, variables: list[keras.Variable], batch: Round) -> tf.Tensor:
     """Derivatives of M numbers in all parameters, `[M, q]`, one backward pass after the other."""
     count = sums.shape[0]
 

@@ -17,7 +17,7 @@ from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.matrix_layout import MatrixLayout
 
 
-def state_dtype(variables: Sequence) -> str:
+def state_dtype(variables: Sequence[keras.Variable]) -> str:
     """The dtype of a player's curvature state: half precision has too few digits for running means and inverses.
 
     Args:
@@ -40,7 +40,7 @@ class StateSpec:
     """
 
     name: str
-    shape: tuple
+    shape: tuple[int, ...]
     initial: str = "zeros"
 
 
@@ -58,7 +58,7 @@ class PlayerLayout:
     """
 
     name: str
-    shapes: tuple[tuple, ...]
+    shapes: tuple[tuple[int, ...], ...]
     matrix: MatrixLayout | None = None
     convolution: bool = False
     taps: int = 1

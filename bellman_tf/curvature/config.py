@@ -5,7 +5,7 @@ A string names the class with its defaults, which are Keras's own where Keras ha
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import keras
 
@@ -86,9 +86,15 @@ class Adam(Config):
         _checks.check_real("epsilon", self.epsilon, above=0)
 
 
-CONVOLUTION_FORMS = ("sua", "autocorrelation", "patches")
-COOPERATION = ("exact", "published", "rescale")
-FISHERS = ("empirical", "model")
+# The names that options may have, for type checkers and for the checks below.
+Convolution: TypeAlias = Literal["sua", "autocorrelation", "patches"]
+Cooperation: TypeAlias = Literal["exact", "published", "rescale"]
+Fisher: TypeAlias = Literal["empirical", "model"]
+Scalings: TypeAlias = Literal["auto", "exact", "uncorrelated"]
+Sign: TypeAlias = Literal[1, -1]
+CONVOLUTION_FORMS, COOPERATION, FISHERS, SCALINGS, SIGNS = map(
+    get_args, (Convolution, Cooperation, Fisher, Scalings, Sign)
+)
 
 
 @keras.saving.register_keras_serializable("bellman_tf.curvature")
@@ -139,11 +145,11 @@ class KFAC(Config):
     decay: float = 0.95
     update_every: int = 1
     invert_every: int = 10
-    convolution: str = "sua"
-    cooperative: str | bool = False
-    cooperative_sign: int = 1
+    convolution: Convolution = "sua"
+    cooperative: Cooperation | Literal[False] = False
+    cooperative_sign: Sign = 1
     sharded: bool = False
-    fisher: str = "empirical"
+    fisher: Fisher = "empirical"
 
     def __post_init__(self) -> None:
         _checks.check_real("damping", self.damping, least=0)
@@ -155,7 +161,7 @@ class KFAC(Config):
         if self.cooperative is not False and self.cooperative not in COOPERATION:
             names = ", ".join(map(repr, COOPERATION))
             raise _checks.error("cooperative", f"be False or one of {names}", self.cooperative)
-        if isinstance(self.cooperative_sign, bool) or self.cooperative_sign not in {1, -1}:
+        if isinstance(self.cooperative_sign, bool) or self.cooperative_sign not in SIGNS:
             raise _checks.error("cooperative_sign", "be 1 or -1", self.cooperative_sign)
         _checks.check_flag("sharded", self.sharded)
 
@@ -187,11 +193,11 @@ class EKFAC(KFAC):
         True
     """
 
-    scalings: str = "auto"
+    scalings: Scalings = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _checks.check_choice("scalings", self.scalings, ("auto", "exact", "uncorrelated"))
+        _checks.check_choice("scalings", self.scalings, SCALINGS)
 
     @property
     def draws(self) -> int:
@@ -221,7 +227,7 @@ class Full(Config):
     decay: float = 0.95
     invert_every: int = 1
     max_parameters: int = 2048
-    fisher: str = "empirical"
+    fisher: Fisher = "empirical"
 
     def __post_init__(self) -> None:
         _checks.check_real("damping", self.damping, least=0)

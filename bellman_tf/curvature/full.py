@@ -19,7 +19,7 @@ from bellman_tf.layers.capture import Capture
 class DenseMetric(Metric):
     """M^{-1} as one `[P, P]` matrix over all variables of the player."""
 
-    def __init__(self, inverse: tf.Tensor, shapes: tuple, learning_rate: tf.Tensor) -> None:
+    def __init__(self, inverse: tf.Tensor, shapes: tuple[tuple[int, ...], ...], learning_rate: tf.Tensor) -> None:
         self._inverse, self._shapes, self._rate = inverse, shapes, learning_rate
 
     def solve(self, parts: Tensors) -> Tensors:
@@ -32,7 +32,7 @@ class DenseMetric(Metric):
         return [tf.reshape(p, tf.concat([lead, shape], 0)) for p, shape in zip(pieces, self._shapes, strict=True)]
 
 
-def flatten(parts: Tensors, shapes: tuple) -> tf.Tensor:
+def flatten(parts: Tensors, shapes: tuple[tuple[int, ...], ...]) -> tf.Tensor:
     """Variables with leading axes, side by side.
 
     Args:

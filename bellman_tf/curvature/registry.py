@@ -49,7 +49,7 @@ BLOCKS: tuple[tuple[type, Callable[[PlayerLayout], bool], Callable[..., Block]],
 )
 
 
-def player_layout(name: str, shapes: tuple[tuple, ...], found: Coverage | str) -> PlayerLayout:
+def player_layout(name: str, shapes: tuple[tuple[int, ...], ...], found: Coverage | str) -> PlayerLayout:
     """What a block needs to know about a player.
 
     Args:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Unpack
+from typing import Any, Unpack
 
 import keras
 
@@ -93,9 +93,9 @@ class NativeGame(Players):
         self,
         layer: keras.Layer,
         name: str,
-        variables: tuple,
+        variables: tuple[keras.Variable, ...],
         how: Coverage | str,
-        shapes: tuple = (),
+        shapes: tuple[tuple[int | None, ...], ...] = (),
         way: str = BACKWARD,
         null: bool = False,
     ) -> None:
@@ -123,7 +123,7 @@ class NativeGame(Players):
 
         visit(model)
 
-    def _open_loop(self, layer: keras.Layer, variables: list, known: set[int]) -> None:
+    def _open_loop(self, layer: keras.Layer, variables: list[keras.Variable], known: set[int]) -> None:
         known.update(id(v) for v in variables)
         reason = self._reasons.get(id(layer), f"{type(layer).__name__} has no Gram form")
         if len(variables) < len(_unique(layer.trainable_variables)):  # its layers are players of their own
@@ -184,7 +184,7 @@ class NativeGame(Players):
         """Placements of the players off the longest path, of `program`."""
         return self.program.alignments
 
-    def summary(self, name: str = "model", print_fn: Callable | None = None) -> None:
+    def summary(self, name: str = "model", print_fn: Callable[[str], Any] | None = None) -> None:
         """Prints players as a table.
 
         Args:
@@ -231,5 +231,5 @@ def _named(model: keras.Model) -> Iterator[tuple[int, str]]:
         stack.extend((child, f"{path}/{child.name}") for child in reversed(children_of(layer)))
 
 
-def _unique(variables: list) -> list:
+def _unique(variables: list[keras.Variable]) -> list[keras.Variable]:
     return list({id(v): v for v in variables}.values())

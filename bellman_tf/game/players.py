@@ -8,7 +8,7 @@ import keras
 
 from bellman_tf import _checks
 from bellman_tf.curvature.block import state_dtype
-from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, Plan, plan
+from bellman_tf.curvature.gram.plan import LIMITS, GramForm, GramLimits, Plan, plan
 from bellman_tf.curvature.identity import IDENTITY
 from bellman_tf.curvature.metric import MetricKind
 from bellman_tf.game.graph import Call, Graph, Slot
@@ -48,11 +48,11 @@ class Player:
     index: int
     name: str
     layers: tuple[keras.Layer, ...]
-    variables: tuple
+    variables: tuple[keras.Variable, ...]
     calls: tuple[Call, ...]
     stage: int | None
     coverage: Coverage | str
-    shapes: tuple[tuple, ...] = ()
+    shapes: tuple[tuple[int | None, ...], ...] = ()
     weighing: str = COTANGENTS
     null: bool = False
     within: keras.Layer | None = None
@@ -102,7 +102,7 @@ class Player:
     def gram_plan(
         self,
         kind: MetricKind = IDENTITY,
-        form: str = "auto",
+        form: GramForm = "auto",
         group_size: int | None = None,
         limits: GramLimits = LIMITS,
     ) -> Plan:
@@ -151,7 +151,9 @@ class Stage(tuple):
     state: tuple[Slot, ...]
     calls: tuple[Call, ...]
 
-    def __new__(cls, players: tuple[Player, ...], before: tuple, state: tuple, calls: tuple) -> "Stage":
+    def __new__(
+        cls, players: tuple[Player, ...], before: tuple[Call, ...], state: tuple[Slot, ...], calls: tuple[Call, ...]
+    ) -> "Stage":
         """Makes the tuple and attaches what lies around it."""
         stage = super().__new__(cls, players)
         stage.before, stage.state, stage.calls = before, state, calls

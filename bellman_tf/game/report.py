@@ -1,6 +1,7 @@
 """`game_summary`: stages and players as a table, in the manner of Keras's `summary`."""
 
 from collections.abc import Callable
+from typing import Any
 
 from bellman_tf.game.players import Player, Players, Program
 
@@ -11,7 +12,7 @@ def print_game(
     game: Players,
     name: str,
     metrics: list[str] | None,
-    print_fn: Callable | None = None,
+    print_fn: Callable[[str], Any] | None = None,
     grams: list[str] | None = None,
     losses: list[str] | None = None,
 ) -> None:

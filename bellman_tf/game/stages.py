@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Unpack
+from typing import Any, Unpack
 
 import keras
 
@@ -158,7 +158,7 @@ class Game(Program):
         game._cut(calls, made)
         return game
 
-    def summary(self, name: str = "model", print_fn: Callable | None = None) -> None:
+    def summary(self, name: str = "model", print_fn: Callable[[str], Any] | None = None) -> None:
         """Prints stages and players as a table; arguments as `print_game`.
 
         Example:

@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf._typing import Tensors
+from bellman_tf._typing import Size, Tensors
 from bellman_tf.layers.capture import along, sample_products, weigh_smaller
 from bellman_tf.layers.coverage import Coverage, bias_shape, cover_kernels
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
@@ -263,7 +263,7 @@ class Convolution(TapCapture):
         return tf.matmul(x, x, transpose_a=True) / tf.cast(self.batch_size, x.dtype)
 
 
-def _rows_of(tensor: tf.Tensor, count: int) -> list:
+def _rows_of(tensor: tf.Tensor, count: int) -> list[Size]:
     """The size of the first axis for a reshape that may have one -1: its own, where `count` of positions is not -1."""
     if count == -1:
         return leading(tensor, len(tensor.shape) - 1)

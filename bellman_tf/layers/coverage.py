@@ -46,7 +46,7 @@ class Coverage:
     kind: str
     site: str
     capture: Callable
-    variables: tuple = dataclasses.field(compare=False)
+    variables: tuple[keras.Variable, ...] = dataclasses.field(compare=False)
     matrix: MatrixLayout | None = None
     convolution: bool = False
     taps: int = 1

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from bellman_tf import keras_access
 from bellman_tf._typing import Tensors
 from bellman_tf.layers.capture import PerSampleCapture
 from bellman_tf.layers.coverage import OUTPUT, Coverage, expected
@@ -98,7 +99,7 @@ def capture_scale_shift(
     axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     kept = [axis % rank for axis in axes]
     summed = [k for k in range(1, rank) if k not in kept]
-    mask = getattr(inputs, "_keras_mask", None)
+    mask = keras_access.mask_of(inputs)
     by_batch = isinstance(layer, keras.layers.BatchNormalization) and mask is None
     moments = None
     if layer.scale and by_batch:

@@ -145,10 +145,10 @@ class GameFactor(NamedTuple):
         (2, 1)
     """
 
-    whiten_A: list
-    whiten_B: list
-    cross_A: list
-    cross_B: list
+    whiten_A: list[Matrix]
+    whiten_B: list[Matrix]
+    cross_A: list[Matrix]
+    cross_B: list[Matrix]
 
 
 def factor_game(A_blocks: LowerBlocks, B_blocks: LowerBlocks) -> GameFactor:

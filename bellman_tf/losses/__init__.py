@@ -32,6 +32,7 @@ from bellman_tf.losses.terminal import (
     LossRecord,
     TerminalCost,
     TerminalCurvature,
+    TerminalHessian,
     find_ends,
     keras_computes_loss,
     record_loss,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from bellman_tf import keras_access
 from bellman_tf._checks import error
 
 ACTIVATIONS_KEEPING_LOGITS = ("softmax", "sigmoid")
@@ -58,7 +59,7 @@ def carried_logits(output: tf.Tensor) -> tf.Tensor | None:
     Returns:
         The logits, or None.
     """
-    logits = getattr(output, "_keras_logits", None)
+    logits = keras_access.logits_of(output)
     if logits is None and _operation(output) in _OPERATIONS:
         return output.op.inputs[0]
     return logits
@@ -77,7 +78,7 @@ def looks_through(y_pred: tf.Tensor, operation: str) -> bool:
 
     Source: Keras 3.15, `keras/src/backend/tensorflow/nn.py`, `_get_logits`.
     """
-    return hasattr(y_pred, "_keras_logits") or _operation(y_pred) == operation
+    return keras_access.logits_of(y_pred) is not None or _operation(y_pred) == operation
 
 
 def find_end(output: tf.Tensor) -> OutputEnd:

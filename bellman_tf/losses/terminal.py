@@ -12,7 +12,7 @@ curvature = terminal_curvature(cost, g, f, "matched")
 import contextlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import keras
 import tensorflow as tf
@@ -31,6 +31,10 @@ from bellman_tf.losses.probe import CurvatureTapes, LossCurvature, curvature_tap
 from bellman_tf.losses.samples import at_least_float32, entries_per_sample
 from bellman_tf.losses.signs import Signs
 from bellman_tf.losses.sum import SumOfHeads
+
+TerminalName: TypeAlias = Literal["matched", "outer_product", "full"]
+TerminalHessian: TypeAlias = TerminalName | int
+TERMINAL_HESSIANS = get_args(TerminalName)
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +260,7 @@ def terminal_curvature(
     cost: TerminalCost,
     at_z: Sequence[tf.Tensor],
     at_values: Sequence[tf.Tensor],
-    terminal_hessian: str | int = "matched",
+    terminal_hessian: TerminalHessian = "matched",
 ) -> TerminalCurvature:
     """Terminal Hessian of every sample, from the derivatives that one backward pass gives.
 
@@ -280,7 +284,7 @@ def terminal_curvature(
         g = cost.per_head(at_z) if len(cost.z) == 1 else [head.gradient() for head in heads]
         return TerminalCurvature(matched_coefficient(heads, g))
     if isinstance(terminal_hessian, str):
-        check_choice("terminal_hessian", terminal_hessian, ("matched", "outer_product", "full"))
+        check_choice("terminal_hessian", terminal_hessian, TERMINAL_HESSIANS)
         return TerminalCurvature(columns=cost.columns(hessian_factor(heads)))
     return TerminalCurvature(columns=cost.columns(hessian_factor(heads, terminal_hessian)))
 

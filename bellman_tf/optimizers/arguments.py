@@ -8,14 +8,15 @@ import keras
 
 from bellman_tf import _checks, keras_optimizers
 from bellman_tf.curvature.config import KFAC, Adam, Config
-from bellman_tf.curvature.gram.plan import LIMITS, GramLimits
-from bellman_tf.curvature.inner import METRICS
+from bellman_tf.curvature.gram.plan import LIMITS, GramForm, GramLimits
+from bellman_tf.curvature.inner import METRICS, InnerMetric
 from bellman_tf.optimizers.inner import InnerOptimizerMixin, accumulation_of
+from bellman_tf.optimizers.keywords import Gram, InnerOptimizer, LearningRate, StepControl
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.settings import GameOptions
 
 
-def check_game(options: GameOptions, metric: Config | None, step_control: object) -> None:
+def check_game(options: GameOptions, metric: Config | None, step_control: StepControl | None) -> None:
     """Checks curvature and step control against the game's options.
 
     Args:
@@ -60,16 +61,16 @@ def check_game(options: GameOptions, metric: Config | None, step_control: object
 
 
 def check_keras(
-    learning_rate: Any,
+    learning_rate: LearningRate,
     options: GameOptions,
     *,
-    weight_decay: object,
-    clipnorm: object,
-    clipvalue: object,
-    global_clipnorm: object,
-    loss_scale_factor: object,
-    step_control: object,
-) -> Any:
+    weight_decay: float | None,
+    clipnorm: float | None,
+    clipvalue: float | None,
+    global_clipnorm: float | None,
+    loss_scale_factor: float | None,
+    step_control: StepControl | None,
+) -> LearningRate:
     """Checks the arguments that every Keras optimizer has.
 
     Args:
@@ -118,7 +119,7 @@ def check_keras(
     return learning_rate
 
 
-def inner_named(identifier: Any) -> keras.optimizers.Optimizer | None:
+def inner_named(identifier: InnerOptimizer | None) -> keras.optimizers.Optimizer | None:
     """Resolves the `inner_optimizer` option.
 
     Args:
@@ -172,7 +173,7 @@ def micro_batches_of(inner: keras.optimizers.Optimizer | None, steps: int | None
     return steps
 
 
-def gram_named(gram: Any, memory: int | None) -> tuple[str, GramLimits]:
+def gram_named(gram: Gram, memory: int | None) -> tuple[GramForm, GramLimits]:
     """Resolves the options `gram` and `gram_memory`.
 
     Args:
@@ -213,9 +214,9 @@ def game_config(options: GameOptions) -> dict[str, Any]:
 def check_inner(
     inner: keras.optimizers.Optimizer | None,
     options: GameOptions,
-    inner_metric: str,
+    inner_metric: InnerMetric,
     *,
-    step_control: object,
+    step_control: StepControl | None,
     **others: object,
 ) -> None:
     """Checks what goes with another optimizer inside.
@@ -253,7 +254,9 @@ def check_inner(
         )  # fmt: skip
 
 
-def check_momentum(momentum: Momentum, options: GameOptions, metric: Config | None, step_control: object) -> None:
+def check_momentum(
+    momentum: Momentum, options: GameOptions, metric: Config | None, step_control: StepControl | None
+) -> None:
     """Checks what goes with momentum.
 
     Args:

@@ -12,7 +12,7 @@ from bellman_tf.curvature.block import Block, state_dtype
 from bellman_tf.curvature.config import Config
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.identity import IdentityBlock
-from bellman_tf.curvature.inner import InnerBlock, make_inner_block
+from bellman_tf.curvature.inner import InnerBlock, InnerMetric, make_inner_block
 from bellman_tf.curvature.registry import player_layout
 from bellman_tf.curvature.stacks import StateStore
 from bellman_tf.game.players import Player, Players
@@ -70,7 +70,7 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
     refused_steps: keras.Variable
     curvature: Config | None
     whole_states = False
-    inner_metric = "gain"
+    inner_metric: InnerMetric = "gain"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -171,7 +171,7 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
             raise ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
         return model
 
-    def build(self, variables: list) -> None:
+    def build(self, variables: list[keras.Variable]) -> None:
         """Creates the curvature state of every player, in the order of the game.
 
         In a plain Keras model, where there is no game, it warns and creates nothing.
@@ -264,7 +264,7 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
                 _WHOLE_WAY_OUT if self.whole_states else _WAY_OUT,
             )  # fmt: skip
 
-    def _check_dtypes(self, variables: list, blocks: list[Block]) -> None:
+    def _check_dtypes(self, variables: list[keras.Variable], blocks: list[Block]) -> None:
         """Statistics and sample weights have one dtype; the plain open-loop step needs neither."""
         dtypes = sorted({v.dtype for v in variables})
         plain = self.options.information == "open" and all(isinstance(b, IdentityBlock | InnerBlock) for b in blocks)

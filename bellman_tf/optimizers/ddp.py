@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import keras
 import tensorflow as tf
@@ -148,7 +148,7 @@ class DDP(GTDDP):
     def warn_open_loop(self, game: Players) -> None:
         """Nothing to warn of: every layer has its Jacobian."""
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """The options, for Keras serialisation."""
         config = super().get_config()
         return {key: config[key] for key in KEPT} | dataclasses.asdict(self.dense)

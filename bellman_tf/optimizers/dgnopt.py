@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, Unpack
+from typing import Any, Self, Unpack, get_args
 
 import keras
 import tensorflow as tf
@@ -18,6 +18,7 @@ from bellman_tf.game.stages import Game, Player
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.optimizers.keywords import (
     Alignment,
+    AlignmentName,
     AllKeywords,
     BanditName,
     LearningRate,
@@ -29,8 +30,7 @@ from bellman_tf.optimizers.metrics import curvature_block
 from bellman_tf.training.context import Outcome
 
 _RESCALER = bandits.Rescaler()
-ALIGNMENTS = ("asap", "alap", "random", "adaptive")
-REWARDS = ("loss", "held_out")
+ALIGNMENTS, REWARDS = get_args(AlignmentName), get_args(Reward)
 
 
 @keras.saving.register_keras_serializable("bellman_tf")
@@ -315,7 +315,7 @@ class DGNOpt(GTDDP):
         for variable, before, after in zip(self._memory, [*old, *scale], [*new, *new_scale], strict=True):
             self.assign(variable, tf.where(accepted, after, before))
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """The options, for Keras serialisation."""
         return super().get_config() | {
             "players": self.agents,

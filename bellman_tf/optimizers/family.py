@@ -10,7 +10,7 @@ from bellman_tf.optimizers.keywords import (
     Curvature,
     EKFACKeywords,
     GameKeywords,
-    Information,
+    InformationName,
     LearningRate,
     MetricKeywords,
 )
@@ -35,7 +35,7 @@ class DDPNOpt(GTDDP):
         self,
         learning_rate: LearningRate | None = None,
         *,
-        information: Information = "feedback",
+        information: InformationName = "feedback",
         **options: Unpack[MetricKeywords],
     ) -> None:
         super().__init__(learning_rate, information=information, **options)
@@ -63,7 +63,7 @@ class KFAC(GTDDP):
         learning_rate: LearningRate = 0.01,
         *,
         curvature: Curvature = "kfac",
-        information: Information = "open",
+        information: InformationName = "open",
         **options: Unpack[GameKeywords],
     ) -> None:
         super().__init__(learning_rate, curvature=curvature, information=information, **options)
@@ -92,7 +92,7 @@ class EKFAC(GTDDP):
         learning_rate: LearningRate = 0.01,
         *,
         curvature: Curvature = "ekfac",
-        information: Information = "open",
+        information: InformationName = "open",
         **options: Unpack[GameKeywords],
     ) -> None:
         super().__init__(learning_rate, curvature=curvature, information=information, **options)

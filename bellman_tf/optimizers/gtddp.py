@@ -21,10 +21,10 @@ from bellman_tf.optimizers.arguments import (
 )
 from bellman_tf.optimizers.keywords import (
     AllKeywords,
-    Coupling,
+    CouplingName,
     Curvature,
     Gram,
-    Information,
+    InformationName,
     InnerMetric,
     InnerOptimizer,
     LearningRate,
@@ -169,11 +169,11 @@ class GTDDP(Rejections, Stepping):
         momentum: float = 0.0,
         nesterov: bool = False,
         momentum_in_policy: bool = True,
-        information: Information = "cooperative",
+        information: InformationName = "cooperative",
         value_hessian: ValueHessian = "batch",
         terminal_hessian: TerminalHessian = "matched",
         group_size: int | None = None,
-        coupling: Coupling = "replica",
+        coupling: CouplingName = "replica",
         bilinear: bool = False,
         rollout: Rollout | None = None,
         outer_scale: OuterScale = "mean",
@@ -276,7 +276,7 @@ class GTDDP(Rejections, Stepping):
             self.control_state = self.add_variable((STATE_SIZE,), initializer=initial, dtype="float32", name="control")
             self.refused_steps = self.add_variable((), dtype="int64", name="refused_steps")
 
-    published_in: str | None = "gtddp"
+    published_in: Paper | None = "gtddp"
 
     @classmethod
     def as_published(
@@ -338,7 +338,7 @@ class GTDDP(Rejections, Stepping):
             optimizer.curvature = published_curvature(followed, optimizer.curvature, information)
         return optimizer
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """The options, for Keras serialisation."""
         config = super().get_config()
         config.pop("loss_scale_factor", None)

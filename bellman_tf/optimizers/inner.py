@@ -120,7 +120,7 @@ class InnerOptimizerMixin(_Mixed):
         """Our own state, then the other optimizer's."""
         return self.own_variables + ([] if self.inner is None else self.inner.variables)
 
-    def set_weights(self, weights: list) -> None:
+    def set_weights(self, weights: list[Any]) -> None:
         """Sets the state, in the order of `variables`.
 
         Args:
@@ -131,7 +131,7 @@ class InnerOptimizerMixin(_Mixed):
         if self.inner is not None:
             self.inner.set_weights(weights[count:])
 
-    def finalize_variable_values(self, var_list: list) -> None:
+    def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         """Ends training: averages kept with `use_ema` become the weights.
 
         Args:
@@ -142,7 +142,9 @@ class InnerOptimizerMixin(_Mixed):
         else:
             self.inner.finalize_variable_values(var_list)
 
-    def exclude_from_weight_decay(self, var_list: list | None = None, var_names: list | None = None) -> None:
+    def exclude_from_weight_decay(
+        self, var_list: list[keras.Variable] | None = None, var_names: list[str] | None = None
+    ) -> None:
         """As in Keras; reaches the other optimizer, whose weight decay it is.
 
         Args:
@@ -156,7 +158,7 @@ class InnerOptimizerMixin(_Mixed):
 
     # ---- the step
 
-    def build_inner(self, variables: list) -> None:
+    def build_inner(self, variables: list[keras.Variable]) -> None:
         """Builds the other optimizer for the model's trainable variables.
 
         Args:
@@ -269,7 +271,9 @@ def accumulation_of(optimizer: keras.optimizers.Optimizer) -> int:
     return found.pop()
 
 
-def _put_back_unless(accepted: tf.Tensor, variables: list, before: Tensors, after: Tensors) -> tf.Tensor:
+def _put_back_unless(
+    accepted: tf.Tensor, variables: list[keras.Variable], before: Tensors, after: Tensors
+) -> tf.Tensor:
     """Gives variables their old values back unless the batch is good.
 
     Args:

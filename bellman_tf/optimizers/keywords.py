@@ -6,26 +6,22 @@ from typing import Any, Literal, TypeAlias, TypedDict
 import keras
 
 from bellman_tf.bandit import Bandit
+from bellman_tf.bandit.policies import BanditName
 from bellman_tf.curvature.config import Config
-from bellman_tf.curvature.gram.plan import GramLimits
+from bellman_tf.curvature.gram.plan import GramForm, GramLimits
+from bellman_tf.curvature.inner import InnerMetric
+from bellman_tf.losses.terminal import TerminalHessian
+from bellman_tf.training.information import InformationName
+from bellman_tf.training.settings import CouplingName, OuterGain, OuterScale, Rollout, ValueHessian
 from bellman_tf.training.step_control import LevenbergMarquardt
 
 LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]
 Curvature: TypeAlias = Literal["identity", "rmsprop", "adam", "kfac", "ekfac", "full"] | Config | Mapping[str, Any]
 InnerOptimizer: TypeAlias = str | keras.optimizers.Optimizer | Mapping[str, Any]
-InnerMetric: TypeAlias = Literal["rate", "gain"]
 StepControl: TypeAlias = Literal["levenberg_marquardt"] | LevenbergMarquardt | Mapping[str, Any]
-Information: TypeAlias = Literal["open", "feedback", "cooperative_open", "cooperative"]
-ValueHessian: TypeAlias = Literal["batch", "block_diagonal", "outer_product", "per_sample"]
-TerminalHessian: TypeAlias = Literal["matched", "outer_product", "full"] | int
-Coupling: TypeAlias = Literal["replica", "global"]
-Rollout: TypeAlias = Literal["linear", "nonlinear"]
-OuterScale: TypeAlias = Literal["mean", "batch", "sample"]
-OuterGain: TypeAlias = Literal["batch", "own"]
-GramForm: TypeAlias = Literal["auto", "exact", "per_sample", "positions", "sketch", "features", "hashed"]
 Gram: TypeAlias = GramForm | GramLimits | Mapping[str, Any]
-Alignment: TypeAlias = Literal["asap", "alap", "random", "adaptive"] | dict[str, int]
-BanditName: TypeAlias = Literal["exp3++", "exp3", "ucb1", "uniform"]
+AlignmentName: TypeAlias = Literal["asap", "alap", "random", "adaptive"]
+Alignment: TypeAlias = AlignmentName | dict[str, int]
 Reward: TypeAlias = Literal["loss", "held_out"]
 Paper: TypeAlias = Literal["ddp", "ddpnopt", "gtddp", "dgnopt"]
 
@@ -55,7 +51,7 @@ class GameKeywords(KerasKeywords, total=False):
     value_hessian: ValueHessian
     terminal_hessian: TerminalHessian
     group_size: int | None
-    coupling: Coupling
+    coupling: CouplingName
     bilinear: bool
     rollout: Rollout | None
     outer_scale: OuterScale
@@ -75,7 +71,7 @@ class GameKeywords(KerasKeywords, total=False):
 class EKFACKeywords(GameKeywords, total=False):
     """The same with the information structure."""
 
-    information: Information
+    information: InformationName
 
 
 class MetricKeywords(GameKeywords, total=False):
@@ -87,7 +83,7 @@ class MetricKeywords(GameKeywords, total=False):
 class AllKeywords(MetricKeywords, total=False):
     """All keyword arguments of `GTDDP`."""
 
-    information: Information
+    information: InformationName
 
 
 class PlayersKeywords(AllKeywords, total=False):

@@ -5,10 +5,12 @@ from typing import Any
 
 from bellman_tf import _checks
 from bellman_tf.curvature import config as curvature_config
-from bellman_tf.training.information import INFORMATION
+from bellman_tf.losses import TerminalHessian
+from bellman_tf.optimizers.keywords import Paper
+from bellman_tf.training.information import INFORMATION, InformationName
 
 # Per paper: its information structure, its terminal Hessian, and the sign of the cross terms between two players.
-PAPERS = {
+PAPERS: dict[Paper, tuple[InformationName, TerminalHessian, curvature_config.Sign]] = {
     "ddp": ("feedback", "full", 1),
     "ddpnopt": ("feedback", "outer_product", 1),
     "gtddp": ("cooperative", "outer_product", 1),
@@ -16,7 +18,7 @@ PAPERS = {
 }
 
 
-def published_options(paper: str | None, options: dict[str, Any]) -> dict[str, Any]:
+def published_options(paper: Paper | None, options: dict[str, Any]) -> dict[str, Any]:
     """Completes the options of an `as_published`.
 
     Args:
@@ -42,7 +44,7 @@ def published_options(paper: str | None, options: dict[str, Any]) -> dict[str, A
 
 
 def published_curvature(
-    paper: str | None, curvature: curvature_config.Config, information: str
+    paper: Paper | None, curvature: curvature_config.Config, information: InformationName
 ) -> curvature_config.Config:
     """A curvature that was named, as the papers have it.
 

@@ -12,7 +12,7 @@ from bellman_tf.training.monitor import names_of
 from bellman_tf.training.update import Assignments
 
 
-def first_control_state(shape: tuple, dtype: str | None = None) -> tf.Tensor:
+def first_control_state(shape: tuple[int, ...], dtype: str | None = None) -> tf.Tensor:
     """Damping 1, nothing measured.
 
     Args:
@@ -106,7 +106,9 @@ class Records(ModelBound):
         if self.watched and self.watchable:
             self.make_monitor(game)
 
-    def add_to_monitor(self, game: Players, outcome: Outcome | None, telemetry: dict, accepted: tf.Tensor) -> None:
+    def add_to_monitor(
+        self, game: Players, outcome: Outcome | None, telemetry: dict[str, tf.Tensor], accepted: tf.Tensor
+    ) -> None:
         """Adds the numbers of a step to the sums of `monitor`.
 
         Args:

@@ -41,12 +41,12 @@ class Rejections(ModelBound):
 class RejectionWatch(keras.callbacks.Callback):
     """Lets the optimizer look at its count at the end of every epoch."""
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Warns if the epoch ended in rejected batches."""
         _checks.given("model", self.model).optimizer.warn_rejected()
 
 
-def watching(callbacks: Any, model: keras.Model) -> list | keras.callbacks.CallbackList:
+def watching(callbacks: Any, model: keras.Model) -> list[keras.callbacks.Callback] | keras.callbacks.CallbackList:
     """Adds a `RejectionWatch` to what `fit` was given.
 
     Args:

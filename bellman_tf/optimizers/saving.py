@@ -4,6 +4,7 @@ import warnings
 import weakref
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -36,7 +37,7 @@ class SavingMixin(InnerOptimizerMixin):
     rejected_batches: keras.Variable
     clamped_values: keras.Variable
 
-    def save_own_variables(self, store: dict) -> None:
+    def save_own_variables(self, store: dict[str, Any]) -> None:
         """State of the optimizer and of the model's random generators, so that training resumes exactly.
 
         Args:
@@ -52,7 +53,7 @@ class SavingMixin(InnerOptimizerMixin):
         """A checksum of what the state is of each player: other metrics have other ones, other sizes have not."""
         return zlib.crc32(" ".join(self._store.names).encode())
 
-    def load_own_variables(self, store: dict) -> None:
+    def load_own_variables(self, store: dict[str, Any]) -> None:
         """Loads the saved state; warns and loads nothing if it is that of another optimizer.
 
         Args:
@@ -81,17 +82,17 @@ class SavingMixin(InnerOptimizerMixin):
         for k, variable in enumerate(generators):
             variable.assign(store[f"{_SEED}{k}"])
 
-    def _generators(self) -> list:
+    def _generators(self) -> list[keras.Variable]:
         model = None if self._model is None else self._model()
         return [] if model is None else model.seed_variables()
 
-    def _counters_in(self, own: dict) -> bool:
+    def _counters_in(self, own: dict[str, Any]) -> bool:
         """Whether our integer counters stand at their places, which no optimizer of Keras has there."""
         counters = {id(self.rejected_batches), id(self.clamped_values)}
         places = [str(k) for k, variable in enumerate(self.own_variables) if id(variable) in counters]
         return all(tuple(own[k].shape) == () and np.issubdtype(own[k].dtype, np.integer) for k in places)
 
-    def _warn_skipped(self, own: dict) -> None:
+    def _warn_skipped(self, own: dict[str, Any]) -> None:
         reason = "it was saved by an optimizer of another kind"
         if len(own) != len(self.own_variables):
             reason = f"it has {len(self.own_variables)} variables whereas the saved optimizer has {len(own)} variables"
@@ -102,7 +103,7 @@ class SavingMixin(InnerOptimizerMixin):
             )
         warnings.warn(f"Skipping variable loading for optimizer '{self.name}', because {reason}.", stacklevel=3)
 
-    def _assign(self, variables: list, values: Sequence, hint: str) -> None:
+    def _assign(self, variables: list[keras.Variable], values: Sequence[Any], hint: str) -> None:
         for variable, value in zip(variables, values, strict=True):
             if tuple(value.shape) != tuple(variable.shape):
                 name = variable.path if isinstance(variable, keras.Variable) else variable.name
@@ -112,7 +113,7 @@ class SavingMixin(InnerOptimizerMixin):
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Copies by options and state; the model stays behind, and so do the states of its random generators."""
         parts = self.own_variables, self.inner_state
         state = tuple(tuple(v.numpy() for v in part) for part in parts) if self._waiting is None else self._waiting
@@ -144,7 +145,7 @@ class SavingMixin(InnerOptimizerMixin):
         self._waiting = None
 
 
-def _copied(cls: type[SavingMixin], config: dict, state: tuple) -> SavingMixin:
+def _copied(cls: type[SavingMixin], config: dict[str, Any], state: tuple[Any, ...]) -> SavingMixin:
     """An optimizer with the options and state of another one."""
     optimizer = cls.from_config(config)
     optimizer._waiting = state

@@ -30,7 +30,7 @@ class Stepping(Records, ModelBound):
 
     rate_factor = 1.0
 
-    def train_step(self, model: keras.Model, data: Any) -> dict:
+    def train_step(self, model: keras.Model, data: Any) -> dict[str, Any]:
         """One training step of a model of this package.
 
         Args:

@@ -95,7 +95,7 @@ class StepResult(NamedTuple):
     spoiled: tf.Tensor | None = None
 
 
-def recursion_dtype(variables: list) -> tf.DType:
+def recursion_dtype(variables: list[keras.Variable]) -> tf.DType:
     """Dtype of Gram matrices and sample weights.
 
     Args:

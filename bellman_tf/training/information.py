@@ -1,6 +1,9 @@
 """Information structures: which Gram matrices and deviations enter a player's weights. Source: DGN Table 1."""
 
 import dataclasses
+from typing import Literal, TypeAlias
+
+InformationName: TypeAlias = Literal["open", "feedback", "cooperative_open", "cooperative"]
 
 
 @dataclasses.dataclass(frozen=True)

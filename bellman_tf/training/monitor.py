@@ -43,7 +43,9 @@ def names_of(options: GameOptions, game: Players) -> list[str]:
     return names + ([f"feedback_ratio/stage_{t}" for t in range(1, len(game.stages))] if information.feedback else [])
 
 
-def numbers_of(policy: LinearPolicy | None, options: GameOptions, game: Players, dtype: tf.DType) -> dict:
+def numbers_of(
+    policy: LinearPolicy | None, options: GameOptions, game: Players, dtype: tf.DType
+) -> dict[str, tf.Tensor]:
     """The numbers of a watched step of the linear roll-out that come from its sample weights.
 
     Args:
@@ -56,7 +58,8 @@ def numbers_of(policy: LinearPolicy | None, options: GameOptions, game: Players,
         A scalar for each name, that of a stage's first player.
     """
     names = [name for name in names_of(options, game) if name not in OF_OUTCOMES]
-    numbers = dict.fromkeys(names, tf.zeros([], dtype))
+    zero: tf.Tensor = tf.zeros([], dtype)
+    numbers = dict.fromkeys(names, zero)
     if policy is None:
         return numbers
     plain, weights = policy.plain(), policy.first_weights()

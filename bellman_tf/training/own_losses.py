@@ -22,6 +22,7 @@ from bellman_tf.losses import (
     Observation,
     Signs,
     TerminalCost,
+    TerminalHessian,
     exclude_losses,
     keras_computes_loss,
     named_losses,
@@ -177,7 +178,7 @@ class Objective:
         sites: dict,
         variables: list,
         scale: tf.Tensor,
-        terminal_hessian: str | int | None,
+        terminal_hessian: TerminalHessian | None,
         dtype: tf.DType,
         draws: bool = False,
     ) -> list:

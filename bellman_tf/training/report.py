@@ -9,7 +9,7 @@ from bellman_tf import replicas
 from bellman_tf.training.context import StepResult
 
 
-def report(model: keras.Model, data: Any, result: StepResult) -> dict:
+def report(model: keras.Model, data: Any, result: StepResult) -> dict[str, Any]:
     """Updates the model's metrics, with an accepted batch only: one NaN would stay in them until the epoch ends.
 
     Args:
@@ -31,7 +31,7 @@ def report(model: keras.Model, data: Any, result: StepResult) -> dict:
         loss = tf.math.multiply_no_nan(loss, counted)
         tracker.update_state(loss, sample_weight=counted * tf.cast(size, tracker.dtype))
 
-    def update() -> dict:
+    def update() -> dict[str, Any]:
         return model.compute_metrics(x, y, result.y_pred, sample_weight=sample_weight)
 
     own = type(model).compute_metrics is not keras.Model.compute_metrics

@@ -2,22 +2,27 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
 
 from bellman_tf import _checks
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.coupling.base import Coupling
-from bellman_tf.curvature.gram import FORMS, GramLimits
+from bellman_tf.curvature.gram import FORMS, GramForm, GramLimits
 from bellman_tf.curvature.gram.plan import LIMITS
-from bellman_tf.training.information import INFORMATION
+from bellman_tf.losses.terminal import TERMINAL_HESSIANS, TerminalHessian
+from bellman_tf.training.information import INFORMATION, InformationName
 from bellman_tf.training.momentum import Momentum
 from bellman_tf.training.step_control import LevenbergMarquardt
 
-VALUE_HESSIANS = ("batch", "block_diagonal", "outer_product", "per_sample")
-TERMINAL_HESSIANS = ("matched", "outer_product", "full")
-ROLLOUTS = ("linear", "nonlinear")
-OUTER_SCALES = ("mean", "batch", "sample")
-OUTER_GAINS = ("batch", "own")
-COUPLINGS = ("replica", "global")
+# The names that options may have, for type checkers and for the checks below.
+ValueHessian: TypeAlias = Literal["batch", "block_diagonal", "outer_product", "per_sample"]
+Rollout: TypeAlias = Literal["linear", "nonlinear"]
+OuterScale: TypeAlias = Literal["mean", "batch", "sample"]
+OuterGain: TypeAlias = Literal["batch", "own"]
+CouplingName: TypeAlias = Literal["replica", "global"]
+VALUE_HESSIANS, ROLLOUTS, OUTER_SCALES, OUTER_GAINS, COUPLINGS = map(
+    get_args, (ValueHessian, Rollout, OuterScale, OuterGain, CouplingName)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +50,20 @@ class GameOptions:
         coupling: on several replicas, whose samples meet in one game: those of a replica or of all, one of `COUPLINGS`.
     """
 
-    information: str
-    value_hessian: str
-    terminal_hessian: str | int
+    information: InformationName
+    value_hessian: ValueHessian
+    terminal_hessian: TerminalHessian
     group_size: int | None
     bilinear: bool
-    gram: str
-    rollout: str = "linear"
-    outer_scale: str = "mean"
-    outer_gain: str = "batch"
+    gram: GramForm
+    rollout: Rollout = "linear"
+    outer_scale: OuterScale = "mean"
+    outer_gain: OuterGain = "batch"
     value_damping: float = 0.0
     gram_limits: GramLimits = LIMITS
     player_losses: tuple[tuple[str, tuple[str, ...]], ...] = ()
     micro_batches: int = 1
-    coupling: str = "replica"
+    coupling: CouplingName = "replica"
 
     def __post_init__(self) -> None:
         """Checks every option and their combinations.

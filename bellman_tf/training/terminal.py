@@ -15,6 +15,7 @@ from bellman_tf.losses import (
     LossRecord,
     OutputEnd,
     TerminalCurvature,
+    TerminalHessian,
     keras_computes_loss,
     record_loss,
     terminal_cost,
@@ -75,7 +76,7 @@ class Terminal:
         """
         return self._curvature([], "full" if rank is None else rank).columns or []
 
-    def _curvature(self, gradients: Tensors, terminal_hessian: str | int) -> TerminalCurvature:
+    def _curvature(self, gradients: Tensors, terminal_hessian: TerminalHessian) -> TerminalCurvature:
         return terminal_curvature(self._cost, gradients, self._derivatives, terminal_hessian)
 
 

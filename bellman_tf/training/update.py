@@ -12,7 +12,7 @@ from bellman_tf.linalg.constants import constant
 _SMALL = 2**14  # entries; of larger tensors a copy costs more than it saves
 
 
-def own_cost_gradient(variables: tuple) -> list[tf.Tensor | None]:
+def own_cost_gradient(variables: tuple[keras.Variable, ...]) -> list[tf.Tensor | None]:
     """Gradient l_u of each variable's regularizer, `None` where there is none."""
     gradients: list[tf.Tensor | None] = []
     for variable in variables:

@@ -1,8 +1,12 @@
 """How far to step, and how much to regularise when a step cannot be taken."""
 
 import dataclasses
+from typing import Literal, TypeAlias, get_args
 
 from bellman_tf import _checks
+
+Place: TypeAlias = Literal["control", "state", "both"]
+PLACES = get_args(Place)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +36,14 @@ class Regularization:
         1e-06
     """
 
-    on: str = "both"
+    on: Place = "both"
     initial: float = 0.0
     smallest: float = 1e-6
     largest: float = 1e10
     factor: float = 2.0
 
     def __post_init__(self) -> None:
-        _checks.check_choice("on", self.on, ("control", "state", "both"))
+        _checks.check_choice("on", self.on, PLACES)
         _checks.check_real("initial", self.initial, least=0.0)
         _checks.check_real("smallest", self.smallest, above=0.0)
         _checks.check_real("factor", self.factor, above=1.0)

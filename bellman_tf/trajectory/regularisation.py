@@ -2,10 +2,10 @@
 
 import tensorflow as tf
 
-from bellman_tf.trajectory.options import Regularization
+from bellman_tf.trajectory.options import Place, Regularization
 
 
-def strengths(mu: tf.Tensor, on: str) -> tuple[tf.Tensor, tf.Tensor]:
+def strengths(mu: tf.Tensor, on: Place) -> tuple[tf.Tensor, tf.Tensor]:
     """The two places where mu can act.
 
     Args:

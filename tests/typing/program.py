@@ -27,9 +27,15 @@ game.fit(x, y)
 game.game_summary(print_fn=print)
 names: list[str] = [player.name for player in game.game.players if player.covered]
 share: float = game.game.coverage
+depth: int = len(model.game.stages)
+first: int | None = model.game.stage_of(model.game.players[0])
+ways: int = model.game.alignments.count
+model.game.summary("model", print_fn=print)
+model.game.plot("game.png", stages_per_row=4)
 
 published: btf.GTDDP = btf.GTDDP.as_published(paper="dgnopt", curvature=btf.curvature.EKFAC(damping=0.1))
 careful = btf.DDPNOpt(0.1, step_control=btf.LevenbergMarquardt(), curvature=btf.curvature.KFAC())
+joint = btf.curvature.EKFAC(cooperative="published", cooperative_sign=-1, fisher="model", scalings="exact")
 baseline: btf.KFAC = btf.KFAC(0.01, weight_decay=1e-4, use_ema=True, name="baseline")
 
 # ---- looking into it
@@ -53,6 +59,7 @@ def terminal_cost(state: tf.Tensor) -> tf.Tensor:
 
 
 problem = trajectory.Problem(dynamics, running_cost, terminal_cost, horizon=20, lower=-1.0, upper=1.0)
+schedule_of_mu = trajectory.Regularization(on="control")
 solution = trajectory.solve(problem, np.zeros([2]), np.zeros([20, 2]), max_iterations=50)
 controls: np.ndarray = solution.controls.numpy()
 

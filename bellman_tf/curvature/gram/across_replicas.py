@@ -22,7 +22,7 @@ import tensorflow as tf
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature.gram.blocks import bias_pairs
 from bellman_tf.curvature.gram.hashed import hashed_pair
-from bellman_tf.curvature.gram.plan import GramLimits, kept_channels, kept_features, plan
+from bellman_tf.curvature.gram.plan import GramForm, GramLimits, kept_channels, kept_features, plan
 from bellman_tf.curvature.gram.products import stacked, total
 from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
@@ -56,7 +56,7 @@ class Sides(NamedTuple):
     rows: Callable[[Tensors], tf.Tensor]
 
 
-def sent_numbers(extent: Extent, kind: MetricKind, form: str, limits: GramLimits, itemsize: int) -> int | None:
+def sent_numbers(extent: Extent, kind: MetricKind, form: GramForm, limits: GramLimits, itemsize: int) -> int | None:
     """Numbers that a sample sends of a player, for one column.
 
     Args:
@@ -96,7 +96,7 @@ def sendable(numbers: int | None, limits: GramLimits, itemsize: int) -> bool:
     return numbers is not None and numbers * itemsize * GLOBAL_BATCH <= limits.memory
 
 
-def sides(capture: Capture, metric: Metric, form: str, limits: GramLimits) -> Sides | None:
+def sides(capture: Capture, metric: Metric, form: GramForm, limits: GramLimits) -> Sides | None:
     """The two sides of a player's inner products, in the form that `gram` has for the whole batch.
 
     Args:

@@ -8,7 +8,7 @@ from bellman_tf.curvature.gram.features import features
 from bellman_tf.curvature.gram.hashed import hashed
 from bellman_tf.curvature.gram.lookup import lookup
 from bellman_tf.curvature.gram.memory_use import MemoryUse
-from bellman_tf.curvature.gram.plan import LIMITS, GramLimits, plan
+from bellman_tf.curvature.gram.plan import LIMITS, GramForm, GramLimits, plan
 from bellman_tf.curvature.gram.positions import positions
 from bellman_tf.curvature.gram.sketch import condense_tap, sketch
 from bellman_tf.curvature.metric import Metric, MetricKind
@@ -48,7 +48,7 @@ def condense(
     capture: Capture,
     kind: MetricKind,
     group_size: int | None = None,
-    form: str = "auto",
+    form: GramForm = "auto",
     limits: GramLimits = LIMITS,
 ) -> None:
     """Forms early what a Gram matrix needs of a capture, where that holds fewer numbers than the cotangents.
@@ -73,7 +73,7 @@ def gram(
     capture: Capture,
     metric: Metric,
     group_size: int | None = None,
-    form: str = "auto",
+    form: GramForm = "auto",
     limits: GramLimits = LIMITS,
 ) -> tf.Tensor:
     """The Gram matrix of one player, group by group.

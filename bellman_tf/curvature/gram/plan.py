@@ -20,7 +20,7 @@ batch at hand, so that a summary printed before training is what runs.
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import keras
 
@@ -30,7 +30,8 @@ from bellman_tf.curvature.gram.memory_use import MemoryUse
 from bellman_tf.curvature.metric import MetricKind
 from bellman_tf.layers.matrix_layout import Extent
 
-FORMS = ("auto", "exact", "per_sample", "positions", "sketch", "features", "hashed")
+GramForm: TypeAlias = Literal["auto", "exact", "per_sample", "positions", "sketch", "features", "hashed"]
+FORMS = get_args(GramForm)
 # Samples in a batch, as far as the choice of a form goes.
 USUAL_BATCH = 64
 
@@ -105,7 +106,7 @@ class Plan(NamedTuple):
 def plan(
     extent: Extent,
     kind: MetricKind,
-    form: str = "auto",
+    form: GramForm = "auto",
     group_size: int | None = None,
     limits: GramLimits = LIMITS,
     itemsize: int = 4,

@@ -1,6 +1,7 @@
 """The block of a player that another optimizer moves: it assigns nothing and reads that optimizer's variables."""
 
 from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
 
 import keras
 import tensorflow as tf
@@ -12,7 +13,8 @@ from bellman_tf.curvature.metric import Metric
 from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.capture import Capture
 
-METRICS = ("rate", "gain")
+InnerMetric: TypeAlias = Literal["rate", "gain"]
+METRICS = get_args(InnerMetric)
 
 
 class InnerBlock(Block):
@@ -29,7 +31,11 @@ class InnerBlock(Block):
     name: str
 
     def __init__(
-        self, layout: PlayerLayout, optimizer: keras.optimizers.Optimizer, variables: Sequence, metric: str
+        self,
+        layout: PlayerLayout,
+        optimizer: keras.optimizers.Optimizer,
+        variables: Sequence[keras.Variable],
+        metric: InnerMetric,
     ) -> None:
         """Stores where to read.
 

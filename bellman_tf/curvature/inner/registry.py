@@ -7,7 +7,7 @@ import keras
 from bellman_tf import keras_optimizers
 from bellman_tf.curvature.block import PlayerLayout
 from bellman_tf.curvature.inner.adam import AdamInnerBlock, NadamInnerBlock
-from bellman_tf.curvature.inner.base import InnerBlock
+from bellman_tf.curvature.inner.base import InnerBlock, InnerMetric
 from bellman_tf.curvature.inner.rmsprop import RMSpropInnerBlock
 from bellman_tf.curvature.inner.scaled import ScaledBlock
 from bellman_tf.curvature.inner.sgd import SGDBlock
@@ -23,7 +23,10 @@ FAMILIES: tuple[tuple[type, type[InnerBlock]], ...] = (
 
 
 def make_inner_block(
-    layout: PlayerLayout, optimizer: keras.optimizers.Optimizer, variables: Sequence, metric: str
+    layout: PlayerLayout,
+    optimizer: keras.optimizers.Optimizer,
+    variables: Sequence[keras.Variable],
+    metric: InnerMetric,
 ) -> InnerBlock:
     """The block of a player that another optimizer moves.
 
