@@ -24,7 +24,12 @@ from bellman_tf.game.replay_check import ComparedRuns, RunResult, apart, kept_va
 from bellman_tf.game.survey import FAILURES, UNKNOWN_SIZES
 from bellman_tf.game.synthetic_samples import synthetic_samples
 
-ROWS = (3, 5, 7, 11)  # made-up samples: the first number that no other axis of the inputs has
+ROWS = (
+    6,
+    10,
+    14,
+    22,
+)  # made-up samples: the first number that no other axis of the inputs has; see `synthetic_samples`
 
 
 @dataclasses.dataclass(frozen=True)

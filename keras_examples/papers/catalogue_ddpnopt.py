@@ -27,7 +27,7 @@ CNN_SVHN = dataclasses.replace(CNN_CIFAR, name="CNN, SVHN", data="svhn")
 PARTS = (FF_DIGITS, FF_MNIST, FF_FASHION, CNN_MNIST, CNN_SVHN, CNN_CIFAR)
 FF, CNN = (tuple(part.name for part in PARTS[k : k + 3]) for k in (0, 3))
 
-VANILLA = dataclasses.replace(DDP, name="vanilla DDP", method=published("DDP", "ddpnopt"), only=(FF_DIGITS.name,))
+VANILLA = dataclasses.replace(DDP, name="vanilla DDP", only=(FF_DIGITS.name,))
 DIAGONAL = Row(
     "DDPNOpt", published("DDPNOpt", "", terminal_hessian="full", curvature="rmsprop"), ADAPTIVE_RATES, "RMSprop",
     only=FF,

@@ -111,7 +111,7 @@ def test_vanilla_ddp_names_the_optimizer_that_can():
 # Of `tests/zoo`, what a replay would get wrong; every other model must follow the gradient.
 REFUSED = {
     "spectral_normalization", "tied_embedding", "position_table", "own_weight", "raw_tensorflow", "python_branches",
-    "folded", "folded_then_flat", "time_major", "time_major_square", "time_major_three", "reversed", "contrast",
+    "folded", "folded_then_flat", "time_major", "time_major_square", "time_major_four", "reversed", "contrast",
     "one_batch_of_two", "folded_outputs", "counting", "inference_inside", "stateful_rnn", "moving_loss",
     "added_penalty", "own_penalty", "second_call", "without_regularizers",
 }  # fmt: skip

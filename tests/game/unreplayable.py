@@ -258,9 +258,9 @@ KINDS = {
     "spectral normalisation": Kind(spectral, "writes '.*spectral/.*kernel'"),
     "stateful recurrence": Kind(stateful, "'memory' is stateful", lambda batch: normal(batch, 5, 4)),
     "stateful loss": Kind(chain, "'annealed' holds variables", loss=Annealed),
-    "time folded into the batch": Kind(folded, "'folded' has 12 rows", lambda batch: normal(batch, 4, 6)),
+    "time folded into the batch": Kind(folded, "'folded' has 40 rows", lambda batch: normal(batch, 4, 6)),
     "two towers in one batch": Kind(
-        siamese, "'tower' has 6 rows", lambda batch: [normal(batch, 4), normal(batch, 4, seed=1)]
+        siamese, "'tower' has 12 rows", lambda batch: [normal(batch, 4), normal(batch, 4, seed=1)]
     ),
     "time first": Kind(time_major, "'major' has 8 rows", lambda batch: normal(batch, 8, 4)),
     "rolled batch": Kind(rolled, "rows of the output of 'rolled'"),

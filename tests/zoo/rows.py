@@ -74,7 +74,7 @@ ROWS = {
     "folded_then_flat": Case(functional((6, 4), folded_then_flat), SEQUENCES, labels(), SPARSE),
     "time_major": Case(functional((5, 4), time_major), SEQUENCES[:, :5], PER_STEP[:, :5], SPARSE),
     "time_major_square": Case(functional((6, 4), time_major), SEQUENCES, PER_STEP, SPARSE),
-    "time_major_three": Case(functional((3, 4), time_major), SEQUENCES[:3, :3], PER_STEP[:3, :3], SPARSE),
+    "time_major_four": Case(functional((4, 4), time_major), SEQUENCES[:4, :4], PER_STEP[:4, :4], SPARSE),
     "reversed": Case(functional((5,), reversed_rows), VECTORS, labels(), SPARSE),
     "contrast": Case(functional((5,), contrast), VECTORS, labels(), SPARSE),
     "one_batch_of_two": Case(one_batch_of_two, [VECTORS, VECTORS + 1], labels(), SPARSE),
