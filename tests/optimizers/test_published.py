@@ -138,7 +138,7 @@ def test_calls_of_the_page_make_what_their_config_makes(call):
     again = type(optimizer).from_config(optimizer.get_config())
     assert keras.saving.serialize_keras_object(again) == keras.saving.serialize_keras_object(optimizer)
     if isinstance(optimizer, btf.GTDDP):
-        assert ".as_published(" in call
+        assert re.search(r"\.as_(published|cited)\(", call)
 
 
 @pytest.mark.slow
