@@ -11,7 +11,7 @@ from bellman_tf.bellman.augment import augment_batch, augment_value
 from bellman_tf.bellman.dense import (
     Expansion,
     Gains,
-    Stage,
+    StageDerivatives,
     Value,
     backward_dense,
     expand,
@@ -53,7 +53,7 @@ __all__ = [
     "MatrixValue",
     "OuterValue",
     "SampleValue",
-    "Stage",
+    "StageDerivatives",
     "Value",
     "augment_batch",
     "augment_value",

@@ -76,7 +76,7 @@ class Gains(NamedTuple):
     skip: tf.Tensor | None = None
 
 
-class Stage(NamedTuple):
+class StageDerivatives(NamedTuple):
     """Derivatives of one stage at the nominal trajectory: the arguments of `expand` and the metric of `gains`.
 
     Attributes:
@@ -94,7 +94,7 @@ class Stage(NamedTuple):
 
     Example:
         >>> one = tf.constant([[1.0]])
-        >>> stage = Stage(jacobian_state=one, jacobian_control=one, cost_uu=3 * one)  # x' = x + u, cost 3/2 u^2
+        >>> stage = StageDerivatives(one, one, cost_uu=3 * one)  # x' = x + u, cost 3/2 u^2
         >>> backward_dense(Value(one[0], one), [stage])[0][0].feedback.numpy().tolist()
         [[-0.25]]
     """
@@ -279,13 +279,13 @@ def value_update(expansion: Expansion, gains: Gains, *, policy: bool = False) ->
 
 
 def backward_dense(
-    terminal: Value, stages: Sequence[Stage], *, policy: bool = False
+    terminal: Value, stages: Sequence[StageDerivatives], *, policy: bool = False
 ) -> tuple[list[Gains], list[Value]]:
     """The whole backward pass with everything kept.
 
     Args:
         terminal: `Value` behind the last stage.
-        stages: `Stage` per stage, first stage first; one with a `metric` uses it in place of its Q_uu.
+        stages: `StageDerivatives` per stage, first stage first; one with a `metric` uses it in place of its Q_uu.
         policy: as in `value_update`.
 
     Returns:
@@ -299,7 +299,7 @@ def backward_dense(
 
     Example:
         >>> one = tf.constant([[1.0]])
-        >>> policy, values = backward_dense(Value(one[0], one), [Stage(one, one, cost_uu=3 * one)])
+        >>> policy, values = backward_dense(Value(one[0], one), [StageDerivatives(one, one, cost_uu=3 * one)])
         >>> values[0].V_xx.numpy().tolist()
         [[0.75]]
     """

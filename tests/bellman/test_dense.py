@@ -39,7 +39,7 @@ def ours(stage):
     names = {"f_x": "jacobian_state", "f_u": "jacobian_control"}
     names |= {f"l_{s}": f"cost_{s}" for s in ("x", "u", "xx", "ux", "uu")}
     names |= {f"f_{s}": f"dynamics_{s}" for s in ("xx", "ux", "uu")}
-    return bellman.Stage(**{names[key]: tf.constant(array) for key, array in stage.items()})
+    return bellman.StageDerivatives(**{names[key]: tf.constant(array) for key, array in stage.items()})
 
 
 def random_value(rng, n):
@@ -104,7 +104,7 @@ def test_constant_lq_problems_follow_the_riccati_equation(seed, horizon):
     rng = np.random.default_rng(seed)
     A, B = rng.standard_normal((3, 3)) / 2, rng.standard_normal((3, 2))
     Q, R, P = random_spd(rng, 3, 10.0), random_spd(rng, 2, 10.0), random_spd(rng, 3, 10.0)
-    stage = bellman.Stage(*map(tf.constant, (A, B)), cost_xx=tf.constant(Q), cost_uu=tf.constant(R))
+    stage = bellman.StageDerivatives(*map(tf.constant, (A, B)), cost_xx=tf.constant(Q), cost_uu=tf.constant(R))
     terminal = bellman.Value(tf.zeros([3], tf.float64), tf.constant(P))
     _, values = bellman.backward_dense(terminal, [stage] * horizon)
     assert_close(values[0].V_xx, reference.riccati(A, B, Q, R, P, horizon), rtol=1e-10)
@@ -144,7 +144,9 @@ def test_a_batch_is_one_system_with_stacked_states(game):
         F_X, F_u = bellman.augment_batch(tf.constant(stage.f_x), tf.constant(stage.f_u))
         for actual, expected in zip((F_X, F_u), reference.stack(stage.f_x, stage.f_u), strict=True):
             assert_close(actual, expected)
-        stages.append(bellman.Stage(F_X, F_u, cost_u=tf.constant(stage.l_u), cost_uu=tf.constant(stage.metric)))
+        stages.append(
+            bellman.StageDerivatives(F_X, F_u, cost_u=tf.constant(stage.l_u), cost_uu=tf.constant(stage.metric))
+        )
     gains, values = bellman.backward_dense(terminal, stages)
     steps = reference.backward_batch(game.gradient, game.hessian, game.dense_stages())
     for gain, value, (k, K, v, W, _) in zip(gains, values, steps, strict=False):
@@ -157,14 +159,14 @@ def test_the_corrected_eq_37_of_ddp1():
     one = tf.ones([2, 1, 1], tf.float64)
     F_X, F_u = bellman.augment_batch(one, one)
     terminal = bellman.augment_value(one[..., 0], one)
-    stage = bellman.Stage(F_X, F_u, cost_uu=tf.zeros([1, 1], tf.float64))  # Q_uu = mean f_u' f_u = 1
+    stage = bellman.StageDerivatives(F_X, F_u, cost_uu=tf.zeros([1, 1], tf.float64))  # Q_uu = mean f_u' f_u = 1
     assert_close(bellman.backward_dense(terminal, [stage])[1][0].V_xx, [[0.25, -0.25], [-0.25, 0.25]])
 
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 def test_compiled_and_eager_agree_with_batch_axes(rng, dtype):
     arrays = [ours(random_stage(rng, 3, 2, 3)) for _ in range(2)]
-    stage = bellman.Stage(
+    stage = bellman.StageDerivatives(
         *[None if x is None else tf.cast(tf.stack([x, y]), dtype) for x, y in zip(*arrays, strict=True)]
     )
     terminal = bellman.Value(tf.ones([2, 3], dtype), 5 * tf.eye(3, batch_shape=[2], dtype=dtype))
@@ -181,7 +183,7 @@ def test_compiled_and_eager_agree_with_batch_axes(rng, dtype):
                 if x is not None:
                     assert_close(x, y, rtol=1e-4 if dtype == tf.float32 else 1e-12)
     for b in range(2):
-        one = bellman.Stage(*[None if x is None else x[b] for x in stage])
+        one = bellman.StageDerivatives(*[None if x is None else x[b] for x in stage])
         alone = bellman.backward_dense(bellman.Value(terminal.V_x[b], terminal.V_xx[b]), [one, one])
         together = step(terminal, False)
         assert_close(alone[1][0].V_xx, together[1][0].V_xx[b], rtol=1e-4 if dtype == tf.float32 else 1e-12)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from scipy.linalg import block_diag
 
-from bellman_tf.bellman import Expansion, JointExpansion, JointValue, Stage, Value
+from bellman_tf.bellman import Expansion, JointExpansion, JointValue, StageDerivatives, Value
 from verification.problems.games import random_spd
 
 seeds = st.integers(0, 2**32 - 1)
@@ -54,7 +54,7 @@ class Horizon(NamedTuple):
         """For the core library."""
         names = {"f_x": "jacobian_state", "f_u": "jacobian_control"}
         names |= {f"l_{name}": f"cost_{name}" for name in ("x", "u", "xx", "ux", "uu")}
-        return [Stage(**{names[k]: tf.constant(M) for k, M in stage.items()}) for stage in self.stages]
+        return [StageDerivatives(**{names[k]: tf.constant(M) for k, M in stage.items()}) for stage in self.stages]
 
     def follow(self, x, policy):
         """J of Eq. 1 along u_t = policy(t, x_t), the controls, and the size of the terms that J is the sum of."""

@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from scipy.linalg import block_diag
 
-from bellman_tf.bellman import Stage, Value
+from bellman_tf.bellman import StageDerivatives, Value
 from verification.problems.games import random_spd
 from verification.problems.networks import Chain, Layer, chains, random_chain
 from verification.references import jets
@@ -25,7 +25,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 def as_stage(derivatives, metric=None):
     """The derivatives of a stage, keys as in `verification.references.dense.expand`, as the core library takes them."""
-    stage = Stage(**{NAMES[key]: tf.constant(array) for key, array in derivatives.items()})
+    stage = StageDerivatives(**{NAMES[key]: tf.constant(array) for key, array in derivatives.items()})
     return stage if metric is None else stage._replace(metric=tf.constant(metric))
 
 

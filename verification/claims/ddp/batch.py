@@ -138,7 +138,7 @@ def recursion(problem: Game):
     stages = []
     for f_x, f_u, M, l_u in problem.dense_stages():
         F_X, F_u = bellman.augment_batch(tf.constant(f_x), tf.constant(f_u))
-        stages.append(bellman.Stage(F_X, F_u, cost_u=tf.constant(l_u), cost_uu=tf.constant(M)))
+        stages.append(bellman.StageDerivatives(F_X, F_u, cost_u=tf.constant(l_u), cost_uu=tf.constant(M)))
     end = bellman.augment_value(tf.constant(problem.gradient), tf.constant(problem.hessian))
     policy, values = bellman.backward_dense(end, stages)
     steps = dense.backward_batch(problem.gradient, problem.hessian, problem.dense_stages())

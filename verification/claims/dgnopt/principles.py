@@ -230,7 +230,8 @@ def dynamic_programming(problem):
     finite = FiniteControl(seed)
     yield same(finite.value(0, 0.3), finite.enumerate(0.3), label="finite control set")
     stages = [
-        bellman.Stage(*map(tf.constant, (s.f_x, s.f_us[0])), cost_u=s.l_us[0], cost_uu=s.l_uus[0]) for s in game.stages
+        bellman.StageDerivatives(*map(tf.constant, (s.f_x, s.f_us[0])), cost_u=s.l_us[0], cost_uu=s.l_uus[0])
+        for s in game.stages
     ]
     policies, values = bellman.backward_dense(value_of(game.v, game.W), stages)
     U_0, U_x, _, H = whole_horizon(game, 1)

@@ -33,7 +33,7 @@ class RankOneChain(NamedTuple):
         stages = []
         for f_x, f_u, l_u, M in self.stages:
             own = {"metric" if self.metric else "cost_uu": tf.constant(M)}
-            stages.append(bellman.Stage(*constants((f_x, f_u)), cost_u=tf.constant(l_u), **own))
+            stages.append(bellman.StageDerivatives(*constants((f_x, f_u)), cost_u=tf.constant(l_u), **own))
         return stages
 
     def backward(self):
