@@ -24,12 +24,8 @@ from bellman_tf.game.replay_check import ComparedRuns, RunResult, apart, kept_va
 from bellman_tf.game.survey import FAILURES, UNKNOWN_SIZES
 from bellman_tf.game.synthetic_samples import synthetic_samples
 
-ROWS = (
-    6,
-    10,
-    14,
-    22,
-)  # made-up samples: the first number that no other axis of the inputs has; see `synthetic_samples`
+# Made-up samples: the first number that no other axis of the inputs has. Even, as in `synthetic_samples`.
+ROWS = (6, 10, 14, 22)
 
 
 @dataclasses.dataclass(frozen=True)
