@@ -238,7 +238,7 @@ def plot(results: dict, path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    axes = [axis for axis, points in results.items() if len(points) > 1 and axis not in ("bound", VANILLA, GAME)]
+    axes = [axis for axis, points in results.items() if len(points) > 1 and all(map(str.isdigit, points))]
     figure, panels = plt.subplots(2, len(axes), figsize=(4 * len(axes), 6), squeeze=False)
     for column, axis in enumerate(axes):
         for row, (key, name) in enumerate((("ms", "ms per step"), ("mb", "peak memory, MB"))):
@@ -254,7 +254,8 @@ def plot(results: dict, path: pathlib.Path) -> None:
             panel.set_xticks(sizes := [int(size) for size in results[axis]], labels=sizes)
             panel.minorticks_off()
             panel.grid(True, which="both", alpha=0.2)
-    panels[0][0].legend(fontsize=7)
+        if METHODS_OF.get(axis, USUAL) != USUAL:
+            panels[0][column].legend(fontsize=6)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import bellman_tf as btf
+from tests.public_names import public_objects
 
 PACKAGE = pathlib.Path(btf.__file__).parent
 NAMES = {"btf": btf, "keras": keras, "np": np, "tf": tf}  # what an example may use beside its module's own names
@@ -42,16 +43,6 @@ def report_of(tests):
     for test in tests:
         runner.run(test, out=lines.append)
     return "".join(lines)
-
-
-def public_objects(module, prefix):
-    """Names and objects of `__all__`, and of the modules in it."""
-    for name in module.__all__:
-        value = getattr(module, name)
-        if inspect.ismodule(value):
-            yield from public_objects(value, f"{prefix}.{name}")
-        else:
-            yield f"{prefix}.{name}", value
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)

@@ -11,7 +11,7 @@ import pytest
 import bellman_tf as btf
 from bellman_tf.layers.registry import FAMILIES
 from tests.docs.pages import DOCS, PAGES, ROOT, name
-from tests.test_docstrings import public_objects
+from tests.public_names import public_objects
 
 LINK = re.compile(r"\]\(([^)\s]+)(?<!\.png)\)")  # the site's build looks at images, which a source distribution lacks
 MODULE = re.compile(r"(?<![\w/.(])(?:keras_examples|benchmarks|verification)(?:\.[a-z]\w*)+(?![\w/])")
