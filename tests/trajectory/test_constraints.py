@@ -255,6 +255,23 @@ def test_the_augmented_cost_of_a_trajectory():
     assert forward.total_cost(problem, states, controls, one).numpy().tolist() == [4.0 - 0.25 + 2.0]
 
 
+@pytest.mark.parametrize(
+    ("g", "multiplier", "expected"),
+    [(0.3, 2.0, 0.3), (0.0, 2.0, 0.0), (-1.0, 0.0, 0.0), (-0.1, 2.0, 0.1), (-1.0, 2.0, 0.5), (-0.1, 1e-6, 2.5e-7)],
+)
+def test_an_inequality_with_room_and_a_multiplier_is_no_solution(g, multiplier, expected):
+    """|max(g, -lambda / rho)|: what is violated counts, and room where there is a multiplier, which the next renewal
+    lowers by so much times rho."""
+    none = tf.fill([1, 1], tf.constant(-1.0, tf.float64))
+    penalty = tf.constant([4.0], tf.float64)
+    at = tf.constant([[[g]]], tf.float64)
+    price = tf.constant([[[multiplier]]], tf.float64)
+    found, lagrangian = Inequalities(at, none), Lagrangian(Inequalities(price, 0.0 * none), penalty)
+    assert_close(constraints.gap(found, lagrangian), [expected], rtol=1e-14)
+    lowered = price - constraints.multipliers_of(found, lagrangian).stage
+    assert_close(abs(lowered[0, 0]) / penalty, [expected], atol=1e-15)
+
+
 def test_wrong_inequalities_are_refused():
     for name in ("inequality", "terminal_inequality"):
         with pytest.raises(ValueError, match=f"`{name}` must be callable or None. Received: {name}=0.5"):
