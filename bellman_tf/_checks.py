@@ -4,7 +4,7 @@ The form is `` `argument` must <rule>. Received: argument=value ``, then, where 
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import keras
 import tensorflow as tf
@@ -26,8 +26,29 @@ def error(argument: str, rule: str, received: object, hint: str = "") -> ValueEr
     Returns:
         The exception, for the caller to raise.
     """
-    text = f"`{argument}` must {rule}. Received: {argument}={received!r}."
-    return ValueError(f"{text} {hint}".rstrip())
+    return misfit(argument, rule, {argument: received}, hint)
+
+
+def misfit(argument: str, rule: str, received: Mapping[str, object], hint: str = "") -> ValueError:
+    """Builds the `ValueError` of an argument that does not fit others.
+
+    Args:
+        argument: name of the offending argument.
+        rule: what must hold, a phrase that follows "must".
+        received: what to show, by name.
+        hint: one sentence with the next thing to try.
+
+    Returns:
+        The exception, for the caller to raise.
+    """
+    shown = ", ".join(f"{name}={_shown(value)!r}" for name, value in received.items())
+    return ValueError(f"`{argument}` must {rule}. Received: {shown}. {hint}".rstrip())
+
+
+def _shown(value: Any) -> object:
+    if isinstance(value, tf.TensorShape):
+        return None if value.rank is None else tuple(value)
+    return value
 
 
 def given(argument: str, value: Kind | None) -> Kind:

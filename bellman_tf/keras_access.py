@@ -1,7 +1,8 @@
 """The one room for names that Keras does not publish: what each means to us, in one function per name.
 
-Everything else in the package reads Keras through its public interface or through this file. When a new Keras renames
-something, `tests/test_keras_access.py` says what it must give and this file is the one to change.
+It goes on in `keras_graphs.py` (functional models) and `keras_optimizers.py`. Everything else in the package reads
+Keras through its public interface or through these files. When a new Keras renames something,
+`tests/test_keras_access.py` says what it must give and these are the files to change.
 """
 
 import contextlib

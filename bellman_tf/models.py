@@ -42,7 +42,7 @@ class GameMixin(keras_access.SeesData):
         """
         if not self.built:
             raise ValueError(
-                f"`game` must be read from a built model. Received: model={self.name!r} not built. "
+                f"`model` must be built before its `game` is read. Received: model={self.name!r}, not built. "
                 "Call the model once on a batch, give it an Input, or fit it."
             )
         optimizer = getattr(self, "optimizer", None)

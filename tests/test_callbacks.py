@@ -153,7 +153,7 @@ def test_of_moves_that_the_recursion_does_not_choose_the_end_of_the_network_says
     model.compile(btf.GTDDP(**options), **cross_entropy(), jit_compile=jit)
     told = model.fit(x, y, batch_size=8, epochs=4, verbose=0, callbacks=[btf.callbacks.GameMonitor()]).history
     np.testing.assert_allclose(told["actual_reduction"][:3], -np.diff(told["loss"]), rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(told["reduction_ratio"], 1, atol=0.05)
+    np.testing.assert_allclose(told["reduction_ratio"], 1, atol=0.01)  # third derivatives, times moves of 1e-3
     assert np.all(np.array(told["leverage"][1:]) != 0)  # Adam has no metric before its first step
     assert all(np.isfinite(values).all() for values in told.values())
 

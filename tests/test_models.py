@@ -174,7 +174,7 @@ def test_the_warning_comes_once_per_fit_and_once_for_single_batches():
 
 def test_an_unbuilt_model_has_no_game_yet():
     model = Subclassed()
-    with pytest.raises(ValueError, match="must be read from a built model"):
+    with pytest.raises(ValueError, match="`model` must be built before its `game` is read"):
         _ = model.game
     with pytest.raises(ValueError, match="`model` must be built"):
         btf.as_game(keras.Sequential([layers.Dense(3)]))

@@ -2,7 +2,6 @@
 
 from typing import Any, Self, Unpack
 
-from bellman_tf import _checks
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.optimizers.keywords import KEPT, AllKeywords, KerasKeywords, LearningRate, Paper, Rollout
 
@@ -32,8 +31,9 @@ class Baseline(GTDDP):
         Raises:
             ValueError: always.
         """
-        raise _checks.error(
-            "as_published", "be asked of GTDDP, DDPNOpt or DGNOpt", cls.__name__, f"Use {cls.__name__}(...) itself."
+        raise ValueError(
+            f"`{cls.__name__}` must be made by its constructor, whose defaults are the paper's where they say so. "
+            f"Received: {cls.__name__}.as_published(...). Call `{cls.__name__}(...)`."
         )
 
     def options_of_keras(self) -> dict[str, Any]:

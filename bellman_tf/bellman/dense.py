@@ -129,7 +129,8 @@ def as_jacobian(argument: str, jacobian: Matrix, value: Value) -> Matrix:
     jacobian = tf.convert_to_tensor(jacobian)
     if jacobian.shape.rank < 2 or not jacobian.shape[-2:-1].is_compatible_with(value.V_x.shape[-1:]):
         rule = "end in [n_next, n] with n_next the size of `value.V_x`"
-        raise _checks.error(f"{argument}.shape", rule, (jacobian.shape, value.V_x.shape))
+        received = {f"{argument}.shape": jacobian.shape, "value.V_x.shape": value.V_x.shape}
+        raise _checks.misfit(f"{argument}.shape", rule, received)
     return jacobian
 
 

@@ -91,8 +91,8 @@ def backward(
     inner_k, quad = map(tf.convert_to_tensor, (inner_k, quad))
     for argument, tensor in (("inner_k", inner_k), ("quad", quad)):
         if not tensor.shape[-1:].is_compatible_with(value.alpha.shape[-1:]):
-            rule = "have one entry per sample of the value"
-            raise _checks.error(f"{argument}.shape", rule, (tensor.shape, value.alpha.shape))
+            received = {f"{argument}.shape": tensor.shape, "value.alpha.shape": value.alpha.shape}
+            raise _checks.misfit(f"{argument}.shape", "have one entry per sample of the value", received)
     alpha, beta_squared = value
     bracket = 1 - batch_factor * beta_squared * quad
     clamped = tf.reduce_sum(tf.cast((bracket < 0) & (beta_squared > 0), tf.int32), axis=-1)

@@ -39,7 +39,8 @@ def side_by_side(values: Sequence[SampleValue], columns: Sequence[int]) -> Sampl
         [[2.0, 0.0], [0.0, 3.0]]
     """
     if len(values) != len(columns) or not values:
-        raise _checks.error("columns", "be one number for each value", (len(values), tuple(columns)))
+        received = {"columns": tuple(columns), "len(values)": len(values)}
+        raise _checks.misfit("columns", "be one number for each value", received)
     m, most = sum(columns), 0
     for value in values:
         most = tf.maximum(most, tf.shape(value.L)[-1])

@@ -114,8 +114,8 @@ def backward(
     m = value.a.shape[-1]
     for argument, tensor, tail in (("inner_k", inner_k, [m]), ("gram", gram, [m, m])):
         if not tensor.shape[-len(tail) :].is_compatible_with(tail):
-            rule = "end in the columns of the value"
-            raise _checks.error(f"{argument}.shape", rule, (tensor.shape, value.a.shape))
+            received = {f"{argument}.shape": tensor.shape, "value.a.shape": value.a.shape}
+            raise _checks.misfit(f"{argument}.shape", "end in the columns of the value", received)
     a, L = value
     a = a + matvec(L, matvec(L, inner_k, transpose_a=True))
     s, V = eigh(symmetrize(matmul(L, matmul(gram, L), transpose_a=True)))

@@ -66,7 +66,7 @@ def cooperative_weights(
         [[0.25]]
     """
     a, L, gram = map(tf.convert_to_tensor, (*terminal, gram))
-    sample_space.check_stage("gram", gram, L, diagonal)
+    sample_space.check_stage("gram", gram, L, diagonal, owner="terminal")
     if linear is not None:
         linear = _as_linear(linear, gram)
     if L.shape[-2:] == [1, 1]:
@@ -139,7 +139,8 @@ def roll_out(
         raise _checks.error("own", "be False unless every player has its own value and feedback", own)
     grams, linear = _as_stages(terminal, grams, linear, axes=1 if joint or own else 2)
     if own and terminal.L.shape[0] != grams.shape[1]:
-        raise _checks.error("terminal", "hold one value per player", (terminal.L.shape, grams.shape))
+        received = {"terminal.L.shape": terminal.L.shape, "grams.shape": grams.shape}
+        raise _checks.misfit("terminal", "hold one value per player", received)
     if not feedback:
         later = None if linear is None else tf.cumsum(linear, axis=0, reverse=True)
         return cooperative_weights(terminal, tf.cumsum(grams, axis=0, reverse=True), later, diagonal=diagonal)
@@ -257,11 +258,11 @@ def _as_linear(linear: tf.Tensor, gram: Matrix, argument: str = "linear", *, per
     linear = tf.convert_to_tensor(linear)
     if linear.dtype != gram.dtype:
         raise _checks.error(f"{argument}.dtype", f"be that of the Gram matrices, {gram.dtype.name}", linear.dtype.name)
-    shapes = linear.shape, gram.shape
+    shapes = {f"{argument}.shape": linear.shape, ("grams.shape" if per_stage else "gram.shape"): gram.shape}
     if not linear.shape[-1:].is_compatible_with(gram.shape[-1:]):
-        raise _checks.error(f"{argument}.shape", "end in [n] with n as in the Gram matrices", shapes)
+        raise _checks.misfit(f"{argument}.shape", "end in [n] with n as in the Gram matrices", shapes)
     if per_stage and linear.shape.rank != gram.shape.rank - 1:
-        raise _checks.error(f"{argument}.shape", "have the axes of the Gram matrices but the last", shapes)
+        raise _checks.misfit(f"{argument}.shape", "have the axes of the Gram matrices but the last", shapes)
     return linear
 
 
@@ -270,8 +271,9 @@ def _as_stages(terminal: SampleValue, grams: Stack, linear: Stack | None, axes: 
     L = tf.convert_to_tensor(terminal.L)
     if grams.shape.rank is None or grams.shape.rank < L.shape.rank + axes:
         lead = "[T]" if axes == 1 else "[T, N]"
-        raise _checks.error("grams.shape", f"be {lead} and then the axes of `terminal.L`", (grams.shape, L.shape))
+        received = {"grams.shape": grams.shape, "terminal.L.shape": L.shape}
+        raise _checks.misfit("grams.shape", f"be {lead} and then the axes of `terminal.L`", received)
     if not grams.shape[0]:
         raise _checks.error("grams.shape", "begin with a known number of stages, at least 1", grams.shape)
-    sample_space.check_stage("grams", grams, L)
+    sample_space.check_stage("grams", grams, L, owner="terminal")
     return grams, None if linear is None else _as_linear(linear, grams, per_stage=True)

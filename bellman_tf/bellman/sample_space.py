@@ -145,18 +145,22 @@ def broadcast_leading(*tensors_and_axes: tuple[tf.Tensor, int]) -> Tensors:
     return [tf.ensure_shape(y, static.concatenate(x.shape[-axes:])) for x, axes, y in spread]
 
 
-def check_stage(argument: str, gram: Square, L: Matrix, diagonal: bool = False) -> None:
-    """Checks that Gram matrices fit a value's factor, and that a factor called diagonal is square."""
+def check_stage(argument: str, gram: Square, L: Matrix, diagonal: bool = False, owner: str = "value") -> None:
+    """Checks that Gram matrices fit the factor of the value `owner`, and that a factor called diagonal is square."""
     n = L.shape[-2]
     if gram.shape.rank is not None and gram.shape.rank < 2:
         raise _checks.error(argument, "be a matrix or a batch of matrices", gram.shape)
     if not gram.shape[-2:].is_compatible_with([n, n]):
-        rule, hint = "end in [n, n] with n the rows of `value.L`", "Bring a stage's columns to groups with `to_groups`."
-        raise _checks.error(f"{argument}.shape", rule, (gram.shape, L.shape), hint)
+        rule, hint = (
+            f"end in [n, n] with n the rows of `{owner}.L`",
+            "Bring a stage's columns to groups with `to_groups`.",
+        )
+        received = {f"{argument}.shape": gram.shape, f"{owner}.L.shape": L.shape}
+        raise _checks.misfit(f"{argument}.shape", rule, received, hint)
     if gram.dtype != L.dtype:
         raise _checks.error(f"{argument}.dtype", f"be that of the value, {L.dtype.name}", gram.dtype.name)
     if diagonal and L.shape[-1] != n:
-        raise _checks.error("value.L", "be square when `diagonal=True`", L.shape, "Pass `diagonal=False`.")
+        raise _checks.error(f"{owner}.L", "be square when `diagonal=True`", L.shape, "Pass `diagonal=False`.")
 
 
 def backward(value: SampleValue, gram: Square, linear: Vector | None = None, *, diagonal: bool = False) -> SampleValue:

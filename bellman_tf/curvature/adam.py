@@ -59,7 +59,7 @@ class AdamBlock(Block):
     def update(
         self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: StepScalars
     ) -> tuple[Tensors, Metric]:
-        """V <- v + (1 - beta_2)(g^2 - v), M = diag(sqrt(v) + epsilon) / (learning_rate sqrt(1 - beta_2^t))."""
+        """`v <- v + (1 - beta_2)(g^2 - v)`, `M = diag(sqrt(v) + epsilon) / (learning_rate sqrt(1 - beta_2^t))`."""
         count = len(self.layout.shapes)
         first, second = state[:count], state[count:]
         beta_1, beta_2 = self.config.beta_1, self.config.beta_2

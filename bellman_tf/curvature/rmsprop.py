@@ -28,7 +28,7 @@ class RMSpropBlock(Block):
     def update(
         self, state: Tensors, capture: Capture | None, gradient: Tensors | None, step: StepScalars
     ) -> tuple[Tensors, Metric]:
-        """V <- rho v + (1 - rho) g^2, M = diag(sqrt(v + epsilon)) / learning_rate."""
+        """`v <- rho v + (1 - rho) g^2`, `M = diag(sqrt(v + epsilon)) / learning_rate`."""
         rho = self.config.rho
         state = [
             rho * v + (1 - rho) * tf.square(g) for v, g in zip(state, _checks.given("gradient", gradient), strict=True)

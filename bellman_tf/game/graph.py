@@ -232,8 +232,8 @@ def _symbolic_subclass(model: keras.Model) -> tuple[list, Nested, tuple]:
     shapes = getattr(model, "_game_input_signature", None)
     if shapes is None:
         raise UntraceableModelError(
-            f"The model '{model.name}' must have been called on data before its layers can be listed. "
-            "Call it once on a batch, or build it."
+            "`model` must have been called on data before its layers can be listed. "
+            f"Received: model={model.name!r}, not built. Call it once on a batch, or build it."
         )
     leaves = [None if leaf is None else keras_access.input_like(leaf) for leaf in keras.tree.flatten(shapes)]
     inputs = [leaf for leaf in leaves if leaf is not None]
@@ -251,7 +251,8 @@ def _symbolic_subclass(model: keras.Model) -> tuple[list, Nested, tuple]:
     except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
         # What Keras and TensorFlow raise when a KerasTensor meets raw tf.* code or Python control flow on values.
         raise UntraceableModelError(
-            f"`call` of the model '{model.name}' cannot run on symbolic tensors: {error}"
+            f"`model` must run on symbolic tensors. Received: model={model.name!r}, "
+            f"whose `call` cannot run on symbolic tensors: {error}"
         ) from error
 
 

@@ -7,7 +7,7 @@ A layer's Gram form rests on one statement: with x the inputs and c the cotangen
 phi_i a number made of row i of the model's outputs and c the cotangents of their plain sum. It is false whenever the
 rows of x are not the loss's samples in their order (time folded into the batch, a batch that was rolled or put beside
 another), when samples mix on the way to the loss, and when the layer's variables are used anywhere else (tied weights).
-Sizes that agree by chance prove nothing, so the statement itself is checked, once per model: three random samples,
+Sizes that agree by chance prove nothing, so the statement itself is checked, once per model: four random samples,
 random weights, random r, the layer's capture against automatic differentiation. Random trainable variables stand in for
 the model's own, because a layer that starts at zero hides everything in front of it.
 
@@ -38,7 +38,7 @@ from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
 
-DRAWS = 4  # further checks of a model that draws random numbers: a shuffle of three rows moves none in one of six
+DRAWS = 4  # further checks of a model that draws random numbers: a shuffle of four rows moves none in one of 24
 UNKNOWN_SIZES = (16, 64)  # tried in turn for axes of the inputs that have no static size
 # What a made-up batch can run into that a real one does not: a token outside a table, a check of its values.
 FAILURES = (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, ArithmeticError, LookupError)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from bellman_tf import _checks
 from bellman_tf._typing import Blocks, LowerBlocks, Matrix, Size, Square, Tensors
 from bellman_tf.linalg import _shapes
-from bellman_tf.linalg.solve import Factor, factor_spd, inverse_spd, whiten
+from bellman_tf.linalg.solve import Factor, factor_spd, inverse_spd
 
 _transpose = tf.linalg.matrix_transpose
 
@@ -20,16 +20,6 @@ def unwhiten(factor: Factor, X: Matrix) -> Matrix:
 def _size(M: Square) -> Size:
     """Rows of a square matrix, static where known."""
     return tf.shape(M)[-1] if M.shape[-1] is None else M.shape[-1]
-
-
-def kron_whiten(factor_A: Factor, factor_B: Factor, X: Matrix) -> Matrix:
-    """Applies `(L_A (x) L_B)^{-1}` to X, `[..., b, a]` to the same."""
-    return _transpose(whiten(factor_A, _transpose(whiten(factor_B, X))))
-
-
-def kron_unwhiten(factor_A: Factor, factor_B: Factor, X: Matrix) -> Matrix:
-    """Applies `(L_A (x) L_B)^{-T}` to X, `[..., b, a]` to the same."""
-    return _transpose(unwhiten(factor_A, _transpose(unwhiten(factor_B, X))))
 
 
 def assemble(blocks: Blocks) -> Square:

@@ -22,12 +22,7 @@ def shape_error(argument: str, rule: str, **tensors: tf.Tensor) -> ValueError:
     Returns:
         The exception, for the caller to raise.
     """
-    shown = ", ".join(f"{name}.shape={_show(value)}" for name, value in tensors.items())
-    return ValueError(f"`{argument}` must {rule}. Received: {shown}.")
-
-
-def _show(tensor: tf.Tensor) -> tuple[int | None, ...] | None:
-    return None if tensor.shape.rank is None else tuple(tensor.shape)
+    return _checks.misfit(argument, rule, {f"{name}.shape": tensor.shape for name, tensor in tensors.items()})
 
 
 def as_matrices(**values: Array) -> Tensors:

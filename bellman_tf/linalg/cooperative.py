@@ -11,20 +11,9 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from bellman_tf._typing import LowerBlocks, Matrix, Square
-from bellman_tf.linalg._games import (
-    assemble,
-    checked_games,
-    checked_gradients,
-    inverse_blocks,
-    kron_unwhiten,
-    kron_whiten,
-)
+from bellman_tf.linalg._games import assemble, checked_games, checked_gradients, inverse_blocks
+from bellman_tf.linalg.cooperative_factors import factor_pair, solve_pair
 from bellman_tf.linalg.kronecker import kron, kron_multiply, kron_solve
-from bellman_tf.linalg.products import matmul
-from bellman_tf.linalg.solve import factor_spd, whiten
-from bellman_tf.linalg.symmetric import eigh
-
-_transpose = tf.linalg.matrix_transpose
 
 
 def block_khatri_rao(A_blocks: LowerBlocks, B_blocks: LowerBlocks) -> Square:
@@ -65,7 +54,7 @@ def kronecker_cooperative_solve(
     diagonal in the eigenbases of `C_B C_B^T` and `C_A C_A^T`, whose eigenvalues are the squared canonical correlations.
     Squaring costs no digit here: only `1 - s_a s_b` is divided by, and an absolute error eps in `s` is all that the
     conditioning `1 / (1 - s_a s_b)` of the problem sees anyway. No singular value decomposition, which XLA computes to
-    half the digits, is needed.
+    half the digits, is needed. The work is `factor_pair`'s and `solve_pair`'s.
 
     Three players and more: NOT the joint solve but `kronecker_block_form`, which see.
 
@@ -80,8 +69,9 @@ def kronecker_cooperative_solve(
     Raises:
         ValueError: if the numbers of blocks or their shapes do not fit.
 
-    Numerics: NaN when a diagonal block is not positive definite. Relative error grows like the condition of the
-        whitened joint matrix plus that of the diagonal blocks, times eps.
+    Numerics: NaN when a diagonal block is not positive definite; finite and a descent otherwise, also where rounding
+        takes a squared correlation to one. Relative error grows like the condition of the whitened joint matrix plus
+        that of the diagonal blocks, times eps.
     Source: GTDDP Thm. 3 and DGN Prop. 5, replaced by the exact solve of the matrix they approximate.
     Checked against: `verification/references/kronecker.py`.
 
@@ -97,18 +87,7 @@ def kronecker_cooperative_solve(
         return [kron_solve(A, B, X)]
     if len(gradients) > 2:
         return kronecker_block_form(A_blocks, B_blocks, gradients)
-    ((A_1,), (A_21, A_2)), ((B_1,), (B_21, B_2)), (G_1, G_2) = A_lower, B_lower, checked
-    A_1, A_2, B_1, B_2 = (factor_spd(M) for M in (A_1, A_2, B_1, B_2))
-    C_A = whiten(A_1, _transpose(whiten(A_2, A_21)))  # [..., a_1, a_2]
-    C_B = whiten(B_1, _transpose(whiten(B_2, B_21)))  # [..., b_1, b_2]
-    R_1, R_2 = kron_whiten(A_1, B_1, G_1), kron_whiten(A_2, B_2, G_2)
-    s_A, U_A = eigh(matmul(C_A, C_A, transpose_b=True))
-    s_B, U_B = eigh(matmul(C_B, C_B, transpose_b=True))
-    left = kron_multiply(_transpose(U_A), _transpose(U_B), R_1 - kron_multiply(C_A, C_B, R_2))
-    left /= 1.0 - s_B[..., :, tf.newaxis] * s_A[..., tf.newaxis, :]
-    X_1 = kron_multiply(U_A, U_B, left)
-    X_2 = R_2 - kron_multiply(_transpose(C_A), _transpose(C_B), X_1)
-    return [kron_unwhiten(A_1, B_1, X_1), kron_unwhiten(A_2, B_2, X_2)]
+    return solve_pair(factor_pair(A_blocks, B_blocks), checked)
 
 
 def kronecker_block_form(A_blocks: LowerBlocks, B_blocks: LowerBlocks, gradients: Sequence[Matrix]) -> list[Matrix]:

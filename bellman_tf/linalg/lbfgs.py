@@ -11,19 +11,16 @@ Source: Byrd, Nocedal & Schnabel 1994, Thm. 2.2 (compact form); Nocedal & Wright
 Lewis & Overton 2013, Alg. 2.6 (bisection).
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf._typing import Scalar, Vector
+from bellman_tf._typing import Function, Scalar, Vector
 from bellman_tf.linalg.products import matmul, matvec
 
 SUFFICIENT = 1e-4  # share of the predicted decrease that a step must deliver (Armijo)
 FLATTENED = 0.9  # share of the slope that may be left after it (weak curvature rule)
-
-Function = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 class Minimum(NamedTuple):
@@ -69,7 +66,8 @@ def minimise(function: Function, start: Vector, *, iterations: int, history: int
     Raises:
         ValueError: for a number below 1 or another dtype.
 
-    Source: Nocedal & Wright 2006, Alg. 7.5; verified against SciPy and a dense inverse BFGS matrix.
+    Source: Nocedal & Wright 2006, Alg. 7.5.
+    Checked against: `verification/references/lbfgs.py`, a dense inverse BFGS matrix, and SciPy.
     """
     _checks.check_float_dtype("start", start)
     for argument, value in (("iterations", iterations), ("history", history), ("trials", trials)):

@@ -75,7 +75,7 @@ def factor_gram(A: Square, scale: Batch | None = None) -> Factor:
     Args:
         A: `[..., n, n]`, symmetric, positive semidefinite up to an error of norm `n eps tr(A)`.
         scale: `[...]`, used instead of `tr(A)` where the rounding of `A` was larger: for `A = L^T G L` formed from a
-            stored `G` that is `tr(L^T L) tr(G)`.
+            stored `G` it is at most `sum_p (sum_i |L_ip| sqrt(G_ii))^2`, the same sum without cancellation.
 
     Returns:
         `Factor` of `I + A + tau I`. For `n = 1`, where nothing can fail, `sqrt(1 + A)`.

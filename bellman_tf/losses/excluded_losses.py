@@ -27,7 +27,7 @@ class ExcludedLosses(NamedTuple):
     less: tuple[tuple[tf.Tensor, tf.Tensor], ...] = ()
 
 
-EVERYTHING = ExcludedLosses()
+NOTHING = ExcludedLosses()
 
 
 def exclude_losses(
@@ -45,7 +45,7 @@ def exclude_losses(
         What is taken out.
     """
     if not observed:
-        return EVERYTHING
+        return NOTHING
     values = [o.values for o in observed]
     slopes = tape.gradient(loss, values, output_gradients=tf.cast(scale, loss.dtype), unconnected_gradients="zero")
     return ExcludedLosses(frozenset(id(o.y_pred) for o in observed), tuple(zip(values, slopes, strict=True)))

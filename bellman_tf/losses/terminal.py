@@ -22,7 +22,7 @@ from bellman_tf._typing import Tensors
 from bellman_tf.losses.automatic import AutomaticHead
 from bellman_tf.losses.closed_form import AUTOMATIC, LossForm
 from bellman_tf.losses.ends import OutputEnd, carried_logits, find_end
-from bellman_tf.losses.excluded_losses import EVERYTHING, ExcludedLosses
+from bellman_tf.losses.excluded_losses import NOTHING, ExcludedLosses
 from bellman_tf.losses.forms import agree, closed_form, once_differentiable, recognise, terminal_head
 from bellman_tf.losses.head import Head
 from bellman_tf.losses.joint import hessian_factor, matched_coefficient
@@ -220,7 +220,7 @@ def terminal_cost(
     loss: tf.Tensor,
     scale: tf.Tensor | float,
     closed: bool,
-    excluded: ExcludedLosses = EVERYTHING,
+    excluded: ExcludedLosses = NOTHING,
 ) -> TerminalCost:
     """Sorts the outputs: those with a closed form, and the rest, differentiated through the probe.
 

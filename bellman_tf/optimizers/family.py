@@ -4,6 +4,7 @@ from typing import Self, Unpack
 
 import keras
 
+from bellman_tf import _checks
 from bellman_tf.curvature import config as curvature_config
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.optimizers.keywords import (
@@ -45,6 +46,8 @@ class DDPNOpt(GTDDP):
 class KFAC(GTDDP):
     """K-FAC, the baseline: `GTDDP` with `information="open"` and `curvature="kfac"`; arguments and errors as there.
 
+    Another curvature is refused.
+
     By default the Fisher matrix is the empirical one (gradients of the loss itself) and convolutions take pixels as
     spatially uncorrelated, `convolution="sua"`.
 
@@ -67,11 +70,14 @@ class KFAC(GTDDP):
         **options: Unpack[GameKeywords],
     ) -> None:
         super().__init__(learning_rate, curvature=curvature, information=information, **options)
+        _check_curvature(self, "kfac", curvature_config.KFAC)
 
 
 @keras.saving.register_keras_serializable("bellman_tf")
 class EKFAC(GTDDP):
     """EKFAC, the baseline: `GTDDP` with `information="open"` and `curvature="ekfac"`; arguments and errors as there.
+
+    Another curvature is refused.
 
     The scalings are second moments in K-FAC's eigenbasis, by default of the loss's own gradients (empirical Fisher
     matrix); for convolutions the default is `convolution="sua"`. `as_cited` is the variant of the four papers.
@@ -96,6 +102,7 @@ class EKFAC(GTDDP):
         **options: Unpack[GameKeywords],
     ) -> None:
         super().__init__(learning_rate, curvature=curvature, information=information, **options)
+        _check_curvature(self, "ekfac", curvature_config.EKFAC)
 
     @classmethod
     def as_cited(
@@ -137,3 +144,11 @@ class EKFAC(GTDDP):
             scalings="exact",
         )
         return cls(learning_rate, curvature=metric, **options)
+
+
+def _check_curvature(optimizer: GTDDP, name: str, kind: type[curvature_config.KFAC]) -> None:
+    if type(optimizer.curvature) is not kind:
+        raise _checks.error(
+            "curvature", f"be {name!r} or a bellman_tf.curvature.{kind.__name__}", optimizer.curvature,
+            'Any other: `GTDDP(curvature=..., information="open")`.',
+        )  # fmt: skip

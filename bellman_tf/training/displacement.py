@@ -56,9 +56,9 @@ def outcome_of_replicas(
     """Change of J by the steps of several replicas together, each computed from its own samples.
 
     The quadratic model is that of the recursion, metrics included, over the samples of all replicas, at the moves du
-    that are made. With D what momentum moves and g the gradient of the re-weighted loss, `du = D - M^{-1} g`, it is
+    that are made. With g the gradient of the re-weighted loss, `du = -M^{-1} g`, it is
 
-        -(a' d + |L' d|^2 / 2) - l_u' du - g' (D - du) / 2.
+        -(a' d + |L' d|^2 / 2) - l_u' du + g' du / 2.
 
     A sample that is left out of its replica's game is still moved by the other replicas: see `held_out_model`.
 
@@ -73,15 +73,11 @@ def outcome_of_replicas(
         The decrease of J in the model, and `Outcome.held_out`.
     """
     moved, straight = _moved(step, policy, captures, gradients, new)
-    momentum, metric = step.settings.momentum, []
-    for player, gradient in zip(step.players, gradients, strict=True):
-        known = momentum.known and player.index in captures
-        ahead = momentum.ahead(step.context.velocities[player.index]) if known else [0.0] * len(gradient)
-        pairs = zip(gradient, ahead, player.variables, step.values[player.index], strict=True)
-        metric += [
-            tf.reduce_sum(g * (tf.cast(D, g.dtype) + tf.cast(before - new[id(v)], g.dtype)))
-            for g, D, v, before in pairs
-        ]
+    metric = [
+        tf.reduce_sum(g * tf.cast(before - new[id(v)], g.dtype))
+        for player, gradient in zip(step.players, gradients, strict=True)
+        for g, v, before in zip(gradient, player.variables, step.values[player.index], strict=True)
+    ]
     straight += tf.add_n(metric) / 2
     if moved is None or policy is None:
         return -straight, tf.zeros([3], step.dtype)

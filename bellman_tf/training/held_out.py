@@ -42,7 +42,7 @@ def held_out_model(
     Returns:
         `[3]`: slope on samples without a part in the step, slope on the batch itself, curvature on the former.
 
-    Checked against: `tests/training/test_held_out.py`, steps from which each sample was left out.
+    Checked against: `verification/references/held_out.py`, steps from which each sample was left out.
     """
     a, L = terminal
     diagonal = columns == 1

@@ -221,7 +221,7 @@ class Objective:
         return gradient_of(self._tape, self.cost.z, sites, self.cost.draw(self.at_values, signs))
 
     def weighed(self, sources: list, weights: tf.Tensor, total: tf.Tensor) -> list:
-        """One more backward pass, of the objective plus `sum_ij (w_ij - 1/R) c_ij`, regularizers included.
+        """One more backward pass, of the objective plus `sum_ij (w_ij - delta_j0 / R) c_ij`, regularizers included.
 
         Args:
             sources: nested tensors.

@@ -15,7 +15,7 @@ SCALED_DOWN = ("mean", "batch")
 
 
 def batch_factor(options: GameOptions, total: tf.Tensor) -> tf.Tensor:
-    """C of the recursion.
+    """The number c of the recursion, see `bellman/outer_product.py`.
 
     Args:
         options: of the game.

@@ -33,8 +33,8 @@ class LevenbergMarquardt(Serialisable):
 
     Slope and curvature come from the Gram matrix, with every sample left out of the step in turn, and cost no pass of
     the network. `missed` is how much less than predicted J falls on the batch itself, measured at every `every`-th
-    step. All three are running means. The damping goes to where tau = `boldness` is best, by at most `lower_factor` a
-    step downwards.
+    step. All three are running means. The damping goes to where the step is `boldness` times the best one, by at most
+    `lower_factor` a step downwards.
 
     One sample may refuse the step, but not spoil those that follow. Left out of its step, a sample that the network is
     sure of can have a slope or curvature of any size. A slope above the batch's own counts as that one: no step can

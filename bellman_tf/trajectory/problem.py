@@ -222,9 +222,11 @@ def _limits(lower: Limit, upper: Limit, horizon: int) -> tuple[np.ndarray | None
     try:
         crossed = least > most
     except ValueError:
-        raise _checks.error("lower.shape", "fit that of `upper`", (least.shape, most.shape)) from None
+        received = {"lower.shape": least.shape, "upper.shape": most.shape}
+        raise _checks.misfit("lower.shape", "fit that of `upper`", received) from None
     if crossed.any():
-        raise _checks.error("lower", "be at most `upper` everywhere", (least.tolist(), most.tolist()))
+        received = {"lower": least.tolist(), "upper": most.tolist()}
+        raise _checks.misfit("lower", "be at most `upper` everywhere", received)
     return least, most
 
 

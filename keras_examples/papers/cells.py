@@ -68,7 +68,8 @@ class Outcome:
         loss: train loss at the end, see `_study.Task.tail`.
         accuracy: on the test part at the end.
         curve: mean train loss of every piece.
-        accuracies: on the test part after every piece, where the cell watches them.
+        accuracies: on the first test samples after every piece, where the cell watches them (`train.WATCHED`; MNIST's
+            cooperative blocks ran before there was a limit, on all); `nan` behind the end of a run that broke.
         rejected: batches that our optimizers refused.
         milliseconds: per step, median over the pieces; other work on the machine enters.
         processor: milliseconds of processor time per step, all threads together, likewise.
@@ -81,6 +82,11 @@ class Outcome:
     rejected: int
     milliseconds: float
     processor: float = math.nan
+
+    def __post_init__(self) -> None:
+        if self.accuracies:
+            missing = len(self.curve) - len(self.accuracies)
+            object.__setattr__(self, "accuracies", (*self.accuracies, *[math.nan] * missing))
 
 
 class Store:

@@ -17,6 +17,7 @@ from keras_examples.studies._methods import Variant
 PIECES = 30  # points of a loss curve, at least, where the steps allow
 LARGE = 5000  # training samples above which the train loss is the mean over the last batches
 HELD_OUT = 500  # training samples of `AlignmentReward`
+WATCHED = 2000  # test samples of the accuracies between; more would take longer than the steps do
 FALLS = (0.5, 0.75)
 
 
@@ -78,7 +79,7 @@ def _short(values: Iterable[float]) -> tuple[float, ...]:
 
 
 class _Accuracies(keras.callbacks.Callback):
-    """Test accuracy after every piece."""
+    """Test accuracy after every piece, on the first `WATCHED` samples."""
 
     def __init__(self, trainer: _study.Trainer) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ class _Accuracies(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Measures it."""
-        self.seen.append(self._trainer.test()[1])
+        self.seen.append(self._trainer.test(WATCHED)[1])
 
 
 class _Drops(keras.callbacks.Callback):

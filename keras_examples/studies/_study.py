@@ -256,12 +256,19 @@ class Trainer:
         """Loss on all training images, `inf` if it is not finite."""
         return self._loss(self._logits(self.task.data.x_train), self.task.data.y_train)
 
-    def test(self) -> tuple[float, float]:
-        """Loss and accuracy on the test part, as the last run left the model; `inf`, `nan` where there is none."""
-        data = self.task.data
-        logits = self._logits(data.x_test)
-        accuracy = float(np.mean(logits.argmax(-1) == data.y_test)) if self.task.classes else math.nan
-        return self._loss(logits, data.y_test), accuracy
+    def test(self, most: int | None = None) -> tuple[float, float]:
+        """Loss and accuracy on the test part, as the last run left the model; `inf`, `nan` where there is none.
+
+        Args:
+            most: samples, the first ones; all by default.
+
+        Returns:
+            Both.
+        """
+        x, y = self.task.data.x_test[:most], self.task.data.y_test[:most]
+        logits = self._logits(x)
+        accuracy = float(np.mean(logits.argmax(-1) == y)) if self.task.classes else math.nan
+        return self._loss(logits, y), accuracy
 
     def _loss(self, logits: np.ndarray, y: np.ndarray) -> float:
         value = float(self.task.loss()(y, logits))

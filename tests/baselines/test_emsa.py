@@ -307,5 +307,5 @@ def test_options_are_checked(options, message):
 
 
 def test_as_published_belongs_to_the_game():
-    with pytest.raises(ValueError, match="`as_published` must be asked of GTDDP"):
+    with pytest.raises(ValueError, match="`EMSA` must be made by its constructor"):
         EMSA.as_published()

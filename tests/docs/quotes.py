@@ -50,12 +50,13 @@ def readme() -> Iterator[str]:
     found = contest()
     fewest = [min(_shares(found, task, 0)) for task in found.tasks]
     yield f"{span(fewest)} of AdamW's, by the game with the fewest, on {len(fewest)} tasks |"
-    yield f"{_times(found)} of AdamW's: met on {_met(found, 'time')} |"
+    yield f"{_times(found)} of AdamW's; we wanted 0.8 or less, which it is on {_met(found, 'time')} |"
     lowest = {task: found.goal(task, "lowest") for task in found.tasks}
     clear = [task for task, goal in lowest.items() if goal.endswith("**yes**") and not within_the_bracket(goal)]
     assert clear == [AUTOENCODER]
     yield f"lower than every baseline's on {_met(found, 'lowest')}, beyond the spread of the seeds on the autoencoder |"
-    yield f"{span(_widths(found))}: met on {_met(found, 'width')}, by step control |"
+    reached = f"we wanted 1.5 times or more, which it is on {_met(found, 'width')}, by step control"
+    yield f"{span(_widths(found))} times the widest baseline's; {reached} |"
     assert float(wide.best["GTDDP, identity"].game) < float(wide.best["GTDDP, identity"].alone)
     assert float(wide.best["GTDDP, rmsprop"].game) > float(wide.best["GTDDP, rmsprop"].alone)
     yield f"SGD {bn.best['GTDDP, identity']}; RMSprop {bn.best['GTDDP, rmsprop']}; at B = 128 ahead of SGD only |"
@@ -79,7 +80,7 @@ def _on_a_gpu(row: str) -> list[float]:
 
 
 _FORMS = ("present form", "with tf.linalg.cholesky in place of factor_in_columns")  # the second has EKFAC's rows
-README_SETTINGS = ("goal 0.8", "goal 1.5", "(MNIST, B = 64)", "CIFAR-10, 2000 steps")
+README_SETTINGS = ("(MNIST, B = 64)", "CIFAR-10, 2000 steps")
 
 
 def which_optimizer() -> Iterator[str]:
@@ -233,7 +234,7 @@ def performance() -> Iterator[str]:
 _WAYS = ("cotangents", "backward pass")
 PERFORMANCE_SETTINGS = (
     "TensorFlow 2.21", "Keras 3.15", "an MLP on DIGITS at B = 512", "block of 16 to 256 tokens", "(256 MiB)",
-    "256 hash buckets of a table (0.002 of the way to the open loop)",  # `benchmarks.embedding` keeps no file
+    "256 hash buckets of a table (the weights are off by 0.2 % of their distance from those of the open loop)",  # `benchmarks.embedding` keeps no file
     "5 x 5 kernels",
 )  # fmt: skip
 

@@ -124,6 +124,22 @@ def test_one_joint_factor_may_be_singular(rng):
         assert_close(U, expected, rtol=1e-12)  # condition below 100
 
 
+@pytest.mark.parametrize("damping", [1e-6, 1e-7, 1e-8])
+def test_two_players_whose_correlations_round_to_one_still_descend(damping, rng):
+    """Equal inputs and outputs in float32: H is singular but for the damping, which is below the rounding of 1."""
+    for _ in range(5):
+        joint = []
+        for _ in range(2):
+            x = rng.normal(size=(24, 12))
+            M = np.float32(np.kron(np.ones((2, 2)), x.T @ x / 24) + damping * np.eye(24))
+            joint.append([[M[:12, :12], None], [M[12:, :12], M[12:, 12:]]])
+        gradients = [rng.normal(size=(12, 12)).astype("float32") for _ in range(2)]
+        solution = kronecker_cooperative_solve(*joint, gradients)
+        decrease = sum(np.vdot(G, U) for G, U in zip(gradients, solution, strict=True))
+        assert np.isfinite(decrease)
+        assert decrease > 0
+
+
 def test_under_xla_two_players_still_solve_a_nearby_system(rng):
     players = game(rng, [3, 2], [2, 4], shared=1.0, damping=1e-6)
     solution = tf.function(kronecker_cooperative_solve, jit_compile=True)(*players)

@@ -76,9 +76,10 @@ def test_sparse_inputs_train_as_sgd_does(make):
         model.fit(sparse_batches(), verbose=0, shuffle=False)
         weights.append([(new - old) / rate for new, old in zip(model.get_weights(), before, strict=True)])
     for expected, opened, game in zip(*weights, strict=True):
-        assert np.abs(expected).max() > 1e-2
-        assert_close(opened, expected, atol=1e-2)
-        assert_close(game, expected, atol=1e-2)
+        assert np.abs(expected).max() > 0.1
+        rounding = 4 * np.finfo("float32").eps / rate  # two steps of weights below 1
+        assert_close(opened, expected, atol=rounding)
+        assert_close(game, expected, rtol=10 * rate, atol=rounding)  # the game's weights: 1 - rate times a leverage
     assert [player.covered for player in model.game.players] == [True, True]
     if not isinstance(model, keras.Function):
         assert model._input_signature.sparse

@@ -157,6 +157,15 @@ def test_members_of_the_family_fix_the_information():
 
 
 @pytest.mark.parametrize(
+    ("make", "other", "name"),
+    [(btf.KFAC, "adam", "KFAC"), (btf.KFAC, btf.curvature.EKFAC(), "KFAC"), (btf.EKFAC, "kfac", "EKFAC")],
+)
+def test_a_baseline_is_what_its_name_says(make, other, name):
+    with pytest.raises(ValueError, match=rf"`curvature` must be .* or a bellman_tf.curvature.{name}. Received: "):
+        make(curvature=other)
+
+
+@pytest.mark.parametrize(
     "other", [btf.GTDDP(curvature="rmsprop"), btf.GTDDP(curvature="identity"), btf.GTDDP(use_ema=True)]
 )
 def test_state_of_another_optimizer_does_not_load(other):

@@ -79,6 +79,15 @@ def test_steps_to_a_level_are_those_of_the_curve(tmp_path):
     assert row[5] == "30.00 +- 0 [30.00, 30.00], 1 never"
 
 
+def test_a_run_that_broke_has_no_accuracy_behind_its_end_and_is_drawn(tmp_path):
+    watched = dataclasses.replace(EXPERIMENT, parts=(dataclasses.replace(EXPERIMENT.parts[0], watch=True),), tune=0)
+    short = lambda c: (0.1, 0.2) if c.seed else (0.1, 0.2, 0.3, 0.4)
+    store, _ = filled(watched, tmp_path, lambda c: outcome(curve=(1.0, 1.0, math.inf, math.inf), accuracies=short(c)))
+    broken = store[watched.cell(watched.parts[0], watched.rows[0], watched.rows[0].rates[0], 1)]
+    np.testing.assert_equal(broken.accuracies, (0.1, 0.2, math.nan, math.nan))
+    assert figures.curves(watched, store, tmp_path / "curves.png") and (tmp_path / "curves.png").stat().st_size
+
+
 def test_the_grid_counts_where_the_method_is_better(tmp_path):
     grid = dataclasses.replace(EXPERIMENT, report="grid", tune=0)
     ours = str(OURS.method)

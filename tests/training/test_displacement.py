@@ -41,4 +41,4 @@ def test_layers_without_a_gram_form_count_with_their_slope():
     with pytest.warns(UserWarning, match="open-loop"):
         model.compile(optimizer, "mse", jit_compile=False)
         told = model.fit(x, y, batch_size=8, epochs=3, verbose=0, callbacks=[btf.callbacks.GameMonitor()]).history
-    np.testing.assert_allclose(told["reduction_ratio"], 1, atol=0.01)
+    np.testing.assert_allclose(told["reduction_ratio"], 1, atol=1e-3)  # ten times the rate

@@ -6,8 +6,8 @@ to the bucket h of a small table,
     q~_i[h] = sum_l [h(token_il) = h] s(token_il) r_il,        r = M^{-1/2} c
 
 so that G~_ij = <q~_i, q~_j> costs a matrix product. Tokens that meet in a bucket add products with both signs: over
-random signs G~ has the mean G. Bucket and sign depend on the token alone and are the same at every step; the tokens
-below the number of buckets, the frequent ones in most vocabularies, have buckets of their own.
+random signs G~ has the mean G. Bucket and sign depend on the token alone and are the same at every step; of the tokens
+below the number of buckets, the frequent ones in most vocabularies, no two share one.
 
 Source: Weinberger, Dasgupta, Langford, Smola & Attenberg 2009 (feature hashing), claims OURS-9.
 """

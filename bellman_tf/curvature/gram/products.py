@@ -58,7 +58,7 @@ def _rows(tensor: tf.Tensor) -> tf.Tensor:
 
 
 def stacked(cotangents: Tensors) -> tf.Tensor:
-    """M tensors `[B, ...]` to `[B, m, ...]`."""
+    """`m` tensors `[B, ...]` to `[B, m, ...]`."""
     return beside(cotangents)
 
 
