@@ -42,7 +42,7 @@ def decays(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> b
     Returns:
         Whether the variable decays.
     """
-    return bool(optimizer._use_weight_decay(variable))
+    return bool(optimizer._use_weight_decay(variable.value))  # a `tf.Variable`, as Keras asks: its name is the path
 
 
 def updates_as(optimizer: keras.optimizers.Optimizer, kind: type) -> bool:

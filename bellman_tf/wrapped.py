@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from bellman_tf import _checks, keras_access
+from bellman_tf import _checks, keras_access, keras_graphs
 from bellman_tf._typing import Nested
 from bellman_tf.models import FunctionalGame, GameMixin, Model
 
@@ -60,28 +60,31 @@ class WrappedTrainingGame(WrappedGame):
         return self.model(inputs, training=training)
 
 
-# What a subclass of `keras.Model` may override that a model around it would not run.
+# What a subclass of `keras.Model` may override that another model with its layers would not run.
 _ITS_OWN = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "metrics")
 
 
-def _wrapped(model: keras.Model) -> WrappedGame:
+def _check_leaves_training_to_keras(model: keras.Model) -> None:
     own = [name for name in _ITS_OWN if getattr(type(model), name) is not getattr(keras.Model, name)]
     if own:
         raise _checks.error(
             "model",
-            "leave training to Keras to be wrapped: a wrapper would not run its own " + ", ".join(own),
+            "leave training to Keras: the game would not run its own " + ", ".join(own),
             type(model).__name__,
             "Derive the class from bellman_tf.Model instead of keras.Model; put what the loss needs into "
             "`compute_loss`.",
         )
+
+
+def _wrapped(model: keras.Model) -> WrappedGame:
     return WrappedTrainingGame(model) if keras_access.takes_training(model) else WrappedGame(model)
 
 
 def as_game(model: keras.Model) -> GameMixin:
     """Makes a game of an existing Keras model; layers and weights are shared.
 
-    A functional or Sequential model shares its graph as well. A subclassed model is called by a `WrappedGame`; to
-    keep one model, derive its class from `bellman_tf.Model` instead.
+    A functional or Sequential model shares its graph as well. A model with a `call` of its own is called by a
+    `WrappedGame`; to keep one model, derive its class from `bellman_tf.Model` instead.
 
     Args:
         model: a functional or built Sequential model, `keras.applications.*` included, a subclassed model, or one of
@@ -91,7 +94,7 @@ def as_game(model: keras.Model) -> GameMixin:
         A model of this package, not compiled; `model` itself if it is one.
 
     Raises:
-        ValueError: if `model` is not a Keras model, is a Sequential model that is not built, or is subclassed with a
+        ValueError: if `model` is not a Keras model, is a Sequential model that is not built, or its class has a
             training step, loss or metrics of its own.
 
     Example:
@@ -105,10 +108,13 @@ def as_game(model: keras.Model) -> GameMixin:
         return model
     if not isinstance(model, keras.Model):
         raise _checks.error("model", "be a keras.Model", type(model).__name__)
+    _check_leaves_training_to_keras(model)
     if not isinstance(model, keras.Function | keras.Sequential):
         return _wrapped(model)
     if not model.built:
         raise _checks.error("model", "be built", model.name, "Give it an Input, or call it once on a batch.")
+    if not keras_graphs.runs_its_graph(model):
+        return _wrapped(model)
     outputs = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     return FunctionalGame(inputs, outputs, name=model.name)

@@ -1,7 +1,7 @@
 """Finds, for variables without a Gram form, layers whose outputs lead to their gradient without one more backward pass.
 
 Let o be the output of a layer that holds a variable u, and c the noted cotangents of o. If samples are the rows of o,
-stay apart behind it, and u acts through o alone, then
+stay apart behind it, u acts through o alone, and no call of the layer reads what another call of it made, then
 
     the gradient of sum_i r_i phi_i in u  is  (do/du)' (r_i c_i)_i,    for any weights r:
 
@@ -57,6 +57,8 @@ def _holding(trial: Trial, holders: dict[int, list[keras.Layer]], draw: int) -> 
         if not inside or not _has_rows(run, key) or any(c is None for c in parts):
             continue
         sites = [note.site for note in run.notes.calls[key]]
+        if run.chained(sites):
+            continue
         own = run.behind(sites, run.weighed(parts), [values[k] for k in inside])
         for k, g in zip(inside, own, strict=True):
             if g is not None and agree(layer, [true[k]], [g]):

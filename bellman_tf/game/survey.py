@@ -33,7 +33,7 @@ from bellman_tf.game.instrument import Note
 from bellman_tf.game.own_thread import run_in_own_thread
 from bellman_tf.game.raw_variables import put_back, raw_variables
 from bellman_tf.game.synthetic_samples import synthetic_samples
-from bellman_tf.game.trial import Trial, agree, distance, norm
+from bellman_tf.game.trial import Trial, agree, distance, norm, single_precision
 from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
@@ -137,7 +137,7 @@ def _message(error: BaseException) -> str:
 
 def _survey(model: keras.Model, signature: Signature, size: int, indices: bool, candidates: list) -> Survey:
     """One check; further ones of a model that draws random numbers."""
-    with put_back(raw_variables(model)):
+    with put_back(raw_variables(model)), single_precision():
         trial = Trial(model, synthetic_samples(signature, size, indices=indices))
         findings = _check(trial, candidates)
         draws = range(1, 1 + DRAWS) if trial.generators() else ()

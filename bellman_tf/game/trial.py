@@ -182,6 +182,18 @@ class TrialRun:
         """
         return self._tape.gradient(sites, sources, output_gradients=cotangents)
 
+    def chained(self, sites: list[tf.Tensor]) -> bool:
+        """Tells whether one of some tensors is made of another, so that `behind` would count its way twice.
+
+        Args:
+            sites: noted tensors, in the order of their calls.
+
+        Returns:
+            Whether one is.
+        """
+        ahead = (self._tape.gradient(sites[k + 1 :], site) for k, site in enumerate(sites[:-1]))
+        return any(gradient is not None for gradient in ahead)
+
     def added(self) -> dict[int, tf.Tensor | None]:
         """Gradients of what layers add to the loss themselves, by `id` of the variable."""
         losses = list(self.scope.losses)
@@ -259,7 +271,10 @@ def norm(tensor: Any) -> float:
 
 
 def tolerance(layer: keras.Layer) -> float:
-    """Relative rounding of a gradient; a wrong association of rows is off by the gradient's own size.
+    """Relative rounding of a gradient, with a margin of ten and more.
+
+    A wrong association of rows is off by the gradient's own size, but a second use of a variable by as little as its
+    path happens to let through, behind an activation that is saturated for instance.
 
     Args:
         layer: where it comes from.
@@ -267,7 +282,22 @@ def tolerance(layer: keras.Layer) -> float:
     Returns:
         The largest relative difference that counts as rounding.
     """
-    return 0.1 if layer.compute_dtype in {"float16", "bfloat16"} else 0.01
+    return 0.1 if layer.compute_dtype in {"float16", "bfloat16"} else 1e-4
+
+
+@contextlib.contextmanager
+def single_precision() -> Generator[None, None, None]:
+    """Inside the context a GPU multiplies matrices in single precision, and not with the ten bits of TensorFloat-32.
+
+    Yields:
+        Nothing.
+    """
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def _dense(gradient: Any) -> tf.Tensor:

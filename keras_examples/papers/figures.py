@@ -1,5 +1,6 @@
 """Figures of the experiments: curves with their spread, heat maps of differences."""
 
+import math
 import pathlib
 
 import numpy as np
@@ -12,6 +13,8 @@ from keras_examples.studies._report import CEILING, new_figure
 
 def curves(experiment: Experiment, store: Store, path: pathlib.Path) -> bool:
     """Train loss, and test accuracy where it was watched, with the spread over the seeds; a row per part and rate kind.
+
+    Runs that broke are counted in the legend and not drawn.
 
     Args:
         experiment: with its parts and rows.
@@ -32,11 +35,13 @@ def curves(experiment: Experiment, store: Store, path: pathlib.Path) -> bool:
     axes = figure.subplots(len(panels), 1 + watched, squeeze=False)
     for line, (part, kind, rows) in zip(axes, panels, strict=True):
         for number, (name, found) in enumerate(rows.items()):
-            style = {"color": f"C{number // 2}" if experiment.perturbed else f"C{number}", "label": name}
+            whole = [each for each in found if math.isfinite(each.loss)]
+            broken = f", {len(found) - len(whole)} of {len(found)} broke" if len(whole) < len(found) else ""
+            style = {"color": f"C{number // 2}" if experiment.perturbed else f"C{number}", "label": name + broken}
             style["ls"] = "-" if not experiment.perturbed or number % 2 else ":"
-            _band(line[0], [np.minimum(each.curve, CEILING) for each in found], part, style)
+            _band(line[0], [np.minimum(each.curve, CEILING) for each in whole], part, style)
             if watched and part.watch:
-                _band(line[1], [each.accuracies for each in found], part, style)
+                _band(line[1], [each.accuracies for each in whole], part, style)
         line[0].set(yscale="log", title=f"{part.name}, {kind}", ylabel="train loss", xlabel="step")
         line[0].legend(fontsize=6)
         if watched:
@@ -61,6 +66,9 @@ def _lines(experiment: Experiment, store: Store, part: Part) -> dict[str, dict[s
 
 
 def _band(axis: object, curves: list, part: Part, style: dict) -> None:
+    if not curves:
+        axis.plot([], [], **style)
+        return
     values = np.array(curves, float)
     at = part.steps * np.arange(1, values.shape[1] + 1) / values.shape[1]
     axis.plot(at, values.mean(axis=0), lw=1.2, **style)

@@ -234,7 +234,8 @@ def performance() -> Iterator[str]:
 _WAYS = ("cotangents", "backward pass")
 PERFORMANCE_SETTINGS = (
     "TensorFlow 2.21", "Keras 3.15", "an MLP on DIGITS at B = 512", "block of 16 to 256 tokens", "(256 MiB)",
-    "256 hash buckets of a table (the weights are off by 0.2 % of their distance from those of the open loop)",  # `benchmarks.embedding` keeps no file
+    # `benchmarks.embedding` keeps no file
+    "256 hash buckets of a table (the weights are off by 0.2 % of their distance from those of the open loop)",
     "5 x 5 kernels",
 )  # fmt: skip
 

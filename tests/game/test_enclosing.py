@@ -168,6 +168,13 @@ class Twice(btf.Model):
         return self.head(self.gate(self.gate(x)))
 
 
+class Saturated(Twice):
+    """The same where hardly anything of the first outputs' gradient gets through."""
+
+    def call(self, x):
+        return self.head(self.gate(ops.tanh(1e3 * self.gate(x))))
+
+
 class Moved(btf.Model):
     """Moves samples behind the layer: row i of its outputs belongs to another sample."""
 
@@ -196,6 +203,7 @@ LEFT = {
     "the variable is used elsewhere": (Tied, TOKENS),
     "the model has a variable of its own": (Own, VECTORS),
     "the layer runs on its own outputs": (Twice, VECTORS),
+    "the layer runs on its own outputs, saturated": (Saturated, VECTORS),
     "rows are reversed": (lambda: Moved(lambda x, seed: x[::-1]), VECTORS),
     "rows are shuffled": (lambda: Moved(lambda x, seed: keras.random.shuffle(x, 0, seed)), VECTORS),
     "samples meet": (lambda: Moved(lambda x, seed: x - ops.mean(x, 0)), VECTORS),

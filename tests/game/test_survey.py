@@ -40,6 +40,24 @@ def test_rows_are_known_and_not_guessed(name, covered, reason):
         assert reason in player.coverage
 
 
+@pytest.mark.parametrize("share", [0.1, 0.001])
+def test_a_second_use_of_a_kernel_is_seen_however_small(share):
+    class Penalised(btf.Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden = layers.Dense(6, activation="tanh", name="hidden")
+            self.head = layers.Dense(3, name="head")
+
+        def call(self, x):
+            return self.head(self.hidden(x)) + share * keras.ops.sum(keras.ops.abs(self.hidden.kernel))
+
+    model = Penalised()
+    model(np.ones((8, 6)))
+    game = by_name(model.game)
+    assert {name: player.covered for name, player in game.items()} == {"hidden": False, "head": True}
+    assert "its variables are used elsewhere" in game["hidden"].coverage
+
+
 def test_a_network_that_starts_at_zero_is_seen_all_the_same():
     inputs = keras.Input((4,))
     x = layers.Dense(3, activation="tanh")(inputs)

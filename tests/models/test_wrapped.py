@@ -140,6 +140,45 @@ def test_metrics_of_its_own_are_refused():
         btf.as_game(Own())
 
 
+def functional(kind):
+    inputs = keras.Input((6,))
+    return kind(inputs, layers.Dense(3)(inputs))
+
+
+def sequential(kind):
+    return kind([layers.Input((6,)), layers.Dense(3)])
+
+
+@pytest.mark.parametrize(("make", "base"), [(functional, keras.Model), (sequential, keras.Sequential)])
+def test_a_graph_does_not_stand_for_a_class_that_trains_itself(make, base):
+    own = type("Own", (base,), {"compute_loss": lambda self, *args, **kwargs: None})
+    with pytest.raises(ValueError, match=r"its own compute_loss.*Own"):
+        btf.as_game(make(own))
+
+
+@pytest.mark.parametrize(("make", "base"), [(functional, keras.Model), (sequential, keras.Sequential)])
+def test_a_graph_does_not_stand_for_a_call_of_ones_own(make, base):
+    class Scaled(base):
+        def call(self, inputs, training=None, mask=None):
+            return 10 * super().call(inputs, training=training)
+
+    rate, moves = 1e-4, []
+    x, y = data()
+    for ours in (True, False):
+        keras.utils.set_random_seed(0)
+        plain = make(Scaled)
+        model = btf.as_game(plain) if ours else plain
+        model.compile(btf.GTDDP(rate, curvature="identity") if ours else keras.optimizers.SGD(rate), **cross_entropy())
+        assert_close(model(x), 10 * plain.layers[-1](x), rtol=1e-6)
+        before = plain.get_weights()
+        model.train_on_batch(x, y)
+        moves.append([(new - old) / rate for new, old in zip(plain.get_weights(), before, strict=True)])
+    rounding = np.finfo("float32").eps / rate  # of weights below 1
+    for ours, expected in zip(*moves, strict=True):
+        assert np.abs(expected).max() > 100 * rounding
+        assert_close(ours, expected, rtol=1000 * rate, atol=rounding)  # leverages are of the order of 10^2
+
+
 def counted(model):
     """A list that grows by one with every trace of the model's training step."""
     traces, step = [], model.train_step

@@ -151,9 +151,10 @@ def test_it_is_sgd_on_a_dataset():
         assert_close(ours, theirs, atol=1e-6)
 
 
-def test_variables_excluded_from_weight_decay_do_not_decay():
+@pytest.mark.parametrize("name", ["bias", "three"])  # a variable's name, a layer's
+def test_variables_excluded_from_weight_decay_do_not_decay(name):
     def excluding(optimizer):
-        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        optimizer.exclude_from_weight_decay(var_names=[name])
         return optimizer
 
     options = {"weight_decay": 0.2}
