@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf._typing import Array, LowerBlocks, Matrix, Number, Square, Tensors
+from bellman_tf._typing import Array, LowerBlocks, Matrix, Number, Shape, Square, Tensors
 from bellman_tf.linalg.constants import constant, number
 from bellman_tf.linalg.products import diag
 
@@ -26,7 +26,7 @@ def shape_error(argument: str, rule: str, **tensors: tf.Tensor) -> ValueError:
     return ValueError(f"`{argument}` must {rule}. Received: {shown}.")
 
 
-def _show(tensor: tf.Tensor) -> tuple[int | None, ...] | None:
+def _show(tensor: tf.Tensor) -> Shape | None:
     return None if tensor.shape.rank is None else tuple(tensor.shape)
 
 

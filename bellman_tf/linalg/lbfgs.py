@@ -11,19 +11,16 @@ Source: Byrd, Nocedal & Schnabel 1994, Thm. 2.2 (compact form); Nocedal & Wright
 Lewis & Overton 2013, Alg. 2.6 (bisection).
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf._typing import Scalar, Vector
+from bellman_tf._typing import Function, Scalar, Vector
 from bellman_tf.linalg.products import matmul, matvec
 
 SUFFICIENT = 1e-4  # share of the predicted decrease that a step must deliver (Armijo)
 FLATTENED = 0.9  # share of the slope that may be left after it (weak curvature rule)
-
-Function = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 class Minimum(NamedTuple):
@@ -151,7 +148,7 @@ def _search(function: Function, at: Minimum, direction: Vector, trials: int) -> 
 
     def attempt(
         trial: tf.Tensor, done: tf.Tensor, length: tf.Tensor, low: tf.Tensor, high: tf.Tensor, best: Minimum
-    ) -> tuple:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, Minimum]:
         point = at.point + length * direction
         value, gradient = function(point)
         armijo = value <= at.value + SUFFICIENT * length * slope  # false for NaN
