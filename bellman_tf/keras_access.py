@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from bellman_tf._typing import Nested
+from bellman_tf._typing import Nested, Shape
 
 if TYPE_CHECKING:
     _Mixed = keras.Model  # what a mixin stands in front of
@@ -196,9 +196,7 @@ def node_of(tensor: keras.KerasTensor) -> Any:
     return history.operation._inbound_nodes[history.node_index]
 
 
-def symbolic(
-    shape: tuple[int | None, ...], dtype: str, sparse: bool = False, ragged: bool = False
-) -> keras.KerasTensor:
+def symbolic(shape: Shape, dtype: str, sparse: bool = False, ragged: bool = False) -> keras.KerasTensor:
     """Makes a symbolic tensor.
 
     Args:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Generator
+from typing import Any
 
 import keras
 
@@ -23,7 +24,7 @@ def runs_its_graph(model: keras.Model) -> bool:
     return own and isinstance(model, keras.Sequential | keras.Function)
 
 
-def nodes_of(function: keras.Function) -> list:
+def nodes_of(function: keras.Function) -> list[Any]:
     """Lists the calls that a functional model runs, in the order in which it runs them.
 
     Args:

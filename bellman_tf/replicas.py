@@ -27,7 +27,7 @@ def count() -> int:
     return 1 if context is None else context.num_replicas_in_sync
 
 
-def scope_of(strategy: tf.distribute.Strategy) -> contextlib.AbstractContextManager:
+def scope_of(strategy: tf.distribute.Strategy) -> contextlib.AbstractContextManager[object]:
     """Where variables are made that every replica is to have.
 
     Args:

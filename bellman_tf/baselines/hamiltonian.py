@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import keras_access
-from bellman_tf._typing import Tensors
+from bellman_tf._typing import StateMapping, Tensors
 from bellman_tf.game.graph import Call, Replay, Slot
 from bellman_tf.game.instrument import tapped
 from bellman_tf.game.stages import Game, Player
@@ -81,7 +81,7 @@ class PlayerHamiltonian:
         segment: Segment,
         forward: Forward,
         costates: dict[Slot, tf.Tensor],
-        frozen: list[tuple],
+        frozen: StateMapping,
         total: tf.Tensor,
         rho: float,
     ) -> None:

@@ -55,7 +55,7 @@ def _one_per_player(argument: str, given: Sequence[Entry] | None, count: int) ->
     return given
 
 
-def _check_count(argument: str, given: Sequence, count: int) -> None:
+def _check_count(argument: str, given: Sequence[object], count: int) -> None:
     if len(given) != count:
         raise _checks.error(argument, f"hold one entry per player, {count}", len(given))
 

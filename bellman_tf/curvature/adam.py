@@ -1,11 +1,9 @@
 """Adam's metric: bias-corrected second moments, and a first moment of the step."""
 
-from collections.abc import Callable
-
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf._typing import Tensors
+from bellman_tf._typing import Entrywise, Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Block, PlayerLayout, StateSpec
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric, where_known
@@ -23,7 +21,7 @@ class AdamMetric(DiagonalMetric):
         self,
         moments: Tensors,
         rate: tf.Tensor,
-        divisor: Callable,
+        divisor: Entrywise,
         layout: MatrixLayout | None,
         *,
         first: Tensors,

@@ -7,7 +7,7 @@ the step.
 
 import functools
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import tensorflow as tf
 
@@ -26,6 +26,8 @@ from bellman_tf.linalg.constants import constant
 from bellman_tf.linalg.symmetric import padded, symmetrize
 
 Captured = TypeVar("Captured", bound=Capture)  # what a block's players are captured as
+
+Factorise: TypeAlias = Callable[[list[tuple[tf.Tensor, ...]], bool], list[Tensors]]
 
 _NEARLY = 1.1  # a matrix is padded to at most so many times its rows
 _TINY = 32  # up to so many rows in any case
@@ -53,7 +55,7 @@ class CachedBlock(Block, Generic[Captured]):
             with each of them; and whether XLA compiles it. Returns tensors `[S, ...]` for every stack.
     """
 
-    factorise: Callable[[list[tuple[tf.Tensor, ...]], bool], list[Tensors]]
+    factorise: Factorise
 
     @property
     def period(self) -> int:
@@ -70,7 +72,7 @@ class CachedBlock(Block, Generic[Captured]):
         raise NotImplementedError
 
     @classmethod
-    def matrices(cls, blocks: Sequence[Any], statistics: Sequence[Tensors]) -> list[list[tuple]]:
+    def matrices(cls, blocks: Sequence[Any], statistics: Sequence[Tensors]) -> list[list[tuple[tf.Tensor, ...]]]:
         """The arguments of `factorise`, of many blocks of this class at once.
 
         Args:
@@ -143,7 +145,7 @@ def update_all(players: list[PlayerUpdate], step: StepScalars) -> list[tuple[Ten
 class _Observed(NamedTuple):
     """A block with factorisations, its statistics with this step's, and what it kept of the last factorisations."""
 
-    block: CachedBlock
+    block: CachedBlock[Any]
     capture: Capture
     statistics: Tensors
     kept: Tensors
@@ -212,12 +214,12 @@ def _renewed_in_shares(due: list[_Observed], period: int, step: StepScalars) -> 
 
 def _refresh(observed: list[_Observed], compiled: bool) -> list[Tensors]:
     """What every block caches, matrices of one size and kind factorised as one stack."""
-    wanted: list[tuple[int, tuple]] = []
+    wanted: list[tuple[int, tuple[tf.Tensor, ...]]] = []
     for kind in dict.fromkeys(type(one.block) for one in observed):
         same = [k for k, one in enumerate(observed) if type(one.block) is kind]
         made = kind.matrices([observed[k].block for k in same], [observed[k].statistics for k in same])
         wanted += [(k, arguments) for k, own in zip(same, made, strict=True) for arguments in own]
-    kinds: dict[tuple, dict[tuple[int, int], list[int]]] = {}
+    kinds: dict[tuple[Factorise, tf.DType], dict[tuple[int, int], list[int]]] = {}
     for place, (k, (first, *_)) in enumerate(wanted):
         alike = kinds.setdefault((observed[k].block.factorise, first.dtype), {})
         alike.setdefault((first.shape[-1], len(first.shape)), []).append(place)

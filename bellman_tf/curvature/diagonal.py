@@ -13,12 +13,10 @@ The means are those of V and not of 1 / f(V): an input that is always zero has V
 Source: Shazeer and Stern 2018 (arXiv 1804.04235), Sec. 3.
 """
 
-from collections.abc import Callable
-
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf._typing import Tensors
+from bellman_tf._typing import Entrywise, Tensors
 from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.matrix_layout import MatrixLayout
@@ -53,7 +51,7 @@ class RankOneMetric(TwoSided):
         return c * self.s
 
 
-def rank_one_sides(V: tf.Tensor, rate: tf.Tensor, divisor: Callable) -> tuple[tf.Tensor, tf.Tensor]:
+def rank_one_sides(V: tf.Tensor, rate: tf.Tensor, divisor: Entrywise) -> tuple[tf.Tensor, tf.Tensor]:
     """Factors a diagonal metric in matrix form.
 
     Args:
@@ -67,12 +65,12 @@ def rank_one_sides(V: tf.Tensor, rate: tf.Tensor, divisor: Callable) -> tuple[tf
     return _sides(tf.reduce_mean(V, axis=1), tf.reduce_mean(V, axis=0), rate, divisor)
 
 
-def _sides(R: tf.Tensor, C: tf.Tensor, rate: tf.Tensor, divisor: Callable) -> tuple[tf.Tensor, tf.Tensor]:
+def _sides(R: tf.Tensor, C: tf.Tensor, rate: tf.Tensor, divisor: Entrywise) -> tuple[tf.Tensor, tf.Tensor]:
     """The same from the means along rows and columns."""
     return rate / divisor(R), divisor(tf.reduce_mean(R)) / divisor(C)
 
 
-def where_known(divisor: Callable) -> Callable:
+def where_known(divisor: Entrywise) -> Entrywise:
     """A divisor for the Gram matrices of a metric whose gradient of this step has yet to come.
 
     Where no gradient has been seen (a token, a feature that occurs for the first time) the second moment is 0 and not
@@ -96,7 +94,7 @@ class DiagonalMetric(Metric):
 
     kind = DIAGONAL
 
-    def __init__(self, moments: Tensors, rate: tf.Tensor, divisor: Callable, layout: MatrixLayout | None) -> None:
+    def __init__(self, moments: Tensors, rate: tf.Tensor, divisor: Entrywise, layout: MatrixLayout | None) -> None:
         """Stores the moments.
 
         Args:

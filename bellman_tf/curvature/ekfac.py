@@ -190,7 +190,7 @@ class EigenBlock(KFACBlock):
         ]
 
     @classmethod
-    def matrices(cls, blocks: Sequence[Any], statistics: Sequence[Tensors]) -> list[list[tuple]]:
+    def matrices(cls, blocks: Sequence[Any], statistics: Sequence[Tensors]) -> list[list[tuple[tf.Tensor, ...]]]:
         """The factors."""
         return [[(factor,) for factor in factors] for factors in statistics]
 

@@ -93,7 +93,7 @@ class FullBlock(CachedBlock[Capture]):
         return [running_mean(state[0], moment, step.mean_rate(self.config.decay))]
 
     @classmethod
-    def matrices(cls, blocks: Sequence[Self], statistics: Sequence[Tensors]) -> list[list[tuple]]:
+    def matrices(cls, blocks: Sequence[Self], statistics: Sequence[Tensors]) -> list[list[tuple[tf.Tensor, ...]]]:
         """The running matrices and their dampings."""
         return [
             [(fisher, tf.constant(block.config.damping, fisher.dtype))]

@@ -131,7 +131,7 @@ class GroupedKFACBlock(CachedBlock[TapCapture]):
         return every(self.config.update_every, step.iteration, moments, state[:2])
 
     @classmethod
-    def matrices(cls, blocks: Sequence[Self], statistics: Sequence[Tensors]) -> list[list[tuple]]:
+    def matrices(cls, blocks: Sequence[Self], statistics: Sequence[Tensors]) -> list[list[tuple[tf.Tensor, ...]]]:
         """The factors of all groups and their dampings."""
         return [
             list(zip((A, B), split_damping(A, B, block.config.damping), strict=True))

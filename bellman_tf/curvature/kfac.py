@@ -193,7 +193,7 @@ class KFACBlock(CachedBlock[MatrixCapture]):
         return every(period, step.iteration, lambda: [running_mean(*mean) for mean in moments()], state[:2])
 
     @classmethod
-    def matrices(cls, blocks: Sequence[Self], statistics: Sequence[Tensors]) -> list[list[tuple]]:
+    def matrices(cls, blocks: Sequence[Self], statistics: Sequence[Tensors]) -> list[list[tuple[tf.Tensor, ...]]]:
         """The factors and their dampings, those of all players from one set of operations."""
         dampings = tf.constant([block.config.damping for block in blocks], statistics[0][0].dtype)
         sides = list(zip(*statistics, strict=True))

@@ -22,7 +22,7 @@ class Stacks:
         groups: places in the list, those of one stack together.
     """
 
-    def __init__(self, shapes: Sequence[Sequence[int]], kinds: Sequence[Hashable]) -> None:
+    def __init__(self, shapes: Sequence[Iterable[int]], kinds: Sequence[Hashable]) -> None:
         """Groups the tensors.
 
         Args:
@@ -70,7 +70,9 @@ class StateStore:
         names: what each of them is, and whose.
     """
 
-    def __init__(self, owners: Sequence[tuple[str, list[StateSpec], str]], add_variable: Callable) -> None:
+    def __init__(
+        self, owners: Sequence[tuple[str, list[StateSpec], str]], add_variable: Callable[..., keras.Variable]
+    ) -> None:
         """Makes the variables.
 
         Args:

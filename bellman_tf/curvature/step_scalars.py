@@ -45,7 +45,7 @@ class StepScalars:
         if self._micro_batch is not None:
             last = tf.equal(micro_batch, micro_batches - 1)
             self.refreshing = last | tf.equal(iteration + micro_batch, 0)
-        self._rates: dict[tuple, tf.Tensor] = {}
+        self._rates: dict[tuple[float, int], tf.Tensor] = {}
 
     def mean(self, statistics: Tensors) -> Tensors:
         """Averages statistics of the batch over the replicas; not inside a branch of the graph.

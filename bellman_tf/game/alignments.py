@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Iterator
 
+from bellman_tf.game.graph import Slot
 from bellman_tf.game.players import Program
 
 LISTED = 1024  # placements that are listed; of more, a sample is
@@ -107,7 +108,7 @@ def ranges(game: Program) -> dict[int, tuple[int, int]]:
     if game.graph is None:
         return {}
     depth = len(game.stages)
-    needed: dict = {}  # slot to the stage by which it must be there
+    needed: dict[Slot, int] = {}  # slot to the stage by which it must be there
     latest: dict[int, int] = {}
     for call in reversed(game.graph.calls):
         due = min((needed.get(slot, depth) for slot in call.outputs), default=depth)
@@ -126,7 +127,7 @@ def ranges(game: Program) -> dict[int, tuple[int, int]]:
 
 def _followers(game: Program, movable: set[int]) -> dict[int, set[int]]:
     """For each movable player, the movable players that read what it makes, directly or through others."""
-    above: dict = {}  # slot to the movable players it depends on
+    above: dict[Slot, set[int]] = {}  # slot to the movable players it depends on
     follows: dict[int, set[int]] = {player: set() for player in sorted(movable)}
     for call in game.graph.calls if game.graph else ():
         sources = set().union(*(above.get(slot, set()) for slot in call.inputs))

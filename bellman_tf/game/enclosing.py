@@ -17,7 +17,9 @@ from bellman_tf import keras_access
 from bellman_tf.game.trial import Trial, TrialRun, agree
 
 
-def enclosing_layers(trial: Trial, variables: Sequence, draws: Iterable[int]) -> dict[int, list[keras.Layer]]:
+def enclosing_layers(
+    trial: Trial, variables: Sequence[keras.Variable], draws: Iterable[int]
+) -> dict[int, list[keras.Layer]]:
     """Layers for which the statement above holds.
 
     Args:
@@ -52,16 +54,17 @@ def _holding(trial: Trial, holders: dict[int, list[keras.Layer]], draw: int) -> 
     values = {key: trial.values[key] for key in holders}
     true, cotangents, added = run.gradients(values), run.cotangents(), run.added()
     for key in run.notes.calls:  # a layer inside another one returns first
-        layer, parts = layers[key], cotangents[key]
-        inside = [k for k, some in holders.items() if layer in some and true[k] is not None and added.get(k) is None]
-        if not inside or not _has_rows(run, key) or any(c is None for c in parts):
+        layer, parts = layers[key], [c for c in cotangents[key] if c is not None]
+        holding = [k for k, some in holders.items() if layer in some and added.get(k) is None]
+        inside = {k: g for k in holding if (g := true[k]) is not None}
+        if not inside or not _has_rows(run, key) or len(parts) < len(cotangents[key]):
             continue
         sites = [note.site for note in run.notes.calls[key]]
         if run.chained(sites):
             continue
         own = run.behind(sites, run.weighed(parts), [values[k] for k in inside])
-        for k, g in zip(inside, own, strict=True):
-            if g is not None and agree(layer, [true[k]], [g]):
+        for (k, whole), g in zip(inside.items(), own, strict=True):
+            if g is not None and agree(layer, [whole], [g]):
                 found[k].append(layer)
     return found
 

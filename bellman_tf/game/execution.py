@@ -13,7 +13,7 @@ from bellman_tf._typing import Nested
 
 
 @contextlib.contextmanager
-def recorded(model: keras.Model, recorder: Callable) -> Generator[None, None, None]:
+def recorded(model: keras.Model, recorder: Callable[[Nested], Nested]) -> Generator[None, None, None]:
     """Inside the context, calling `model` in this thread runs `recorder(inputs)` in place of the model's own `call`.
 
     Other threads go on with the model's own `call`. The class is not touched, so models that are not trained by a

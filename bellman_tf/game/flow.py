@@ -5,11 +5,12 @@ node: its input flows through. One that brings several together (Add, Concatenat
 that a chain of residual blocks keeps one edge per shortcut.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 
-from bellman_tf.game.graph import Call
+from bellman_tf.game.graph import Call, Slot
 from bellman_tf.game.players import Program
 
 _MERGES = {
@@ -92,7 +93,7 @@ def edges(game: Program) -> list[Edge]:
     return list(found)
 
 
-def _named(name: str, slots: tuple | list) -> list[tuple]:
+def _named(name: str, slots: Sequence[Slot]) -> list[tuple[Slot, str]]:
     return [(slot, name if len(slots) == 1 else f"{name} {i + 1}") for i, slot in enumerate(slots)]
 
 

@@ -6,7 +6,6 @@ called once on symbolic tensors first, which records the same history.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access, keras_graphs
-from bellman_tf._typing import Nested
+from bellman_tf._typing import Arguments, LayerCall, Nested, Shape
 from bellman_tf.game.own_thread import run_in_own_thread
 from bellman_tf.game.raw_variables import put_back, raw_variables
 
@@ -43,10 +42,10 @@ class Call:
     """
 
     operation: keras.Operation
-    args: tuple
-    kwargs: dict
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     outputs: tuple[Slot, ...]
-    shapes: tuple[tuple, ...]
+    shapes: tuple[Shape, ...]
 
     @property
     def inputs(self) -> tuple[Slot, ...]:
@@ -90,7 +89,7 @@ class Replay:
         self.graph = graph
         self.values: dict[Slot, tf.Tensor] = dict(zip(graph.inputs, inputs, strict=True))
 
-    def arguments(self, call: Call) -> tuple[tuple, dict]:
+    def arguments(self, call: Call) -> Arguments:
         """The call's arguments with slots replaced; a recorded `training` gives way to the step's.
 
         Args:
@@ -144,7 +143,7 @@ def _is_inlinable(operation: keras.Operation) -> bool:
     return _plain_call(type(operation).call)
 
 
-def _plain_call(call: Callable) -> bool:
+def _plain_call(call: LayerCall) -> bool:
     module = call.__module__
     return module.startswith(("keras.src.", "bellman_tf."))
 
@@ -161,7 +160,7 @@ class _Tracer:
         self.count += 1
         return Slot(self.count - 1)
 
-    def run(self, inputs: list, outputs: Nested, slots: list[Slot]) -> Nested:
+    def run(self, inputs: list[keras.KerasTensor], outputs: Nested, slots: list[Slot]) -> Nested:
         """Records the calls between symbolic `inputs` and `outputs`; returns `outputs` as slots."""
         known = {id(tensor): slot for tensor, slot in zip(inputs, slots, strict=True)}
         for node in self._sorted_nodes(outputs, set(known)):
@@ -173,7 +172,7 @@ class _Tracer:
             known.update({id(tensor): slot for tensor, slot in zip(node.outputs, made, strict=True)})
         return keras.tree.map_structure(lambda leaf: known[id(leaf)], outputs)
 
-    def _apply(self, node: Any, args: tuple, kwargs: dict) -> list[Slot]:
+    def _apply(self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Slot]:
         operation = node.operation
         if kwargs.get("training") is not None:
             self.trainings.append((operation, kwargs["training"]))
@@ -187,7 +186,7 @@ class _Tracer:
         return made
 
     @staticmethod
-    def _sorted_nodes(outputs: Nested, stop: set[int]) -> list:
+    def _sorted_nodes(outputs: Nested, stop: set[int]) -> list[Any]:
         """Nodes that lead to `outputs`, each after the nodes it reads from (depth first, no recursion)."""
         order, done = [], set()
         stack = [(tensor, False) for tensor in reversed(keras.tree.flatten(outputs))]
@@ -227,7 +226,7 @@ class _Reads(keras.StatelessScope):
         return super().get_current_value(variable)
 
 
-def _symbolic_subclass(model: keras.Model) -> tuple[list, Nested, tuple]:
+def _symbolic_subclass(model: keras.Model) -> tuple[list[keras.KerasTensor], Nested, tuple[keras.Variable, ...]]:
     """Calls a subclassed model once on symbolic inputs of the shapes it was built with; also the variables it read."""
     shapes = getattr(model, "_game_input_signature", None)
     if shapes is None:
@@ -331,5 +330,5 @@ def _same(first: Any, second: Any) -> bool:
     return type(first) is type(second) and (first == second or not isinstance(first, (*_PLAIN, Slot)))
 
 
-def _shown(leaves: list) -> str:
+def _shown(leaves: list[Any]) -> str:
     return ", ".join(repr(leaf) for leaf in leaves if isinstance(leaf, _PLAIN)) or "those"

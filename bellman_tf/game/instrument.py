@@ -10,15 +10,17 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import tensorflow as tf
 
-from bellman_tf._typing import Nested
+from bellman_tf._typing import LayerCall, Nested
 
 # Where TensorFlow runs loops and branches that the user writes: `tf.while_loop`, `tf.cond`, `tf.map_fn`, `tf.scan`.
 CONTROL_FLOW = {f"tensorflow.python.ops.{name}" for name in ("while_loop", "cond", "map_fn", "functional_ops")}
+
+Watcher: TypeAlias = Callable[[tf.Tensor], None]  # is shown a tensor on its way
 
 
 class Note(NamedTuple):
@@ -41,7 +43,7 @@ class Notes:
         hidden: ids of layers that were called inside a loop or another function graph, where no note can be taken.
     """
 
-    def __init__(self, preactivation: Iterable[keras.Layer], output: Iterable[keras.Layer], watch: Callable) -> None:
+    def __init__(self, preactivation: Iterable[keras.Layer], output: Iterable[keras.Layer], watch: Watcher) -> None:
         """Chooses the layers to note.
 
         Args:
@@ -61,7 +63,7 @@ class Notes:
         """The layers that are noted."""
         return [*self._before.values(), *self._behind.values()]
 
-    def run(self, layer: keras.Layer, call: Callable, args: tuple, kwargs: dict) -> Nested:
+    def run(self, layer: keras.Layer, call: LayerCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Nested:
         """Runs a layer's own `call` and notes it.
 
         Args:
@@ -120,7 +122,7 @@ class _Running(threading.local):
 _running = _Running()
 _lock = threading.Lock()
 _users: dict[int, int] = {}  # how many threads note a layer at the moment
-_kept: dict[int, Callable] = {}  # an instance attribute `call` that was there before
+_kept: dict[int, LayerCall] = {}  # an instance attribute `call` that was there before
 
 
 @contextlib.contextmanager
@@ -177,7 +179,7 @@ def _remove(layer: keras.Layer) -> None:
 
 
 @contextlib.contextmanager
-def tapped(layer: keras.Layer, tap: Callable) -> Generator[None, None, None]:
+def tapped(layer: keras.Layer, tap: Watcher) -> Generator[None, None, None]:
     """Inside the context, `layer` hands its pre-activation to `tap` before the activation.
 
     Swapping the public attribute keeps the layer's own code: activity regularizers, masks and casts are untouched.
@@ -206,12 +208,12 @@ class _Taps(threading.local):
     """What this thread hands pre-activations to, by `id` of the layer."""
 
     def __init__(self) -> None:
-        self.of: dict[int, Callable] = {}
+        self.of: dict[int, Watcher] = {}
 
 
 _taps = _Taps()
 _tapping: dict[int, int] = {}  # how many threads tap a layer at the moment
-_activations: dict[int, Callable | None] = {}
+_activations: dict[int, Callable[[tf.Tensor], tf.Tensor] | None] = {}
 
 
 def _open_tap(layer: keras.Layer) -> None:

@@ -24,6 +24,7 @@ FOOT = 0.12  # below its boxes
 _APART = {0: BOX[1] + 0.2, 1: 3 * CIRCLE}
 
 Point = tuple[float, float]
+Ends = tuple[Node | None, Node | None, Edge]  # of a wire, as `Wire` has them
 
 
 class Wire(NamedTuple):
@@ -141,8 +142,8 @@ class Row:
         self.floor = min((self.y[node] - half(node)[1] for node in self.nodes), default=0.0)
         self.wires: list[Wire] = []
         self.bars: list[Bar] = []
-        self._risers: dict[tuple, dict] = {}
-        self._ends: dict[tuple, tuple] = {}
+        self._risers: dict[tuple[str, int], dict[Node, int]] = {}
+        self._ends: dict[tuple[Node, Node | None], Ends] = {}
 
     @property
     def below(self) -> float:
@@ -167,7 +168,7 @@ class Row:
     def lay_wires(self) -> None:
         """Gives every wire its path, the short ones first; then the height is known."""
 
-        def span(ends: tuple) -> tuple[int, int]:
+        def span(ends: Ends) -> tuple[int, int]:
             first, last = self._span(*ends[:2])
             return last - first, first
 

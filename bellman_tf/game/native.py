@@ -13,7 +13,7 @@ from typing import Any, Unpack
 
 import keras
 
-from bellman_tf._typing import Signature
+from bellman_tf._typing import Shape, Signature
 from bellman_tf.game.alignments import Alignments
 from bellman_tf.game.dataflow import stages_of
 from bellman_tf.game.players import BACKWARD, COTANGENTS, Player, Players, Stage
@@ -95,7 +95,7 @@ class NativeGame(Players):
         name: str,
         variables: tuple[keras.Variable, ...],
         how: Coverage | str,
-        shapes: tuple[tuple[int | None, ...], ...] = (),
+        shapes: tuple[Shape, ...] = (),
         way: str = BACKWARD,
         null: bool = False,
     ) -> None:

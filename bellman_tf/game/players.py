@@ -7,6 +7,7 @@ from typing import Protocol
 import keras
 
 from bellman_tf import _checks
+from bellman_tf._typing import Shape
 from bellman_tf.curvature.block import state_dtype
 from bellman_tf.curvature.gram.plan import LIMITS, GramForm, GramLimits, Plan, plan
 from bellman_tf.curvature.identity import IDENTITY
@@ -52,7 +53,7 @@ class Player:
     calls: tuple[Call, ...]
     stage: int | None
     coverage: Coverage | str
-    shapes: tuple[tuple[int | None, ...], ...] = ()
+    shapes: tuple[Shape, ...] = ()
     weighing: str = COTANGENTS
     null: bool = False
     within: keras.Layer | None = None
@@ -133,7 +134,7 @@ class Player:
         return sum(math.prod(v.shape) for v in self.variables)
 
 
-class Stage(tuple):
+class Stage(tuple[Player, ...]):
     """One stage of the game: the tuple of players that act here for the first time (a shared layer acts once).
 
     Attributes:

@@ -202,20 +202,20 @@ def _short(name: str) -> str:
     return name if len(name) <= CHARACTERS else f"{name[:begin]}…{name[-end:]}"
 
 
-def _curve(begin: tuple, end: tuple) -> tuple[list, list]:
+def _curve(begin: Point, end: Point) -> tuple[list[Point], list[int]]:
     """A straight line that leaves and arrives level."""
     middle = (begin[0] + end[0]) / 2
     return [begin, (middle, begin[1]), (middle, end[1]), end], [1, 4, 4, 4]
 
 
-def _rounded(path: list[tuple[float, float]]) -> tuple[list, list]:
+def _rounded(path: list[Point]) -> tuple[list[Point], list[int]]:
     """A line of level and upright parts with its corners rounded."""
     vertices, codes = [path[0]], [1]
     for before, corner, after in zip(path, path[1:], path[2:], strict=False):
         for other in (before, after):
             length = math.dist(corner, other)
             share = min(CORNER, length / 2) / length if length else 0
-            point = tuple(c + share * (o - c) for c, o in zip(corner, other, strict=True))
+            point = corner[0] + share * (other[0] - corner[0]), corner[1] + share * (other[1] - corner[1])
             vertices += [point] if other is before else [corner, point]
             codes += [2] if other is before else [3, 3]
     return [*vertices, path[-1]], [*codes, 2]

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
-from bellman_tf._typing import Nested
+from bellman_tf._typing import Nested, SomeTensors, Tensors
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.graph import Call, Replay, Slot
 from bellman_tf.game.players import Program
@@ -59,7 +59,7 @@ class RunResult:
     """
 
     outputs: list[tf.Tensor]
-    masks: list[tf.Tensor | None]
+    masks: SomeTensors
     losses: tf.Tensor
     written: dict[int, tuple[keras.Variable, tf.Tensor]]
     gradients: dict[int, np.ndarray]
@@ -105,7 +105,7 @@ class ComparedRuns:
             tape.watch(list(self._values.values()))
             outputs = self._call()
             losses = _total(scope.losses)
-        written = {key: (v, scope.get_current_value(v)) for key, v in scope.written.items()}
+        written = {key: (v, scope.state_mapping[key]) for key, v in scope.written.items()}
         return self._run(outputs, losses, written, self._gradients(tape, outputs, losses, self._values), {})
 
     def replayed(self) -> RunResult:
@@ -224,7 +224,13 @@ class ComparedRuns:
         return [tf.ensure_shape(seed, target.shape) for seed, target in zip(self._seeds, targets, strict=True)]
 
     @staticmethod
-    def _run(outputs: list, losses: tf.Tensor, written: dict, gradients: dict, elsewhere: dict) -> RunResult:
+    def _run(
+        outputs: Tensors,
+        losses: tf.Tensor,
+        written: dict[int, tuple[keras.Variable, tf.Tensor]],
+        gradients: dict[int, np.ndarray],
+        elsewhere: dict[int, np.ndarray],
+    ) -> RunResult:
         return RunResult(outputs, [keras_access.mask_of(t) for t in outputs], losses, written, gradients, elsewhere)
 
 

@@ -243,6 +243,6 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".split("\n")[0]
 
 
-def _listed(names: Iterable, quote: str = "'") -> str:
+def _listed(names: Iterable[str | int], quote: str = "'") -> str:
     shown = [f"{quote}{name}{quote}" for name in dict.fromkeys(names)]
     return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")

@@ -96,7 +96,7 @@ def _is_rowwise(node: Any) -> bool:
 class _Graph:
     """The calls of a model that is made of row-wise layers."""
 
-    def __init__(self, nodes: list, outputs: list[keras.KerasTensor]) -> None:
+    def __init__(self, nodes: list[Any], outputs: list[keras.KerasTensor]) -> None:
         self._nodes = nodes
         self._read_outside = {id(tensor) for tensor in outputs}
 

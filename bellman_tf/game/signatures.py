@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
-from bellman_tf._typing import Nested, Signature
+from bellman_tf._typing import Nested, Shape, Signature
 
 
 def is_made_of_tensors(x: Nested) -> bool:
@@ -101,7 +101,7 @@ def is_known(signature: Signature) -> bool:
     return all(leaf is None or None not in leaf.shape[1:] for leaf in keras.tree.flatten(signature))
 
 
-def described(signature: Signature) -> tuple:
+def described(signature: Signature) -> tuple[tuple[Shape, str, int, bool, bool] | None, ...]:
     """Lists what two signatures must have in common to give one game.
 
     Args:
@@ -149,11 +149,11 @@ def _sized(leaf: Any) -> keras.KerasTensor | None:
     return keras_access.symbolic(tuple(leaf.shape), keras.backend.standardize_dtype(leaf.dtype))
 
 
-def _layout(leaf: keras.KerasTensor | None) -> tuple | None:
+def _layout(leaf: keras.KerasTensor | None) -> tuple[int, bool, bool] | None:
     return None if leaf is None else _layout_of(leaf)
 
 
-def _layout_of(leaf: keras.KerasTensor) -> tuple:
+def _layout_of(leaf: keras.KerasTensor) -> tuple[int, bool, bool]:
     return len(leaf.shape), leaf.sparse, keras_access.is_ragged(leaf)
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
-from bellman_tf._typing import Signature, Tensors
+from bellman_tf._typing import Gradient, Shape, Signature, SomeTensors
 from bellman_tf.game.enclosing import enclosing_layers
 from bellman_tf.game.instrument import Note
 from bellman_tf.game.own_thread import run_in_own_thread
@@ -62,7 +62,7 @@ class Finding:
     separate: bool = False
     null: bool = False
     order: int = 0
-    shapes: tuple[tuple, ...] = ()
+    shapes: tuple[Shape, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,9 @@ def _message(error: BaseException) -> str:
     return line.replace("\x1b[1m", "").replace("\x1b[0m", "")[:200]
 
 
-def _survey(model: keras.Model, signature: Signature, size: int, indices: bool, candidates: list) -> Survey:
+def _survey(
+    model: keras.Model, signature: Signature, size: int, indices: bool, candidates: list[tuple[keras.Layer, Coverage]]
+) -> Survey:
     """One check; further ones of a model that draws random numbers."""
     with put_back(raw_variables(model)), single_precision():
         trial = Trial(model, synthetic_samples(signature, size, indices=indices))
@@ -192,25 +194,31 @@ def _bias_of(layer: keras.Layer) -> int:
 
 
 def _compare(
-    layer: keras.Layer, coverage: Coverage, calls: list[Note], cotangents: Tensors, gradients: dict, r: np.ndarray
+    layer: keras.Layer,
+    coverage: Coverage,
+    calls: list[Note],
+    cotangents: SomeTensors,
+    gradients: dict[int, Gradient | None],
+    r: np.ndarray,
 ) -> str:
     """Why the layer's capture is not its gradient; empty if it is."""
     if not calls:
         return "the model does not call it"
-    if any(c is None for c in cotangents):
+    known = [c for c in cotangents if c is not None]
+    if len(known) < len(cotangents):
         return "no gradient reaches one of its calls"
     if any(note.inputs is None or not isinstance(note.inputs, tf.Tensor) for note in calls):
         return "its input is not a tensor"
-    true = [gradients[id(v)] for v in layer.trainable_variables if id(v) in gradients]
-    if any(g is None for g in true):
+    asked = [gradients[id(v)] for v in layer.trainable_variables if id(v) in gradients]
+    true = [g for g in asked if g is not None]
+    if len(true) < len(asked):
         return "no gradient reaches its variables"
     rows = {int(note.site.shape[0]) for note in calls} | {int(note.inputs.shape[0]) for note in calls}
     if rows != {len(r)}:
         odd = ", ".join(map(str, sorted(rows - {len(r)})))
         return f"its calls have {odd} rows on a made-up batch of {len(r)} samples"
     captures = [
-        coverage.capture(layer, at_compute_dtype(layer, note.inputs), [c])
-        for note, c in zip(calls, cotangents, strict=True)
+        coverage.capture(layer, at_compute_dtype(layer, note.inputs), [c]) for note, c in zip(calls, known, strict=True)
     ]
     capture: Capture = join_calls(captures)
     own = capture.gradient(tf.constant(r[:, None], tf.float32))
@@ -222,7 +230,7 @@ def _compare(
     return "its rows are not the samples of the loss, or its variables are used elsewhere as well"
 
 
-def _is_null(layer: keras.Layer, gradients: dict, cotangents: Tensors) -> bool:
+def _is_null(layer: keras.Layer, gradients: dict[int, Gradient | None], cotangents: SomeTensors) -> bool:
     """Whether a bias has gradient zero although its slices are not: what follows takes every shift away."""
     shift = gradients.get(_bias_of(layer))
     if shift is None:

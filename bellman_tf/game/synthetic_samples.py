@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
-from bellman_tf._typing import Nested, Signature
+from bellman_tf._typing import LayerCall, Nested, Signature
 
 # Made-up samples: with two, a reversed batch and a rolled one are the same. An even number, because for an odd one
 # TensorFlow 2.21 with oneDNN writes out of bounds in the kernel's gradient of a 1 x 1 convolution with stride of up to
@@ -41,7 +41,7 @@ class ConstantMoments:
     """
 
     def __init__(
-        self, layers: Sequence[keras.Layer], scope: keras.StatelessScope, noted: Mapping | None = None
+        self, layers: Sequence[keras.Layer], scope: keras.StatelessScope, noted: Mapping[int, object] | None = None
     ) -> None:
         """Says which layers.
 
@@ -84,7 +84,7 @@ class ConstantMoments:
     def _call(
         self,
         layer: keras.Layer,
-        own: Callable,
+        own: LayerCall,
         inputs: tf.Tensor,
         training: bool | None = None,
         mask: tf.Tensor | None = None,
@@ -101,7 +101,7 @@ class ConstantMoments:
 
     def _constant(self, moment: tf.Tensor) -> tf.Tensor:
         @tf.custom_gradient
-        def run(x: tf.Tensor) -> tuple:
+        def run(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
             return tf.identity(x), lambda c: c if self._mixing else tf.zeros_like(c)
 
         return run(moment)

@@ -10,7 +10,7 @@ With s random numbers in the shape of the outputs z and r one random weight per 
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import keras
@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import keras_access
-from bellman_tf._typing import Nested
+from bellman_tf._typing import Gradient, LayerCall, Nested, SomeTensors, StateMapping, Tensors
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.synthetic_samples import ConstantMoments, before_activation, mixes, synthetic_weights
 from bellman_tf.layers.tensors import to_work
@@ -32,11 +32,11 @@ NOISE = (*NOISE, keras.layers.GaussianNoise, keras.layers.RNN)
 class WriteRecorder(keras.StatelessScope):
     """A scope without writes that remembers which variables were to be written."""
 
-    def __init__(self, mapping: list[tuple]) -> None:
+    def __init__(self, mapping: StateMapping) -> None:
         super().__init__(state_mapping=mapping, collect_losses=True, initialize_variables=False)
         self.written: dict[int, keras.Variable] = {}
 
-    def add_update(self, update: tuple) -> None:
+    def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
         """Keeps a value in the scope, and remembers its variable.
 
         Args:
@@ -153,12 +153,16 @@ class TrialRun:
         r = self.weights
         return [t * tf.cast(tf.reshape(r, [-1] + [1] * (t.shape.rank - 1)), t.dtype) for t in tensors]
 
-    def cotangents(self) -> dict[int, list]:
+    def cotangents(self) -> dict[int, SomeTensors]:
         """Of `sum_i phi_i` at every noted tensor, by `id` of the layer; `None` where nothing connects."""
         sites = {key: [note.site for note in calls] for key, calls in self.notes.calls.items()}
-        return self._tape.gradient(self._targets, sites, output_gradients=self._seeds)
+        found = self._tape.gradient(self._targets, sites, output_gradients=self._seeds)
+        return {
+            key: [None if c is None else tf.convert_to_tensor(c) for c in parts]  # slices, where rows are picked
+            for key, parts in found.items()
+        }
 
-    def gradients(self, sources: dict) -> dict:
+    def gradients(self, sources: dict[int, tf.Tensor]) -> dict[int, Gradient | None]:
         """Gradients of `sum_i r_i phi_i`.
 
         Args:
@@ -169,7 +173,7 @@ class TrialRun:
         """
         return self._tape.gradient(self._targets, sources, output_gradients=self.weighed(self._seeds))
 
-    def behind(self, sites: list[tf.Tensor], cotangents: list[tf.Tensor], sources: list[tf.Tensor]) -> list:
+    def behind(self, sites: Tensors, cotangents: Tensors, sources: Tensors) -> list[Gradient | None]:
         """Gradients of `<c, sites>`, those of the layers in front of some tensors alone.
 
         Args:
@@ -220,7 +224,7 @@ def _with_indices(model: keras.Model) -> Generator[None, None, None]:
         yield
 
 
-def _look_up(table: keras.layers.Embedding, own: Callable, inputs: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
+def _look_up(table: keras.layers.Embedding, own: LayerCall, inputs: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
     if isinstance(inputs, tf.Tensor) and not (args or kwargs.get("reverse")):  # reversed, it multiplies by its table
         index = tf.cast(inputs, tf.int32)
         known = (index >= 0) & (index < table.input_dim) & (tf.cast(index, inputs.dtype) == inputs)
@@ -228,7 +232,7 @@ def _look_up(table: keras.layers.Embedding, own: Callable, inputs: tf.Tensor, *a
     return own(inputs, *args, **kwargs)
 
 
-def distance(true: Sequence, own: Sequence) -> tuple[float, float]:
+def distance(true: Sequence[Gradient], own: Sequence[Gradient]) -> tuple[float, float]:
     """How far gradients are from others.
 
     Args:
@@ -242,7 +246,7 @@ def distance(true: Sequence, own: Sequence) -> tuple[float, float]:
     return size, math.hypot(*(norm(_dense(g) - _dense(h)) for g, h in zip(true, own, strict=True)))
 
 
-def agree(layer: keras.Layer, true: Sequence, own: Sequence) -> bool:
+def agree(layer: keras.Layer, true: Sequence[Gradient], own: Sequence[Gradient]) -> bool:
     """Whether gradients are the true ones, up to the rounding of a layer, and say something at all.
 
     Args:

@@ -118,7 +118,7 @@ def sample_products(inputs: tf.Tensor, cotangents: Sequence[tf.Tensor]) -> tf.Te
     return beside([tf.matmul(inputs, c, transpose_a=True) for c in cotangents])
 
 
-class Columns(list):
+class Columns(list[tf.Tensor]):
     """The cotangents of a capture, one tensor `[B, ...]` per column, and what has been made of them."""
 
 

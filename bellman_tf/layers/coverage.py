@@ -18,11 +18,14 @@ A capture's tensors stand in the order of the layer's trainable variables.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
+import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import Shape
+from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.matrix_layout import Extent, MatrixLayout
 
 PREACTIVATION, OUTPUT = "preactivation", "output"
@@ -45,14 +48,14 @@ class Coverage:
 
     kind: str
     site: str
-    capture: Callable
+    capture: Callable[[keras.Layer, tf.Tensor, Sequence[tf.Tensor]], Capture]
     variables: tuple[keras.Variable, ...] = dataclasses.field(compare=False)
     matrix: MatrixLayout | None = None
     convolution: bool = False
     taps: int = 1
     table: bool = False
 
-    def extent(self, output_shape: tuple, columns: int = 1) -> Extent:
+    def extent(self, output_shape: Shape, columns: int = 1) -> Extent:
         """Static sizes of the player, those that its captures will have.
 
         Args:
@@ -63,16 +66,19 @@ class Coverage:
             The sizes.
         """
         parameters = sum(math.prod(v.shape) for v in self.variables)
-        width = self.matrix.width if self.matrix is not None else output_shape[-1]
-        positions = None if None in output_shape[1:] else math.prod(output_shape[1:]) // width
+        sizes = [size for size in output_shape[1:] if size is not None]
+        numbers = math.prod(sizes) if len(sizes) == len(output_shape) - 1 else None
         if self.matrix is not None:
+            positions = None if numbers is None else numbers // self.matrix.width
             return self.matrix.extent(columns, positions, self.taps if self.convolution else 0)
         if self.table:
-            return Extent(parameters, columns, positions, width=width, vocabulary=self.variables[0].shape[0])
+            vocabulary, width = self.variables[0].shape
+            positions = None if numbers is None else numbers // width
+            return Extent(parameters, columns, positions, width=width, vocabulary=vocabulary)
         return Extent(parameters, columns)
 
 
-def expected(layer: keras.Layer, names: tuple[str, ...]) -> tuple | None:
+def expected(layer: keras.Layer, names: tuple[str, ...]) -> tuple[keras.Variable, ...] | None:
     """The named variables of a layer, if they are all that it trains.
 
     Args:
@@ -91,7 +97,7 @@ def cover_kernels(
     kind: str,
     layer: keras.Layer,
     bias: bool,
-    capture: Callable,
+    capture: Callable[..., Capture],
     *,
     kernels: tuple[str, ...] = ("kernel",),
     layout: Callable[[keras.Layer, bool], MatrixLayout | None] | None = None,
@@ -126,7 +132,7 @@ def cover_kernels(
     )
 
 
-def built_shape(layer: keras.Layer) -> tuple[int | None, ...]:
+def built_shape(layer: keras.Layer) -> Shape:
     """Shape of the input that a layer was built for.
 
     Args:
@@ -144,7 +150,7 @@ def built_shape(layer: keras.Layer) -> tuple[int | None, ...]:
     return config["input_shape"]
 
 
-def bias_shape(layer: keras.Layer, bias: bool) -> tuple | None:
+def bias_shape(layer: keras.Layer, bias: bool) -> tuple[int, ...] | None:
     """Shape of a layer's bias, for `MatrixLayout`.
 
     Args:

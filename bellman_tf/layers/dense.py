@@ -4,7 +4,7 @@ Layout `[batch, positions, features]`. With a bias, the matrix form has one more
 rows `0..d-1` are the kernel, row `d` is the bias. Source: claims OURS-9.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 import tensorflow as tf
@@ -27,7 +27,11 @@ class LinearMap(MatrixCapture):
     """
 
     def __init__(
-        self, inputs: tf.Tensor, cotangents: Sequence[tf.Tensor], kernel_shape: tuple, bias_shape: tuple | None
+        self,
+        inputs: tf.Tensor,
+        cotangents: Sequence[tf.Tensor],
+        kernel_shape: Iterable[int],
+        bias_shape: Iterable[int] | None,
     ) -> None:
         layout = MatrixLayout(tuple(kernel_shape), inputs.shape[-1], None if bias_shape is None else tuple(bias_shape))
         super().__init__([_without_one_position(to_work(c)) for c in cotangents], layout)

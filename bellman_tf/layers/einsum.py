@@ -51,7 +51,7 @@ class EinsumPlan:
         self.matrix = plain and kernel == "".join(rows + columns) and set(source[1:]) == set(shared) | set(rows)
         self.rows, self.columns, self.shared = rows, columns, shared
 
-    def matrix_layout(self, kernel_shape: tuple, bias_shape: tuple | None) -> MatrixLayout | None:
+    def matrix_layout(self, kernel_shape: tuple[int, ...], bias_shape: tuple[int, ...] | None) -> MatrixLayout | None:
         """Kernel and bias as one matrix.
 
         Args:
@@ -169,7 +169,7 @@ def capture_einsum(
     return PerSampleCapture(cotangents, [x], form, total)
 
 
-def _sum_to(cotangent: tf.Tensor, shape: tuple) -> tf.Tensor:
+def _sum_to(cotangent: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
     """Sums `[B, ...]` over the axes that a bias of `shape` is broadcast along; returns `[B, *shape]`."""
     rank = len(cotangent.shape) - 1
     padded = (1,) * (rank - len(shape)) + shape

@@ -49,9 +49,9 @@ class MatrixLayout:
         swapped: whether the kernel variable has its output channels before its input channels.
     """
 
-    kernel_shape: tuple
+    kernel_shape: tuple[int, ...]
     rows: int
-    bias_shape: tuple | None
+    bias_shape: tuple[int, ...] | None
     groups: int = 1
     swapped: bool = False
 

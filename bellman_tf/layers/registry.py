@@ -19,7 +19,7 @@ from bellman_tf.layers.prelu import cover_prelu
 from bellman_tf.layers.rms_normalization import cover_rms_normalization
 from bellman_tf.layers.transposed import cover_transposed
 
-FAMILIES: tuple[tuple[type, Callable], ...] = (
+FAMILIES: tuple[tuple[type, Callable[[keras.Layer, bool], Coverage | str]], ...] = (
     (keras.layers.Dense, cover_dense),
     (keras.layers.EinsumDense, cover_einsum),
     (keras.layers.Conv1D, cover_convolution),

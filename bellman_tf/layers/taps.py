@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import Size
 from bellman_tf.layers.tensors import leading
 from bellman_tf.linalg.constants import constant, once, reshape
 
@@ -23,7 +24,7 @@ class Taps:
     def __init__(
         self,
         inputs: tf.Tensor,
-        output_sizes: Sequence,
+        output_sizes: Sequence[Size],
         kernel_size: Sequence[int],
         strides: Sequence[int],
         dilation: Sequence[int],
@@ -90,7 +91,7 @@ class Taps:
             source = tf.slice(source, constant([0, *start]), constant(wanted) if static else wanted)
         return reshape(source, [self._batch, static_product(self._output), self.channels])
 
-    def _in_strides(self, source: tf.Tensor, start: list[int]) -> tuple[tf.Tensor, list[int], list]:
+    def _in_strides(self, source: tf.Tensor, start: list[int]) -> tuple[tf.Tensor, list[int], list[Size]]:
         """Every axis cut into whole strides, so that one pixel of each is a slice; TensorFlow's strided one is slow.
 
         Args:
@@ -100,9 +101,9 @@ class Taps:
         Returns:
             `[B, n_1, s_1, ..., n_k, s_k c]`, and where the pixels start and how many there are behind the batch axis.
         """
-        shape: list = []
+        shape: list[Size] = []
         first: list[int] = []
-        sizes: list = []
+        sizes: list[Size] = []
         for size, begin, s, out in zip(sizes_of(source), start, self._strides, self._output, strict=True):
             shape += [size // s, s]
             first += [begin // s, begin % s]
@@ -142,16 +143,15 @@ def channels_back(layer: keras.Layer, tensor: tf.Tensor) -> tf.Tensor:
     return tf.transpose(tensor, [0, rank - 1, *range(1, rank - 1)])
 
 
-def sizes_of(tensor: tf.Tensor) -> list:
+def sizes_of(tensor: tf.Tensor) -> list[Size]:
     """Spatial sizes of `[B, *spatial, c]`, static where known."""
     return leading(tensor, 1)[1:]
 
 
-def static_product(sizes: Sequence) -> int:
+def static_product(sizes: Sequence[Size]) -> int:
     """Product of sizes, -1 where one of them is not static."""
-    if all(isinstance(size, int) for size in sizes):
-        return math.prod(sizes)
-    return -1
+    static = [size for size in sizes if isinstance(size, int)]
+    return math.prod(static) if len(static) == len(sizes) else -1
 
 
 def ravel(index: Sequence[int], sizes: Sequence[int]) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from bellman_tf._typing import Size
 from bellman_tf.linalg.constants import expand_dims, number
 
 
@@ -37,7 +38,7 @@ def beside(columns: Sequence[tf.Tensor]) -> tf.Tensor:
     return expand_dims(columns[0], 1) if len(columns) == 1 else tf.stack(columns, axis=1)
 
 
-def leading(tensor: tf.Tensor, tail: int) -> list:
+def leading(tensor: tf.Tensor, tail: int) -> list[Size]:
     """Leading sizes of a tensor, static where known, so that a reshape keeps static shapes."""
     count = len(tensor.shape) - tail
     static = tensor.shape[:count].as_list()

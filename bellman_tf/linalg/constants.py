@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import tensorflow as tf
 
+from bellman_tf._typing import Size
+
 Made = TypeVar("Made")
 _KEPT = "_bellman_constants"  # an attribute of the graph, so that they go when the graph goes
 
@@ -76,7 +78,7 @@ def number(value: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return tf.cast(value, dtype) if tf.is_tensor(value) else constant(float(value), dtype)
 
 
-def reshape(tensor: tf.Tensor, shape: Sequence) -> tf.Tensor:
+def reshape(tensor: tf.Tensor, shape: Sequence[Size]) -> tf.Tensor:
     """`tf.reshape`; nothing at all where the tensor has that shape.
 
     Args:
@@ -90,14 +92,14 @@ def reshape(tensor: tf.Tensor, shape: Sequence) -> tf.Tensor:
         >>> reshape(tf.ones([2, 3]), [3, -1]).shape.as_list()
         [3, 2]
     """
-    shape = list(shape)
-    if not all(isinstance(size, int) for size in shape):
-        return tf.reshape(tensor, shape)
+    sizes = [size for size in shape if isinstance(size, int)]
+    if len(sizes) < len(shape):
+        return tf.reshape(tensor, list(shape))
     own = [] if tensor.shape.rank is None else tensor.shape.as_list()
-    rest = math.prod(size for size in shape if size != -1)
+    rest = math.prod(size for size in sizes if size != -1)
     if None not in own and rest:
-        shape = [math.prod(own) // rest if size == -1 else size for size in shape]
-    return tensor if own == shape and tensor.shape.rank is not None else tf.reshape(tensor, constant(shape))
+        sizes = [math.prod(own) // rest if size == -1 else size for size in sizes]
+    return tensor if own == sizes and tensor.shape.rank is not None else tf.reshape(tensor, constant(sizes))
 
 
 def expand_dims(tensor: tf.Tensor, axis: int) -> tf.Tensor:

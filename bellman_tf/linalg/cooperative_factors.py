@@ -242,7 +242,9 @@ def solve_game(
     def unfinished(turn: Scalar, X: list[Matrix], R: list[Matrix], P: list[Matrix], size: Matrix) -> Scalar:
         return (turn < most_iterations) & tf.reduce_any(size > goal)
 
-    def iterate(turn: Scalar, X: list[Matrix], R: list[Matrix], P: list[Matrix], size: Matrix) -> tuple:
+    def iterate(
+        turn: Scalar, X: list[Matrix], R: list[Matrix], P: list[Matrix], size: Matrix
+    ) -> tuple[Scalar, list[Matrix], list[Matrix], list[Matrix], Matrix]:
         HP = multiply(P)
         alpha = ratio(size, inner(P, HP))
         X = [x + alpha * p for x, p in zip(X, P, strict=True)]

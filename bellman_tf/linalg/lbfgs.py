@@ -149,7 +149,7 @@ def _search(function: Function, at: Minimum, direction: Vector, trials: int) -> 
 
     def attempt(
         trial: tf.Tensor, done: tf.Tensor, length: tf.Tensor, low: tf.Tensor, high: tf.Tensor, best: Minimum
-    ) -> tuple:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, Minimum]:
         point = at.point + length * direction
         value, gradient = function(point)
         armijo = value <= at.value + SUFFICIENT * length * slope  # false for NaN

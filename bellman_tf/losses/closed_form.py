@@ -1,12 +1,13 @@
 """What a file of a closed form states: which Keras losses it is for, and the head that it makes."""
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
+from bellman_tf._typing import LossFunction
 from bellman_tf.losses.ends import ACTIVATIONS_KEEPING_LOGITS, looks_through
 from bellman_tf.losses.head import Head
 
@@ -61,9 +62,9 @@ class ClosedForm(abc.ABC):
     """
 
     kind: ClassVar[str]
-    functions: ClassVar[tuple[Callable, ...]]
+    functions: ClassVar[tuple[LossFunction, ...]]
 
-    def recognise(self, function: Callable, options: Mapping[str, Any], prediction: Prediction) -> LossForm | None:
+    def recognise(self, function: LossFunction, options: Mapping[str, Any], prediction: Prediction) -> LossForm | None:
         """Says whether the form applies; by default to every call of `functions`, as a function of the output.
 
         Args:

@@ -3,13 +3,14 @@
 A new one is a file with a `ClosedForm` and a line in `CLOSED_FORMS`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from bellman_tf._checks import error
+from bellman_tf._typing import LossFunction
 from bellman_tf.keras_access import loss_arguments
 from bellman_tf.losses.closed_form import AUTOMATIC, ClosedForm, LossForm, Prediction
 from bellman_tf.losses.head import Head
@@ -31,7 +32,7 @@ CLOSED_FORMS: tuple[ClosedForm, ...] = (
     PoissonForm(),
 )
 # TensorFlow stops with an error or a NaN at a second derivative of these: they count as linear in the output.
-ONCE_DIFFERENTIABLE: tuple[Callable, ...] = (keras.losses.ctc,)
+ONCE_DIFFERENTIABLE: tuple[LossFunction, ...] = (keras.losses.ctc,)
 _BY_KIND = {form.kind: form for form in CLOSED_FORMS}
 
 
@@ -131,7 +132,7 @@ def terminal_head(form: LossForm, observation: Observation, z: tf.Tensor, f: tf.
     return closed_form(form.kind).head(form, observation.y_true, z, tf.cast(f, z.dtype))
 
 
-def _function_and_options(loss: Any) -> tuple[Callable | None, Mapping[str, Any]]:
+def _function_and_options(loss: Any) -> tuple[LossFunction | None, Mapping[str, Any]]:
     """Returns what `loss.call` evaluates, a function and its keyword arguments; (None, {}) if `call` does more."""
     if isinstance(loss, str):
         loss = keras.losses.get(loss)

@@ -1,11 +1,12 @@
 """Huber's loss."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import LossFunction
 from bellman_tf.losses.closed_form import LossForm, Prediction
 from bellman_tf.losses.diagonal import ElementwiseForm
 
@@ -16,7 +17,7 @@ class HuberForm(ElementwiseForm):
     kind = "huber"
     functions = (keras.losses.huber,)
 
-    def recognise(self, function: Callable, options: Mapping[str, Any], prediction: Prediction) -> LossForm | None:
+    def recognise(self, function: LossFunction, options: Mapping[str, Any], prediction: Prediction) -> LossForm | None:
         """Recognises every Huber loss, with its delta."""
         return LossForm(self.kind, options={"delta": float(options.get("delta", 1.0))})
 

@@ -48,7 +48,7 @@ def per_sample(observation: Observation) -> bool:
 class _Probe(keras.losses.Loss):
     """Keras's own reduction around another loss's `call`; made for one call, so replica threads share none of it."""
 
-    def __init__(self, loss: keras.losses.Loss, call: Callable) -> None:
+    def __init__(self, loss: keras.losses.Loss, call: Callable[..., tf.Tensor]) -> None:
         super().__init__(name=loss.name, reduction=loss.reduction, dtype=loss.dtype)
         self.call = call
 

@@ -1,11 +1,12 @@
 """Sigmoid and binary cross-entropy as one function of the logits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import LossFunction
 from bellman_tf.losses.closed_form import CrossEntropyForm, LossForm, Prediction
 from bellman_tf.losses.diagonal import ElementwiseForm
 
@@ -21,7 +22,7 @@ class SigmoidForm(CrossEntropyForm, ElementwiseForm):
     functions = (keras.losses.binary_crossentropy,)
     operation = "Sigmoid"
 
-    def recognise(self, function: Callable, options: Mapping[str, Any], prediction: Prediction) -> LossForm | None:
+    def recognise(self, function: LossFunction, options: Mapping[str, Any], prediction: Prediction) -> LossForm | None:
         """Recognises the axis of the mean and the place of the logits.
 
         Args:

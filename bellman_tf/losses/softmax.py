@@ -1,12 +1,13 @@
 """Softmax and categorical cross-entropy as one function of the logits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from bellman_tf._typing import LossFunction
 from bellman_tf.losses.closed_form import CrossEntropyForm, LossForm, Prediction
 from bellman_tf.losses.head import Head
 from bellman_tf.losses.samples import (
@@ -179,7 +180,7 @@ class SoftmaxForm(CrossEntropyForm):
     functions = (keras.losses.categorical_crossentropy, keras.losses.sparse_categorical_crossentropy)
     operation = "Softmax"
 
-    def recognise(self, function: Callable, options: Mapping[str, Any], prediction: Prediction) -> LossForm | None:
+    def recognise(self, function: LossFunction, options: Mapping[str, Any], prediction: Prediction) -> LossForm | None:
         """Recognises the class axis, the place of the logits, and the kind of labels.
 
         Args:

@@ -349,7 +349,9 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
         return ValueError(_OWN_LOOP.format(name=type(self).__name__, model=model.name))
 
 
-def _needs(game: Players, blocks: list[Block], couplings: list[Coupling]) -> tuple:
+def _needs(
+    game: Players, blocks: list[Block], couplings: list[Coupling]
+) -> tuple[list[tuple[int, ...]], list[list[tuple[int, ...]]]]:
     """Whose variables the state belongs to, and its shapes, in order."""
     owners = [tuple(id(v) for v in player.variables) for player in game.players]
     return owners, [[tuple(spec.shape) for spec in part.state_specs()] for part in (*blocks, *couplings)]

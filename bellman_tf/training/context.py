@@ -79,7 +79,7 @@ class StepResult(NamedTuple):
     assignments: Assignments
     state: dict[tuple[int, int], tf.Tensor]
     old_state: StoredState
-    restore: list[tuple[keras.Variable, tf.Tensor]]
+    restore: list[tuple[keras.Variable | tf.Variable, tf.Tensor]]
     accepted: tf.Tensor
     taken: tf.Tensor
     kept: tf.Tensor

@@ -16,8 +16,9 @@ from typing import Any
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf._typing import Nested, Tensors
+from bellman_tf._typing import Arguments, Nested, Tensors
 from bellman_tf.bellman import Expansion, Gains, Value, augment_batch, expand, gains, value_update
+from bellman_tf.game.graph import Slot
 from bellman_tf.game.players import Player
 from bellman_tf.game.stages import require_one_call
 from bellman_tf.keras_access import flat_inputs
@@ -130,7 +131,7 @@ class DenseStep:
         flat = [tf.cast(tf.reshape(t, [-1]), self.batch.dtype) for t in tensors]
         return tf.concat(flat, axis=0) if flat else tf.zeros([0], self.batch.dtype)
 
-    def _jacobian(self, tape: tf.GradientTape, targets: Tensors, sources: list) -> tf.Tensor:
+    def _jacobian(self, tape: tf.GradientTape, targets: Tensors, sources: Tensors) -> tf.Tensor:
         """Derivative of stacked targets in stacked sources, `[n', n]`."""
         rows = []
         for target in targets:
@@ -194,11 +195,11 @@ class DenseStep:
         """New values of all players under u + alpha k + K dX; with `finish` also the new network on the batch."""
         batch, values = self.batch, []
 
-        def deviate(t: int, state: dict) -> tf.Tensor:
+        def deviate(t: int, state: dict[Slot, tf.Tensor]) -> tf.Tensor:
             dX = self._stack([state[slot] for slot in self.forward.cuts[t]]) - self._stack(self._cuts[t])
             return alpha * policy[t].open_loop + matvec(policy[t].feedback, dX)
 
-        def update(player: Player, t: int, du: tf.Tensor, arguments: tuple) -> Tensors:
+        def update(player: Player, t: int, du: tf.Tensor, arguments: Arguments) -> Tensors:
             stage = self.game.stages[t].players
             start = sum(p.parameters for p in stage[: stage.index(player)])
             decreases = []
@@ -230,7 +231,7 @@ class DenseStep:
         def unfinished(trial: tf.Tensor, found: tf.Tensor, *_: Any) -> tf.Tensor:
             return (trial <= self.options.line_search) & ~found & tf.math.is_finite(slope)
 
-        def attempt(trial: tf.Tensor, found: tf.Tensor, *_: Any) -> tuple:
+        def attempt(trial: tf.Tensor, found: tf.Tensor, *_: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, Tensors]:
             alpha = tf.cast(0.5, dtype) ** tf.cast(trial, dtype)
             values, left = self._follow(policy, alpha, finish=True)
             decrease = tf.cast(batch.loss - _checks.given("outputs", left).cost(batch.loss_of), dtype)
@@ -277,6 +278,6 @@ class _TapePair:
             tape.watch(tensor)
 
 
-def _size(tensors: list) -> int | None:
+def _size(tensors: Tensors) -> int | None:
     sizes = [tf.TensorShape(tensor.shape).num_elements() for tensor in tensors]
     return None if None in sizes else sum(sizes)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from bellman_tf import keras_access
-from bellman_tf._typing import Nested, Tensors
+from bellman_tf._typing import Arguments, Nested, Tensors
 from bellman_tf.bellman import SampleValue, sample_space, to_groups
 from bellman_tf.curvature.gram import gram
 from bellman_tf.game.graph import Slot
@@ -214,7 +214,9 @@ class GameStep:
         batch.clamped += policy.clamped
         return policy
 
-    def _seen_by(self, policy: PublishedPolicy, player: Player, agent: int) -> tuple:
+    def _seen_by(
+        self, policy: PublishedPolicy, player: Player, agent: int
+    ) -> tuple[tf.Tensor, tf.Tensor] | tuple[None, None]:
         """`<q_ij, k>` `[B, m]` and the samples' Gram matrices `[B, m, m]`; `None` twice for open-loop players."""
         gram = self._gram(player, 1)
         if gram is None:
@@ -236,7 +238,7 @@ class GameStep:
 
     # ---- pass 2
 
-    def _deviation(self, t: int, values: dict) -> tf.Tensor | None:
+    def _deviation(self, t: int, values: dict[Slot, tf.Tensor]) -> tf.Tensor | None:
         """`d_ij = <g_ij, new state - old state>` at the cut before stage t, `[B, m]`; `None` without feedback."""
         self._values = values
         if not self.information.feedback:
@@ -257,7 +259,7 @@ class GameStep:
         batch = self.batch
         moved: dict[int, Tensors] = {}
 
-        def gradient_of(player: Player, t: int, deviation: tf.Tensor | None, arguments: tuple) -> Tensors:
+        def gradient_of(player: Player, t: int, deviation: tf.Tensor | None, arguments: Arguments) -> Tensors:
             agent = self.game.stages[t].players.index(player)
             weights = policy.weights(t, agent, deviation)
             if batch.settings.watched:
@@ -265,7 +267,7 @@ class GameStep:
             inputs = first_tensor(arguments) if self.options.bilinear else None
             return batch.complete(player, self._gradient(player, weights, inputs))
 
-        def update(player: Player, t: int, deviation: tf.Tensor | None, arguments: tuple) -> Tensors:
+        def update(player: Player, t: int, deviation: tf.Tensor | None, arguments: Arguments) -> Tensors:
             together = batch.together.get(player.index)
             if together is None:
                 return self._move(player, gradient_of(player, t, deviation, arguments))
@@ -294,7 +296,7 @@ class GameStep:
             loss_after = tf.cast(applied.cost(batch.loss_of), batch.dtype)
             batch.outcome = self._outcome(policy, tf.cast(batch.loss, batch.dtype) - loss_after)
 
-    def _arguments(self, player: Player) -> tuple:
+    def _arguments(self, player: Player) -> Arguments:
         """(args, kwargs) of a player's call in the state that pass 2 has reached, before its turn."""
         call = player.calls[0]
         return keras_access.mapped(

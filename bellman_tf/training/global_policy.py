@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeAlias
 import tensorflow as tf
 
 from bellman_tf import replicas
+from bellman_tf._typing import SomeTensors
 from bellman_tf.curvature.gram.across_replicas import Sides, joint_sides, sides
 from bellman_tf.curvature.metric import Metric
 from bellman_tf.game.players import Player
@@ -97,7 +98,7 @@ def policy_of_replicas(
     sent = [tensor for part in parts if isinstance(part.gram, list) for side in part.gram for tensor in side.sent]
     found = iter(replicas.gather([tf.cast(tensor, dtype) for tensor in (own, weights, *numbers, *sent)]))
 
-    def next_of(tensors: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    def next_of(tensors: Sequence[tf.Tensor | None]) -> SomeTensors:
         return [None if tensor is None else next(found) for tensor in tensors]
 
     samples = AllSamples(next(found), next(found), next_of(betas))

@@ -1,10 +1,12 @@
 """Sample weights of the linear roll-out, from the Gram matrices of all players."""
 
 import functools
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import SomeTensors
 from bellman_tf.bellman import rollout, sample_space
 from bellman_tf.bellman.groups import from_groups, to_groups
 from bellman_tf.bellman.sample_space import SampleValue
@@ -60,7 +62,7 @@ class LinearPolicy:
         self._players: list[Player] = []
         self._grams: list[tf.Tensor] = []
         self._summed: tf.Tensor | None = None
-        self._pulls: list[tf.Tensor | None] = []
+        self._pulls: SomeTensors = []
         self._shared: tf.Tensor | None = None
 
     @property
@@ -157,8 +159,10 @@ class LinearPolicy:
         gram = tf.zeros_like(self._grams[0])
         pull = tf.reduce_sum(gram, axis=-2)
 
-        def rows(parts: dict, zero: tf.Tensor) -> tf.Tensor:
-            filled = [[zero if parts.get(k) is None else parts[k] for k in seats] for seats in self._seats]
+        def rows(parts: Mapping[int, tf.Tensor | None], zero: tf.Tensor) -> tf.Tensor:
+            filled = [
+                [zero if k is None or (part := parts.get(k)) is None else part for k in seats] for seats in self._seats
+            ]
             if self.information.joint:
                 return tf.stack([_sum(stage[: len(at)]) for stage, at in zip(filled, self._stages, strict=True)])
             return tf.stack([tf.stack(seats) for seats in filled])
@@ -259,7 +263,7 @@ class LinearPolicy:
         )
 
 
-def _sum(parts: list) -> tf.Tensor | None:
+def _sum(parts: Sequence[tf.Tensor | None]) -> tf.Tensor | None:
     """Sum of what is there, `None` if nothing is."""
     known = [part for part in parts if part is not None]
     return (known[0] if len(known) == 1 else tf.add_n(known)) if known else None

@@ -268,10 +268,10 @@ class Moves:
         variables = [v for player in self.players for v in player.variables]
         before = dict(self.assignments.before)
 
-        def found() -> list:
+        def found() -> tuple[Tensors, list[Tensors], list[Tensors]]:
             values = before | self.assignments.by_variable()
             velocities = [self.velocities.get(k, old) for k, old in enumerate(self.context.velocities)]
-            return [[values[id(v)] for v in variables], [self._new_state[k] for k in made], velocities]
+            return [values[id(v)] for v in variables], [self._new_state[k] for k in made], velocities
 
         stays = found()
 

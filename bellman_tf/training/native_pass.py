@@ -5,6 +5,7 @@ gives the cotangents of all of them. Where a metric is made of the model's own F
 cotangents of the outputs back.
 """
 
+import keras
 import tensorflow as tf
 
 from bellman_tf import replicas
@@ -52,7 +53,7 @@ class NativePass:
     def run_forward(self) -> None:
         """Runs the model and its loss under a tape, and says which players' calls were noted."""
         step, noted = self.step, self._noted()
-        layers: dict[bool, list] = {True: [], False: []}
+        layers: dict[bool, list[keras.Layer]] = {True: [], False: []}
         for player in noted:
             layers[player.covering.site == PREACTIVATION].append(player.layers[0])
         if self.information.curved:
@@ -124,7 +125,7 @@ class NativePass:
         place = (objective.number + len(self.objectives) * replicas.own_number()) * _DRAWS
         return Signs(tf.stack([tf.cast(number, tf.int32), place]))
 
-    def _where_due(self, periods: set[int], objective: Objective, sites: dict) -> dict[int, Tensors]:
+    def _where_due(self, periods: set[int], objective: Objective, sites: dict[int, Tensors]) -> dict[int, Tensors]:
         """Drawn cotangents in steps that are divisible by one of the periods; zeros in the others."""
         signs = self._signs(objective)
         due = [when(period, self.step.context.iteration) for period in sorted(periods)]

@@ -9,7 +9,7 @@ per sample, and so its own columns; see `own_policy.py` for what becomes of them
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
@@ -32,6 +32,7 @@ from bellman_tf.losses import (
 from bellman_tf.training.round import Round
 
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
+Sources = TypeVar("Sources")  # tensors in dicts, lists and tuples
 
 
 def rules_of(player_losses: Any) -> Rules:
@@ -156,8 +157,8 @@ class Objective:
         self.cost = terminal_cost(record, self._loss, scale, closed, apart)
 
     def gradient(
-        self, sources: list, scale: tf.Tensor, also: Tensors | None = None, seeds: Tensors | None = None
-    ) -> list:  # fmt: skip
+        self, sources: Sources, scale: tf.Tensor, also: Tensors | None = None, seeds: Tensors | None = None
+    ) -> Sources:
         """Gradient of the objective, and of more.
 
         Args:
@@ -175,13 +176,13 @@ class Objective:
 
     def differentiate(
         self,
-        sites: dict,
-        variables: list,
+        sites: dict[int, Tensors],
+        variables: list[Tensors],
         scale: tf.Tensor,
         terminal_hessian: TerminalHessian | None,
         dtype: tf.DType,
         draws: bool = False,
-    ) -> list:
+    ) -> list[Tensors]:
         """Takes the columns of the value at the end of the network back to the noted tensors.
 
         Args:
@@ -195,8 +196,8 @@ class Objective:
         Returns:
             Gradient of R times the objective in `variables`.
         """
-        ends = [self.cost.z, self.cost.values] if draws or terminal_hessian is not None else [[], []]
-        at_sites, at_z, at_values, at_variables = self.gradient([sites, *ends, variables], scale)
+        z, values = (self.cost.z, self.cost.values) if draws or terminal_hessian is not None else ([], [])
+        at_sites, at_z, at_values, at_variables = self.gradient((sites, z, values, variables), scale)
         self.columns, self.columns_at_z, self.at_values = [at_sites], [at_z], at_values
         if terminal_hessian is None:
             return at_variables
@@ -208,7 +209,7 @@ class Objective:
             self.columns_at_z.append(seeds)
         return at_variables
 
-    def drawn(self, sites: dict, signs: Signs) -> dict[int, Tensors]:
+    def drawn(self, sites: dict[int, Tensors], signs: Signs) -> dict[int, Tensors]:
         """Cotangents whose second moment, sample by sample, is the terminal Hessian; one more backward pass.
 
         Args:
@@ -220,7 +221,7 @@ class Objective:
         """
         return gradient_of(self._tape, self.cost.z, sites, self.cost.draw(self.at_values, signs))
 
-    def weighed(self, sources: list, weights: tf.Tensor, total: tf.Tensor) -> list:
+    def weighed(self, sources: Sources, weights: tf.Tensor, total: tf.Tensor) -> Sources:
         """One more backward pass, of the objective plus `sum_ij (w_ij - delta_j0 / R) c_ij`, regularizers included.
 
         Args:
@@ -268,7 +269,7 @@ def objectives_of(step: Round, record: LossRecord, tape: tf.GradientTape) -> lis
     return found
 
 
-def gradient_of(tape: tf.GradientTape, targets: Tensors, sources: Any, seeds: Tensors) -> Any:
+def gradient_of(tape: tf.GradientTape, targets: Tensors, sources: Sources, seeds: Tensors) -> Sources:
     """`tape.gradient` in the nested structure of `sources`, zeros where nothing connects.
 
     Args:

@@ -7,14 +7,14 @@ they were before pass 1, so dropout masks agree, and what it would write to them
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import keras
 import tensorflow as tf
 
 from bellman_tf import keras_access
-from bellman_tf._typing import Nested, Tensors
+from bellman_tf._typing import Arguments, Gradient, Nested, StateMapping, Tensors
 from bellman_tf.game.graph import Call, Replay, Slot
 from bellman_tf.game.instrument import tapped
 from bellman_tf.game.stages import Game, Player
@@ -46,8 +46,8 @@ class Forward:
         values: values of all slots; of a state's tensors the last copy.
     """
 
-    arguments: dict[int, tuple[tuple, dict]] = dataclasses.field(default_factory=dict)
-    states: dict[int, list[tuple]] = dataclasses.field(default_factory=dict)
+    arguments: dict[int, Arguments] = dataclasses.field(default_factory=dict)
+    states: dict[int, StateMapping] = dataclasses.field(default_factory=dict)
     sites: dict[int, Tensors] = dataclasses.field(default_factory=dict)
     cuts: list[dict[Slot, tf.Tensor]] = dataclasses.field(default_factory=list)
     ends: dict[Slot, tuple[tf.Tensor, str]] = dataclasses.field(default_factory=dict)
@@ -145,7 +145,7 @@ class AppliedPolicy:
     """
 
     outputs: Nested
-    state: list[tuple]
+    state: StateMapping
     losses: Tensors
 
     def cost(self, loss: Callable[[Nested], tf.Tensor]) -> tf.Tensor:
@@ -165,10 +165,10 @@ class AppliedPolicy:
 def policy_forward(
     game: Game,
     inputs: Tensors,
-    frozen: list[tuple],
+    frozen: StateMapping,
     deviate: Callable[[int, dict[Slot, tf.Tensor]], Deviation],
-    update: Callable[[Player, int, Deviation, tuple], Tensors],
-    start: list[tuple],
+    update: Callable[[Player, int, Deviation, Arguments], Tensors],
+    start: StateMapping,
     finish: bool = False,
 ) -> AppliedPolicy | None:
     """Pass 2: stage by stage, measures the deviation of the state, updates the stage's players and moves on.
@@ -198,7 +198,7 @@ def policy_forward(
                 program.run(call)
         losses.extend(scope.losses)
         # A generator that is drawn from again goes on from where it is, as in pass 1.
-        state[:] = [(variable, scope.get_current_value(variable)) for variable, _ in state]
+        state[:] = [(variable, scope.state_mapping[id(variable)]) for variable, _ in state]
 
     for t, stage in enumerate(game.stages if finish else game.stages[: last + 1]):
         run(stage.before)
@@ -244,7 +244,7 @@ def replay_gradient(player: Player, forward: Forward, cotangents: dict[int, Tens
     return [tf.convert_to_tensor(g) for g in gradient]
 
 
-def _training(call: Call) -> dict:
+def _training(call: Call) -> dict[str, bool]:
     return (
         {"training": True}
         if isinstance(call.operation, keras.Layer) and keras_access.takes_training(call.operation)
@@ -252,7 +252,7 @@ def _training(call: Call) -> dict:
     )
 
 
-def first_tensor(arguments: tuple) -> tf.Tensor:
+def first_tensor(arguments: Arguments) -> tf.Tensor:
     """The first tensor among a call's arguments: the layer's input.
 
     Args:
@@ -267,7 +267,7 @@ def first_tensor(arguments: tuple) -> tf.Tensor:
     return tf.ensure_shape(tf.sparse.to_dense(tensor), tensor.shape)
 
 
-def unflatten(structure: list[list], flat: list) -> list[Tensors]:
+def unflatten(structure: Sequence[Sequence[object]], flat: Sequence[Gradient]) -> list[Tensors]:
     """Cuts a flat list to the lengths of `structure`.
 
     Args:

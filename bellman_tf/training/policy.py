@@ -6,6 +6,7 @@ whether the state's deviation is fed back; `value_hessian` decides which samples
 
 import tensorflow as tf
 
+from bellman_tf._typing import Size, SomeTensors
 from bellman_tf.bellman import sample_space
 from bellman_tf.bellman.groups import from_groups, to_groups
 from bellman_tf.bellman.sample_space import SampleValue
@@ -38,9 +39,9 @@ class SamplePolicy:
         self.group_size, self.joint = group_size, joint
         self._columns, self._batch_size = columns, batch_size
         self._terminal = SampleValue(terminal.a[0], terminal.L[0]) if group_size is None else terminal
-        self._values: list = []
+        self._values: list[SampleValue] = []
 
-    def solve(self, grams: list[list], linear: list[list] | None) -> None:
+    def solve(self, grams: list[SomeTensors], linear: list[SomeTensors] | None) -> None:
         """All stages at once.
 
         Args:
@@ -58,9 +59,9 @@ class SamplePolicy:
         a = value.a[..., None] if self.group_size is None else value.a  # columns, ready for plain products
         self._values = [SampleValue(*parts) for parts in zip(tf.unstack(a), tf.unstack(value.L), strict=True)]
 
-    def _stack(self, stages: list[list], agents: int, shape: list, dtype: tf.DType) -> tf.Tensor:
+    def _stack(self, stages: list[SomeTensors], agents: int, shape: list[Size], dtype: tf.DType) -> tf.Tensor:
         """`[T, ...]` with the players of a stage added, or `[T, N, ...]` with one row per agent."""
-        slots: list = []
+        slots: SomeTensors = []
         for stage in stages:
             if self.joint:
                 known = [part for part in stage if part is not None]

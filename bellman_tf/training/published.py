@@ -7,6 +7,7 @@ than the gradient or V_xx has a Tikhonov term.
 import tensorflow as tf
 
 from bellman_tf import _checks
+from bellman_tf._typing import SomeTensors
 from bellman_tf.bellman import outer_product, per_sample
 from bellman_tf.training.derivatives import Derivatives, Units
 from bellman_tf.training.settings import GameOptions
@@ -80,7 +81,7 @@ class PublishedPolicy:
         """
         self.joint, self._total, self._factor = joint, total, factor
         self._current: list[outer_product.OuterValue | per_sample.MatrixValue] = [value] * (1 if joint else agents)
-        self._behind: dict[int, list] = {}
+        self._behind: dict[int, list[outer_product.OuterValue | per_sample.MatrixValue]] = {}
         self.clamped = tf.zeros([], tf.int32)
 
     def slopes(self, agent: int) -> tf.Tensor:
@@ -102,7 +103,14 @@ class PublishedPolicy:
         inner = tf.linalg.matvec(gram, self.slopes(agent))
         return -self._factor * (inner if pull is None else inner + pull)
 
-    def visit(self, stage: int, inner_k: list, grams: list, units: Units | None = None, damping: float = 0.0) -> None:
+    def visit(
+        self,
+        stage: int,
+        inner_k: SomeTensors,
+        grams: SomeTensors,
+        units: Units | None = None,
+        damping: float = 0.0,
+    ) -> None:
         """One stage backwards.
 
         Args:
@@ -113,7 +121,11 @@ class PublishedPolicy:
             damping: eps_V, added to V_xx along them.
         """
         self._behind[stage] = list(self._current)
-        acting = [(agent, k, G) for agent, (k, G) in enumerate(zip(inner_k, grams, strict=True)) if k is not None]
+        acting = [
+            (agent, k, G)
+            for agent, (k, G) in enumerate(zip(inner_k, grams, strict=True))
+            if k is not None and G is not None
+        ]
         if self.joint and acting:
             _, inner, gram = zip(*acting, strict=True)
             acting = [(0, tf.add_n(list(inner)), tf.add_n(list(gram)))]

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks, keras_access, replicas
-from bellman_tf._typing import Nested, Tensors
+from bellman_tf._typing import Nested, StateMapping, Tensors
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
@@ -210,7 +210,7 @@ def _of_losses(model: keras.Model) -> list[keras.Variable]:
     return [v for loss in losses for v in vars(loss).values() if isinstance(v, keras.Variable)]
 
 
-def _before(variables: Iterable[keras.Variable]) -> list[tuple]:
+def _before(variables: Iterable[keras.Variable]) -> StateMapping:
     """(variable, value) of some variables before the step."""
     return [(variable, tf.identity(variable.value)) for variable in variables]
 

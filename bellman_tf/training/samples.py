@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from bellman_tf import replicas
+from bellman_tf._typing import SomeTensors
 from bellman_tf.bellman.sample_space import SampleValue
 from bellman_tf.linalg import symmetrize
 
@@ -13,7 +14,7 @@ from bellman_tf.linalg import symmetrize
 class OwnSamples:
     """The samples of this replica: every replica plays a game of its own, with a = 1/B and S = beta^2/B of all."""
 
-    def curvatures(self, own: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    def curvatures(self, own: Sequence[tf.Tensor | None]) -> SomeTensors:
         """beta^2 of the samples in the game.
 
         Args:
@@ -79,7 +80,7 @@ class AllSamples(OwnSamples):
         self._own = tf.math.count_nonzero(tf.equal(numbers, own), dtype=tf.int32)
         self._weights, self._curvatures = weights, list(curvatures)
 
-    def curvatures(self, own: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    def curvatures(self, own: Sequence[tf.Tensor | None]) -> SomeTensors:
         """beta^2 of all samples, that have been exchanged."""
         return self._curvatures
 

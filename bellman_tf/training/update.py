@@ -5,16 +5,16 @@ from collections.abc import Hashable
 import keras
 import tensorflow as tf
 
-from bellman_tf._typing import Tensors
+from bellman_tf._typing import SomeTensors, Tensors
 from bellman_tf.layers.tensors import either
 from bellman_tf.linalg.constants import constant
 
 _SMALL = 2**14  # entries; of larger tensors a copy costs more than it saves
 
 
-def own_cost_gradient(variables: tuple[keras.Variable, ...]) -> list[tf.Tensor | None]:
+def own_cost_gradient(variables: tuple[keras.Variable, ...]) -> SomeTensors:
     """Gradient l_u of each variable's regularizer, `None` where there is none."""
-    gradients: list[tf.Tensor | None] = []
+    gradients: SomeTensors = []
     for variable in variables:
         if variable.regularizer is None:
             gradients.append(None)
@@ -27,7 +27,7 @@ def own_cost_gradient(variables: tuple[keras.Variable, ...]) -> list[tf.Tensor |
     return gradients
 
 
-def add_own_cost(gradient: Tensors, own: list[tf.Tensor | None]) -> Tensors:
+def add_own_cost(gradient: Tensors, own: SomeTensors) -> Tensors:
     """`gradient + l_u`."""
     return [g if cost is None else g + cost for g, cost in zip(gradient, own, strict=True)]
 
@@ -143,7 +143,11 @@ class Assignments:
         ]
 
     def apply(
-        self, optimizer: keras.optimizers.Optimizer, accepted: tf.Tensor, kept: tf.Tensor, restore: list[tuple]
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        accepted: tf.Tensor,
+        kept: tf.Tensor,
+        restore: list[tuple[keras.Variable | tf.Variable, tf.Tensor]],
     ) -> None:
         """Assigns the queued values, or on a bad batch puts back what the forward pass has changed.
 

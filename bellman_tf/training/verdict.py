@@ -1,5 +1,6 @@
 """The verdict on a step: whether the batch is good, whether the step is taken, and what its optimizer is handed."""
 
+import keras
 import tensorflow as tf
 
 from bellman_tf import _checks, replicas
@@ -69,7 +70,7 @@ def _averaged(step: Round) -> dict[str, tf.Tensor]:
     return dict(zip(step.telemetry, replicas.mean(list(step.telemetry.values()), step.present), strict=True))
 
 
-def _restored(step: Round) -> list[tuple]:
+def _restored(step: Round) -> list[tuple[keras.Variable | tf.Variable, tf.Tensor]]:
     """What a bad batch puts back: all that the model wrote, but generators, which go on from where they are."""
     own = [(v, value) for v, value in step.frozen if value.dtype.is_floating or "seed_generator" not in v.path]
     return own + [(v, value) for v, value in step.raw if value.dtype.is_floating]

@@ -146,8 +146,8 @@ def sweep(
         sums: tuple[Batch, Batch, Batch],
         definite: Batch,
         usable: Batch,
-        arrays: tuple,
-    ) -> tuple:
+        arrays: tuple[tf.TensorArray, ...],
+    ) -> tuple[Scalar, Matrix, Cube, Matrix, tuple[Batch, Batch, Batch], Batch, Batch, tuple[tf.TensorArray, ...]]:
         cost_z, cost_zz, f, f_zz = model.at(t)
         usable &= finite(cost_z, cost_zz, f, f_zz)
         if f_zz is not None:  # V_x . f_zz, once for its three blocks
@@ -178,7 +178,14 @@ def sweep(
         return t - 1, V_x, V_xx, Q[:n, z + 1], sums, definite, usable, arrays
 
     def unfinished(
-        t: Scalar, V_x: Matrix, V_xx: Cube, costate: Matrix, sums: tuple, definite: Batch, usable: Batch, arrays: tuple
+        t: Scalar,
+        V_x: Matrix,
+        V_xx: Cube,
+        costate: Matrix,
+        sums: tuple[Batch, Batch, Batch],
+        definite: Batch,
+        usable: Batch,
+        arrays: tuple[tf.TensorArray, ...],
     ) -> Scalar:
         return (t >= 0) & tf.reduce_any(definite if wanted is None else definite & wanted)
 

@@ -80,7 +80,7 @@ def roll(problem: Problem, state: tf.Tensor, controls: tf.Tensor, lagrangian: La
     """
     T, _, B = controls.shape
 
-    def advance(t: Scalar, x: Matrix, states: tf.TensorArray) -> tuple:
+    def advance(t: Scalar, x: Matrix, states: tf.TensorArray) -> tuple[Scalar, Matrix, tf.TensorArray]:
         x = _next(problem, x, tf.gather(controls, t), t)
         return t + 1, x, states.write(t + 1, x)
 
@@ -120,7 +120,9 @@ def follow(
     n = nominal.states.shape[1]
     start = nominal.states[0]
 
-    def advance(t: Scalar, x: Matrix, states: tf.TensorArray, controls: tf.TensorArray) -> tuple:
+    def advance(
+        t: Scalar, x: Matrix, states: tf.TensorArray, controls: tf.TensorArray
+    ) -> tuple[Scalar, Matrix, tf.TensorArray, tf.TensorArray]:
         moved = tf.concat([x - tf.gather(nominal.states, t), step[None]], axis=0)
         u = tf.gather(nominal.controls, t) + tf.reduce_sum(tf.gather(sweep.gains, t) * moved, axis=1)
         if limits is not None:
@@ -206,7 +208,9 @@ def search(
     eps = np.finfo(nominal.cost.dtype.as_numpy_dtype).eps
     rounding = 10.0 * eps * (1.0 + tf.abs(nominal.cost))
 
-    def trial(i: Scalar, size: Scalar, pending: Batch, best: Rollout, step: Batch) -> tuple:
+    def trial(
+        i: Scalar, size: Scalar, pending: Batch, best: Rollout, step: Batch
+    ) -> tuple[Scalar, Scalar, Batch, Rollout, Batch]:
         new = follow(problem, nominal, sweep, tf.fill(tf.shape(step), size), limits, lagrangian)
         reduction = nominal.cost - new.cost
         expected = expected_reduction(sweep, size)

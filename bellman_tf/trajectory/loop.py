@@ -41,7 +41,7 @@ class _LoopState(NamedTuple):
     rate: tf.Tensor  # [B]
     status: tf.Tensor  # [B]
     iterations: tf.Tensor  # [B]
-    history: tuple  # a TensorArray per field of History
+    history: tuple[tf.TensorArray, ...]  # one per field of History
     lagrangian: Lagrangian
     gap: tf.Tensor  # [B], at the last renewal of the multipliers
 
@@ -81,7 +81,9 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
             small |= (gap > constraint_tolerance) & (sweep.gradient <= schedule_of_multipliers.inexact * gap)
         return sweep, mu, rate, _set(status, small, Status.CONVERGED_GRADIENT)
 
-    def record(history: tuple, i: Size, nominal: Rollout, sweep: Sweep, step: Batch, mu: Batch) -> tuple:
+    def record(
+        history: tuple[tf.TensorArray, ...], i: Size, nominal: Rollout, sweep: Sweep, step: Batch, mu: Batch
+    ) -> tuple[tf.TensorArray, ...]:
         entries = (nominal.cost, sweep.gradient, forward.expected_reduction(sweep, 1.0), step, mu)
         return tuple(array.write(i, entry) for array, entry in zip(history, entries, strict=True))
 

@@ -1,14 +1,17 @@
 """A batch of initial states in equal parts, solved at the same time by one program."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from bellman_tf.trajectory.solution import Solution, continued
 
+# (x0, u_init) -> (Solution without history, the history's entries, begin and size of the part of them that is used)
+Program: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tuple[Solution, tf.Tensor, tf.Tensor, tf.Tensor]]
 
-def in_parts(function: Any, x0: tf.Tensor, u_init: tf.Tensor, threads: int) -> Callable:
+
+def in_parts(function: Any, x0: tf.Tensor, u_init: tf.Tensor, threads: int) -> Program:
     """A program that divides its batch and has TensorFlow run the parts side by side.
 
     Parts do not depend on each other, so TensorFlow's executor starts as many at a time as its inter-op pool has

@@ -1,7 +1,7 @@
 """An optimal control problem: what moves, what it costs, how long, within which limits and inequalities."""
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -11,7 +11,7 @@ from bellman_tf.trajectory.given_derivatives import Derivatives
 
 OfStage: TypeAlias = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]  # (x, u, t) of rows
 OfState: TypeAlias = Callable[[tf.Tensor], tf.Tensor]  # (x) of rows
-Limit: TypeAlias = float | np.ndarray | list | None
+Limit: TypeAlias = float | np.ndarray | Sequence[float] | Sequence[Sequence[float]] | None
 
 
 class Problem:
@@ -83,7 +83,8 @@ class Problem:
         self.horizon = horizon
         self.derivatives = derivatives
         self.lower, self.upper = _limits(lower, upper, horizon)
-        self.compiled: dict[tuple, Callable] = {}  # the loops that `solve` compiled, by options, shapes and dtype
+        # The programs that `solve` compiled, of (x0, u_init), by options, shapes and dtype.
+        self.compiled: dict[Hashable, Callable[[tf.Tensor, tf.Tensor], Any]] = {}
 
     @property
     def constrained(self) -> bool:

@@ -1,14 +1,12 @@
 """Differential dynamic programming: the arguments of a solve, and the program compiled for them."""
 
-from collections.abc import Callable
-
 import numpy as np
 import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf.trajectory.loop import Options, run
 from bellman_tf.trajectory.options import AugmentedLagrangian, LineSearch, Regularization
-from bellman_tf.trajectory.parallel import in_parts
+from bellman_tf.trajectory.parallel import Program, in_parts
 from bellman_tf.trajectory.problem import Problem
 from bellman_tf.trajectory.small_matrices import first, last, transposed_last
 from bellman_tf.trajectory.solution import History, Solution, continued
@@ -134,7 +132,7 @@ def solve(
     return solution._replace(history=History(*tf.raw_ops.Unpack(value=history, num=len(History._fields))))
 
 
-def _compiled(problem: Problem, options: Options, x0: tf.Tensor, u_init: tf.Tensor, threads: int) -> Callable:
+def _compiled(problem: Problem, options: Options, x0: tf.Tensor, u_init: tf.Tensor, threads: int) -> Program:
     """The whole solve as one program, from and to arrays with the batch axis first or without one.
 
     It returns a `Solution` without history, `[fields, ..., max_iterations + 1]` of the history, and begin and size

@@ -80,4 +80,10 @@ class Variable(Tensor):
     def assign_add(self, delta: Any, use_locking: Any = ..., name: Any = ..., read_value: Any = ...) -> Any: ...
     def assign_sub(self, delta: Any, use_locking: Any = ..., name: Any = ..., read_value: Any = ...) -> Any: ...
 
+class IndexedSlices:
+    values: Tensor
+    indices: Tensor
+    shape: Any
+    dtype: DType
+
 def __getattr__(name: str) -> Any: ...

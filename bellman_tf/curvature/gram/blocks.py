@@ -112,7 +112,12 @@ def in_blocks(
 
 
 def _some_groups(
-    tensors: Tensors, make: Callable, combine: Callable, at_once: int, group_size: int, columns: int
+    tensors: Tensors,
+    make: Callable[[Tensors], Side],
+    combine: Callable[[Side, Side, int | None], tf.Tensor],
+    at_once: int,
+    group_size: int,
+    columns: int,
 ) -> tf.Tensor:
     """Some groups at a time."""
     batch = leading(tensors[0], 0)[0]
@@ -131,7 +136,12 @@ def _some_groups(
 
 
 def _pairs(
-    tensors: Tensors, make: Callable, combine: Callable, side: int, group_size: int | None, columns: int
+    tensors: Tensors,
+    make: Callable[[Tensors], Side],
+    combine: Callable[[Side, Side, int | None], tf.Tensor],
+    side: int,
+    group_size: int | None,
+    columns: int,
 ) -> tf.Tensor:
     """Every block of a group with every other, group after group."""
     parts = [split(tensor, group_size) for tensor in tensors]  # [G, b, ...]

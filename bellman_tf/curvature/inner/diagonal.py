@@ -1,11 +1,9 @@
 """What the diagonal families share: second moments that are known only after the first step."""
 
-from collections.abc import Callable
-
 import tensorflow as tf
 
 from bellman_tf import keras_optimizers
-from bellman_tf._typing import Tensors
+from bellman_tf._typing import Entrywise, Tensors
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric, where_known
 from bellman_tf.curvature.inner.base import InnerBlock
 from bellman_tf.curvature.metric import Metric, MetricKind
@@ -42,7 +40,7 @@ class DiagonalInnerBlock(InnerBlock):
         """
         raise NotImplementedError
 
-    def made(self, moments: Tensors, rate: tf.Tensor, divisor: Callable) -> DiagonalMetric:
+    def made(self, moments: Tensors, rate: tf.Tensor, divisor: Entrywise) -> DiagonalMetric:
         """`rate / divisor(moments)`, 0 where a moment is 0."""
         return DiagonalMetric(moments, rate, where_known(divisor), self.layout.matrix)
 
