@@ -44,7 +44,7 @@ def test_it_says_why_a_model_is_not_traced():
     model(normal(2, 6))
     lines = []
     Game(model).summary(print_fn=lines.append)
-    assert "Layers not seen: `call` of the model" in lines[0]
+    assert "Layers not seen: `model` must run on symbolic tensors" in lines[0]
     assert "Layers not seen" not in summary(model)  # as it runs, it can be seen
 
 
