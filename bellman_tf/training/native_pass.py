@@ -12,10 +12,10 @@ from bellman_tf._typing import Tensors
 from bellman_tf.curvature.cached import when
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import Player
-from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.coverage import PREACTIVATION
+from bellman_tf.layers.input_sizes import as_computed
 from bellman_tf.layers.tensors import with_sizes
 from bellman_tf.losses import Signs, find_ends, keras_computes_loss, record_loss
 from bellman_tf.training.information import INFORMATION
@@ -145,7 +145,7 @@ class NativePass:
         layer, capture = player.layers[0], player.covering.capture
         cotangents = zip(*(column[id(layer)] for column in columns), strict=True)
         parts = [
-            capture(layer, at_compute_dtype(layer, note.inputs), list(c))
+            capture(layer, as_computed(layer, note.inputs), list(c))
             for note, c in zip(self.notes.calls[id(layer)], cotangents, strict=True)
         ]
         return join_calls(parts)
