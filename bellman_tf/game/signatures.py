@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from bellman_tf import keras_access
 from bellman_tf._typing import Nested, Shape, Signature
+from bellman_tf.layers.tensors import with_sizes
 
 
 def is_made_of_tensors(x: Nested) -> bool:
@@ -114,6 +115,40 @@ def described(signature: Signature) -> tuple[tuple[Shape, str, int, bool, bool] 
         None if leaf is None else (tuple(leaf.shape), leaf.dtype, *_layout_of(leaf))
         for leaf in keras.tree.flatten(signature)
     )
+
+
+def with_declared_sizes(model: keras.Model, x: Nested) -> Nested:
+    """Adds to a batch the sizes that a model's `Input`s declare, where the batch does not know its own.
+
+    Data sets made of generators and of functions of NumPy may give tensors without sizes. What the layers compute from
+    such a batch, and with it what is known when a step is traced, would have none either.
+
+    Args:
+        model: any model.
+        x: its inputs, as `train_step` gets them.
+
+    Returns:
+        The same values, checked when the step runs; `x` itself for a model without `Input`s, and where its structure is
+        not theirs. Sizes of batches stay unknown.
+    """
+    core = keras_access.functional_core(model)
+    declared = keras_access.inputs_of(core) if isinstance(core, keras.Function) else None
+    if isinstance(x, dict) and not isinstance(declared, dict):  # Keras finds these by name
+        declared = {leaf.name: leaf for leaf in keras.tree.flatten(declared) if leaf is not None}
+        x = {name: x[name] for name in declared} if declared and set(declared) <= set(x) else x
+    before, after = keras.tree.flatten(x), keras.tree.flatten(declared)
+    if isinstance(x, dict) != isinstance(declared, dict) or len(before) != len(after):
+        return x
+    with tf.name_scope(model.name):  # what a batch of another width is told
+        known = [_with_sizes_of(spec, leaf) for spec, leaf in zip(after, before, strict=True)]
+    return keras.tree.pack_sequence_as(x, known)
+
+
+def _with_sizes_of(spec: keras.KerasTensor | None, leaf: Any) -> Any:
+    """One input; a column that Keras is to add or to take away leaves it as it is."""
+    if spec is None or not isinstance(leaf, tf.Tensor) or leaf.shape.rank != len(spec.shape):
+        return leaf
+    return with_sizes(leaf, [None, *spec.shape[1:]]) if spec.shape else leaf
 
 
 def merged(old: Signature, new: Signature) -> Signature:

@@ -37,6 +37,7 @@ from bellman_tf.game.trial import Trial, agree, distance, norm, single_precision
 from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
+from bellman_tf.layers.input_sizes import as_computed
 
 DRAWS = 4  # further checks of a model that draws random numbers: a shuffle of four rows moves none in one of 24
 UNKNOWN_SIZES = (16, 64)  # tried in turn for axes of the inputs that have no static size
@@ -218,7 +219,7 @@ def _compare(
         odd = ", ".join(map(str, sorted(rows - {len(r)})))
         return f"its calls have {odd} rows on a made-up batch of {len(r)} samples"
     captures = [
-        coverage.capture(layer, at_compute_dtype(layer, note.inputs), [c]) for note, c in zip(calls, known, strict=True)
+        coverage.capture(layer, as_computed(layer, note.inputs), [c]) for note, c in zip(calls, known, strict=True)
     ]
     capture: Capture = join_calls(captures)
     own = capture.gradient(tf.constant(r[:, None], tf.float32))
@@ -238,18 +239,3 @@ def _is_null(layer: keras.Layer, gradients: dict[int, Gradient | None], cotangen
     slices = math.hypot(*(norm(c) for c in cotangents))
     limit = 1e-2 if layer.compute_dtype in {"float16", "bfloat16"} else 1e-4
     return norm(shift) <= limit * slices
-
-
-def at_compute_dtype(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
-    """An input as the layer computes with it.
-
-    Args:
-        layer: the layer.
-        inputs: its first tensor argument.
-
-    Returns:
-        The tensor in the layer's compute dtype; integers stay integers.
-    """
-    if inputs.dtype.is_floating and inputs.dtype.name != layer.compute_dtype:
-        return tf.cast(inputs, layer.compute_dtype)
-    return inputs

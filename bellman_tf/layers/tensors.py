@@ -48,6 +48,22 @@ def leading(tensor: tf.Tensor, tail: int) -> list[Size]:
     return [size if size is not None else dynamic[k] for k, size in enumerate(static)]
 
 
+def with_sizes(tensor: tf.Tensor, sizes: Sequence[int | None] | tf.TensorShape) -> tf.Tensor:
+    """Adds to the static shape of a tensor what is known of it otherwise.
+
+    Args:
+        tensor: any tensor.
+        sizes: one per axis, `None` where nothing is known.
+
+    Returns:
+        The tensor itself where it knows all of them; else the same values, checked when the step runs. A size that the
+        tensor knows stays, whatever `sizes` says.
+    """
+    own = tensor.shape
+    known = list(sizes if own.rank is None else [b if a is None else a for a, b in zip(own, sizes, strict=True)])
+    return tensor if own.rank is not None and known == own.as_list() else tf.ensure_shape(tensor, known)
+
+
 def delayed(tensor: tf.Tensor, event: tf.Tensor) -> tf.Tensor:
     """Identity of `tensor` that runs only after `event`; what is made of it is not computed before.
 

@@ -13,10 +13,11 @@ from bellman_tf._typing import Tensors
 from bellman_tf.curvature.cached import when
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import Player
-from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.coverage import PREACTIVATION
+from bellman_tf.layers.input_sizes import as_computed
+from bellman_tf.layers.tensors import with_sizes
 from bellman_tf.losses import Signs, find_ends, keras_computes_loss, record_loss
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.own_losses import Objective, objectives_of
@@ -131,18 +132,21 @@ class NativePass:
         due = [when(period, self.step.context.iteration) for period in sorted(periods)]
         if None in due or replicas.count() > 1:  # whose sums cannot be exchanged inside a branch
             return objective.drawn(sites, signs)
-        flat = tf.cond(
+        flat = tf.nest.flatten(sites)
+        drawn = tf.cond(
             tf.reduce_any(tf.stack(due)),
             lambda: tf.nest.flatten(objective.drawn(sites, signs)),
-            lambda: [tf.zeros_like(site) for site in tf.nest.flatten(sites)],
+            lambda: [tf.zeros_like(site) for site in flat],
         )
-        return tf.nest.pack_sequence_as(sites, flat)
+        # A size that one of the branches does not know is lost behind them.
+        shaped = [with_sizes(c, site.shape) for c, site in zip(drawn, flat, strict=True)]
+        return tf.nest.pack_sequence_as(sites, shaped)
 
     def _capture(self, player: Player, columns: list[dict[int, Tensors]]) -> Capture:
         layer, capture = player.layers[0], player.covering.capture
         cotangents = zip(*(column[id(layer)] for column in columns), strict=True)
         parts = [
-            capture(layer, at_compute_dtype(layer, note.inputs), list(c))
+            capture(layer, as_computed(layer, note.inputs), list(c))
             for note, c in zip(self.notes.calls[id(layer)], cotangents, strict=True)
         ]
         return join_calls(parts)

@@ -17,6 +17,7 @@ from bellman_tf import _checks
 from bellman_tf._typing import Tensors
 from bellman_tf.game.players import Player
 from bellman_tf.layers.capture import weigh_each
+from bellman_tf.layers.tensors import with_sizes
 from bellman_tf.losses import (
     LossRecord,
     Observation,
@@ -283,4 +284,6 @@ def gradient_of(tape: tf.GradientTape, targets: Tensors, sources: Sources, seeds
     """
     flat = tf.nest.flatten(sources)
     found = tape.gradient(targets, flat, output_gradients=seeds, unconnected_gradients="zero")
-    return tf.nest.pack_sequence_as(sources, [tf.convert_to_tensor(g) for g in found])
+    # A backward pass may know less of the shape than the tensor itself.
+    shaped = [with_sizes(tf.convert_to_tensor(g), source.shape) for g, source in zip(found, flat, strict=True)]
+    return tf.nest.pack_sequence_as(sources, shaped)

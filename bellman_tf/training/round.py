@@ -14,9 +14,10 @@ from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.raw_variables import raw_variables
 from bellman_tf.game.replay_check import kept_variables
+from bellman_tf.game.signatures import with_declared_sizes
 from bellman_tf.game.stages import Game
-from bellman_tf.game.survey import at_compute_dtype
 from bellman_tf.layers.capture import Capture
+from bellman_tf.layers.input_sizes import as_computed
 from bellman_tf.losses import keras_computes_loss
 from bellman_tf.training.context import Outcome, StepContext, recursion_dtype
 from bellman_tf.training.moves import Moves
@@ -50,7 +51,8 @@ class Round(Moves):
         self, model: keras.Model, game: Players, settings: StepSettings, context: StepContext, data: Any
     ) -> None:
         self.model, self.game, self.data = model, game, data
-        self.x, self.y, self.sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, self.y, self.sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self.x = with_declared_sizes(model, x)
         first = next(leaf for leaf in keras.tree.flatten(self.x) if leaf is not None)
         size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
         super().__init__(game.players, settings, context, recursion_dtype(model.trainable_variables), size)
@@ -199,9 +201,7 @@ class Round(Moves):
         """The capture of a covered player."""
         layer = player.layers[0]
         inputs = first_tensor(forward.arguments[id(player.calls[0])])
-        return player.covering.capture(
-            layer, at_compute_dtype(layer, inputs), [tf.convert_to_tensor(c) for c in cotangents]
-        )
+        return player.covering.capture(layer, as_computed(layer, inputs), [tf.convert_to_tensor(c) for c in cotangents])
 
 
 def _of_losses(model: keras.Model) -> list[keras.Variable]:

@@ -62,3 +62,32 @@ def test_arrays_of_strings_are_left_to_the_call():
     for words in (np.array(["a", "bc"]), np.array(["a", "bc"], object), np.array([b"a", b"bc"])):
         assert signatures.of_data({"words": words, "numbers": np.ones(2)}) is None
     assert signatures.of_data(tf.constant(["a", "bc"])).dtype == "string"
+
+
+def shapes_of(model, x):
+    """Static shapes that a step without sizes finds."""
+    found = {}
+
+    def look(x):
+        found["of"] = keras.tree.map_structure(lambda leaf: tuple(leaf.shape), signatures.with_declared_sizes(model, x))
+        return 0
+
+    unknown = keras.tree.map_structure(lambda leaf: tf.TensorSpec([None] * leaf.ndim, leaf.dtype), x)
+    tf.function(look).get_concrete_function(unknown)
+    return found["of"]
+
+
+def test_a_batch_without_sizes_takes_those_of_the_inputs():
+    a, b, c = keras.Input((2,), name="a"), keras.Input((4, None), name="b"), keras.Input((1,))
+    z, first, second = keras.layers.Dense(1)(a), np.ones([3, 2]), np.ones([3, 4, 5])
+    given = {
+        "one": (keras.Model(a, z), first, (None, 2)),
+        "list": (keras.Model([a, b], z), [first, second], [(None, 2), (None, 4, None)]),
+        "by name": (keras.Model([b, a], z), {"a": first, "b": second}, {"a": (None, 2), "b": (None, 4, None)}),
+        "dict": (keras.Model({"b": b, "a": a}, z), {"a": first, "b": second}, {"a": (None, 2), "b": (None, 4, None)}),
+        "an axis to be added": (keras.Model(c, -c), np.ones(3), (None,)),
+        "one too many": (keras.Model([a, b], z), [first], [(None, None)]),
+        "no inputs": (keras.layers.Dense(1), first, (None, None)),
+    }
+    for name, (model, x, expected) in given.items():
+        assert shapes_of(model, x) == expected, name

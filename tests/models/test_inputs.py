@@ -135,3 +135,77 @@ def test_inputs_of_different_leading_sizes_train_open_loop_as_sgd_does():
         assert_close(actual, expected, rtol=1e-5, atol=1e-6)
     shapes = keras.tree.map_structure(lambda leaf: tuple(leaf.shape), model._input_signature)
     assert shapes == {"nodes": (None, 2), "edges": (None, 2), "owner": (None,)}
+
+
+class Plain(btf.Model):
+    def __init__(self, hidden):
+        super().__init__()
+        self.hidden, self.head = hidden, layers.Dense(3)
+
+    def call(self, x):
+        return self.head(self.hidden(x))
+
+
+def attend():
+    inputs = keras.Input((6, 4))
+    attended = layers.MultiHeadAttention(2, 2)(inputs, inputs)
+    return keras.Model(inputs, layers.GlobalAveragePooling1D()(attended))
+
+
+WITHOUT_SIZES = {
+    "dense": ((5,), lambda: layers.Dense(4, activation="tanh")),
+    "images": ((6, 6, 2), lambda: keras.Sequential([layers.Conv2D(3, 3), layers.Flatten()])),
+    "sequences": ((6, 4), lambda: keras.Sequential([layers.Conv1D(3, 2), layers.GlobalAveragePooling1D()])),
+    "attention": ((6, 4), attend),
+}
+
+
+def batches(x, y, known):
+    if known:
+        return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    spec = tf.TensorSpec([None] * x.ndim, x.dtype), tf.TensorSpec([None], y.dtype)
+    parts = [(x[:8], y[:8]), (x[8:], y[8:])]
+    made = tf.data.Dataset.from_generator(lambda: iter(parts), output_signature=spec)
+    return made.apply(tf.data.experimental.assert_cardinality(2))
+
+
+@pytest.mark.parametrize("functional", [True, False])
+@pytest.mark.parametrize("curvature", ["identity", "kfac"])
+@pytest.mark.parametrize("name", WITHOUT_SIZES)
+def test_batches_that_know_no_sizes_train_as_others_do(name, curvature, functional):
+    shape, hidden = WITHOUT_SIZES[name]
+    x, y, weights = normal(16, *shape), labels(16), []
+    for known in (True, False):
+        keras.utils.set_random_seed(0)
+        if functional:
+            inputs = keras.Input(shape)
+            model = btf.Model(inputs, layers.Dense(3)(hidden()(inputs)))
+        else:
+            model = Plain(hidden())
+            model(x)
+        model.compile(btf.GTDDP(0.05, curvature=curvature), **cross_entropy())
+        model.fit(batches(x, y, known), verbose=0, shuffle=False)
+        assert model.game.coverage == 1
+        weights.append(model.get_weights())
+    for ours, expected in zip(weights[1], weights[0], strict=True):
+        assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_another_width_after_the_first_batch_is_told_of_the_model():
+    inputs = keras.Input((5,))
+    model = btf.Model(inputs, layers.Dense(3)(layers.Dense(4)(inputs)), name="of_five")
+    model.compile(btf.GTDDP(), **cross_entropy())
+    model.train_on_batch(normal(8, 5), labels(8))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"of_five/(.|\n)*\[8,3\] is not compatible .*\[8,5\]"):
+        model.train_on_batch(normal(8, 3), labels(8))
+
+
+def test_another_length_needs_no_second_model():
+    """A subclassed model has no `Input` that would hold its first length to every batch."""
+    keras.utils.set_random_seed(0)
+    model = Plain(keras.Sequential([layers.Conv1D(3, 2), layers.GlobalAveragePooling1D()]))
+    model(normal(8, 6, 4))
+    model.compile(btf.GTDDP(), **cross_entropy())
+    model.fit(batches(normal(16, 9, 4), labels(16), known=False), verbose=0, shuffle=False)
+    assert int(model.optimizer.iterations) == 2
+    assert int(model.optimizer.rejected_batches) == 0

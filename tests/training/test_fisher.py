@@ -131,6 +131,31 @@ def test_it_draws_as_often_as_factors_are_updated(jit):
         assert np.abs(first).max() > 1e-3
 
 
+def recurrent(inputs):
+    return layers.LSTM(3)(layers.Conv1D(4, 2)(inputs))
+
+
+def attentive(inputs):
+    return layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 2, dropout=0.2, seed=1)(inputs, inputs))
+
+
+@pytest.mark.filterwarnings("ignore:.*open-loop")
+@pytest.mark.parametrize("hidden", [recurrent, attentive])
+def test_a_draw_that_is_not_due_in_every_step_keeps_its_shape(hidden):
+    """The branch that draws knows no sizes here; the first step draws, whatever the period."""
+
+    def after_a_step(period):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((5, 3))
+        model = btf.Model(inputs, layers.Dense(3)(hidden(inputs)))
+        metric = KFAC(fisher="model", update_every=period)
+        model.compile(btf.GTDDP(0.05, curvature=metric), HEAD["softmax"][1])
+        model.fit(normal(8, 5, 3), labels(8), batch_size=8, verbose=0)
+        return np.concatenate([v.numpy().ravel() for v in model.trainable_variables])
+
+    assert_close(after_a_step(2), after_a_step(1), rtol=1e-5, atol=1e-6)
+
+
 def test_training_goes_on_with_the_draws_it_would_have_had(tmp_path):
     whole, _ = step("softmax", KFAC(fisher="model"), 6, 0.1)
     half, x = step("softmax", KFAC(fisher="model"), 3, 0.1)
