@@ -10,6 +10,7 @@ import tensorflow as tf
 from bellman_tf import _checks, keras_access, replicas
 from bellman_tf._typing import Nested, Tensors
 from bellman_tf.game.execution import recorded
+from bellman_tf.game.held import variables_in, written_by
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.raw_variables import raw_variables
@@ -56,8 +57,10 @@ class Round(Moves):
         super().__init__(game.players, settings, context, recursion_dtype(model.trainable_variables), size)
         self.total = self.counted(size)
         written = game.written if isinstance(game, NativeGame) else kept_variables(model)
-        self.frozen = _before([*written, *_of_losses(model)])
-        self.raw = [(v, tf.identity(v)) for v in raw_variables(model)]
+        held = _of_losses(model)
+        self.frozen = _before([*written, *(v for v in held if isinstance(v, keras.Variable))])
+        raw = [*raw_variables(model), *(v for v in held if isinstance(v, tf.Variable))]
+        self.raw = [(v, tf.identity(v)) for v in raw]
         self.clamped = tf.zeros([], tf.int32)
         self.witnesses: Tensors = []
         self.outcome: Outcome | None = None
@@ -139,7 +142,7 @@ class Round(Moves):
         """
         trained = [(v, new[id(v)]) for player in self.players for v in player.variables]
         mapping = [*self.frozen, *trained]
-        raw = [(v, tf.identity(v)) for v in raw_variables(self.model)]  # no scope of Keras's holds these
+        raw = [(v, tf.identity(v)) for v, _ in self.raw]  # no scope of Keras's holds these
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True, initialize_variables=False):
             loss = self.loss_of(self.call_model())
         for variable, value in raw:
@@ -204,15 +207,20 @@ class Round(Moves):
         )
 
 
-def _of_losses(model: keras.Model) -> list[keras.Variable]:
-    """What a compiled loss with state may write."""
-    losses = [leaf for leaf in keras.tree.flatten(model.loss) if isinstance(leaf, keras.losses.Loss)]
-    return [v for loss in losses for v in vars(loss).values() if isinstance(v, keras.Variable)]
+def _of_losses(model: keras.Model) -> list[keras.Variable | tf.Variable]:
+    """What the computation of J may write: state of compiled losses, and of a model with a `compute_loss` of its own.
+
+    A loss may also hold variables that are trained, which the step moves.
+    """
+    trained = {id(v) for v in model.trainable_variables}
+    found = variables_in(model.loss, (keras.losses.Loss, keras.metrics.Metric))
+    found += [] if keras_computes_loss(model) else written_by(model)
+    return [v for v in found if id(v) not in trained]
 
 
 def _before(variables: Iterable[keras.Variable]) -> list[tuple]:
-    """(variable, value) of some variables before the step."""
-    return [(variable, tf.identity(variable.value)) for variable in variables]
+    """(variable, value) of some variables before the step, each once."""
+    return [(variable, tf.identity(variable.value)) for variable in {id(v): v for v in variables}.values()]
 
 
 def rows_of(outputs: Tensors) -> int | tf.Tensor | None:
