@@ -71,6 +71,18 @@ def own_non_trainable_variables(layer: keras.Layer) -> list[keras.Variable]:
     return list(layer._non_trainable_variables)
 
 
+def own_metrics_variables(layer: keras.Layer) -> list[keras.Variable]:
+    """Lists the variables of the metrics that a layer itself holds.
+
+    Args:
+        layer: a layer; metrics that a model was compiled with are left out.
+
+    Returns:
+        The variables, metric by metric.
+    """
+    return [variable for metric in layer._metrics for variable in metric.variables]
+
+
 def takes_training(layer: keras.Layer) -> bool:
     """Tells whether `call` of a layer has an argument `training`.
 

@@ -98,8 +98,15 @@ class GameMixin(keras_access.SeesData):
             optimizer.bind(self)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles from a saved configuration and creates the optimizer's variables."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        """Compiles from a saved configuration and creates the optimizer's variables.
+
+        Keras saves no `auto_scale_loss`. A model under `mixed_float16` was compiled with `False`, else `compile` would
+        have refused it.
+        """
+        given = keras.saving.deserialize_keras_object(config)
+        if isinstance(given.get("optimizer"), GTDDP) and self.dtype_policy.name == "mixed_float16":
+            given["auto_scale_loss"] = False
+        self.compile(**given)
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 

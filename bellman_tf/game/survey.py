@@ -29,6 +29,7 @@ import tensorflow as tf
 from bellman_tf import keras_access
 from bellman_tf._typing import Gradient, Shape, Signature, SomeTensors
 from bellman_tf.game.enclosing import enclosing_layers
+from bellman_tf.game.held import written_by
 from bellman_tf.game.instrument import Note
 from bellman_tf.game.own_thread import run_in_own_thread
 from bellman_tf.game.raw_variables import put_back, raw_variables
@@ -124,7 +125,8 @@ def survey(model: keras.Model, signature: Signature, candidates: list[tuple[kera
         except FAILURES as error:
             reason = f"{type(error).__name__}: {_message(error)}"
     failed = Finding(f"the model does not run on made-up samples ({reason})")
-    written = tuple(model.non_trainable_variables)  # nobody knows which
+    every = {id(v): v for v in [*model.non_trainable_variables, *written_by(model)]}
+    written = tuple(every.values())  # nobody knows which
     return Survey({id(layer): failed for layer, _ in candidates}, written, failed.reason)
 
 

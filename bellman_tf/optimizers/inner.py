@@ -19,6 +19,7 @@ from bellman_tf import _checks, keras_optimizers, replicas
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.inner import ScaledBlock
+from bellman_tf.game.held import variables_in
 from bellman_tf.game.players import Players
 from bellman_tf.layers.tensors import either
 from bellman_tf.training.context import StepResult
@@ -74,7 +75,7 @@ class InnerOptimizerMixin(_Mixed):
         """Everything that the other optimizer may change besides the model's variables; empty without one."""
         weights = [] if self.inner is None else keras_optimizers.trained_variables(self.inner)
         weights = {id(v) for v in [*weights, *keras_optimizers.trained_variables(self)]}
-        return [v for v in _variables_of(self.inner, set()) if id(v) not in weights]
+        return [v for v in variables_in(self.inner, (keras.optimizers.Optimizer,)) if id(v) not in weights]
 
     # ---- what stands for the two of them
 
@@ -296,27 +297,3 @@ def _put_back_unless(
         return tf.constant(False)
 
     return tf.cond(accepted, lambda: tf.constant(True), put_back)
-
-
-def _variables_of(part: Any, seen: set[int]) -> list[keras.Variable | tf.Variable]:
-    """Variables of an optimizer: what Keras lists, its attributes, and those of optimizers that it holds itself.
-
-    Args:
-        part: an optimizer, or what is found in one.
-        seen: `id` of what has been looked at.
-
-    Returns:
-        Every variable once, what Keras lists first.
-    """
-    if id(part) in seen:
-        return []
-    seen.add(id(part))
-    if isinstance(part, keras.Variable | tf.Variable):
-        return [part]
-    if isinstance(part, keras.optimizers.Optimizer):
-        parts = [*part.variables, *vars(part).values()]
-    elif isinstance(part, dict):
-        parts = list(part.values())
-    else:
-        parts = list(part) if isinstance(part, list | tuple) else []
-    return [variable for each in parts for variable in _variables_of(each, seen)]

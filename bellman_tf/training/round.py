@@ -10,6 +10,7 @@ import tensorflow as tf
 from bellman_tf import _checks, keras_access, replicas
 from bellman_tf._typing import Nested, StateMapping, Tensors
 from bellman_tf.game.execution import recorded
+from bellman_tf.game.held import variables_in, written_by
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.raw_variables import raw_variables
@@ -58,8 +59,10 @@ class Round(Moves):
         super().__init__(game.players, settings, context, recursion_dtype(model.trainable_variables), size)
         self.total = self.counted(size)
         written = game.written if isinstance(game, NativeGame) else kept_variables(model)
-        self.frozen = _before([*written, *_of_losses(model)])
-        self.raw = [(v, tf.identity(v)) for v in raw_variables(model)]
+        held = _of_losses(model)
+        self.frozen = _before([*written, *(v for v in held if isinstance(v, keras.Variable))])
+        raw = [*raw_variables(model), *(v for v in held if isinstance(v, tf.Variable))]
+        self.raw = [(v, tf.identity(v)) for v in raw]
         self.clamped = tf.zeros([], tf.int32)
         self.witnesses: Tensors = []
         self.outcome: Outcome | None = None
@@ -124,7 +127,11 @@ class Round(Moves):
         return kept[0]
 
     def loss_of(self, y_pred: Nested) -> tf.Tensor:
-        """J for given outputs."""
+        """J for given outputs: of a loss that is not reduced the sum, whose gradient is the one that Keras takes."""
+        loss = self._loss_as_it_is(y_pred)
+        return loss if loss.shape.rank == 0 else tf.reduce_sum(loss)
+
+    def _loss_as_it_is(self, y_pred: Nested) -> tf.Tensor:
         loss: Any = self.model.compute_loss(
             x=self.x, y=self.y, y_pred=y_pred, sample_weight=self.sample_weight, training=True
         )
@@ -141,7 +148,7 @@ class Round(Moves):
         """
         trained = [(v, new[id(v)]) for player in self.players for v in player.variables]
         mapping = [*self.frozen, *trained]
-        raw = [(v, tf.identity(v)) for v in raw_variables(self.model)]  # no scope of Keras's holds these
+        raw = [(v, tf.identity(v)) for v, _ in self.raw]  # no scope of Keras's holds these
         with keras.StatelessScope(state_mapping=mapping, collect_losses=True, initialize_variables=False):
             loss = self.loss_of(self.call_model())
         for variable, value in raw:
@@ -167,8 +174,11 @@ class Round(Moves):
         )
 
     def compute_loss(self) -> None:
-        """J of `y_pred`, kept in `loss`."""
-        self.loss = self.loss_of(self.y_pred)
+        """J of `y_pred`, kept in `loss`, and the number that Keras shows for it, in `shown`."""
+        loss = self._loss_as_it_is(self.y_pred)
+        self.loss, self.shown = loss, loss
+        if loss.shape.rank != 0:
+            self.loss, self.shown = tf.reduce_sum(loss), tf.reduce_mean(loss)
 
     @contextlib.contextmanager
     def direct_use(self) -> Generator[None, None, None]:
@@ -204,15 +214,20 @@ class Round(Moves):
         return player.covering.capture(layer, as_computed(layer, inputs), [tf.convert_to_tensor(c) for c in cotangents])
 
 
-def _of_losses(model: keras.Model) -> list[keras.Variable]:
-    """What a compiled loss with state may write."""
-    losses = [leaf for leaf in keras.tree.flatten(model.loss) if isinstance(leaf, keras.losses.Loss)]
-    return [v for loss in losses for v in vars(loss).values() if isinstance(v, keras.Variable)]
+def _of_losses(model: keras.Model) -> list[keras.Variable | tf.Variable]:
+    """What the computation of J may write: state of compiled losses, and of a model with a `compute_loss` of its own.
+
+    A loss may also hold variables that are trained, which the step moves.
+    """
+    trained = {id(v) for v in model.trainable_variables}
+    found = variables_in(model.loss, (keras.losses.Loss, keras.metrics.Metric))
+    found += [] if keras_computes_loss(model) else written_by(model)
+    return [v for v in found if id(v) not in trained]
 
 
 def _before(variables: Iterable[keras.Variable]) -> StateMapping:
-    """(variable, value) of some variables before the step."""
-    return [(variable, tf.identity(variable.value)) for variable in variables]
+    """(variable, value) of some variables before the step, each once."""
+    return [(variable, tf.identity(variable.value)) for variable in {id(v): v for v in variables}.values()]
 
 
 def rows_of(outputs: Tensors) -> int | tf.Tensor | None:

@@ -147,6 +147,38 @@ def test_a_pickled_model_trains_on_as_if_it_had_not_been(name):
     assert equal(state(model), state(again))
 
 
+def wrapped():
+    class Inner(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.head = layers.Dense(3)
+
+        def call(self, x):
+            return self.head(x)
+
+    return btf.as_game(keras.saving.register_keras_serializable("bellman_tf_tests")(Inner)())
+
+
+@pytest.mark.parametrize("make", [*MAKERS.values(), lambda: btf.as_game(functional(keras.Model)), wrapped])
+def test_a_float16_model_loads_clones_and_trains_on(make, tmp_path):
+    """Keras saves no `auto_scale_loss`, without which `compile` refuses the policy."""
+    keras.config.set_dtype_policy("mixed_float16")
+    model = make()
+    model.compile(btf.GTDDP(), **cross_entropy(), auto_scale_loss=False)
+    model.fit(*data(), **FIT)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for again in (loaded, pickle.loads(pickle.dumps(model))):
+        assert type(again) is type(model)
+        assert equal(state(model), state(again))
+    for one in (model, loaded):
+        one.fit(*data(), **FIT)
+    assert int(loaded.optimizer.iterations) == 4
+    assert equal(state(model), state(loaded))
+    if not isinstance(model, keras.Sequential):
+        assert isinstance(keras.models.clone_model(model).optimizer, btf.GTDDP)
+
+
 OPTIMIZERS = {
     "Adam": keras.optimizers.Adam,
     "SGD": keras.optimizers.SGD,

@@ -27,6 +27,90 @@ def test_a_loss_with_state_survives_a_bad_batch():
     assert int(optimizer.rejected_batches) == 1
 
 
+class Nested(keras.losses.Loss):
+    """A running mean, held as `held` says."""
+
+    def __init__(self, held=lambda v: v, find=lambda held: held, kind=keras.Variable):
+        super().__init__()
+        self.held, self.find = held(kind(1.0)), find
+
+    def call(self, y_true, y_pred):
+        average = self.find(self.held)
+        error = keras.ops.mean(keras.ops.square(y_pred), axis=-1)
+        average.assign(0.9 * average + 0.1 * keras.ops.mean(error))
+        return error / keras.ops.stop_gradient(keras.ops.convert_to_tensor(average))
+
+
+class Around(keras.losses.Loss):
+    """A loss made of a loss, a metric and a layer with moving statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.seen = Nested(), keras.metrics.Mean()
+        self.normal = layers.BatchNormalization()
+        self.normal.build((None, 3))
+
+    def call(self, y_true, y_pred):
+        self.seen.update_state(y_pred)
+        return 2 * self.inner.call(y_true, self.normal(y_pred, training=True))
+
+
+STATEFUL = {
+    "a list": (lambda: Nested(lambda v: [v], lambda held: held[0]), lambda loss: loss.held),
+    "a dictionary": (lambda: Nested(lambda v: {"a": ({"b": v},)}, lambda held: held["a"][0]["b"]), None),
+    "TensorFlow's": (lambda: Nested(kind=tf.Variable), None),
+    "a loss, a metric and a layer": (
+        Around,
+        lambda loss: [loss.inner.held, *loss.seen.variables, *loss.normal.non_trainable_variables],
+    ),
+}
+
+
+@pytest.mark.parametrize("place", STATEFUL)
+def test_state_of_a_loss_survives_a_bad_batch_wherever_it_is(place):
+    make, state_of = STATEFUL[place]
+    case, optimizer, loss = ZOO["mlp"], btf.GTDDP(1e-3, curvature="identity"), make()
+    state = [loss.find(loss.held)] if state_of is None else state_of(loss)
+    model = case._replace(loss=loss).compiled(btf.Model, optimizer, jit_compile=False)
+    model.train_on_batch(case.x, case.y)
+    before = [v.numpy() for v in state]
+    model.train_on_batch(BAD, case.y)
+    assert all(np.array_equal(v.numpy(), old) for v, old in zip(state, before, strict=True))
+    model.train_on_batch(case.x, case.y)
+    assert int(optimizer.rejected_batches) == 1
+    assert all(np.any(v.numpy() != old) for v, old in zip(state, before, strict=True))
+
+
+class Counts(btf.Model):
+    """Its own `compute_loss` keeps a mean, in a variable and in a metric."""
+
+    def __init__(self, fixed):
+        super().__init__()
+        self.fixed, self.head, self.seen = fixed, layers.Dense(3), keras.metrics.Mean()
+        self.average = self.add_weight(shape=(), initializer="ones", trainable=False)
+
+    def call(self, x):
+        return self.head(tf.reshape(x, (6, 5)) if self.fixed else x)  # of a fixed size nobody knows what it writes
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        self.average.assign(0.9 * self.average + 0.1 * loss)
+        self.seen.update_state(loss)
+        return loss / keras.ops.stop_gradient(self.average)
+
+
+@pytest.mark.filterwarnings("ignore:.*open-loop")
+@pytest.mark.parametrize("fixed", [False, True])
+def test_what_a_model_s_own_loss_writes_survives_a_bad_batch(fixed):
+    model, optimizer = Counts(fixed), btf.GTDDP(1e-3, curvature="identity")
+    model(VECTORS)
+    model.compile(optimizer, SPARSE, jit_compile=False)
+    model.fit(np.concatenate([VECTORS, BAD, VECTORS]), np.tile(labels(), 3), batch_size=6, shuffle=False, verbose=0)
+    assert int(optimizer.rejected_batches) == 1
+    assert np.isfinite(float(model.average))
+    assert float(model.seen.count) == 2
+
+
 class OneSize(btf.Model):
     """Runs on batches of six only, so made-up samples say nothing of it."""
 
