@@ -215,10 +215,8 @@ class Round(Moves):
 
 
 def _of_losses(model: keras.Model) -> list[keras.Variable | tf.Variable]:
-    """What the computation of J may write: state of compiled losses, and of a model with a `compute_loss` of its own.
-
-    A loss may also hold variables that are trained, which the step moves.
-    """
+    # What the computation of J may write: state of compiled losses, and of a model with a `compute_loss` of its own.
+    # A loss may also hold variables that are trained, which the step moves.
     trained = {id(v) for v in model.trainable_variables}
     found = variables_in(model.loss, (keras.losses.Loss, keras.metrics.Metric))
     found += [] if keras_computes_loss(model) else written_by(model)

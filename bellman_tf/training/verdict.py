@@ -73,4 +73,4 @@ def _averaged(step: Round) -> dict[str, tf.Tensor]:
 def _restored(step: Round) -> list[tuple[keras.Variable | tf.Variable, tf.Tensor]]:
     """What a bad batch puts back: all that the model wrote, but generators, which go on from where they are."""
     own = [(v, value) for v, value in step.frozen if value.dtype.is_floating or "seed_generator" not in v.path]
-    return own + [(v, value) for v, value in step.raw if value.dtype.is_floating]
+    return [*own, *((v, value) for v, value in step.raw if value.dtype.is_floating)]
