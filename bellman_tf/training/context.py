@@ -53,7 +53,8 @@ class StepResult(NamedTuple):
     """What a step hands to its optimizer. Nothing is assigned yet.
 
     Attributes:
-        loss: J before the step, scalar; of several replicas this one's term, and J is their sum.
+        loss: J before the step, scalar; of several replicas this one's term, and J is their sum. Of a loss that is not
+            reduced the mean, which Keras shows, where J is the sum.
         y_pred: the model's outputs before the step.
         assignments: new values of the model's variables.
         state: new curvature state, by player and position, where it changes.

@@ -125,7 +125,11 @@ class Round(Moves):
         return kept[0]
 
     def loss_of(self, y_pred: Nested) -> tf.Tensor:
-        """J for given outputs."""
+        """J for given outputs: of a loss that is not reduced the sum, whose gradient is the one that Keras takes."""
+        loss = self._loss_as_it_is(y_pred)
+        return loss if loss.shape.rank == 0 else tf.reduce_sum(loss)
+
+    def _loss_as_it_is(self, y_pred: Nested) -> tf.Tensor:
         loss: Any = self.model.compute_loss(
             x=self.x, y=self.y, y_pred=y_pred, sample_weight=self.sample_weight, training=True
         )
@@ -168,8 +172,11 @@ class Round(Moves):
         )
 
     def compute_loss(self) -> None:
-        """J of `y_pred`, kept in `loss`."""
-        self.loss = self.loss_of(self.y_pred)
+        """J of `y_pred`, kept in `loss`, and the number that Keras shows for it, in `shown`."""
+        loss = self._loss_as_it_is(self.y_pred)
+        self.loss, self.shown = loss, loss
+        if loss.shape.rank != 0:
+            self.loss, self.shown = tf.reduce_sum(loss), tf.reduce_mean(loss)
 
     @contextlib.contextmanager
     def direct_use(self) -> Generator[None, None, None]:

@@ -42,7 +42,7 @@ def conclude(step: Round) -> StepResult:
         taken = accepted & values & verdict.taken
         control = tf.where(accepted, verdict.state, control)
     return StepResult(
-        loss=step.loss,
+        loss=step.shown,
         y_pred=step.y_pred,
         assignments=step.assignments,
         state=changed,

@@ -89,3 +89,48 @@ def test_a_loss_that_writes_does_it_once_a_step(run_eagerly):
     model.fit(x, y, epochs=3, batch_size=8, verbose=0)
     assert float(loss.calls) == 6
     assert np.isfinite(model.get_weights()[0]).all()
+
+
+def unreduced(own):
+    """A loss value per sample, of a Keras loss or of a model's own."""
+
+    class Unreduced(btf.Sequential if own == "game" else keras.Sequential):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return keras.ops.mean(keras.ops.square(y - y_pred), axis=-1)
+
+    return Unreduced
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["a Keras loss", "a model's own"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"information": "open"},
+        {},
+        {"terminal_hessian": "full"},
+        {"rollout": "nonlinear"},
+        {"step_control": btf.LevenbergMarquardt(trust=0.0)},
+        {"inner_optimizer": "sgd"},
+    ],
+    ids=lambda options: next(iter(options), "default"),
+)
+def test_a_loss_that_is_not_reduced_trains_on_its_sum_and_shows_its_mean_as_in_keras(options, own):
+    x, y = data()
+    rate, steps, shown = 1e-5, [], []
+    for kind in ("keras", "game"):
+        keras.utils.set_random_seed(1)
+        layers = sequential().layers
+        plain = btf.Sequential if kind == "game" else keras.Sequential
+        model = (unreduced(kind) if own else plain)([keras.layers.Input((6,)), *layers])
+        optimizer = keras.optimizers.SGD(rate)
+        if kind == "game" and "inner_optimizer" in options:
+            optimizer = btf.GTDDP(inner_optimizer=optimizer)
+        elif kind == "game":
+            optimizer = btf.GTDDP(rate, curvature="identity", **options)
+        model.compile(optimizer, None if own else L.MeanSquaredError(reduction="none"), jit_compile=False)
+        before = model.get_weights()
+        shown.append(model.fit(x, y, batch_size=16, verbose=0).history["loss"])
+        steps.append(np.concatenate([np.ravel(a - b) for a, b in zip(model.get_weights(), before, strict=True)]))
+    assert_close(shown[1], shown[0], rtol=1e-6)
+    assert np.max(np.abs(steps[0])) > 1e-6
+    assert_close(steps[1], steps[0], rtol=5e-3)  # float32 weights of order 1 round steps of 1e-5 to 1e-7
