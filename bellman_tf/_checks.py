@@ -3,7 +3,7 @@
 The form is `` `argument` must <rule>. Received: argument=value ``, then, where there is one, the next thing to try.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import keras
@@ -101,17 +101,45 @@ def resolve(argument: str, identifier: object, names: Mapping[str, type[Kind]], 
     Raises:
         ValueError: if it is none of these.
     """
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    if isinstance(identifier, kind):
-        return identifier
-    if isinstance(identifier, str) and identifier in names:
-        return names[identifier]()
-    raise error(argument, f"be one of {', '.join(map(repr, names))} or {other}", identifier)
+    wrong = error(argument, f"be one of {', '.join(map(repr, names))} or {other}", identifier)
+    found = deserialised(identifier, wrong) if isinstance(identifier, dict) else identifier
+    if isinstance(found, kind):
+        return found
+    if isinstance(found, str) and found in names:
+        return names[found]()
+    raise wrong
+
+
+def deserialised(
+    config: Any, wrong: ValueError, make: Callable[[Any], Any] = keras.saving.deserialize_keras_object
+) -> Any:
+    """An object as Keras has serialised it.
+
+    Args:
+        config: its serialised form.
+        wrong: what to raise where there is no such object; what Keras says becomes its cause.
+        make: what Keras makes objects with.
+
+    Returns:
+        The object.
+
+    Raises:
+        ValueError: `wrong`.
+    """
+    try:
+        return make(config)
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError) as cause:
+        raise wrong from cause
 
 
 def check_real(
-    argument: str, value: object, *, above: float | None = None, least: float | None = None, below: float | None = None
+    argument: str,
+    value: object,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
 ) -> None:
     """Checks that a Python number is real, finite and in range.
 
@@ -121,13 +149,14 @@ def check_real(
         above: exclusive lower bound.
         least: inclusive lower bound.
         below: exclusive upper bound.
+        most: inclusive upper bound.
 
     Raises:
         ValueError: if `value` is not a finite real number in the stated range.
     """
     bounds = [
         text
-        for bound, text in ((above, f"> {above}"), (least, f">= {least}"), (below, f"< {below}"))
+        for bound, text in ((above, f"> {above}"), (least, f">= {least}"), (below, f"< {below}"), (most, f"<= {most}"))
         if bound is not None
     ]
     rule = "be a finite number" + (f" {' and '.join(bounds)}" if bounds else "")
@@ -142,6 +171,7 @@ def check_real(
         (above is not None and value <= above)
         or (least is not None and value < least)
         or (below is not None and value >= below)
+        or (most is not None and value > most)
     ):
         raise error(argument, rule, value)
 

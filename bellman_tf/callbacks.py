@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import os
 import pathlib
 from typing import Any
 
@@ -64,6 +65,9 @@ class GameMonitor(keras.callbacks.Callback):
     def __init__(self, csv: str | None = None, tensorboard: str | None = None, every: int = 1) -> None:
         super().__init__()
         _checks.check_integer("every", every, least=1)
+        for argument, path in (("csv", csv), ("tensorboard", tensorboard)):
+            if path is not None and not isinstance(path, str | os.PathLike):
+                raise _checks.error(argument, "be a path or None", path)
         self._path = None if csv is None else pathlib.Path(csv)
         self._directory, self._every = tensorboard, every
         if tensorboard is not None and importlib.util.find_spec("tensorboard") is None:
@@ -197,6 +201,9 @@ class AlignmentReward(keras.callbacks.Callback):
         _checks.check_integer("every", every, least=1)
         _checks.check_integer("batch_size", batch_size, least=1)
         self._x, self._y, self._every, self._size = np.asarray(x), np.asarray(y), every, batch_size
+        if not self._x.ndim or not self._y.ndim or not 0 < len(self._x) == len(self._y):
+            received = {"x.shape": self._x.shape, "y.shape": self._y.shape}
+            raise _checks.misfit("x", "have one row per label, at least one", received)
         self._steps = self._rounds = 0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:

@@ -158,10 +158,11 @@ class KFAC(Config):
         _checks.check_integer("invert_every", self.invert_every, least=1)
         _checks.check_choice("convolution", self.convolution, CONVOLUTION_FORMS)
         _checks.check_choice("fisher", self.fisher, FISHERS)
-        if self.cooperative is not False and self.cooperative not in COOPERATION:
+        named = isinstance(self.cooperative, str) and self.cooperative in COOPERATION
+        if self.cooperative is not False and not named:
             names = ", ".join(map(repr, COOPERATION))
             raise _checks.error("cooperative", f"be False or one of {names}", self.cooperative)
-        if isinstance(self.cooperative_sign, bool) or self.cooperative_sign not in SIGNS:
+        if type(self.cooperative_sign) is not int or self.cooperative_sign not in SIGNS:
             raise _checks.error("cooperative_sign", "be 1 or -1", self.cooperative_sign)
         _checks.check_flag("sharded", self.sharded)
 

@@ -13,7 +13,48 @@ from bellman_tf.curvature.inner import METRICS, InnerMetric
 from bellman_tf.optimizers.inner import InnerOptimizerMixin, accumulation_of
 from bellman_tf.optimizers.keywords import Gram, InnerOptimizer, LearningRate, StepControl
 from bellman_tf.training.momentum import Momentum
-from bellman_tf.training.settings import GameOptions
+from bellman_tf.training.settings import VALUE_HESSIANS, GameOptions, Rollout, ValueHessian
+
+
+def rollout_for(rollout: Rollout | None, value_hessian: ValueHessian, bilinear: bool) -> Rollout:
+    """The roll-out of a game, chosen where it is left out.
+
+    Args:
+        rollout: as the user passed it.
+        value_hessian: as the user passed it.
+        bilinear: as the user passed it.
+
+    Returns:
+        `rollout`; for `None` the one that the other two need.
+
+    Raises:
+        ValueError: if it is to be chosen by options that are none.
+    """
+    if rollout is not None:
+        return rollout
+    _checks.check_choice("value_hessian", value_hessian, VALUE_HESSIANS)
+    _checks.check_flag("bilinear", bilinear)
+    return "nonlinear" if value_hessian in {"outer_product", "per_sample"} or bilinear else "linear"
+
+
+def check_averages(use_ema: bool, ema_momentum: float, ema_overwrite_frequency: int | None, name: str | None) -> None:
+    """Checks Keras's options of moving averages, and the name.
+
+    Args:
+        use_ema: whether there are averages.
+        ema_momentum: of the averages.
+        ema_overwrite_frequency: steps after which they become the weights, or `None`.
+        name: of the optimizer, or `None`.
+
+    Raises:
+        ValueError: for an option outside its range.
+    """
+    _checks.check_flag("use_ema", use_ema)
+    _checks.check_real("ema_momentum", ema_momentum, least=0, most=1)
+    if ema_overwrite_frequency is not None:
+        _checks.check_integer("ema_overwrite_frequency", ema_overwrite_frequency, least=1)
+    if name is not None and not isinstance(name, str):
+        raise _checks.error("name", "be a string or None", name)
 
 
 def check_game(options: GameOptions, metric: Config | None, step_control: StepControl | None) -> None:
@@ -93,6 +134,11 @@ def check_keras(
         learning_rate = float(learning_rate)
     if isinstance(learning_rate, float):
         _checks.check_real("learning_rate", learning_rate, least=0)
+    elif not isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule) and not callable(learning_rate):
+        raise _checks.error(
+            "learning_rate", "be a number, a `keras.optimizers.schedules.LearningRateSchedule` or a callable",
+            learning_rate, "Of a number of NumPy or TensorFlow take `float(...)`.",
+        )  # fmt: skip
     for argument, value in (
         ("weight_decay", weight_decay),
         ("clipnorm", clipnorm),
@@ -131,14 +177,17 @@ def inner_named(identifier: InnerOptimizer | None) -> keras.optimizers.Optimizer
     Raises:
         ValueError: if it is none of these, or one that takes a whole step or scales losses itself.
     """
-    optimizer = keras.optimizers.get(identifier) if isinstance(identifier, str | dict) else identifier
-    if optimizer is None:
+    if identifier is None:
         return None
+    wrong = _checks.error(
+        "inner_optimizer", "be None, a `keras.optimizers.Optimizer` or the name of one", identifier,
+        "For example `keras.optimizers.AdamW(1e-3)`, an object.",
+    )  # fmt: skip
+    optimizer: Any = identifier
+    if isinstance(identifier, str | dict):
+        optimizer = _checks.deserialised(identifier, wrong, keras.optimizers.get)
     if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise _checks.error(
-            "inner_optimizer", "be None, a `keras.optimizers.Optimizer` or the name of one", identifier,
-            "For example `keras.optimizers.AdamW(1e-3)`, an object.",
-        )  # fmt: skip
+        raise wrong
     if isinstance(optimizer, InnerOptimizerMixin | keras.optimizers.LossScaleOptimizer):
         raise _checks.error(
             "inner_optimizer", "be an optimizer that moves variables by their gradients alone", optimizer.name,
@@ -186,7 +235,9 @@ def gram_named(gram: Gram, memory: int | None) -> tuple[GramForm, GramLimits]:
     Raises:
         ValueError: for a `memory` that is no positive integer, or stands beside a `GramLimits`, which has one.
     """
-    chosen: Any = keras.saving.deserialize_keras_object(gram) if isinstance(gram, Mapping) else gram
+    chosen: Any = gram
+    if isinstance(gram, Mapping):
+        chosen = _checks.deserialised(gram, _checks.error("gram", "be the name of a form or a `GramLimits`", gram))
     if not isinstance(chosen, GramLimits):
         return chosen, LIMITS if memory is None else GramLimits(memory=memory)
     if memory is not None:

@@ -74,7 +74,7 @@ class DDP(GTDDP):
         name: str | None = None,
     ) -> None:
         dense = DenseOptions(second_order, value_damping, line_search, memory_budget)
-        if isinstance(learning_rate, float | int):
+        if isinstance(learning_rate, float | int) and not isinstance(learning_rate, bool):
             _checks.check_real("learning_rate", learning_rate, above=0)
         super().__init__(
             learning_rate,
@@ -118,7 +118,7 @@ class DDP(GTDDP):
             >>> btf.DDP.as_published(0.1, value_damping=0.01).get_config()["line_search"]
             10
         """
-        if paper not in {None, "ddp", "ddpnopt"}:
+        if paper is not None and (not isinstance(paper, str) or paper not in {"ddp", "ddpnopt"}):
             raise _checks.error("paper", "be 'ddp' or 'ddpnopt', which have vanilla DDP", paper)
         options = {"line_search": 10, **options}
         return cls(**options) if learning_rate is None else cls(learning_rate, **options)

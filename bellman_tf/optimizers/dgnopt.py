@@ -87,6 +87,11 @@ class DGNOpt(GTDDP):
         _checks.check_integer("players", players, least=1)
         if not isinstance(alignment, dict):
             _checks.check_choice("alignment", alignment, ALIGNMENTS)
+        elif not all(isinstance(name, str) and type(stage) is int for name, stage in alignment.items()):
+            raise _checks.error(
+                "alignment", "map names of players to numbers of stages", alignment,
+                "`model.game.alignments` lists what is possible.",
+            )  # fmt: skip
         _checks.check_choice("reward", reward, REWARDS)
         _checks.check_integer("most_alignments", most_alignments, least=1)
         _checks.check_integer("seed", seed, least=0)
@@ -138,7 +143,8 @@ class DGNOpt(GTDDP):
             >>> btf.DGNOpt.as_published(0.1, alignment="adaptive").reward
             'held_out'
         """
-        if options.get("alignment") == "adaptive":
+        alignment = options.get("alignment")
+        if isinstance(alignment, str) and alignment == "adaptive":
             options.setdefault("reward", "held_out")
         return super().as_published(learning_rate, paper=paper, **options)
 

@@ -10,6 +10,7 @@ import keras
 
 from bellman_tf.curvature import config as curvature_config
 from bellman_tf.optimizers.arguments import (
+    check_averages,
     check_game,
     check_inner,
     check_keras,
@@ -18,6 +19,7 @@ from bellman_tf.optimizers.arguments import (
     gram_named,
     inner_named,
     micro_batches_of,
+    rollout_for,
 )
 from bellman_tf.optimizers.keywords import (
     AllKeywords,
@@ -194,8 +196,9 @@ class GTDDP(Rejections, Stepping):
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
     ) -> None:
-        if rollout is None:
-            rollout = "nonlinear" if value_hessian in {"outer_product", "per_sample"} or bilinear else "linear"
+        rollout = rollout_for(rollout, value_hessian, bilinear)
+        check_averages(use_ema, ema_momentum, ema_overwrite_frequency, name)
+        kept = Momentum(momentum, nesterov, momentum_in_policy)
         inner, control = inner_named(inner_optimizer), step_control_named(step_control)
         form, limits = gram_named(gram, gram_memory)
         options = GameOptions(
@@ -233,7 +236,6 @@ class GTDDP(Rejections, Stepping):
         metric = None if inner is not None else curvature_config.get("kfac" if curvature is None else curvature)
         learning_rate = learning_rate if learning_rate is not None else 0.03 if inner is None else 0.0
         check_game(options, metric, step_control)
-        kept = Momentum(momentum, nesterov, momentum_in_policy)
         check_momentum(kept, options, metric, step_control)
         learning_rate = check_keras(
             learning_rate,

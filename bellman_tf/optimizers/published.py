@@ -35,10 +35,13 @@ def published_options(paper: Paper | None, options: dict[str, Any]) -> dict[str,
         _checks.check_choice("paper", paper, PAPERS)
     information, terminal, _ = ("open", None, 1) if paper is None else PAPERS[paper]
     information = options.get("information", information)
+    _checks.check_choice("information", information, INFORMATION)
     made: dict[str, Any] = {"information": information, "gram": "exact"}
-    if information in INFORMATION and INFORMATION[information].curved:
+    if INFORMATION[information].curved:
         terminal = options.get("terminal_hessian", terminal or "outer_product")
-        outer = terminal in {"outer_product", "matched"} and not options.get("value_damping")
+        _checks.check_real("value_damping", options.get("value_damping", 0.0), least=0)
+        named = isinstance(terminal, str) and terminal in {"outer_product", "matched"}
+        outer = named and not options.get("value_damping")
         made |= {"terminal_hessian": terminal, "value_hessian": "outer_product" if outer else "per_sample"}
     return made | options
 

@@ -54,7 +54,9 @@ class Round(Moves):
         self.model, self.game, self.data = model, game, data
         x, self.y, self.sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self.x = with_declared_sizes(model, x)
-        first = next(leaf for leaf in keras.tree.flatten(self.x) if leaf is not None)
+        first = next((leaf for leaf in keras.tree.flatten(self.x) if leaf is not None), None)
+        if first is None:
+            raise _checks.error("x", "hold a tensor, one row per sample", self.x)
         size = first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
         super().__init__(game.players, settings, context, recursion_dtype(model.trainable_variables), size)
         self.total = self.counted(size)
@@ -215,12 +217,11 @@ class Round(Moves):
 
 
 def _of_losses(model: keras.Model) -> list[keras.Variable | tf.Variable]:
-    # What the computation of J may write: state of compiled losses, and of a model with a `compute_loss` of its own.
-    # A loss may also hold variables that are trained, which the step moves.
+    """What the computation of J may write: state of compiled losses, and of a model's own `compute_loss`."""
     trained = {id(v) for v in model.trainable_variables}
     found = variables_in(model.loss, (keras.losses.Loss, keras.metrics.Metric))
     found += [] if keras_computes_loss(model) else written_by(model)
-    return [v for v in found if id(v) not in trained]
+    return [v for v in found if id(v) not in trained]  # a loss may hold those too, and the step moves them
 
 
 def _before(variables: Iterable[keras.Variable]) -> StateMapping:

@@ -75,7 +75,7 @@ class GameOptions:
         _checks.check_choice("value_hessian", self.value_hessian, VALUE_HESSIANS)
         if isinstance(self.terminal_hessian, int) and not isinstance(self.terminal_hessian, bool):
             _checks.check_integer("terminal_hessian", self.terminal_hessian, least=1)
-        elif self.terminal_hessian not in TERMINAL_HESSIANS:
+        elif not isinstance(self.terminal_hessian, str) or self.terminal_hessian not in TERMINAL_HESSIANS:
             names = ", ".join(map(repr, TERMINAL_HESSIANS))
             raise _checks.error("terminal_hessian", f"be one of {names} or a rank >= 1", self.terminal_hessian)
         if self.group_size is not None:

@@ -53,7 +53,7 @@ class _Export:
         masks = [mask_of(leaf) for leaf, masked in zip(leaves, self._masked, strict=True) if masked]
         self._outputs = inner.y_pred
         self._structure = [
-            [inner.loss, inner.clamped],
+            [inner.loss, inner.shown, inner.clamped],
             leaves,
             masks,
             list(inner.witnesses),
@@ -68,7 +68,7 @@ class _Export:
     def adopt(self, batch: Round, tensors: Tensors) -> None:
         """Puts the results into a batch outside the branches."""
         parts = tf.nest.pack_sequence_as(self._structure, tensors)
-        (batch.loss, batch.clamped), leaves, masks, witnesses, values, changed, outcome, told = parts
+        (batch.loss, batch.shown, batch.clamped), leaves, masks, witnesses, values, changed, outcome, told = parts
         remaining = iter(masks)
         for leaf, masked in zip(leaves, self._masked, strict=True):
             if masked:

@@ -78,6 +78,9 @@ class Problem:
         derivatives = Derivatives() if derivatives is None else derivatives
         if not isinstance(derivatives, Derivatives):
             raise _checks.error("derivatives", "be a `Derivatives` or None", derivatives)
+        for name, function in derivatives._asdict().items():
+            if function is not None and not callable(function):
+                raise _checks.error(f"derivatives.{name}", "be callable or None", function)
         self.dynamics, self.running_cost, self.terminal_cost = dynamics, running_cost, terminal_cost
         self.inequality, self.terminal_inequality = inequality, terminal_inequality
         self.horizon = horizon
@@ -215,9 +218,13 @@ def _limits(lower: Limit, upper: Limit, horizon: int) -> tuple[np.ndarray | None
         return None, None
     both = []
     for name, limit, none in (("lower", lower, -np.inf), ("upper", upper, np.inf)):
-        array = np.asarray(none if limit is None else limit, np.float64)
+        wrong = _checks.error(name, f"be free of NaN and broadcast to [T, m] with T = {horizon}", limit)
+        try:
+            array = np.asarray(none if limit is None else limit, np.float64)
+        except (TypeError, ValueError) as cause:
+            raise wrong from cause
         if array.ndim > 2 or np.isnan(array).any():
-            raise _checks.error(name, f"be free of NaN and broadcast to [T, m] with T = {horizon}", limit)
+            raise wrong
         both.append(np.atleast_2d(array))
     least, most = both
     try:
@@ -233,7 +240,10 @@ def _limits(lower: Limit, upper: Limit, horizon: int) -> tuple[np.ndarray | None
 
 def _result(name: str, result: tf.Tensor, x: tf.Tensor, shape: list[int | str]) -> tf.Tensor:
     """The result of a function of rows, checked; a letter in `shape` is an axis of any size that is known."""
-    result = tf.convert_to_tensor(result)
+    try:
+        result = tf.convert_to_tensor(result)
+    except (TypeError, ValueError) as cause:
+        raise _checks.error(name, f"return a tensor [{', '.join(map(str, shape))}]", result) from cause
     sizes = [None if isinstance(size, str) else size for size in shape]
     if result.dtype != x.dtype:
         raise _checks.error(name, f"return the dtype of its state, {x.dtype.name}", result.dtype.name)
