@@ -170,6 +170,7 @@ def _check(trial: Trial, candidates: list[tuple[keras.Layer, Coverage]], draw: i
         shifted = {id(bias): trial.values[id(bias)] for bias in biases}
         shifts = gradients | (run.gradients(shifted) if shifted else {})
     reached = run.added()
+    largest = max((norm(g) for g in gradients.values() if g is not None), default=0.0)
     order = {key: k for k, key in enumerate(notes.calls)}
     found = {}
     with keras.StatelessScope(trial.mapping, initialize_variables=False):  # a capture may read the layer's variables
@@ -181,7 +182,7 @@ def _check(trial: Trial, candidates: list[tuple[keras.Layer, Coverage]], draw: i
             elif key in apart.resting:
                 reason = "it runs with training=False, on its moving moments"
             else:
-                reason = _compare(layer, coverage, calls, parts, gradients, run.weights)
+                reason = _compare(layer, coverage, calls, parts, gradients, run.weights, largest)
             # What layers add to J themselves is not weighed, and may see a shift that the outputs do not.
             alone = all(reached.get(id(v)) is None for v in layer.trainable_variables)
             null = not reason and _is_null(layer, shifts, parts) and reached.get(_bias_of(layer)) is None
@@ -203,8 +204,9 @@ def _compare(
     cotangents: SomeTensors,
     gradients: dict[int, Gradient | None],
     r: np.ndarray,
+    largest: float,
 ) -> str:
-    """Why the layer's capture is not its gradient; empty if it is."""
+    """Why the layer's capture is not its gradient; empty if it is. `largest` is the longest of all gradients."""
     if not calls:
         return "the model does not call it"
     known = [c for c in cotangents if c is not None]
@@ -228,7 +230,8 @@ def _compare(
     if agree(layer, true, own):
         return ""
     size, gap = distance(true, own)
-    if not math.isfinite(size + gap) or size == 0:
+    rounding = 1e-2 if layer.compute_dtype in {"float16", "bfloat16"} else 1e-6
+    if not math.isfinite(size + gap) or size <= rounding * largest:
         return "its gradient is zero or not finite on made-up samples"
     return "its rows are not the samples of the loss, or its variables are used elsewhere as well"
 

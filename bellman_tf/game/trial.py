@@ -206,9 +206,11 @@ class TrialRun:
 
 @contextlib.contextmanager
 def _with_indices(model: keras.Model) -> Generator[None, None, None]:
-    """Inside the context, tables look entry 1 up where they are given a made-up number that is no index of theirs.
+    """Inside the context, tables look different entries up, and none that is not theirs.
 
-    Tokens may come by an input that is declared as floating, and so be drawn as if they were measurements.
+    Tokens may come by an input that is declared as floating, and so be drawn as if they were measurements. Made-up
+    integers are all 1, which is valid nearly everywhere; but attention to equal tokens has no gradient in what it
+    compares them by. Whatever else reads the tokens, masks included, sees them as they were made up.
 
     Args:
         model: whose tables.
@@ -228,8 +230,20 @@ def _look_up(table: keras.layers.Embedding, own: LayerCall, inputs: tf.Tensor, *
     if isinstance(inputs, tf.Tensor) and not (args or kwargs.get("reverse")):  # reversed, it multiplies by its table
         index = tf.cast(inputs, tf.int32)
         known = (index >= 0) & (index < table.input_dim) & (tf.cast(index, inputs.dtype) == inputs)
-        inputs = tf.where(known, index, min(1, table.input_dim - 1))
+        inputs = _spread(table, tf.where(known, index, min(1, table.input_dim - 1)))
     return own(inputs, *args, **kwargs)
+
+
+def _spread(table: keras.layers.Embedding, indices: tf.Tensor) -> tf.Tensor:
+    """Indices that are all the same as different ones, of entries that are not masked; others as they are."""
+    first = int(table.mask_zero)
+    if not hasattr(indices, "numpy") or table.input_dim - first < 2:  # inside a `tf.function` of the user's
+        return indices
+    given = indices.numpy()
+    if np.unique(given).size != 1 or given.size == 1:
+        return indices
+    drawn = np.random.default_rng(given.size).integers(first, table.input_dim, given.shape)
+    return tf.constant(drawn, indices.dtype)
 
 
 def distance(true: Sequence[Gradient], own: Sequence[Gradient]) -> tuple[float, float]:

@@ -210,6 +210,42 @@ def test_numbers_that_are_no_index_of_a_table_and_the_way_back_from_one():
     assert "dense" in {player.kind for player in game.players if player.covered}
 
 
+def attention(tokens, look_up):
+    x = look_up(tokens)
+    return layers.Dense(3)(layers.GlobalAveragePooling1D()(layers.MultiHeadAttention(2, 2, name="mha")(x, x) + x))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+@pytest.mark.parametrize("mask_zero", [False, True])
+def test_attention_straight_on_tokens_sees_different_ones(dtype, mask_zero):
+    """Of equal ones it has no gradient in queries and keys."""
+    tokens, table = keras.Input((6,), dtype=dtype), layers.Embedding(9, 4, mask_zero=mask_zero)
+    found = by_name(game_of(attention(tokens, table), tokens))
+    assert [found[f"mha/{name}"].covered for name in ("query", "key")] == [True, True]
+    assert found[table.name].covered
+    assert found["mha/key/bias"].null
+
+
+@pytest.mark.parametrize("entries", [1, 2])
+def test_entries_that_a_table_lacks_or_masks_are_not_looked_up(entries, monkeypatch):
+    table, seen = layers.Embedding(entries, 4, mask_zero=entries == 2), []
+    monkeypatch.setattr(table, "call", lambda x, own=table.call: (seen.append(x), own(x))[1])
+    tokens = keras.Input((6,), dtype="int32")
+    game_of(attention(tokens, table), tokens)
+    looked_up = [x.numpy() for x in seen if hasattr(x, "numpy")]
+    assert looked_up
+    assert all((x == entries - 1).all() for x in looked_up)
+
+
+def test_a_gradient_that_is_rounding_is_called_zero():
+    """Made-up tokens that no table looks up are equal, and so are keys."""
+    tokens = keras.Input((6,), dtype="int32")
+    model = btf.Model(tokens, attention(tokens, lambda t: layers.Dense(4)(ops.one_hot(t, 9))))
+    found = by_name(model.game)
+    for name in ("query", "key"):
+        assert found[f"mha/{name}"].coverage.endswith("its gradient is zero or not finite on made-up samples")
+
+
 @pytest.mark.parametrize("rollout", ["linear", "nonlinear"])
 def test_made_up_samples_spare_a_kernel_that_corrupts_memory(rollout):
     """With an odd number of them the process may die, see `ROWS` in `synthetic_samples`."""
