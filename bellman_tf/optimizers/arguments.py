@@ -320,6 +320,8 @@ def check_momentum(
         ValueError: for a combination that cannot work.
     """
     if not momentum.beta:
+        if momentum.nesterov:
+            raise _checks.error("nesterov", "be False without momentum", momentum.nesterov, "Pass momentum=0.9.")
         return
     if options.rollout != "linear":
         raise _checks.error(

@@ -40,13 +40,11 @@ class Momentum:
         """Checks every option.
 
         Raises:
-            ValueError: for a value outside its range, or an option without momentum.
+            ValueError: for a value outside its range.
         """
         _checks.check_real("momentum", self.beta, least=0, below=1)
         _checks.check_flag("nesterov", self.nesterov)
         _checks.check_flag("momentum_in_policy", self.in_policy)
-        if self.nesterov and not self.beta:
-            raise _checks.error("nesterov", "be False without momentum", self.nesterov, "Pass momentum=0.9.")
 
     @property
     def known(self) -> bool:
