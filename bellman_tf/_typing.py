@@ -41,6 +41,8 @@ LayerCall: TypeAlias = Callable[..., Nested]
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 # (variable, value): what `keras.StatelessScope` takes, values that stand in place of the variables' own.
 StateMapping: TypeAlias = list[tuple[keras.Variable, tf.Tensor]]
+# (variable, value) of Keras's variables and of TensorFlow's own: what a bad batch puts back.
+Restored: TypeAlias = list[tuple[keras.Variable | tf.Variable, tf.Tensor]]
 # A loss function of Keras; it is told from others, and called by Keras alone.
 LossFunction: TypeAlias = Callable[..., object]
 # What `get_config` or Keras's serialisation made of an object: a dict with string keys.

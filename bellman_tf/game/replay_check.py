@@ -27,8 +27,7 @@ from bellman_tf.game.graph import Call, Replay, Slot
 from bellman_tf.game.players import Program
 from bellman_tf.game.synthetic_samples import ConstantMoments, before_activation, mixes, synthetic_weights
 from bellman_tf.game.trial import WriteRecorder
-
-HALF = {"float16", "bfloat16"}
+from bellman_tf.layers.tensors import HALF
 
 
 def kept_variables(model: keras.Model) -> list[keras.Variable]:

@@ -39,6 +39,7 @@ from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
 from bellman_tf.layers.input_sizes import as_computed
+from bellman_tf.layers.tensors import HALF
 
 DRAWS = 4  # further checks of a model that draws random numbers: a shuffle of four rows moves none in one of 24
 UNKNOWN_SIZES = (16, 64)  # tried in turn for axes of the inputs that have no static size
@@ -230,7 +231,7 @@ def _compare(
     if agree(layer, true, own):
         return ""
     size, gap = distance(true, own)
-    rounding = 1e-2 if layer.compute_dtype in {"float16", "bfloat16"} else 1e-6
+    rounding = 1e-2 if layer.compute_dtype in HALF else 1e-6
     if not math.isfinite(size + gap) or size <= rounding * largest:
         return "its gradient is zero or not finite on made-up samples"
     return "its rows are not the samples of the loss, or its variables are used elsewhere as well"
@@ -242,5 +243,5 @@ def _is_null(layer: keras.Layer, gradients: dict[int, Gradient | None], cotangen
     if shift is None:
         return False
     slices = math.hypot(*(norm(c) for c in cotangents))
-    limit = 1e-2 if layer.compute_dtype in {"float16", "bfloat16"} else 1e-4
+    limit = 1e-2 if layer.compute_dtype in HALF else 1e-4
     return norm(shift) <= limit * slices

@@ -21,7 +21,7 @@ from bellman_tf import keras_access
 from bellman_tf._typing import Gradient, LayerCall, Nested, SomeTensors, StateMapping, Tensors
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.synthetic_samples import ConstantMoments, before_activation, mixes, synthetic_weights
-from bellman_tf.layers.tensors import to_work
+from bellman_tf.layers.tensors import HALF, to_work
 
 # Layers of Keras whose random numbers leave every sample in its row.
 NOISE = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D)
@@ -237,13 +237,10 @@ def _look_up(table: keras.layers.Embedding, own: LayerCall, inputs: tf.Tensor, *
 def _spread(table: keras.layers.Embedding, indices: tf.Tensor) -> tf.Tensor:
     """Indices that are all the same as different ones, of entries that are not masked; others as they are."""
     first = int(table.mask_zero)
-    if not hasattr(indices, "numpy") or table.input_dim - first < 2:  # inside a `tf.function` of the user's
+    if table.input_dim <= first:
         return indices
-    given = indices.numpy()
-    if np.unique(given).size != 1 or given.size == 1:
-        return indices
-    drawn = np.random.default_rng(given.size).integers(first, table.input_dim, given.shape)
-    return tf.constant(drawn, indices.dtype)
+    drawn = tf.random.stateless_uniform(tf.shape(indices), [0, 0], first, table.input_dim, indices.dtype)
+    return tf.where(tf.reduce_min(indices) == tf.reduce_max(indices), drawn, indices)
 
 
 def distance(true: Sequence[Gradient], own: Sequence[Gradient]) -> tuple[float, float]:
@@ -300,7 +297,7 @@ def tolerance(layer: keras.Layer) -> float:
     Returns:
         The largest relative difference that counts as rounding.
     """
-    return 0.1 if layer.compute_dtype in {"float16", "bfloat16"} else 1e-4
+    return 0.1 if layer.compute_dtype in HALF else 1e-4
 
 
 @contextlib.contextmanager

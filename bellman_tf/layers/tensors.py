@@ -7,6 +7,8 @@ import tensorflow as tf
 from bellman_tf._typing import Size
 from bellman_tf.linalg.constants import expand_dims, number
 
+HALF = frozenset({"float16", "bfloat16"})  # dtypes of two to four digits
+
 
 def with_ones(x: tf.Tensor) -> tf.Tensor:
     """Appends the constant feature of a bias, `[..., d]` to `[..., d + 1]`."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from bellman_tf._typing import Nested, Tensors
+from bellman_tf._typing import Nested, Restored, Tensors
 from bellman_tf.curvature.stacks import StoredState
 from bellman_tf.training.update import Assignments
 
@@ -80,7 +80,7 @@ class StepResult(NamedTuple):
     assignments: Assignments
     state: dict[tuple[int, int], tf.Tensor]
     old_state: StoredState
-    restore: list[tuple[keras.Variable | tf.Variable, tf.Tensor]]
+    restore: Restored
     accepted: tf.Tensor
     taken: tf.Tensor
     kept: tf.Tensor

@@ -130,8 +130,7 @@ class Round(Moves):
 
     def loss_of(self, y_pred: Nested) -> tf.Tensor:
         """J for given outputs: of a loss that is not reduced the sum, whose gradient is the one that Keras takes."""
-        loss = self._loss_as_it_is(y_pred)
-        return loss if loss.shape.rank == 0 else tf.reduce_sum(loss)
+        return tf.reduce_sum(self._loss_as_it_is(y_pred))
 
     def _loss_as_it_is(self, y_pred: Nested) -> tf.Tensor:
         loss: Any = self.model.compute_loss(
@@ -178,9 +177,7 @@ class Round(Moves):
     def compute_loss(self) -> None:
         """J of `y_pred`, kept in `loss`, and the number that Keras shows for it, in `shown`."""
         loss = self._loss_as_it_is(self.y_pred)
-        self.loss, self.shown = loss, loss
-        if loss.shape.rank != 0:
-            self.loss, self.shown = tf.reduce_sum(loss), tf.reduce_mean(loss)
+        self.loss, self.shown = tf.reduce_sum(loss), tf.reduce_mean(loss)
 
     @contextlib.contextmanager
     def direct_use(self) -> Generator[None, None, None]:

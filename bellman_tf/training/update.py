@@ -5,7 +5,7 @@ from collections.abc import Hashable
 import keras
 import tensorflow as tf
 
-from bellman_tf._typing import SomeTensors, Tensors
+from bellman_tf._typing import Restored, SomeTensors, Tensors
 from bellman_tf.layers.tensors import either
 from bellman_tf.linalg.constants import constant
 
@@ -147,7 +147,7 @@ class Assignments:
         optimizer: keras.optimizers.Optimizer,
         accepted: tf.Tensor,
         kept: tf.Tensor,
-        restore: list[tuple[keras.Variable | tf.Variable, tf.Tensor]],
+        restore: Restored,
     ) -> None:
         """Assigns the queued values, or on a bad batch puts back what the forward pass has changed.
 

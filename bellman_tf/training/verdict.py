@@ -1,9 +1,9 @@
 """The verdict on a step: whether the batch is good, whether the step is taken, and what its optimizer is handed."""
 
-import keras
 import tensorflow as tf
 
 from bellman_tf import _checks, replicas
+from bellman_tf._typing import Restored
 from bellman_tf.training.accumulation import kept_sums
 from bellman_tf.training.context import StepResult
 from bellman_tf.training.round import Round
@@ -70,7 +70,7 @@ def _averaged(step: Round) -> dict[str, tf.Tensor]:
     return dict(zip(step.telemetry, replicas.mean(list(step.telemetry.values()), step.present), strict=True))
 
 
-def _restored(step: Round) -> list[tuple[keras.Variable | tf.Variable, tf.Tensor]]:
+def _restored(step: Round) -> Restored:
     """What a bad batch puts back: all that the model wrote, but generators, which go on from where they are."""
     own = [(v, value) for v, value in step.frozen if value.dtype.is_floating or "seed_generator" not in v.path]
     return [*own, *((v, value) for v, value in step.raw if value.dtype.is_floating)]

@@ -100,6 +100,30 @@ def stage_gains(used: tf.Tensor, limits: Limits, alive: tf.Tensor) -> tuple[tf.T
     return tf.where(alive, gains, tf.zeros_like(gains)), alive
 
 
+class _Behind(NamedTuple):
+    """What a stage needs of those behind it.
+
+    Attributes:
+        t: of the stage.
+        V_x: `[n, B]`.
+        V_xx: `[n, n, B]`.
+        costate: `[n, B]`.
+        sums: slope, curvature and gradient of a `Sweep` so far, `[B]` each.
+        definite: `[B]`, as in a `Sweep`.
+        usable: `[B]`, `finite` of a `Sweep`.
+        arrays: gains, V_x and V_xx of a `Sweep`, as far as they are known.
+    """
+
+    t: Scalar
+    V_x: Matrix
+    V_xx: Cube
+    costate: Matrix
+    sums: tuple[Batch, Batch, Batch]
+    definite: Batch
+    usable: Batch
+    arrays: tuple[tf.TensorArray, ...]
+
+
 def sweep(
     model: Model,
     controls: tf.Tensor,
@@ -138,23 +162,15 @@ def sweep(
     room = None if limits is None else tuple(limit - controls for limit in limits)
     ridge = tf.constant(np.eye(m, z + 1, n)[:, :, None], dtype)  # the identity on Q_uu
 
-    def stage(
-        t: Scalar,
-        V_x: Matrix,
-        V_xx: Cube,
-        costate: Matrix,
-        sums: tuple[Batch, Batch, Batch],
-        definite: Batch,
-        usable: Batch,
-        arrays: tuple[tf.TensorArray, ...],
-    ) -> tuple[Scalar, Matrix, Cube, Matrix, tuple[Batch, Batch, Batch], Batch, Batch, tuple[tf.TensorArray, ...]]:
+    def stage(behind: _Behind) -> tuple[_Behind]:
+        t, V_x, V_xx, costate, sums, definite, usable, arrays = behind
         cost_z, cost_zz, f, f_zz = model.at(t)
         usable &= finite(cost_z, cost_zz, f, f_zz)
         if f_zz is not None:  # V_x . f_zz, once for its three blocks
             cost_zz += tf.reduce_sum(V_x[:, None, None] * f_zz, axis=0)
         # columns: z, the gradient of Q, the gradient of the total cost
-        behind = tf.concat([times(V_xx, f), V_x[:, None], costate[:, None]], axis=1)
-        Q = tf.concat([cost_zz, cost_z[:, None], cost_z[:, None]], axis=1) + pulled(f, behind)
+        columns = tf.concat([times(V_xx, f), V_x[:, None], costate[:, None]], axis=1)
+        Q = tf.concat([cost_zz, cost_z[:, None], cost_z[:, None]], axis=1) + pulled(f, columns)
         gradient, here = Q[n:, z + 1], None
         if room is not None:
             here = tuple(tf.gather(limit, t) for limit in room)
@@ -175,36 +191,21 @@ def sweep(
         V_x = Q[:n, z] + 0.5 * change[:, n]
         V_xx = 0.5 * (Q[:n, :n] + transposed(Q[:n, :n]) + change[:, :n])
         arrays = tuple(array.write(t, entry) for array, entry in zip(arrays, (gains, V_x, V_xx), strict=True))
-        return t - 1, V_x, V_xx, Q[:n, z + 1], sums, definite, usable, arrays
+        return (_Behind(t - 1, V_x, V_xx, Q[:n, z + 1], sums, definite, usable, arrays),)
 
-    def unfinished(
-        t: Scalar,
-        V_x: Matrix,
-        V_xx: Cube,
-        costate: Matrix,
-        sums: tuple[Batch, Batch, Batch],
-        definite: Batch,
-        usable: Batch,
-        arrays: tuple[tf.TensorArray, ...],
-    ) -> Scalar:
-        return (t >= 0) & tf.reduce_any(definite if wanted is None else definite & wanted)
+    def unfinished(behind: _Behind) -> Scalar:
+        alive = behind.definite if wanted is None else behind.definite & wanted
+        return (behind.t >= 0) & tf.reduce_any(alive)
 
     zeros = tf.zeros([B], dtype)
     last_x, last_xx = model.terminal
     sizes = ((T, [m, n + 1, B]), (T + 1, [n, B]), (T + 1, [n, n, B]))
     gains, V_x, V_xx = (tf.TensorArray(dtype, size, element_shape=shape) for size, shape in sizes)
     arrays = gains, V_x.write(T, last_x), V_xx.write(T, 0.5 * (last_xx + transposed(last_xx)))
-    start = (
-        T - 1,
-        last_x,
-        last_xx,
-        last_x,
-        (zeros, zeros, zeros),
-        tf.ones([B], tf.bool),
-        finite(*model.terminal),
-        arrays,
-    )
-    *_, sums, definite, usable, arrays = tf.while_loop(unfinished, stage, start, maximum_iterations=T)
+    sums, alive = (zeros, zeros, zeros), tf.ones([B], tf.bool)
+    start = _Behind(tf.constant(T - 1), last_x, last_xx, last_x, sums, alive, finite(*model.terminal), arrays)
+    (ended,) = tf.while_loop(unfinished, stage, (start,), maximum_iterations=T)
+    *_, sums, definite, usable, arrays = ended
     gains, V_x, V_xx = (array.stack() for array in arrays)
     definite &= usable
     sums = (tf.where(definite, entry, zeros) for entry in sums)

@@ -11,7 +11,7 @@ missing from the last one is filled with zeros, and cut off.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import tensorflow as tf
 
@@ -24,6 +24,8 @@ from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.tensors import leading
 
 Side = TypeVar("Side")
+Make: TypeAlias = Callable[[Tensors], Side]  # of some samples
+Combine: TypeAlias = Callable[[Side, Side, int | None], tf.Tensor]  # some with others; the samples of a group
 
 
 def gradient_products(
@@ -69,8 +71,8 @@ def with_bias(kernel: tf.Tensor, capture: MatrixCapture, metric: Metric, group_s
 
 def in_blocks(
     tensors: Tensors,
-    make: Callable[[Tensors], Side],
-    combine: Callable[[Side, Side, int | None], tf.Tensor],
+    make: Make[Side],
+    combine: Combine[Side],
     load: MemoryUse,
     group_size: int | None,
     columns: int,
@@ -113,8 +115,8 @@ def in_blocks(
 
 def _some_groups(
     tensors: Tensors,
-    make: Callable[[Tensors], Side],
-    combine: Callable[[Side, Side, int | None], tf.Tensor],
+    make: Make[Side],
+    combine: Combine[Side],
     at_once: int,
     group_size: int,
     columns: int,
@@ -137,8 +139,8 @@ def _some_groups(
 
 def _pairs(
     tensors: Tensors,
-    make: Callable[[Tensors], Side],
-    combine: Callable[[Side, Side, int | None], tf.Tensor],
+    make: Make[Side],
+    combine: Combine[Side],
     side: int,
     group_size: int | None,
     columns: int,
