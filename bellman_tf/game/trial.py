@@ -286,7 +286,7 @@ def norm(tensor: Any) -> float:
 
 
 def tolerance(layer: keras.Layer) -> float:
-    """Relative rounding of a gradient, with a margin of ten and more.
+    """Relative rounding of a gradient, with a margin: ten and more in single precision, two in half precision.
 
     A wrong association of rows is off by the gradient's own size, but a second use of a variable by as little as its
     path happens to let through, behind an activation that is saturated for instance.

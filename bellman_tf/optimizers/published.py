@@ -29,21 +29,25 @@ def published_options(paper: Paper | None, options: dict[str, Any]) -> dict[str,
         The constructor's options.
 
     Raises:
-        ValueError: for a paper that is not one of `PAPERS`.
+        ValueError: for a paper that is not one of `PAPERS`, or options that are none.
     """
     if paper is not None:
         _checks.check_choice("paper", paper, PAPERS)
     information, terminal, _ = ("open", None, 1) if paper is None else PAPERS[paper]
     information = options.get("information", information)
-    _checks.check_choice("information", information, INFORMATION)
     made: dict[str, Any] = {"information": information, "gram": "exact"}
-    if INFORMATION[information].curved:
+    if _has_value(information):
         terminal = options.get("terminal_hessian", terminal or "outer_product")
         _checks.check_real("value_damping", options.get("value_damping", 0.0), least=0)
         named = isinstance(terminal, str) and terminal in {"outer_product", "matched"}
         outer = named and not options.get("value_damping")
         made |= {"terminal_hessian": terminal, "value_hessian": "outer_product" if outer else "per_sample"}
     return made | options
+
+
+def _has_value(information: InformationName) -> bool:
+    _checks.check_choice("information", information, INFORMATION)
+    return INFORMATION[information].curved
 
 
 def published_curvature(

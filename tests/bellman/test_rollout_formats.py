@@ -148,7 +148,7 @@ def test_wrong_arguments_are_refused_in_the_house_form():
         rollout.predicted_reduction(terminal, G, l[0])
     with pytest.raises(ValueError, match=r"`gram.shape` must end in \[n, n\]"):
         rollout.cooperative_weights(terminal, tf.ones([1, 2, 2]))
-    with pytest.raises(ValueError, match=r"`value.L` must be square when `diagonal=True`"):
+    with pytest.raises(ValueError, match=r"`terminal.L` must be square when `diagonal=True`"):
         rollout.cooperative_weights(sample_space.init(2, rank=1), tf.ones([1, 4, 4]), diagonal=True)
 
     @tf.function(input_signature=[tf.TensorSpec([None, 1, 3, 3])])
