@@ -7,11 +7,11 @@ from bellman_tf._typing import Entrywise, Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import Block, PlayerLayout, StateSpec
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric, where_known
-from bellman_tf.curvature.metric import Metric, MetricKind
+from bellman_tf.curvature.metric import Decrease, Metric, MetricKind
 from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.matrix_layout import MatrixLayout
-from bellman_tf.linalg.constants import number
+from bellman_tf.linalg.constants import number, once
 
 
 class AdamMetric(DiagonalMetric):
@@ -26,18 +26,16 @@ class AdamMetric(DiagonalMetric):
         *,
         first: Tensors,
         beta_1: float,
-        correction: tf.Tensor,
+        first_rate: tf.Tensor,
     ) -> None:
         super().__init__(moments, rate, divisor, layout)
-        self._first, self._beta_1, self._correction = first, beta_1, correction
+        self._first, self._beta_1, self._first_rate = first, beta_1, first_rate
 
-    def step(self, gradient: Tensors) -> tuple[Tensors, dict[int, tf.Tensor]]:
+    def step(self, gradient: Tensors) -> Decrease:
         """`M^{-1} m / (1 - beta_1^t)` with the new first moment m; state entries 0.. are the first moments."""
         share = number(1 - self._beta_1, self._first[0].dtype)
         moved = [m + (g - m) * share for m, g in zip(self._first, gradient, strict=True)]
-        rate = self._rate / self._correction
-        directions = [m * rate / self._divisor(v) for v, m in zip(self.moments, moved, strict=True)]
-        return directions, dict(enumerate(moved))
+        return Decrease(self._divided(moved), self._first_rate, dict(enumerate(moved)))
 
 
 class AdamBlock(Block):
@@ -61,14 +59,15 @@ class AdamBlock(Block):
         count = len(self.layout.shapes)
         first, second = state[:count], state[count:]
         beta_1, beta_2 = self.config.beta_1, self.config.beta_2
-        rate, correction = step.corrected_rate(beta_2), step.correction(beta_1)
+        rate = step.corrected_rate(beta_2)
+        first_rate = once(step, f"first rate {beta_1} {beta_2}", lambda: rate / step.correction(beta_1))
         share = number(1 - beta_2, second[0].dtype)
         second = [
             v + (tf.square(g) - v) * share for v, g in zip(second, _checks.given("gradient", gradient), strict=True)
         ]
         matrix = self.layout.matrix
         return first + second, AdamMetric(
-            second, rate, self._divisor, matrix, first=first, beta_1=beta_1, correction=correction
+            second, rate, self._divisor, matrix, first=first, beta_1=beta_1, first_rate=first_rate
         )
 
     def _divisor(self, v: tf.Tensor) -> tf.Tensor:

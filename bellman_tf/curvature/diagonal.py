@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from bellman_tf import _checks
 from bellman_tf._typing import Entrywise, Tensors
-from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
+from bellman_tf.curvature.metric import Decrease, GradientPair, Metric, MetricKind, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.tap_capture import TapCapture
@@ -118,6 +118,13 @@ class DiagonalMetric(Metric):
     def solve(self, parts: Tensors) -> Tensors:
         """Entry by entry."""
         return [d * part for d, part in zip(self.inverse, parts, strict=True)]
+
+    def step(self, gradient: Tensors) -> Decrease:
+        """`g / f(v)`, scaled by the learning rate: the inverse, wanted nowhere else, is not formed."""
+        return Decrease(self._divided(gradient), self._rate, {})
+
+    def _divided(self, parts: Tensors) -> Tensors:
+        return [part / self._divisor(v) for v, part in zip(self.moments, parts, strict=True)]
 
     def sample_pair(self, capture: Capture) -> GradientPair:
         """The gradients times the root of the diagonal on both sides: half the numbers of one side solved."""

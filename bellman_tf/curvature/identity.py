@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block
-from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
+from bellman_tf.curvature.metric import Decrease, GradientPair, Metric, MetricKind, TwoSided
 from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.tap_capture import TapCapture
@@ -23,6 +23,10 @@ class IdentityMetric(Metric, TwoSided):
     def solve(self, parts: Tensors) -> Tensors:
         """`learning_rate * parts`."""
         return [self.scale * part for part in parts]
+
+    def step(self, gradient: Tensors) -> Decrease:
+        """The gradient, scaled by the learning rate."""
+        return Decrease(gradient, self.scale, {})
 
     def input_solve(self, x: tf.Tensor) -> tf.Tensor:
         """The input side: identity."""

@@ -48,6 +48,25 @@ class GradientPair(NamedTuple):
     scale: tf.Tensor | float = ONE
 
 
+class Decrease(NamedTuple):
+    """`scale * directions`, which is subtracted from variables without being formed.
+
+    Attributes:
+        directions: in the shapes of the variables.
+        scale: scalar, `None` for 1.
+        changed: state entries that change with the step, by position; not finite only where the directions are not.
+    """
+
+    directions: Tensors
+    scale: tf.Tensor | None
+    changed: dict[int, tf.Tensor]
+
+    @property
+    def formed(self) -> Tensors:
+        """The product."""
+        return self.directions if self.scale is None else [self.scale * part for part in self.directions]
+
+
 class Metric:
     """M^{-1} of one player at one step, learning rate included.
 
@@ -61,9 +80,9 @@ class Metric:
         """`M^{-1}` applied to tensors in the shapes of the variables; leading axes are allowed."""
         raise NotImplementedError
 
-    def step(self, gradient: Tensors) -> tuple[Tensors, dict[int, tf.Tensor]]:
-        """The decrease of the variables for a gradient, and state entries that change with it."""
-        return self.solve(gradient), {}
+    def step(self, gradient: Tensors) -> Decrease:
+        """The decrease of the variables for a gradient."""
+        return Decrease(self.solve(gradient), None, {})
 
     def sample_pair(self, capture: Capture) -> GradientPair:
         """The samples' gradients in a form whose inner products are theirs under M^{-1}."""

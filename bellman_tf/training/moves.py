@@ -10,7 +10,6 @@ from bellman_tf import _checks, replicas
 from bellman_tf._typing import Size, Tensors
 from bellman_tf.curvature.cached import PlayerUpdate, update_all
 from bellman_tf.curvature.coupling.joint import JointMetric
-from bellman_tf.curvature.identity import IdentityMetric
 from bellman_tf.curvature.metric import Metric
 from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.game.players import Player
@@ -87,6 +86,8 @@ class Moves:
         step: scalars of the step.
         assignments: new values, queued.
         velocities: new ones, by player, with momentum.
+        implied: places of new state, by player and position, that directions are made of entry by entry: it is finite
+            where they are.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Moves:
             }
         )
         self.velocities: dict[int, Tensors] = {}
+        self.implied: set[tuple[int, int]] = set()
         self._seen: dict[int, Capture] = {}
         self._coupled: set[int] = set()
         self._state = context.state
@@ -206,26 +208,27 @@ class Moves:
 
     def subtract(self, player: Player, gradient: Tensors) -> Tensors:
         """Queues the step of a player, without a copy of its variables where it can; returns what it was made of."""
-        metric = self.metrics[player.index]
         if self.context.decay is not None or any(v.constraint is not None for v in player.variables):
             return self.move(player, gradient)
-        plain = not self.settings.momentum.beta
-        scale = metric.scale if plain and isinstance(metric, IdentityMetric) else None
-        directions = self._step(player, gradient) if scale is None else gradient
+        directions, scale = self._step(player, gradient)
         for variable, direction in zip(player.variables, directions, strict=True):
             self.assignments.subtract(variable, direction, scale)
         return directions
 
     def move(self, player: Player, gradient: Tensors) -> Tensors:
         """Queues the player's new values and returns them."""
-        return self._queue(player, self._step(player, gradient))
+        directions, scale = self._step(player, gradient)
+        return self._queue(player, directions if scale is None else [scale * part for part in directions])
 
-    def _step(self, player: Player, gradient: Tensors) -> Tensors:
-        """The decrease of the player's variables; what changes in its state with it is kept."""
-        decreases, changed = self.metric_of(player).step(gradient)
-        for k, tensor in changed.items():
+    def _step(self, player: Player, gradient: Tensors) -> tuple[Tensors, tf.Tensor | None]:
+        """Directions and their scale, `None` for 1; what changes in the player's state with them is kept."""
+        decrease = self.metric_of(player).step(gradient)
+        for k, tensor in decrease.changed.items():
             self._new_state[player.index][k] = tensor
-        return self._with_momentum(player, decreases)
+            self.implied.add((player.index, k))
+        if self.settings.momentum.beta:
+            return self._with_momentum(player, decrease.formed), None
+        return decrease.directions, decrease.scale
 
     def _with_momentum(self, player: Player, directions: Tensors) -> Tensors:
         """The decrease that the player's directions and velocity make; the new velocity is kept."""

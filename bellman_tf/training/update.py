@@ -120,7 +120,8 @@ class Assignments:
             direction: in its shape.
             rate: scalar, `None` for 1.
         """
-        rate = None if rate is None else tf.cast(rate, variable.dtype)
+        if rate is not None and direction.dtype != variable.dtype:  # half precision holds the product, not its factors
+            direction, rate = rate * direction, None
         self._steps.append((variable, tf.cast(direction, variable.dtype), rate))
 
     def by_variable(self) -> dict[int, tf.Tensor]:
@@ -137,10 +138,11 @@ class Assignments:
 
     @property
     def values(self) -> Tensors:
-        """The queued floating-point tensors."""
-        return [value for _, value in self._pending if value.dtype.is_floating] + [
-            direction for _, direction, _ in self._steps
-        ]
+        """The queued floating-point tensors, and what they are multiplied with."""
+        values = [value for _, value in self._pending if value.dtype.is_floating]
+        directions = [direction for _, direction, _ in self._steps]
+        rates = {id(rate): rate for _, _, rate in self._steps if rate is not None}
+        return [*values, *directions, *rates.values()]
 
     def apply(
         self,

@@ -22,7 +22,7 @@ def conclude(step: Round) -> StepResult:
     """
     changed = step.changed_state()
     handed = [] if step.gradients is None else [part for parts in step.gradients for part in parts]
-    floating = [t for t in changed.values() if t.dtype.is_floating]
+    floating = [t for place, t in changed.items() if t.dtype.is_floating and place not in step.implied]
     summed = [part for parts in step.sums for part in parts]
     control = step.context.control
     accepted, values = replicas.agreed([

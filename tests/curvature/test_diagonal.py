@@ -45,11 +45,21 @@ def test_adam_averages_the_direction(rng):
         capture = player.samples[0].capture
         state, metric = player.block.update(state, capture, capture.gradient(capture.mean_weights()), step(t))
         directions.append([rng.normal(size=shape) for shape in player.shapes])
-        moved, changed = metric.step([tf.constant(d) for d in directions[-1]])
-        assert sorted(changed) == list(range(count))
-        state = [changed.get(k, part) for k, part in enumerate(state)]
+        moved = metric.step([tf.constant(d) for d in directions[-1]])
+        assert sorted(moved.changed) == list(range(count))
+        state = [moved.changed.get(k, part) for k, part in enumerate(state)]
     expected = diagonal.adam_direction([flat([d[None] for d in ds])[0] for ds in directions], 0.7)
-    assert_close(flat([m[None] for m in moved])[0], flat([d[None] for d in metric.inverse])[0] * expected, rtol=1e-12)
+    assert_close(
+        flat([m[None] for m in moved.formed])[0], flat([d[None] for d in metric.inverse])[0] * expected, rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("config", [options.Identity(), options.RMSprop(epsilon=1e-3), options.KFAC()])
+def test_a_step_is_the_metric_solved(config, rng):
+    player = Player(config, "dense", rng, steps=2)
+    gradient = [tf.constant(rng.normal(size=shape)) for shape in player.shapes]
+    for moved, solved in zip(player.metric.step(gradient).formed, player.metric.solve(gradient), strict=True):
+        assert_close(moved, solved, rtol=1e-12)
 
 
 def diagonal_fisher(samples, found):

@@ -58,3 +58,30 @@ def test_fit_says_it_at_the_end_of_an_epoch(given):
     whole = keras.callbacks.CallbackList(add_history=True, model=model)
     callbacks = {"nothing": None, "a list": [], "a CallbackList": whole}[given]
     assert len(said(lambda: model.fit(bad, labels, batch_size=8, epochs=2, verbose=0, callbacks=callbacks))) == 1
+
+
+@pytest.mark.parametrize("curvature", ["identity", "rmsprop", "adam", "kfac"])
+@pytest.mark.parametrize("information", ["open", "cooperative"])
+def test_a_rate_that_is_not_finite_changes_nothing(curvature, information):
+    model = mlp()
+    model.compile(btf.GTDDP(0.01, curvature=curvature, information=information), **cross_entropy())
+    model.train_on_batch(x, y)
+    model.optimizer.learning_rate = float("nan")
+    before = [v.numpy() for v in model.trainable_variables]
+    model.train_on_batch(x, y)
+    assert int(model.optimizer.rejected_batches) == 1
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_half_precision_holds_the_step_and_not_the_gradient():
+    inputs = keras.Input((1,))
+    model = btf.Model(
+        inputs, keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", dtype="float16")(inputs)
+    )
+    model.compile(
+        btf.GTDDP(1e-6, curvature="identity", value_hessian="block_diagonal"), loss=lambda y, p: 200 * (p - y)
+    )
+    model.train_on_batch(np.full((2, 1), 1000.0), np.zeros((2, 1)))  # a gradient of 2e5: float16 ends at 65504
+    assert int(model.optimizer.rejected_batches) == 0
+    np.testing.assert_allclose(model.trainable_variables[0], [[-0.2]], rtol=1e-3)
