@@ -17,6 +17,7 @@ from bellman_tf.curvature.registry import player_layout
 from bellman_tf.curvature.stacks import StateStore
 from bellman_tf.game.players import Player, Players
 from bellman_tf.game.stages import Game
+from bellman_tf.optimizers.large_states import warn_large
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_forms
 from bellman_tf.optimizers.saving import SavingMixin
 from bellman_tf.training.information import INFORMATION
@@ -194,6 +195,7 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
         blocks = [self.make_block(player) for player in game.players]
         self._check_replay(game, blocks)
         self._check_dtypes(variables, blocks)
+        warn_large(type(self).__name__, game.players, blocks)
         super().build(variables)
         self.build_inner(variables)
         owners = [
