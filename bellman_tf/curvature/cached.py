@@ -6,7 +6,7 @@ the step.
 """
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import tensorflow as tf
@@ -14,23 +14,16 @@ import tensorflow as tf
 from bellman_tf import _checks, replicas
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block
-from bellman_tf.curvature.damping import factor_damping
 from bellman_tf.curvature.metric import Metric
+from bellman_tf.curvature.periods import every, when
 from bellman_tf.curvature.sharded import renewed_in_shares
 from bellman_tf.curvature.stacks import Stacks
 from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import Capture
-from bellman_tf.linalg import factor_spd, whiten
-from bellman_tf.linalg.blocked import whiteners_in_blocks
-from bellman_tf.linalg.constants import constant
-from bellman_tf.linalg.symmetric import padded, symmetrize
 
 Captured = TypeVar("Captured", bound=Capture)  # what a block's players are captured as
 
 Factorise: TypeAlias = Callable[[list[tuple[tf.Tensor, ...]], bool], list[Tensors]]
-
-_NEARLY = 1.1  # a matrix is padded to at most so many times its rows
-_TINY = 32  # up to so many rows in any case
 
 
 class RunningMean(NamedTuple):
@@ -247,103 +240,3 @@ def _unstack(made: Tensors, matrices: list[tf.Tensor]) -> list[Tensors]:
     else:
         parts = [tf.split(part, [matrix.shape[0] for matrix in matrices]) for part in made]
     return [list(own) for own in zip(*parts, strict=True)]
-
-
-def damped_inverses(stacks: list[tuple[tf.Tensor, ...]], compiled: bool = False) -> list[Tensors]:
-    """`(A + damping I)^{-1}` of stacks, for `CachedBlock.factorise`.
-
-    Stacks of nearly one size are factorised as one, padded by the identity, which leaves the inverses what they are:
-    every size costs XLA half a second to compile, a padded row costs next to nothing.
-
-    Args:
-        stacks: matrices `[S, n, n]`, positive semidefinite, and dampings `[S]`, raised to what the precision needs.
-        compiled: whether XLA compiles it, whose own factorisation takes five times as long as one in blocks.
-
-    Returns:
-        For every stack the inverses `[S, n, n]`, the dampings in them, and lower triangular W with `W' W` the inverse.
-    """
-    dampings = [factor_damping(matrices, damping) for matrices, damping in stacks]
-    groups = _of_nearly_one_size([matrices.shape[-1] for matrices, _ in stacks])
-    wholes, damping = [], []
-    for places in groups:
-        size = stacks[places[0]][0].shape[-1]
-        parts = [padded(stacks[place][0], size) for place in places], [dampings[place] for place in places]
-        whole, own = (part[0] if len(part) == 1 else tf.concat(part, axis=0) for part in parts)
-        wholes.append(whole)
-        damping.append(own)
-    if compiled:
-        made = whiteners_in_blocks(wholes, damping)
-    else:
-        made = [
-            whiten(factor_spd(A, own), tf.eye(A.shape[-1], A.shape[-1], [A.shape[0]], A.dtype))
-            for A, own in zip(wholes, damping, strict=True)
-        ]
-    found: dict[int, Tensors] = {}
-    for places, W in zip(groups, made, strict=True):
-        alike = [stacks[k][0].shape[0] for k in places]
-        inverses = symmetrize(tf.matmul(W, W, transpose_a=True))
-        for place, *parts in zip(places, tf.split(inverses, alike), tf.split(W, alike), strict=True):
-            kept = stacks[place][0].shape[-1]
-            X, whitener = (part if kept == part.shape[-1] else part[:, :kept, :kept] for part in parts)
-            found[place] = [X, dampings[place], whitener]
-    return [found[place] for place in range(len(stacks))]
-
-
-def _of_nearly_one_size(sizes: list[int]) -> list[list[int]]:
-    """Places in `sizes` that are padded to one size, that of the first of them."""
-    groups: list[list[int]] = []
-    for place in sorted(range(len(sizes)), key=lambda k: -sizes[k]):
-        largest = sizes[groups[-1][0]] if groups else 0
-        if largest <= max(_TINY, _NEARLY * sizes[place]) and groups:
-            groups[-1].append(place)
-        else:
-            groups.append([place])
-    return groups
-
-
-def when(period: int, iteration: tf.Tensor, allowed: tf.Tensor | None = None) -> tf.Tensor | None:
-    """Whether a step is one of every `period`.
-
-    Args:
-        period: steps from one to the next.
-        iteration: integer scalar.
-        allowed: whether it may be one at all, boolean scalar; `None` for always.
-
-    Returns:
-        Boolean scalar; `None` for every step.
-    """
-    if period == 1:
-        return allowed
-    due = tf.equal(iteration % constant(period, iteration.dtype), constant(0, iteration.dtype))
-    return due if allowed is None else due & allowed
-
-
-def every(
-    period: int,
-    iteration: tf.Tensor,
-    refresh: Callable[[], Tensors],
-    keep: Tensors,
-    allowed: tf.Tensor | None = None,
-    roles: Sequence[Hashable] | None = None,
-) -> Tensors:
-    """Runs `refresh` on iterations divisible by `period`, returns `keep` on the others.
-
-    Args:
-        period: steps between refreshes.
-        iteration: integer scalar.
-        refresh: function of no arguments returning tensors like `keep`.
-        keep: what stands otherwise, of static shapes.
-        allowed: whether `refresh` may run at all, boolean scalar; `None` for always.
-        roles: of the tensors; those of one role and shape are chosen as one, as they are stored. `None` for one role.
-
-    Returns:
-        The chosen tensors.
-    """
-    due = when(period, iteration, allowed)
-    if due is None:
-        return refresh()
-    kinds = [part.dtype for part in keep]
-    stacks = Stacks([part.shape for part in keep], kinds if roles is None else list(zip(kinds, roles, strict=True)))
-    kept = stacks.pack(keep)
-    chosen = tf.cond(due, lambda: stacks.pack(refresh()), lambda: [tf.identity(part) for part in kept])
-    return stacks.unpack(chosen)

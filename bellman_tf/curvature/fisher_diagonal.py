@@ -5,10 +5,10 @@ import tensorflow as tf
 from bellman_tf import _checks, replicas
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block, PlayerLayout, StateSpec
-from bellman_tf.curvature.cached import when
 from bellman_tf.curvature.damping import diagonal_damping
 from bellman_tf.curvature.diagonal import DIAGONAL, DiagonalMetric
 from bellman_tf.curvature.metric import Metric, MetricKind
+from bellman_tf.curvature.periods import when
 from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.tensors import either

@@ -10,7 +10,8 @@ from bellman_tf import _checks
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import PlayerLayout, StateSpec
-from bellman_tf.curvature.cached import CachedBlock, damped_inverses
+from bellman_tf.curvature.cached import CachedBlock
+from bellman_tf.curvature.inverses import damped_inverses
 from bellman_tf.curvature.metric import Metric, MetricKind
 from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import Capture

@@ -14,9 +14,11 @@ import tensorflow as tf
 from bellman_tf._typing import Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import PlayerLayout, StateSpec
-from bellman_tf.curvature.cached import CachedBlock, damped_inverses, every
+from bellman_tf.curvature.cached import CachedBlock
+from bellman_tf.curvature.inverses import damped_inverses
 from bellman_tf.curvature.kfac import positions_of
 from bellman_tf.curvature.metric import Metric, MetricKind
+from bellman_tf.curvature.periods import every
 from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.matrix_layout import MatrixLayout
 from bellman_tf.layers.tap_capture import TapCapture

@@ -20,9 +20,11 @@ from bellman_tf import _checks
 from bellman_tf._typing import Size, Tensors
 from bellman_tf.curvature import config as options
 from bellman_tf.curvature.block import PlayerLayout, StateSpec
-from bellman_tf.curvature.cached import CachedBlock, RunningMean, damped_inverses, every
+from bellman_tf.curvature.cached import CachedBlock, RunningMean
+from bellman_tf.curvature.inverses import damped_inverses
 from bellman_tf.curvature.kronecker_rows import KroneckerRows
 from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
+from bellman_tf.curvature.periods import every
 from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.curvature.whitening import mixtures
 from bellman_tf.layers.capture import MatrixCapture

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from bellman_tf import replicas
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.cached import when
+from bellman_tf.curvature.periods import when
 from bellman_tf.game.instrument import Notes, noting
 from bellman_tf.game.players import Player
 from bellman_tf.layers.calls import join_calls

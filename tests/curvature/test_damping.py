@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bellman_tf.curvature import config as options
-from bellman_tf.curvature.cached import damped_inverses
 from bellman_tf.curvature.damping import diagonal_damping, factor_damping
 from bellman_tf.curvature.gram import FORMS, gram
+from bellman_tf.curvature.inverses import damped_inverses
 from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.layers.registry import coverage
 from tests.curvature.players import initial_state, step

@@ -2,13 +2,11 @@
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bellman_tf.curvature.block import StateSpec
-from bellman_tf.curvature.cached import every
 from bellman_tf.curvature.stacks import SMALL, Stacks, StateStore
 
 SHAPES = st.lists(st.sampled_from([(), (2,), (3,), (2, 2), (1, 4), (SMALL + 1,)]), max_size=8)
@@ -58,15 +56,3 @@ def test_what_has_changed_is_assigned_and_the_rest_of_its_stack_kept():
     np.testing.assert_array_equal(before, [[0, 1], [2, 3], [4, 5]])
     np.testing.assert_array_equal(value, [[0, 1], [7, 8], [4, 5]])
     assert store.changed(state, {}) == []
-
-
-@pytest.mark.parametrize("due", [True, False])
-def test_a_branch_gives_what_it_is_asked_for(due):
-    keep = [tf.zeros([2]), tf.ones([2]), tf.ones([3])]
-
-    @tf.function
-    def run(iteration):
-        return every(5, iteration, lambda: [part + 4 for part in keep], keep)
-
-    for before, after in zip(keep, run(tf.constant(10 if due else 11, tf.int64)), strict=True):
-        np.testing.assert_array_equal(after, before + 4 * due)

@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from bellman_tf._typing import LowerBlocks, Tensors
 from bellman_tf.curvature.block import StateSpec
-from bellman_tf.curvature.cached import every
 from bellman_tf.curvature.coupling.joint import EigenScaling, JointMetric, OwnGram, SampleGradients
 from bellman_tf.curvature.damping import factor_damping
 from bellman_tf.curvature.ekfac import EigenBlock, EigenMetric
@@ -14,6 +13,7 @@ from bellman_tf.curvature.gram.plan import LIMITS
 from bellman_tf.curvature.gram.products import inner_products
 from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.curvature.metric import Metric
+from bellman_tf.curvature.periods import every
 from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from bellman_tf.layers.capture import MatrixCapture
 from bellman_tf.linalg import split_damping, symmetrize

@@ -1,10 +1,10 @@
-"""Factorisations of many players at once."""
+"""Damped inverses of many matrices at once."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from bellman_tf.curvature.cached import damped_inverses
+from bellman_tf.curvature.inverses import damped_inverses
 from tests.helpers import assert_close
 
 
