@@ -1,4 +1,4 @@
-"""What ties an optimizer to a model: its players, their curvature state, and the models and loops it refuses."""
+"""What ties an optimizer to a model: its players and their curvature state."""
 
 import warnings
 import weakref
@@ -7,46 +7,35 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from bellman_tf import _checks, keras_access, keras_optimizers
+from bellman_tf import _checks
 from bellman_tf.curvature.block import Block, state_dtype
 from bellman_tf.curvature.config import Config
 from bellman_tf.curvature.coupling.base import Coupling
-from bellman_tf.curvature.identity import IdentityBlock
-from bellman_tf.curvature.inner import InnerBlock, InnerMetric, make_inner_block
+from bellman_tf.curvature.inner import InnerMetric, make_inner_block
 from bellman_tf.curvature.registry import player_layout
 from bellman_tf.curvature.stacks import StateStore
 from bellman_tf.game.players import Player, Players
-from bellman_tf.game.stages import Game
+from bellman_tf.keras_optimizers import accumulators_of, counter_of, trained_variables
 from bellman_tf.optimizers.large_states import warn_large
-from bellman_tf.optimizers.metrics import couplings_of, curvature_block, gram_forms
+from bellman_tf.optimizers.metrics import couplings_of, curvature_block
+from bellman_tf.optimizers.refusals import (
+    check_dtypes,
+    check_replay,
+    check_replicas,
+    check_scope,
+    needs_model,
+    other_players,
+    takes_whole_step,
+)
 from bellman_tf.optimizers.saving import SavingMixin
-from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.momentum import Momentum
-from bellman_tf.training.own_losses import ruled
 from bellman_tf.training.settings import GameOptions
 from bellman_tf.training.step_control import LevenbergMarquardt
 
-_NEEDS_MODEL = (
-    "{name} needs the layers of the network, not only its gradients. Received: a plain Keras model or training loop. "
-    "Change one line: `model = bellman_tf.as_game(model)` before `compile` (or derive the class of a subclassed model "
-    "from `bellman_tf.Model`), and train with `fit` or `train_on_batch`; what a loop of your own adds to the loss goes "
-    "into `compute_loss`."
-)
-_OWN_LOOP = (
-    "{name} takes the whole training step: gradients alone, handed to `apply`, `apply_gradients` or `scale_loss`, are "
-    "not enough. Received: a `train_step` or training loop of your own around the model '{model}'. Leave `train_step` "
-    "to bellman_tf.Model and say what is special in the loss: override `compute_loss(x, y, y_pred, sample_weight)`, "
-    "call `self.add_loss(...)` in `call`, or pass `loss=` to `compile`; a loop calls `model.train_on_batch(x, y)`."
-)
 _LATER = (
     "{name} is in a plain Keras model, as a loaded or cloned one may be: it can evaluate and predict, and its training "
     "state is left out. To train, `model = bellman_tf.as_game(model)`, then `compile` it again."
 )
-_WAY_OUT = (
-    "Pass rollout='linear', which runs the model's own `call`. What only a second pass has (alignments, bilinear=True, "
-    "value_hessian='outer_product') cannot be had for this model."
-)
-_WHOLE_WAY_OUT = "Use GTDDP, whose default rollout='linear' runs the model's own `call`."
 
 
 class ModelBound(SavingMixin, keras.optimizers.Optimizer):
@@ -102,8 +91,8 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
         """Sums of the gradients of every player's variables; empty without accumulation of our own."""
         if self.inner is not None or self.options.micro_batches == 1:
             return []
-        variables = keras_optimizers.trained_variables(self)
-        known = {id(v): s for v, s in zip(variables, keras_optimizers.accumulators_of(self), strict=True)}
+        variables = trained_variables(self)
+        known = {id(v): s for v, s in zip(variables, accumulators_of(self), strict=True)}
         return [[known[id(v)] for v in player.variables] for player in self.players]
 
     @property
@@ -126,50 +115,19 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
                 f"Create another {type(self).__name__} for the model '{model.name}'.",
             )  # fmt: skip
         if model.distribute_strategy.num_replicas_in_sync > 1:
-            self._check_replicas(model)
+            check_scope(self.name, [self.rejected_in_a_row, *([] if self.inner is None else [counter_of(self.inner)])])
+            whole_batch = None if self.solver is None else type(self).__name__
+            check_replicas(model, self.options, self.step_control, whole_batch, self.inner is not None)
         self._model = weakref.ref(model)
-
-    def _check_replicas(self, model: keras.Model) -> None:
-        """Refuses what does not work on several replicas, each of which sees its own samples only."""
-        synchronised = any(getattr(layer, "synchronized", False) for layer in keras_access.layers_of(model))
-        counters = [self.rejected_in_a_row, *([] if self.inner is None else [keras_optimizers.counter_of(self.inner)])]
-        if not all(isinstance(counter.value, tf.distribute.DistributedValues) for counter in counters):
-            raise _checks.error(
-                "optimizer", "be made inside the scope of the model's strategy: every replica would count its steps",
-                self.name, "Make model and optimizer, the inner one too, under `with strategy.scope():`.",
-            )  # fmt: skip
-        if self.solver is not None:
-            reason = f"{type(self).__name__} computes one step from all samples of the batch"
-            hint = "Use GTDDP, or build the model outside the strategy's scope."
-        elif self.options.rollout == "nonlinear":
-            reason = "with rollout='nonlinear' a stage moves before the replicas' later gradients are known"
-            hint = "Pass rollout='linear', or build the model outside the strategy's scope."
-        elif model.jit_compile:
-            raise _checks.error(
-                "jit_compile", "be False on several replicas: XLA compiles a function for one device and reads no "
-                "variable of another, under Keras's own optimizers neither (tensorflow/tensorflow#56423)", True,
-                "Leave it out; what runs on a single replica may be compiled.",
-            )  # fmt: skip
-        elif self.step_control is not None and self.step_control.every > 1 and synchronised:
-            raise _checks.error(
-                "step_control.every", "be 1 with a synchronised BatchNormalization on several replicas, which exchange "
-                "nothing inside a branch of the graph", self.step_control.every,
-            )  # fmt: skip
-        elif self.inner is not None and self.options.micro_batches > 1:
-            reason = "Keras's optimizers cannot accumulate gradients on several replicas"
-            hint = "Use a `curvature` of ours with gradient_accumulation_steps, or build the model outside the scope."
-        else:
-            return
-        raise _checks.error("model", f"run on one replica: {reason}", model.name, hint)
 
     def _holds(self, model: keras.Model) -> bool:
         """Whether the optimizer was built for the model's trainable variables."""
-        return [id(v) for v in model.trainable_variables] == [id(v) for v in keras_optimizers.trained_variables(self)]
+        return [id(v) for v in model.trainable_variables] == [id(v) for v in trained_variables(self)]
 
     def _bound_model(self) -> keras.Model:
         model = None if self._model is None else self._model()
         if model is None:
-            raise ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
+            raise needs_model(type(self).__name__, self.name)
         return model
 
     def build(self, variables: list[keras.Variable]) -> None:
@@ -193,8 +151,8 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
         model = self._bound_model()
         variables, game = model.trainable_variables, model.game  # loading a legacy file, Keras passes too few
         blocks = [self.make_block(player) for player in game.players]
-        self._check_replay(game, blocks)
-        self._check_dtypes(variables, blocks)
+        check_replay(model.name, game, blocks, self.options, self.whole_states)
+        check_dtypes(variables, blocks, self.options)
         warn_large(type(self).__name__, game.players, blocks)
         super().build(variables)
         self.build_inner(variables)
@@ -218,27 +176,16 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
 
     def _follow(self, game: Players) -> None:
         """Takes over a game that was read anew, if it has the players that the state was made for."""
-        if self._game is not None and self._game() is game:
-            self._check_replay(game, self.blocks)
+        known = self._game is not None and self._game() is game
+        blocks = self.blocks if known else [self.make_block(player) for player in game.players]
+        check_replay(self._bound_model().name, game, blocks, self.options, self.whole_states)
+        if known:
             return
-        blocks = [self.make_block(player) for player in game.players]
-        self._check_replay(game, blocks)
         couplings, _ = couplings_of(game, blocks, self.options)
         if _needs(game, blocks, couplings) != self._needs:
-            raise _checks.error(
-                "optimizer", "be new, or have been built for these players", [player.name for player in game.players],
-                self._why_others(game),
-            )  # fmt: skip
+            raise other_players(type(self).__name__, game)
         self.blocks, self.couplings, self.players = blocks, couplings, list(game.players)
         self._game = weakref.ref(game)
-
-    def _why_others(self, game: Players) -> str:
-        """Why a game that was read anew has other players than the state, and what to do about it."""
-        new = f"compile it with another {type(self).__name__}."
-        if not game.reason:
-            return f"The model's `call` has changed: {new}"
-        reason = game.reason.removesuffix(".")
-        return f"The model could not be looked at: {reason}. Let its `call` run on other samples too, or {new}"
 
     def make_more_state(self, game: Players) -> None:
         """Creates state besides that of the players; for subclasses.
@@ -246,34 +193,6 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
         Args:
             game: the model's game.
         """
-
-    def _check_replay(self, game: Players, blocks: list[Block]) -> None:
-        """Refuses to replay a trace that is not the model; a plain open-loop step replays nothing."""
-        captured = any(block.needs_capture and p.covered for p, block in zip(game.players, blocks, strict=True))
-        replays = self.whole_states or captured or INFORMATION[self.options.information].curved
-        if not isinstance(game, Game) or not replays:
-            return
-        name, stale = self._bound_model().name, game.stale
-        if stale:
-            raise _checks.error(
-                "model", f"be compiled again: the `call` of '{name}' has changed since it was read; {stale}", name,
-                "Or pass rollout='linear', which runs the model's own `call`.",
-            )  # fmt: skip
-        reason = game.verdict.unlike if self.whole_states else game.refusal
-        if reason:
-            raise _checks.error(
-                "rollout", f"be 'linear' for the model '{name}': {reason}", self.options.rollout,
-                _WHOLE_WAY_OUT if self.whole_states else _WAY_OUT,
-            )  # fmt: skip
-
-    def _check_dtypes(self, variables: list[keras.Variable], blocks: list[Block]) -> None:
-        """Statistics and sample weights have one dtype; the plain open-loop step needs neither."""
-        dtypes = sorted({v.dtype for v in variables})
-        plain = self.options.information == "open" and all(isinstance(b, IdentityBlock | InnerBlock) for b in blocks)
-        if "float64" in dtypes and len(dtypes) > 1 and not plain:
-            raise _checks.error(
-                "model", "have trainable variables of one dtype", dtypes, "Give every layer the same `dtype`."
-            )
 
     def make_block(self, player: Player) -> Block:
         """The curvature block that a player gets.
@@ -290,65 +209,15 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
         layout = player_layout(player.name, tuple(tuple(v.shape) for v in variables), player.coverage)
         return make_inner_block(layout, self.inner, variables, self.inner_metric)
 
-    # ---- what a reader of `game_summary` is shown
-
-    def describe(self, game: Players) -> list[str]:
-        """Each player's curvature in a word or two.
-
-        Args:
-            game: the model's game.
-
-        Returns:
-            One description per player.
-        """
-        blocks = self._blocks_of(game)
-        _, notes = couplings_of(game, blocks, self.options)
-        drawn = [" of the model" if block.draws else "" for block in blocks]
-        return [block.describe() + whose + note for block, whose, note in zip(blocks, drawn, notes, strict=True)]
-
-    def _blocks_of(self, game: Players) -> list[Block]:
-        """The blocks in use, if they are of the variables of these players; else what the players would get."""
-        used, asked = ([[id(v) for v in p.variables] for p in players] for players in (self.players, game.players))
-        return self.blocks if used == asked else [self.make_block(player) for player in game.players]
-
-    def describe_grams(self, game: Players) -> list[str]:
-        """The form of each player's Gram matrix.
-
-        Args:
-            game: the model's game.
-
-        Returns:
-            One form per player; "none" where no Gram matrix is formed.
-        """
-        return gram_forms(self.options, game, self._blocks_of(game))
-
-    def describe_losses(self, game: Players) -> list[str] | None:
-        """The outputs whose losses each player minimises.
-
-        Args:
-            game: the model's game.
-
-        Returns:
-            Names per player, "all" for players without a rule; `None` without `player_losses`.
-        """
-        own = ruled(game.players, self.options.player_losses)
-        return [", ".join(own.get(player.index, ("all",))) for player in game.players] if own else None
-
     # ---- training loops that are not ours
 
     def scale_loss(self, loss: Any) -> Any:
         """Refuses: only a `train_step` that is not ours calls this."""
-        raise self._refusal()
+        raise takes_whole_step(type(self).__name__, self._bound_model())
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Refuses: gradients alone are not enough."""
-        raise self._refusal()
-
-    def _refusal(self) -> ValueError:
-        model = None if self._model is None else self._model()
-        if model is None:
-            return ValueError(_NEEDS_MODEL.format(name=type(self).__name__))
-        return ValueError(_OWN_LOOP.format(name=type(self).__name__, model=model.name))
+        raise takes_whole_step(type(self).__name__, self._bound_model())
 
 
 def _needs(

@@ -1,7 +1,8 @@
 """GTDDP: training as a cooperative dynamic game, one Keras optimizer.
 
 The class names the options and writes them down. `arguments.py` checks them, `binding.py` ties the optimizer to a model
-and makes its state, `stepping.py` takes the step, `records.py` keeps what comes of it.
+and makes its state, `refusals.py` says which models it does not take, `stepping.py` takes the step, `records.py` keeps
+what comes of it, `description.py` puts the players into words.
 """
 
 from typing import Any, Self, Unpack
@@ -21,6 +22,7 @@ from bellman_tf.optimizers.arguments import (
     micro_batches_of,
     rollout_for,
 )
+from bellman_tf.optimizers.description import Description
 from bellman_tf.optimizers.keywords import (
     AllKeywords,
     CouplingName,
@@ -50,7 +52,7 @@ from bellman_tf.training.step_control import get as step_control_named
 
 
 @keras.saving.register_keras_serializable("bellman_tf")
-class GTDDP(Rejections, Stepping):
+class GTDDP(Description, Rejections, Stepping):
     """Differential dynamic programming on networks as games: layers are players, and the players of a stage cooperate.
 
     Every step solves a Bellman recursion over the layers, exactly, in the space of the batch's samples; the update of
