@@ -72,7 +72,7 @@ def matched_coefficient(heads: Sequence[Head], g: Sequence[tf.Tensor]) -> tf.Ten
     g = [at_least_float32(x) for x in g]
     along = [head.quadratic(x) for head, x in zip(heads, g, strict=True)]
     squares = [dot_per_sample(x, x) for x in g]
-    size, curvature = (parts[0] if len(parts) == 1 else tf.add_n(parts) for parts in (squares, along))
+    size, curvature = (tf.add_n(parts) for parts in (squares, along))
     least = smallest_normal(size.dtype) ** 0.5
     seen = (size >= least) & (size <= 1.0 / least)
     size = tf.where(seen, size, 1.0)

@@ -33,15 +33,10 @@ def curvature_block(curvature: Config, player: Player, options: GameOptions) -> 
     block = make_block(curvature, player_layout(player.name, shapes, player.coverage))
     if isinstance(block, KFACBlock) and block.mixes and INFORMATION[options.information].curved:
         able = dataclasses.replace(block.kind, whitened=True)
-        chosen = player.gram_plan(able, options.gram, _group_size(options), options.gram_limits)
+        chosen = player.gram_plan(able, options.gram, options.coupled(), options.gram_limits)
         if chosen.form == "features":
             block.mixtures = kept_features(block.rows.size, options.gram_limits)
     return block
-
-
-def _group_size(options: GameOptions) -> int | None:
-    """Samples that one Gram matrix couples."""
-    return options.group_size if options.value_hessian == "batch" else 1
 
 
 def _positions(player: Player) -> int | None:
@@ -82,7 +77,7 @@ def gram_forms(options: GameOptions, game: Players, blocks: list[Block]) -> list
     """
     if not INFORMATION[options.information].curved:
         return ["none"] * len(blocks)
-    group_size = _group_size(options)
+    group_size = options.coupled()
     couplings, _ = couplings_of(game, blocks, options)
     joint = {k for coupling in couplings if coupling.joint and coupling.joint_gram for k in coupling.players}
     return [

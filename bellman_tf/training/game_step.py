@@ -8,7 +8,6 @@ import tensorflow as tf
 from bellman_tf import keras_access
 from bellman_tf._typing import Arguments, Nested, Tensors
 from bellman_tf.bellman import SampleValue, sample_space, to_groups
-from bellman_tf.curvature.gram import gram
 from bellman_tf.game.graph import Slot
 from bellman_tf.game.stages import Player
 from bellman_tf.keras_access import flat_inputs
@@ -16,6 +15,7 @@ from bellman_tf.layers.capture import Capture, weigh
 from bellman_tf.layers.tensors import to_work
 from bellman_tf.losses import Signs
 from bellman_tf.training.context import Outcome
+from bellman_tf.training.contributions import Contributions
 from bellman_tf.training.derivatives import differentiate, through_normalisation
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.monitor import feedback_ratio, leverage, predicts, spread
@@ -46,7 +46,6 @@ class GameStep:
         self.batch, self.game = batch, batch.program
         self.options = batch.settings.options
         self.information = INFORMATION[self.options.information]
-        self._own_drop: Tensors = []  # l_u' M^{-1} l_u of the covered players
         self._open_drop: Tensors = []  # <g, decrease> of the open-loop players
 
     def run(self) -> None:
@@ -70,10 +69,11 @@ class GameStep:
     def differentiate(self) -> None:
         """Pass 1 and the backward pass, into `derivatives`."""
         self.derivatives = differentiate(self.batch, self.information.feedback)
-        self._captures = {k: capture for k, capture in enumerate(self.derivatives.captures) if capture is not None}
+        captures = {k: capture for k, capture in enumerate(self.derivatives.captures) if capture is not None}
+        self.contributions = Contributions(self.batch, captures, self.batch.metric_of)
 
     def _capture(self, player: Player) -> Capture | None:
-        return self._captures.get(player.index)
+        return self.contributions.captures.get(player.index)
 
     # ---- recursion
 
@@ -122,61 +122,16 @@ class GameStep:
         return capture.gradient(weights)
 
     def _gram(self, player: Player, group_size: int | None) -> tf.Tensor | None:
-        """The player's Gram matrix; that of players with a joint metric belongs to the first of them."""
-        if self._capture(player) is None or self._follows(player):
-            return None
-        together = self.batch.together.get(player.index)
-        if together is None:
-            return self._own_gram(player, group_size)
-        captures = together.captures(self._captures)
-        own = [functools.partial(self._own_gram, member, group_size) for member in together.players]
-        return tf.cast(together.metric.gram(captures, group_size, own), self.batch.dtype)
+        """The Gram matrix that a player brings, if it does."""
+        return self.contributions.gram(player, group_size) if self.contributions.come_from(player) else None
 
-    def _follows(self, player: Player) -> bool:
-        """Whether this player's joint metric is handled with an earlier player of its stage."""
-        together = self.batch.together.get(player.index)
-        return together is not None and together.players[0].index != player.index
-
-    def _own_gram(self, player: Player, group_size: int | None) -> tf.Tensor:
-        capture, metric = self._captures[player.index], self.batch.metric_of(player)
-        found = gram(capture, metric, group_size, self.options.gram, self.options.gram_limits)
-        return tf.cast(found, self.batch.dtype)
-
-    def _own_pull(self, player: Player) -> tf.Tensor | None:
-        """`<q_ij, M^{-1} l_u>`, `[B, m]`, or `None` without own cost; adds `l_u' M^{-1} l_u` to the prediction."""
-        if self._capture(player) is None or self._follows(player):
-            return None
-        members = self._acting(player)
-        if all(cost is None for member in members for cost in self.batch.own[member.index]):
-            return None
-        costs = [
-            [
-                tf.zeros(v.shape, self.batch.dtype) if l is None else tf.cast(l, self.batch.dtype)
-                for v, l in zip(member.variables, self.batch.own[member.index], strict=True)
-            ]
-            for member in members
-        ]
-        solved = self._solve(player, costs)
-        for cost, parts in zip(costs, solved, strict=True):
-            self._own_drop += [tf.reduce_sum(l * s) for l, s in zip(cost, parts, strict=True)]
-        return _sum([self._captures[member.index].inner(s) for member, s in zip(members, solved, strict=True)])
-
-    def _acting(self, player: Player) -> list[Player]:
-        """The players whose joint metric is handled at `player`, itself included; `player` alone without one."""
-        together = self.batch.together.get(player.index)
-        return [player] if together is None else together.players
-
-    def _solve(self, player: Player, parts: list[Tensors]) -> list[Tensors]:
-        """`M^{-1} parts`, for the players of `_acting`."""
-        together = self.batch.together.get(player.index)
-        return [self.batch.metric_of(player).solve(*parts)] if together is None else together.metric.solve(parts)
+    def _pull(self, player: Player) -> tf.Tensor | None:
+        """`<q_ij, M^{-1} l_u>`, `[B, m]`, if the player brings it."""
+        return self.contributions.pull(player) if self.contributions.come_from(player) else None
 
     def _sample_backward(self) -> SamplePolicy:
         """Metrics and Gram matrices of all players, then all stages at once."""
-        batch, options = self.batch, self.options
-        group_size = 1 if options.value_hessian == "block_diagonal" else options.group_size
-        if group_size is not None and isinstance(batch.batch_size, int) and group_size >= batch.batch_size > 1:
-            group_size = None
+        batch, group_size = self.batch, self.options.coupled(self.batch.batch_size)
         value = sample_space.init(
             batch.batch_size,
             beta_squared=self.derivatives.beta_squared,
@@ -192,7 +147,7 @@ class GameStep:
             pulls.append([])
             for player in stage.players:
                 grams[-1].append(self._gram(player, group_size))
-                pull = self._own_pull(player)
+                pull = self._pull(player)
                 pulls[-1].append(None if pull is None else to_groups(tf.cast(pull, batch.dtype), group_size))
         policy.solve(grams, pulls if any(pull is not None for stage in pulls for pull in stage) else None)
         return policy
@@ -222,19 +177,18 @@ class GameStep:
         if gram is None:
             return None, None
         if self.options.outer_gain == "own":
-            return policy.own_gain(agent, gram, self._own_pull(player)), gram
+            return policy.own_gain(agent, gram, self._pull(player)), gram
         return self._inner_gain(player, policy.slopes(agent)), gram
 
     def _inner_gain(self, player: Player, slopes: tf.Tensor) -> tf.Tensor:
-        """`<q_ij, k>`, `[B, m]`, summed over the players of `_acting`."""
-        batch, members = self.batch, self._acting(player)
-        captures = [self._captures[member.index] for member in members]
+        """`<q_ij, k>`, `[B, m]`, summed over those that share the player's metric."""
+        batch, contributions = self.batch, self.contributions
         gradients = [
-            batch.complete(member, capture.gradient(slopes / batch.total))
-            for member, capture in zip(members, captures, strict=True)
+            batch.complete(member, contributions.captures[member.index].gradient(slopes / batch.total))
+            for member in batch.members(player)
         ]
-        gains = [[-part for part in parts] for parts in self._solve(player, gradients)]
-        return _sum([tf.cast(c.inner(k), batch.dtype) for c, k in zip(captures, gains, strict=True)])
+        gains = [[-part for part in parts] for parts in contributions.solve(player, gradients)]
+        return tf.cast(contributions.inner(player, gains), batch.dtype)
 
     # ---- pass 2
 
@@ -252,7 +206,7 @@ class GameStep:
             terms.append(columns[0] if len(columns) == 1 else tf.concat(columns, axis=1))
         if not terms:
             return None  # the first stage's state is the data
-        return tf.cast(terms[0] if len(terms) == 1 else tf.add_n(terms), self.batch.dtype)
+        return tf.cast(tf.add_n(terms), self.batch.dtype)
 
     def _apply(self, policy: SamplePolicy | PublishedPolicy) -> None:
         """Pass 2 inside the model's own `__call__`: stage by stage, new values from weights of the new state."""
@@ -333,11 +287,5 @@ class GameStep:
 
     def _predicted(self, policy: SamplePolicy) -> tf.Tensor:
         """Decrease of the quadratic model: the recursion's, and half of <g, step> of every open-loop player."""
-        own = tf.add_n(self._own_drop) if self._own_drop else None
-        decrease = policy.predicted_reduction(own)
+        decrease = policy.predicted_reduction(self.contributions.own_drop())
         return decrease + tf.add_n(self._open_drop) / 2 if self._open_drop else decrease
-
-
-def _sum(tensors: Tensors) -> tf.Tensor:
-    """The sum, without an operation for a single tensor."""
-    return tensors[0] if len(tensors) == 1 else tf.add_n(tensors)

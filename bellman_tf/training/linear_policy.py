@@ -266,4 +266,4 @@ class LinearPolicy:
 def _sum(parts: Sequence[tf.Tensor | None]) -> tf.Tensor | None:
     """Sum of what is there, `None` if nothing is."""
     known = [part for part in parts if part is not None]
-    return (known[0] if len(known) == 1 else tf.add_n(known)) if known else None
+    return tf.add_n(known) if known else None

@@ -202,6 +202,15 @@ class Moves:
                 for k, metric in zip(coupling.players, joined, strict=True):
                     self.metrics[k] = metric
 
+    def members(self, player: Player) -> list[Player]:
+        """The players that a player shares its metric with, itself included."""
+        together = self.together.get(player.index)
+        return [player] if together is None else together.players
+
+    def leads(self, player: Player) -> bool:
+        """Whether a player is the first of those that share its metric; what is made with it is made for that one."""
+        return self.members(player)[0].index == player.index
+
     def metric_of(self, player: Player) -> Metric:
         """The player's metric of this step, once it is known."""
         return _checks.given(f"metric of {player.name}", self.metrics[player.index])

@@ -20,12 +20,13 @@ import tensorflow as tf
 
 from bellman_tf import _checks, replicas
 from bellman_tf._typing import Tensors
-from bellman_tf.curvature.gram import condense, gram
+from bellman_tf.curvature.gram import condense
 from bellman_tf.game.players import COTANGENTS, Player
 from bellman_tf.layers.capture import weigh_each
 from bellman_tf.losses import keras_computes_loss
 from bellman_tf.training.accumulation import accumulate
 from bellman_tf.training.context import Outcome
+from bellman_tf.training.contributions import Contributions
 from bellman_tf.training.displacement import decrease_of, outcome_of_replicas
 from bellman_tf.training.global_policy import Part, Share, policy_of_replicas, sides_of
 from bellman_tf.training.linear_policy import LinearPolicy
@@ -95,17 +96,16 @@ class NativeStep(NativePass):
             if player.index not in self.metrics:
                 block, state = self.blocks[player.index], step.context.state[player.index]
                 self.metrics[player.index] = block.standing(state, step.step)
+        self.contributions = Contributions(step, self.wholes, lambda player: self.metrics[player.index])
 
     def _roll_out(self) -> None:
         """Gram matrices of all players, one after the other, and the weights of all samples."""
-        step, options = self.step, self.options
-        group_size = 1 if options.value_hessian == "block_diagonal" else options.group_size
-        if group_size is not None and isinstance(step.batch_size, int) and group_size >= step.batch_size > 1:
-            group_size = None
+        step, options, contributions = self.step, self.options, self.contributions
+        group_size = options.coupled(step.batch_size)
         direct = step.settings.momentum.direct if step.settings.momentum.known else 1.0
-        leading = [player for player in self.covered if self._leads(player)]
+        leading = [player for player in self.covered if step.leads(player)]
         if self.everyone:
-            parts = [Part(p, self._sides(p), self._pull(p), self._ahead(p)) for p in leading]
+            parts = [Part(p, self._sides(p), contributions.pull(p), self._ahead(p)) for p in leading]
             self.policy = policy_of_replicas(
                 parts, self.objectives, self.information, step.batch_size, step.dtype, direct
             )
@@ -118,57 +118,24 @@ class NativeStep(NativePass):
             condense(self.wholes[index], self.metrics[index].kind, group_size, options.gram, options.gram_limits)
         for player in reversed(leading):  # the order in which the backward pass gives their cotangents
             with tf.control_dependencies(done):  # gradients per sample of one layer at a time
-                found = self._gram(player, group_size)
-            done = [self.policy.add(player, found, self._pull(player), self._ahead(player))]
+                found = contributions.gram(player, group_size)
+            done = [self.policy.add(player, found, contributions.pull(player), self._ahead(player))]
         self.policy.solve(self.game)
-
-    def _leads(self, player: Player) -> bool:
-        """Whether the player is the first of those that its joint metric, if it has one, belongs to."""
-        together = self.step.together.get(player.index)
-        return together is None or together.players[0].index == player.index
-
-    def _members(self, player: Player) -> list[Player]:
-        together = self.step.together.get(player.index)
-        return [player] if together is None else together.players
-
-    def _gram(self, player: Player, group_size: int | None) -> tf.Tensor:
-        def own(member: Player) -> tf.Tensor:
-            capture, metric = self.wholes[member.index], self.metrics[member.index]
-            found = gram(capture, metric, group_size, self.options.gram, self.options.gram_limits)
-            return tf.cast(found, self.step.dtype)
-
-        together = self.step.together.get(player.index)
-        if together is None:
-            return own(player)
-        captures = together.captures(self.wholes)
-        forms = [functools.partial(own, member) for member in together.players]
-        return tf.cast(together.metric.gram(captures, group_size, forms), self.step.dtype)
 
     def _sides(self, player: Player) -> Share:
         """What its samples send to those of other replicas; the Gram matrix of this one where that is too much."""
-        pairs = [(self.wholes[member.index], self.metrics[member.index]) for member in self._members(player)]
+        pairs = [(self.wholes[member.index], self.metrics[member.index]) for member in self.step.members(player)]
         found = sides_of(pairs, self.step.together.get(player.index), self.options)
-        return self._gram(player, None) if found is None else found
-
-    def _pull(self, player: Player) -> tf.Tensor | None:
-        """`<q_ij, M^{-1} l_u>`, `[R, m]`, of a player and those that share its metric; `None` without own costs."""
-        step, members = self.step, self._members(player)
-        if all(cost is None for member in members for cost in step.own[member.index]):
-            return None
-        solved = self._solve(player, [step.own_cost(member) for member in members])
-        return tf.add_n([self.wholes[m.index].inner(s) for m, s in zip(members, solved, strict=True)])
+        return self.contributions.gram(player, None) if found is None else found
 
     def _ahead(self, player: Player) -> tf.Tensor | None:
         """`<q_ij, D>`, `[R, m]`, D what momentum will move; `None` without momentum in the policy."""
         step, momentum = self.step, self.step.settings.momentum
         if not momentum.known:
             return None
-        moved = [(m, [tf.cast(v, step.dtype) for v in step.context.velocities[m.index]]) for m in self._members(player)]
-        return tf.add_n([self.wholes[m.index].inner(momentum.ahead(velocity)) for m, velocity in moved])
-
-    def _solve(self, player: Player, parts: list[Tensors]) -> list[Tensors]:
-        together = self.step.together.get(player.index)
-        return [self.metrics[player.index].solve(*parts)] if together is None else together.metric.solve(parts)
+        velocities = [step.context.velocities[member.index] for member in step.members(player)]
+        moved = [momentum.ahead([tf.cast(v, step.dtype) for v in velocity]) for velocity in velocities]
+        return self.contributions.inner(player, moved)
 
     @property
     def _solved(self) -> LinearPolicy:
@@ -202,8 +169,7 @@ class NativeStep(NativePass):
         return player.weighing == COTANGENTS and apart
 
     def _weights(self, player: Player) -> tf.Tensor:
-        together = self.step.together.get(player.index)
-        return self._solved.weights(player if together is None else together.players[0])
+        return self._solved.weights(self.step.members(player)[0])
 
     def _enclosed(self) -> dict[int, Tensors]:
         """Gradients of open-loop players, each from the outputs of the layer that it acts within, by index."""
@@ -254,7 +220,7 @@ class NativeStep(NativePass):
             with tf.control_dependencies(done):  # the temporary tensors of one layer at a time
                 if together is None:
                     done = step.subtract(player, gradients[player.index])
-                elif together.players[0].index == player.index:
+                elif step.leads(player):
                     [done, *_] = step.move_together(together, [gradients[p.index] for p in together.players])
 
     # ---- what comes of it
@@ -271,21 +237,15 @@ class NativeStep(NativePass):
         if replicas.count() > 1 and not self.everyone:
             predicted, held_out = outcome_of_replicas(step, policy, self.captures, gradients, new)
             return Outcome(predicted, actual, held_out)
-        own, loose = [], []
+        loose = []
         for player in self.game.players:
             if policy is None or player.index not in self.captures:
                 # open-loop: half of <g, decrease>, as for a quadratic model's best step
                 moved = [new[id(v)] for v in player.variables]
                 pairs = zip(gradients[player.index], step.values[player.index], moved, strict=True)
                 loose += [tf.reduce_sum(g * tf.cast(before - now, step.dtype)) for g, before, now in pairs]
-            elif self._leads(player) and any(c is not None for m in self._members(player) for c in step.own[m.index]):
-                costs = [step.own_cost(member) for member in self._members(player)]
-                solved = self._solve(player, costs)
-                own += [
-                    tf.reduce_sum(l * x) for l, x in zip(tf.nest.flatten(costs), tf.nest.flatten(solved), strict=True)
-                ]
         open_loop = tf.add_n(loose) / 2 if loose else tf.zeros_like(actual)
         if policy is None:
             return Outcome(open_loop, actual, tf.zeros([3], actual.dtype))
-        predicted = policy.predicted_reduction(tf.add_n(own) if own else None)
+        predicted = policy.predicted_reduction(self.contributions.own_drop())
         return Outcome(predicted + open_loop, actual, policy.held_out_model())

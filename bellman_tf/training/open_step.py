@@ -51,6 +51,5 @@ def open_step(batch: Round) -> None:
     for index in list(waiting):
         if index not in batch.together:
             batch.subtract(players[index], waiting[index])
-        elif index == batch.together[index].players[0].index:
-            together = batch.together[index]
-            batch.move_together(together, [waiting[player.index] for player in together.players])
+        elif batch.leads(players[index]):
+            batch.move_together(batch.together[index], [waiting[p.index] for p in batch.members(players[index])])

@@ -65,7 +65,7 @@ class SamplePolicy:
         for stage in stages:
             if self.joint:
                 known = [part for part in stage if part is not None]
-                slots.append((known[0] if len(known) == 1 else tf.add_n(known)) if known else None)
+                slots.append(tf.add_n(known) if known else None)
             else:
                 slots.extend([*stage, *[None] * (agents - len(stage))])
         if any(part is None for part in slots):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 from bellman_tf import _checks
+from bellman_tf._typing import Size
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.gram import FORMS, GramForm, GramLimits
@@ -148,6 +149,19 @@ class GameOptions:
     def published(self) -> bool:
         """Whether the value follows the papers' recursion, with the metric in place of Q_uu and samples uncoupled."""
         return self.value_hessian in {"outer_product", "per_sample"}
+
+    def coupled(self, batch_size: Size | None = None) -> int | None:
+        """Samples that one Gram matrix couples.
+
+        Args:
+            batch_size: of a batch, if it is known.
+
+        Returns:
+            Their number, `None` for the whole batch.
+        """
+        size = self.group_size if self.value_hessian == "batch" else 1
+        whole = size is not None and isinstance(batch_size, int) and size >= batch_size > 1
+        return None if whole else size
 
     @property
     def columns(self) -> int | None:

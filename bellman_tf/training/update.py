@@ -79,7 +79,7 @@ def all_finite(tensors: Tensors) -> tf.Tensor:
         shape = tensor.shape
         small = shape.rank and shape.is_fully_defined() and shape.num_elements() <= _SMALL
         alike.setdefault((tuple(shape), tensor.dtype) if small else place, []).append(tensor)
-    tensors = [group[0] if len(group) == 1 else tf.add_n(group) for group in alike.values()]
+    tensors = [tf.add_n(group) for group in alike.values()]
     sums = [tf.reduce_sum(t, constant(range(t.shape.rank))) if t.shape.rank else t for t in tensors]
     if not sums:
         return tf.constant(True)

@@ -8,7 +8,7 @@ from keras import layers
 import bellman_tf as btf
 from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.gram.across_replicas import GLOBAL_BATCH
-from bellman_tf.training import native_step
+from bellman_tf.training import contributions
 from tests.helpers import assert_close
 from tests.replicas.training import (
     CLASSES,
@@ -178,7 +178,7 @@ def test_what_is_too_much_to_send_is_named_and_stays_within_a_replica(monkeypatc
         matrix = gram(capture, *options)
         return matrix * mask if capture.layout.width == 5 else matrix
 
-    monkeypatch.setattr(native_step, "gram", apart)
+    monkeypatch.setattr(contributions, "gram", apart)
     alone, _ = compiled(1, make(), run_eagerly=True)
     fit(alone, x, y, 8, 1)
     assert_same_training(model, alone)

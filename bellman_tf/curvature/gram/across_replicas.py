@@ -23,7 +23,7 @@ from bellman_tf._typing import Tensors
 from bellman_tf.curvature.gram.blocks import bias_pairs
 from bellman_tf.curvature.gram.hashed import hashed_pair
 from bellman_tf.curvature.gram.plan import GramForm, GramLimits, kept_channels, kept_features, plan
-from bellman_tf.curvature.gram.products import stacked, total
+from bellman_tf.curvature.gram.products import stacked
 from bellman_tf.curvature.metric import GradientPair, Metric, MetricKind, TwoSided
 from bellman_tf.layers.capture import Capture, MatrixCapture
 from bellman_tf.layers.embedding import Lookup
@@ -149,8 +149,8 @@ def of_pairs(pairs: list[GradientPair]) -> Sides:
 
     def rows(everyone: Tensors) -> tf.Tensor:
         others = iter(everyone)
-        return total([
-            pair.scale * total([_between(first, next(others)) for first in pair.first]) for pair in pairs
+        return tf.add_n([
+            pair.scale * tf.add_n([_between(first, next(others)) for first in pair.first]) for pair in pairs
         ])  # fmt: skip
 
     return Sides([tensor for pair in pairs for tensor in pair.second], rows)

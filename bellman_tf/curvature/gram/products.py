@@ -34,16 +34,11 @@ def inner_products(parts: Tensors, solved: Tensors, group_size: int | None) -> t
     """`sum over variables of Q (M^{-1} Q)'` inside groups."""
     pairs = list(zip(parts, solved, strict=True))
     if group_size is None:  # a plain product: the batched one costs more than a small matrix
-        return expand_dims(total([row_products(*_row_pair(q, s)) for q, s in pairs]), 0)
+        return expand_dims(tf.add_n([row_products(*_row_pair(q, s)) for q, s in pairs]), 0)
     if group_size == 1 and all(q.shape[1] == 1 for q in parts):
         sums = [tf.reduce_sum(q * s, axis=list(range(1, len(q.shape)))) for q, s in pairs]
-        return tf.reshape(total(sums), [-1, 1, 1])
-    return total([tf.matmul(grouped(q, group_size), grouped(s, group_size), transpose_b=True) for q, s in pairs])
-
-
-def total(parts: Tensors) -> tf.Tensor:
-    """The sum of one tensor or several."""
-    return parts[0] if len(parts) == 1 else tf.add_n(parts)
+        return tf.reshape(tf.add_n(sums), [-1, 1, 1])
+    return tf.add_n([tf.matmul(grouped(q, group_size), grouped(s, group_size), transpose_b=True) for q, s in pairs])
 
 
 def _row_pair(q: tf.Tensor, s: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
