@@ -11,7 +11,7 @@ from bellman_tf.trajectory import backward, constraints, forward
 from bellman_tf.trajectory.backward import Sweep
 from bellman_tf.trajectory.constraints import Lagrangian
 from bellman_tf.trajectory.derivatives import model_along
-from bellman_tf.trajectory.forward import Rollout
+from bellman_tf.trajectory.forward import Rollout, SearchResult
 from bellman_tf.trajectory.options import AugmentedLagrangian, LineSearch, Regularization
 from bellman_tf.trajectory.problem import Problem
 from bellman_tf.trajectory.regularisation import stronger, weaker
@@ -58,153 +58,172 @@ def run(problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) 
     Returns:
         `Solution` without its history, and `[fields of History, max_iterations + 1, B]`.
     """
-    dtype = x0.dtype
-    eps = float(np.finfo(dtype.as_numpy_dtype).eps)
-    schedule = options.regularization
-    gradient_tolerance = eps**0.5 if options.gradient_tolerance is None else options.gradient_tolerance
-    cost_tolerance = eps**0.75 if options.cost_tolerance is None else options.cost_tolerance
-    limits = problem.limits(controls)
-    schedule_of_multipliers = options.augmented_lagrangian
-    constraint_tolerance = eps**0.5 if schedule_of_multipliers.tolerance is None else schedule_of_multipliers.tolerance
+    solve = _Solve(problem, options, x0, controls)
+    (loop,) = tf.while_loop(solve.unfinished, solve.iterate, (solve.start(),))
+    return solve.solution(loop), tf.stack([array.stack() for array in loop.history])
 
-    def sweep_along(
-        nominal: Rollout, mu: Batch, rate: Batch, status: Batch, lagrangian: Lagrangian
-    ) -> tuple[Sweep, Batch, Batch, Batch]:
-        model = model_along(problem, nominal.states, nominal.controls, options.second_order, lagrangian)
-        sweep, mu, rate = backward.regularised_sweep(
-            model, nominal.controls, limits, mu, rate, status == Status.RUNNING, schedule
+
+class _Solve:
+    """What all iterations of a solve have in common: problem, options, limits, tolerances, where it starts."""
+
+    def __init__(self, problem: Problem, options: Options, x0: tf.Tensor, controls: tf.Tensor) -> None:
+        (T, m, B), (n, _) = controls.shape, x0.shape
+        eps = float(np.finfo(x0.dtype.as_numpy_dtype).eps)
+        self.problem, self.options, self.x0, self.controls = problem, options, x0, controls
+        self.limits, self.nothing = problem.limits(controls), backward.no_sweep(T, B, m, n, x0.dtype)
+        self.schedule, self.multipliers = options.regularization, options.augmented_lagrangian
+        wanted = options.gradient_tolerance, options.cost_tolerance, self.multipliers.tolerance
+        self.gradient_tolerance, self.cost_tolerance, self.constraint_tolerance = (
+            eps**power if value is None else value for value, power in zip(wanted, (0.5, 0.75, 0.5), strict=True)
         )
-        status = _set(_set(status, ~sweep.finite, Status.NON_FINITE), ~sweep.definite, Status.INDEFINITE)
-        small = sweep.gradient <= gradient_tolerance * (1.0 + tf.abs(nominal.cost))
-        if problem.constrained:  # good enough for new multipliers
-            gap = constraints.gap(constraints.values(problem, nominal.states, nominal.controls), lagrangian)
-            small |= (gap > constraint_tolerance) & (sweep.gradient <= schedule_of_multipliers.inexact * gap)
-        return sweep, mu, rate, _set(status, small, Status.CONVERGED_GRADIENT)
 
-    def record(
-        history: tuple[tf.TensorArray, ...], i: Size, nominal: Rollout, sweep: Sweep, step: Batch, mu: Batch
-    ) -> tuple[tf.TensorArray, ...]:
-        entries = (nominal.cost, sweep.gradient, forward.expected_reduction(sweep, 1.0), step, mu)
-        return tuple(array.write(i, entry) for array, entry in zip(history, entries, strict=True))
+    def start(self) -> _LoopState:
+        """The first trajectory, along which nothing has been swept."""
+        problem, (_, B), dtype = self.problem, self.x0.shape, self.x0.dtype
+        start = forward.roll(problem, self.x0, self.controls)
+        multipliers = tf.nest.map_structure(tf.zeros_like, constraints.values(problem, start.states, start.controls))
+        lagrangian = Lagrangian(multipliers, tf.fill([B], tf.constant(self.multipliers.initial, dtype)))
+        start = start._replace(cost=forward.total_cost(problem, start.states, start.controls, lagrangian))
+        status = tf.where(forward.is_finite(start), int(Status.RUNNING), int(Status.NON_FINITE))
+        mu, rate, gap = (tf.fill([B], tf.constant(value, dtype)) for value in (self.schedule.initial, 1.0, np.inf))
+        history = tuple(
+            tf.TensorArray(dtype, self.options.max_iterations + 1, element_shape=[B], clear_after_read=False)
+            for _ in History._fields
+        )
+        # an instance that is not finite from the start has no iteration at all, but its cost belongs into the history
+        history = _recorded(history, 0, start, self.nothing, mu * 0.0, mu)
+        unswept, iterations = tf.zeros([B], tf.bool), tf.zeros([B], tf.int32)
+        return _LoopState(
+            tf.constant(0), start, self.nothing, unswept, mu, rate, status, iterations, history, lagrangian, gap
+        )
 
-    def unfinished(loop: _LoopState) -> Scalar:
-        return (loop.iteration <= options.max_iterations) & tf.reduce_any(loop.status == Status.RUNNING)
+    def unfinished(self, loop: _LoopState) -> Scalar:
+        """Whether an instance is still running and has an iteration left."""
+        return (loop.iteration <= self.options.max_iterations) & tf.reduce_any(loop.status == Status.RUNNING)
 
-    def iterate(
-        loop: _LoopState,
-    ) -> tuple[_LoopState]:  # number 0, and one after new multipliers, only sweeps along the trajectory that it has
-        i, nominal, mu, rate = loop.iteration, loop.nominal, loop.mu, loop.rate
+    def iterate(self, loop: _LoopState) -> tuple[_LoopState]:
+        """A step, mu for the next one, a sweep along the new trajectory, new multipliers."""
         running = loop.status == Status.RUNNING
-        moving = running & loop.swept
-        found = forward.search(problem, nominal, loop.sweep, moving, limits, options.line_search, loop.lagrangian)
+        moving = running & loop.swept  # number 0, and one after new multipliers, only sweeps along what it has
+        found = forward.search(
+            self.problem, loop.nominal, loop.sweep, moving, self.limits, self.options.line_search, loop.lagrangian
+        )
         accepted = moving & (found.step > 0.0)
+        converged = self._cost_converged(loop, found, moving, accepted)
+        mu, rate, status = self._regularised(loop, moving, accepted, moving & ~accepted & ~converged)
+        swept = running & (status == Status.RUNNING)
+        sweep, mu, rate, status = self._sweep(found.rollout, mu, rate, status, loop.lagrangian)
+        if self.problem.constrained:  # the last renewal of its multipliers came after its sweep
+            sweep = _where(swept, sweep, loop.sweep)
+        new = _LoopState(
+            iteration=loop.iteration + 1,
+            nominal=found.rollout,
+            sweep=sweep,
+            swept=tf.ones_like(running),
+            mu=mu,
+            rate=rate,
+            status=_set(status, converged, Status.CONVERGED_COST),
+            iterations=tf.where(running, loop.iteration, loop.iterations),
+            history=_recorded(loop.history, loop.iteration, found.rollout, sweep, found.step, mu),
+            lagrangian=loop.lagrangian,
+            gap=loop.gap,
+        )
+        return (self._with_new_multipliers(running, new) if self.problem.constrained else new,)
 
-        negligible = cost_tolerance * (1.0 + tf.abs(nominal.cost))
+    def _cost_converged(self, loop: _LoopState, found: SearchResult, moving: Batch, accepted: Batch) -> Batch:
+        """Whether a full step lowered the cost by next to nothing, or none was accepted and no more was promised."""
+        negligible = self.cost_tolerance * (1.0 + tf.abs(loop.nominal.cost))
         promise = forward.expected_reduction(loop.sweep, 1.0)
         converged = tf.where(accepted, (found.reduction <= negligible) & (found.step >= 1.0), promise <= negligible)
-        converged &= moving & (mu <= 0.0)
+        return converged & moving & (loop.mu <= 0.0)
 
-        up, down = stronger(mu, rate, schedule), weaker(mu, rate, schedule)
-        refused = moving & ~accepted & ~converged
+    def _regularised(
+        self, loop: _LoopState, moving: Batch, accepted: Batch, refused: Batch
+    ) -> tuple[Batch, Batch, Batch]:
+        """Mu, rate and status after a step: a refused one asks for more, up to where the search has failed."""
+        up, down = stronger(loop.mu, loop.rate, self.schedule), weaker(loop.mu, loop.rate, self.schedule)
         mu, rate = (
             tf.where(accepted, low, tf.where(refused, high, old))
-            for old, low, high in zip((mu, rate), down, up, strict=True)
+            for old, low, high in zip((loop.mu, loop.rate), down, up, strict=True)
         )
         # An instance that has stopped keeps its trajectory and the mu of its last sweep: sweeping it along once more
         # gives the same sweep, and takes less time than choosing between two.
-        status = _set(loop.status, refused & (mu > schedule.largest), Status.LINE_SEARCH_FAILED)
-        mu = tf.where(moving & (status == Status.LINE_SEARCH_FAILED), loop.mu, mu)
-        swept = running & (status == Status.RUNNING)
-        sweep, mu, rate, status = sweep_along(found.rollout, mu, rate, status, loop.lagrangian)
-        status = _set(status, converged, Status.CONVERGED_COST)
-        if problem.constrained:  # the last renewal of its multipliers came after its sweep
-            sweep = _where(swept, sweep, loop.sweep)
-        history = record(loop.history, i, found.rollout, sweep, found.step, mu)
-        loop = _LoopState(
-            i + 1,
-            found.rollout,
-            sweep,
-            tf.ones_like(running),
-            mu,
-            rate,
-            status,
-            tf.where(running, i, loop.iterations),
-            history,
-            loop.lagrangian,
-            loop.gap,
+        status = _set(loop.status, refused & (mu > self.schedule.largest), Status.LINE_SEARCH_FAILED)
+        return tf.where(moving & (status == Status.LINE_SEARCH_FAILED), loop.mu, mu), rate, status
+
+    def _sweep(
+        self, nominal: Rollout, mu: Batch, rate: Batch, status: Batch, lagrangian: Lagrangian
+    ) -> tuple[Sweep, Batch, Batch, Batch]:
+        """The backward pass along a trajectory, with mu, rate and status after it."""
+        problem = self.problem
+        model = model_along(problem, nominal.states, nominal.controls, self.options.second_order, lagrangian)
+        sweep, mu, rate = backward.regularised_sweep(
+            model, nominal.controls, self.limits, mu, rate, status == Status.RUNNING, self.schedule
         )
-        if not problem.constrained:
-            return (loop,)
-        return (_renewed(problem, schedule_of_multipliers, constraint_tolerance, running, loop),)
+        status = _set(_set(status, ~sweep.finite, Status.NON_FINITE), ~sweep.definite, Status.INDEFINITE)
+        small = sweep.gradient <= self.gradient_tolerance * (1.0 + tf.abs(nominal.cost))
+        if problem.constrained:  # good enough for new multipliers
+            gap = constraints.gap(constraints.values(problem, nominal.states, nominal.controls), lagrangian)
+            small |= (gap > self.constraint_tolerance) & (sweep.gradient <= self.multipliers.inexact * gap)
+        return sweep, mu, rate, _set(status, small, Status.CONVERGED_GRADIENT)
 
-    T, m, B = controls.shape
-    begin = schedule_of_multipliers.initial
-    start = forward.roll(problem, x0, controls)
-    multipliers = tf.nest.map_structure(tf.zeros_like, constraints.values(problem, start.states, controls))
-    lagrangian = Lagrangian(multipliers, tf.fill([B], tf.constant(begin, dtype)))
-    start = start._replace(cost=forward.total_cost(problem, start.states, controls, lagrangian))
-    status = tf.where(forward.is_finite(start), int(Status.RUNNING), int(Status.NON_FINITE))
-    nothing = backward.no_sweep(T, B, m, x0.shape[0], dtype)
-    mu, rate, gap = (tf.fill([B], tf.constant(value, dtype)) for value in (schedule.initial, 1.0, np.inf))
-    history = tuple(
-        tf.TensorArray(dtype, options.max_iterations + 1, element_shape=[B], clear_after_read=False)
-        for _ in History._fields
-    )
-    # an instance that is not finite from the start has no iteration at all, but its cost belongs into the history
-    history = record(history, 0, start, nothing, mu * 0.0, mu)
-    unswept = tf.zeros([B], tf.bool)
-    iterations = tf.zeros([B], tf.int32)
-    loop = _LoopState(tf.constant(0), start, nothing, unswept, mu, rate, status, iterations, history, lagrangian, gap)
-    (loop,) = tf.while_loop(unfinished, iterate, (loop,))
-    status = _set(loop.status, loop.status == Status.RUNNING, Status.MAX_ITERATIONS)
-    unusable = (status == Status.INDEFINITE) | (status == Status.NON_FINITE)
-    sweep = _where(unusable, nothing, loop.sweep)
-    states, controls, cost = loop.nominal
-    solution = Solution(
-        states,
-        controls,
-        Gains(sweep.open_loop, sweep.feedback),
-        Value(sweep.V_x, sweep.V_xx),
-        forward.total_cost(problem, states, controls) if problem.constrained else cost,
-        status,
-        loop.iterations,
-        History._make([cost] * len(History._fields)),
-        loop.lagrangian.multipliers,
-        constraints.violation(constraints.values(problem, states, controls)),
-    )
-    return solution, tf.stack([array.stack() for array in loop.history])
+    def _with_new_multipliers(self, running: Batch, loop: _LoopState) -> _LoopState:
+        """Renews the multipliers of the instances that have just converged; those outside the tolerance go on."""
+        states, controls, cost = loop.nominal
+        old = loop.lagrangian
+        converged = (loop.status == Status.CONVERGED_GRADIENT) | (loop.status == Status.CONVERGED_COST)
+        converged &= running
+        found = constraints.values(self.problem, states, controls)
+        gap = constraints.gap(found, old)
+        short = converged & (gap > self.constraint_tolerance)
+        worse = short & (gap > self.multipliers.progress * loop.gap)
+        grown = tf.where(worse, old.penalty * self.multipliers.factor, old.penalty)
+        exhausted = short & (grown > self.multipliers.largest)
+        goes_on = short & ~exhausted
+        status = tf.where(exhausted, int(Status.INFEASIBLE), loop.status)
+        status = tf.where(goes_on, int(Status.RUNNING), status)
+        multipliers = tf.nest.map_structure(
+            lambda new, before: tf.where(converged, new, before),
+            constraints.multipliers_of(found, old),
+            old.multipliers,
+        )
+        lagrangian = Lagrangian(multipliers, tf.where(goes_on, grown, old.penalty))
+        renewed = forward.total_cost(self.problem, states, controls, lagrangian)
+        return loop._replace(
+            nominal=Rollout(states, controls, tf.where(goes_on, renewed, cost)),
+            swept=~goes_on,
+            status=status,
+            lagrangian=lagrangian,
+            gap=tf.where(converged, gap, loop.gap),
+        )
+
+    def solution(self, loop: _LoopState) -> Solution:
+        """What has come of the last iteration, but for the history."""
+        states, controls, cost = loop.nominal
+        problem = self.problem
+        status = _set(loop.status, loop.status == Status.RUNNING, Status.MAX_ITERATIONS)
+        unusable = (status == Status.INDEFINITE) | (status == Status.NON_FINITE)
+        sweep = _where(unusable, self.nothing, loop.sweep)
+        return Solution(
+            states,
+            controls,
+            Gains(sweep.open_loop, sweep.feedback),
+            Value(sweep.V_x, sweep.V_xx),
+            forward.total_cost(problem, states, controls) if problem.constrained else cost,
+            status,
+            loop.iterations,
+            History._make([cost] * len(History._fields)),
+            loop.lagrangian.multipliers,
+            constraints.violation(constraints.values(problem, states, controls)),
+        )
 
 
-def _renewed(
-    problem: Problem, schedule: AugmentedLagrangian, tolerance: float, running: tf.Tensor, loop: _LoopState
-) -> _LoopState:
-    """Renews the multipliers of the instances that have just converged; those outside the tolerance go on."""
-    states, controls, cost = loop.nominal
-    old = loop.lagrangian
-    converged = (loop.status == Status.CONVERGED_GRADIENT) | (loop.status == Status.CONVERGED_COST)
-    converged &= running
-    found = constraints.values(problem, states, controls)
-    gap = constraints.gap(found, old)
-    short = converged & (gap > tolerance)
-    grown = tf.where(short & (gap > schedule.progress * loop.gap), old.penalty * schedule.factor, old.penalty)
-    exhausted = short & (grown > schedule.largest)
-    goes_on = short & ~exhausted
-    status = tf.where(exhausted, int(Status.INFEASIBLE), loop.status)
-    status = tf.where(goes_on, int(Status.RUNNING), status)
-    multipliers = tf.nest.map_structure(
-        lambda new, before: tf.where(converged, new, before),
-        constraints.multipliers_of(found, old),
-        old.multipliers,
-    )
-    lagrangian = Lagrangian(multipliers, tf.where(goes_on, grown, old.penalty))
-    renewed = forward.total_cost(problem, states, controls, lagrangian)
-    return loop._replace(
-        nominal=Rollout(states, controls, tf.where(goes_on, renewed, cost)),
-        swept=~goes_on,
-        status=status,
-        lagrangian=lagrangian,
-        gap=tf.where(converged, gap, loop.gap),
-    )
+def _recorded(
+    history: tuple[tf.TensorArray, ...], i: Size, nominal: Rollout, sweep: Sweep, step: Batch, mu: Batch
+) -> tuple[tf.TensorArray, ...]:
+    """The history with one more entry."""
+    entries = (nominal.cost, sweep.gradient, forward.expected_reduction(sweep, 1.0), step, mu)
+    return tuple(array.write(i, entry) for array, entry in zip(history, entries, strict=True))
 
 
 def _set(status: tf.Tensor, where: tf.Tensor, new: Status) -> tf.Tensor:
