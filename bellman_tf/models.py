@@ -15,8 +15,9 @@ from bellman_tf._typing import Nested, Signature
 from bellman_tf.game import signatures
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.own_thread import in_own_thread
+from bellman_tf.game.players import Game
 from bellman_tf.game.report import print_game
-from bellman_tf.game.stages import Game
+from bellman_tf.game.stages import TracedGame
 from bellman_tf.game.survey import signature_of
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.optimizers.rejections import watching
@@ -26,8 +27,8 @@ class GameMixin(keras_access.SeesData):
     """What all three model classes add to Keras."""
 
     @property
-    def game(self) -> Game | NativeGame:
-        """The model as a game: a `NativeGame`, or a `Game` for the nonlinear roll-out, which runs the traced graph.
+    def game(self) -> Game:
+        """The model as a game: from the outside the same for both roll-outs; the nonlinear one runs its traced graph.
 
         It is made anew after `compile`, when layers were frozen or unfrozen, and when inputs of a new size have been
         seen.
@@ -50,7 +51,7 @@ class GameMixin(keras_access.SeesData):
         key = (replayed, *(id(v) for v in self.trainable_variables), signatures.described(self._input_signature))
         cached = self.__dict__.get("_game")
         if cached is None or cached[0] != key:
-            game = Game(self) if replayed else NativeGame(self, signature_of(self))
+            game = TracedGame(self) if replayed else NativeGame(self, signature_of(self))
             cached = (key, game)
             object.__setattr__(self, "_game", cached)  # past Keras's attribute tracking
         return cached[1]

@@ -250,3 +250,13 @@ def test_batches_and_images_of_unknown_size():
     data = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature).repeat()
     assert np.isfinite(model.fit(data, steps_per_epoch=2, epochs=2, verbose=0, shuffle=False).history["loss"]).all()
     assert int(model.optimizer.rejected_batches) == 0
+
+
+@pytest.mark.parametrize("rollout", ["linear", "nonlinear"])
+def test_the_game_of_a_model_is_a_game_whatever_the_roll_out(rollout):
+    model = btf.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="first"), keras.layers.Dense(2, name="last")])
+    model.compile(btf.GTDDP(0.1, rollout=rollout), "mse")
+    assert isinstance(model.game, btf.Game)
+    assert [[player.name for player in stage] for stage in model.game.stages] == [["first"], ["last"]]
+    assert model.game.alignments.count == 1
+    assert model.game.coverage == 1

@@ -22,8 +22,8 @@ from bellman_tf._typing import Tensors
 from bellman_tf.baselines.base import Baseline
 from bellman_tf.baselines.hamiltonian import PlayerHamiltonian, segment_of
 from bellman_tf.game.graph import Slot
-from bellman_tf.game.players import Players
-from bellman_tf.game.stages import Game, require_one_call
+from bellman_tf.game.players import Game
+from bellman_tf.game.stages import TracedGame, require_one_call
 from bellman_tf.linalg.lbfgs import minimise
 from bellman_tf.optimizers.keywords import LearningRate
 from bellman_tf.training.passes import Forward
@@ -198,9 +198,9 @@ def _minimised(
     return apart(found.point), found.gradient
 
 
-def _checked(game: Players) -> Game:
+def _checked(game: Game) -> TracedGame:
     """The game, if every player has a stage of its own; others are refused."""
-    if not isinstance(game, Game):
+    if not isinstance(game, TracedGame):
         raise _checks.error("rollout", "be 'nonlinear' for E-MSA", type(game).__name__)
     require_one_call(game, "E-MSA", "Make a layer of its own for every use, or take SGD, EKFAC or GTDDP.")
     repeated = _repeated_generators(game)
@@ -212,7 +212,7 @@ def _checked(game: Players) -> Game:
     return game
 
 
-def _repeated_generators(game: Game) -> list[str]:
+def _repeated_generators(game: TracedGame) -> list[str]:
     """Names of layers with a random generator that are called more than once."""
     seen: set[int] = set()
     found = []

@@ -22,7 +22,7 @@ from bellman_tf import keras_access
 from bellman_tf._typing import StateMapping, Tensors
 from bellman_tf.game.graph import Call, Replay, Slot
 from bellman_tf.game.instrument import tapped
-from bellman_tf.game.stages import Game, Player
+from bellman_tf.game.stages import Player, TracedGame
 from bellman_tf.layers.coverage import PREACTIVATION
 from bellman_tf.training.passes import Forward, copy_with_mask
 
@@ -42,7 +42,7 @@ class Segment:
     after: tuple[Slot, ...]
 
 
-def segment_of(game: Game, player: Player, forward: Forward) -> Segment:
+def segment_of(game: TracedGame, player: Player, forward: Forward) -> Segment:
     """Cuts a player's segment out of the program.
 
     Args:
@@ -76,7 +76,7 @@ class PlayerHamiltonian:
 
     def __init__(
         self,
-        game: Game,
+        game: TracedGame,
         player: Player,
         segment: Segment,
         forward: Forward,

@@ -16,18 +16,18 @@ import keras
 from bellman_tf._typing import Shape, Signature
 from bellman_tf.game.alignments import Alignments
 from bellman_tf.game.dataflow import stages_of
-from bellman_tf.game.players import BACKWARD, COTANGENTS, Player, Players, Stage
+from bellman_tf.game.players import BACKWARD, COTANGENTS, Game, Player, Stage
 from bellman_tf.game.plot import PlotOptions
 from bellman_tf.game.report import print_game
 from bellman_tf.game.rowwise import read_off
-from bellman_tf.game.stages import Game
+from bellman_tf.game.stages import TracedGame
 from bellman_tf.game.survey import Finding, Survey, survey
 from bellman_tf.keras_access import children_of
 from bellman_tf.layers.coverage import Coverage
 from bellman_tf.layers.registry import coverage
 
 
-class NativeGame(Players):
+class NativeGame(Game):
     """The players of a model, read off its graph or found by running it once on made-up samples.
 
     Attributes:
@@ -175,9 +175,9 @@ class NativeGame(Players):
     # ---- the layers as one sees them from outside
 
     @functools.cached_property
-    def program(self) -> Game:
+    def program(self) -> TracedGame:
         """The model's top-level calls as a game: alignments, pictures, the nonlinear roll-out."""
-        return Game(self._model)
+        return TracedGame(self._model)
 
     @property
     def alignments(self) -> Alignments:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
-from typing import Protocol
+import pathlib
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import keras
 
@@ -166,14 +168,28 @@ class Stage(tuple[Player, ...]):
         return tuple(self)
 
 
-class Players:
-    """What all games share.
+class Placements(Protocol):
+    """What is read of `bellman_tf.game.alignments.Alignments`."""
+
+    @property
+    def count(self) -> int:
+        """Number of placements."""
+        ...
+
+
+class Game:
+    """The layers of a model as players that act in stages: what `model.game` is.
 
     Attributes:
         players: every player, in order; then those whose place is not known.
         stages: tuples of players that act at the same time.
         reason: why the network's layers cannot be told apart; empty if they can.
         written: Keras variables that the model writes while it runs, as far as that is known.
+
+    Example:
+        >>> model = btf.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="last")])
+        >>> isinstance(model.game, btf.Game), [player.name for player in model.game.stages[0]], model.game.coverage
+        (True, ['last'], 1.0)
     """
 
     players: list[Player]
@@ -194,27 +210,71 @@ class Players:
 
         Returns:
             The number of the stage.
+
+        Example:
+            >>> game = btf.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)]).game
+            >>> [game.stage_of(player) for player in game.players]
+            [0, 1]
         """
         return player.stage
 
     @property
     def coverage(self) -> float:
-        """Share of the trainable parameters that have a Gram form, those without effect left out."""
+        """Share of the trainable parameters that have a Gram form, those without effect left out.
+
+        Example:
+            >>> btf.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).game.coverage
+            1.0
+        """
         total = sum(player.parameters for player in self.players if not player.null)
         covered = sum(player.parameters for player in self.players if player.covered)
         return covered / total if total else 1.0
 
-
-class Placements(Protocol):
-    """What is read of `bellman_tf.game.alignments.Alignments`."""
-
     @property
-    def count(self) -> int:
-        """Number of placements."""
-        ...
+    def alignments(self) -> Placements:
+        """The placements of players off the longest path.
+
+        Example:
+            >>> btf.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).game.alignments.count
+            1
+        """
+        raise NotImplementedError
+
+    def summary(self, name: str = "model", print_fn: Callable[[str], Any] | None = None) -> None:
+        """Prints stages and players as a table.
+
+        Args:
+            name: the model's name.
+            print_fn: what to print with; `print` by default.
+
+        Example:
+            >>> model, lines = btf.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), []
+            >>> model.game.summary("line", lines.append)
+            >>> lines[0].splitlines()[-1]
+            '1 stages, 1 players, 8 parameters, 100.0% of them covered'
+        """
+        raise NotImplementedError
+
+    def plot(self, path: str | pathlib.Path, **options: Any) -> None:
+        """Draws stages and players into a file; needs matplotlib.
+
+        Args:
+            path: of the file, ending in .png, .svg or .pdf.
+            **options: of `bellman_tf.game.plot.plot_game`: name, stages_per_row, dpi.
+
+        Example:
+            >>> import tempfile
+            >>> model = btf.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     path = pathlib.Path(folder, "game.svg")
+            ...     model.game.plot(path, name="line")
+            ...     path.exists()
+            True
+        """
+        raise NotImplementedError
 
 
-class Program(Players):
+class Program(Game):
     """A game whose network is known call by call.
 
     Attributes:
@@ -239,11 +299,6 @@ class Program(Players):
         if self.graph is None:
             raise _checks.error("model", "be one whose layers can be listed", self.reason)
         return self.graph
-
-    @property
-    def alignments(self) -> Placements:
-        """The placements of players off the longest path."""
-        raise NotImplementedError
 
     @property
     def ranges(self) -> dict[int, tuple[int, int]]:

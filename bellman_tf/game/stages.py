@@ -26,7 +26,7 @@ from bellman_tf.layers.coverage import PREACTIVATION, Coverage
 from bellman_tf.layers.registry import coverage
 
 
-class Game(Program):
+class TracedGame(Program):
     """The players and stages of a model.
 
     Attributes:
@@ -45,7 +45,7 @@ class Game(Program):
         >>> x = keras.layers.Dense(4, activation="tanh", name="first")(inputs)
         >>> y = keras.layers.Dense(4, name="second")(x)
         >>> model = keras.Model(inputs, keras.layers.Add()([keras.layers.Dense(4, name="shortcut")(inputs), y]))
-        >>> [sorted(player.name for player in stage) for stage in Game(model).stages]
+        >>> [sorted(player.name for player in stage) for stage in TracedGame(model).stages]
         [['first', 'shortcut'], ['second']]
     """
 
@@ -105,7 +105,7 @@ class Game(Program):
             >>> inputs = keras.Input((3,))
             >>> y = keras.layers.Dense(4, name="second")(keras.layers.Dense(4, activation="tanh", name="first")(inputs))
             >>> model = keras.Model(inputs, keras.layers.Add()([keras.layers.Dense(4, name="shortcut")(inputs), y]))
-            >>> game = Game(model)
+            >>> game = TracedGame(model)
             >>> [game.alignments.named(placement) for placement in game.alignments]
             [{'shortcut': 0}, {'shortcut': 1}]
         """
@@ -116,7 +116,7 @@ class Game(Program):
         """Earliest and latest stage of every player whose place is known, by index."""
         return self.alignments.ranges
 
-    def aligned(self, placement: dict[int, int]) -> "Game":
+    def aligned(self, placement: dict[int, int]) -> "TracedGame":
         """The same players in other stages.
 
         Args:
@@ -132,7 +132,7 @@ class Game(Program):
             >>> inputs = keras.Input((3,))
             >>> y = keras.layers.Dense(4, name="second")(keras.layers.Dense(4, activation="tanh", name="first")(inputs))
             >>> model = keras.Model(inputs, keras.layers.Add()([keras.layers.Dense(4, name="shortcut")(inputs), y]))
-            >>> game = Game(model)
+            >>> game = TracedGame(model)
             >>> [[player.name for player in stage] for stage in game.aligned(game.alignments.alap).stages]
             [['first'], ['shortcut', 'second']]
         """
@@ -159,27 +159,11 @@ class Game(Program):
         return game
 
     def summary(self, name: str = "model", print_fn: Callable[[str], Any] | None = None) -> None:
-        """Prints stages and players as a table; arguments as `print_game`.
-
-        Example:
-            >>> lines = []
-            >>> Game(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])).summary("line", lines.append)
-            >>> lines[0].splitlines()[-1]
-            '1 stages, 1 players, 8 parameters, 100.0% of them covered'
-        """
+        """Prints stages and players as a table; arguments as `Game.summary`."""
         print_game(self, name, None, print_fn)
 
     def plot(self, path: str | pathlib.Path, **options: Unpack[PlotOptions]) -> None:
-        """Draws stages and players into a file; arguments as `bellman_tf.game.plot.plot_game`.
-
-        Example:
-            >>> import tempfile
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     path = pathlib.Path(folder, "game.svg")
-            ...     Game(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])).plot(path, name="line")
-            ...     path.exists()
-            True
-        """
+        """Draws stages and players into a file; arguments as `Game.plot`."""
         plot_game(self, path, **options)
 
     def _add_player(self, calls: list[Call], stage: int) -> None:
@@ -307,7 +291,7 @@ def _masked_normalisation(call: Call) -> bool:
     return is_batch and call.kwargs.get("mask") is not None
 
 
-def require_one_call(game: Game, method: str, advice: str) -> None:
+def require_one_call(game: TracedGame, method: str, advice: str) -> None:
     """Refuses layers that have no one place in the network, for methods that treat each at its stage.
 
     Args:

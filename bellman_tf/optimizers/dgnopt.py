@@ -13,8 +13,8 @@ from bellman_tf.bandit import Bandit
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.config import KFAC, Full
 from bellman_tf.game.alignments import Placement
-from bellman_tf.game.players import Players
-from bellman_tf.game.stages import Game, Player
+from bellman_tf.game.players import Game
+from bellman_tf.game.stages import Player, TracedGame
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.optimizers.keywords import (
     Alignment,
@@ -183,7 +183,7 @@ class DGNOpt(GTDDP):
 
     # ---- alignment
 
-    def placements(self, game: Game) -> list[Placement]:
+    def placements(self, game: TracedGame) -> list[Placement]:
         """The placements that are considered, in the order of the bandit's arms.
 
         Args:
@@ -210,7 +210,7 @@ class DGNOpt(GTDDP):
             return [game.alignments.alap]
         return game.alignments.sample(self.most_alignments, self.seed)
 
-    def games(self, game: Players) -> Sequence[Players]:
+    def games(self, game: Game) -> Sequence[Game]:
         """The placements of the players that a step may be taken in.
 
         Args:
@@ -219,7 +219,7 @@ class DGNOpt(GTDDP):
         Returns:
             One game per placement.
         """
-        if not isinstance(game, Game):  # of the linear roll-out, which has no order of layers
+        if not isinstance(game, TracedGame):  # of the linear roll-out, which has no order of layers
             return [game]
         return [game.aligned(placement) if placement else game for placement in self.placements(game)]
 
@@ -245,13 +245,13 @@ class DGNOpt(GTDDP):
         seed = tf.stack([tf.cast(state.rounds, tf.int32), self.seed])
         return tf.cast(self.bandit.choose(state, seed), tf.int32)
 
-    def make_more_state(self, game: Players) -> None:
+    def make_more_state(self, game: Game) -> None:
         """Creates the bandit's state.
 
         Args:
             game: the model's game.
         """
-        if not self.adaptive or not isinstance(game, Game):
+        if not self.adaptive or not isinstance(game, TracedGame):
             return
         arms = len(self.placements(game))
         tensors = [*self.bandit.init(arms), *_RESCALER.init()]

@@ -148,7 +148,7 @@ def through_normalisation(
     Args:
         batch: the step.
         derivatives: of the batch.
-        player: a player in `Game.normalised_by`.
+        player: a player in `TracedGame.normalised_by`.
         weights: `[B, m]`.
 
     Returns:

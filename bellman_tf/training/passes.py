@@ -17,7 +17,7 @@ from bellman_tf import keras_access
 from bellman_tf._typing import Arguments, Gradient, Nested, StateMapping, Tensors
 from bellman_tf.game.graph import Call, Replay, Slot
 from bellman_tf.game.instrument import tapped
-from bellman_tf.game.stages import Game, Player
+from bellman_tf.game.stages import Player, TracedGame
 from bellman_tf.layers.coverage import PREACTIVATION
 
 
@@ -62,7 +62,7 @@ def copy_with_mask(tensor: tf.Tensor) -> tf.Tensor:
     return copy
 
 
-def capture_forward(game: Game, inputs: Tensors, tape: tf.GradientTape, cuts: bool) -> tuple[Nested, Forward]:
+def capture_forward(game: TracedGame, inputs: Tensors, tape: tf.GradientTape, cuts: bool) -> tuple[Nested, Forward]:
     """Pass 1.
 
     Args:
@@ -163,7 +163,7 @@ class AppliedPolicy:
 
 
 def policy_forward(
-    game: Game,
+    game: TracedGame,
     inputs: Tensors,
     frozen: StateMapping,
     deviate: Callable[[int, dict[Slot, tf.Tensor]], Deviation],

@@ -12,11 +12,11 @@ from bellman_tf._typing import Nested, StateMapping, Tensors
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.held import variables_in, written_by
 from bellman_tf.game.native import NativeGame
-from bellman_tf.game.players import Player, Players
+from bellman_tf.game.players import Game, Player
 from bellman_tf.game.raw_variables import raw_variables
 from bellman_tf.game.replay_check import kept_variables
 from bellman_tf.game.signatures import with_declared_sizes
-from bellman_tf.game.stages import Game
+from bellman_tf.game.stages import TracedGame
 from bellman_tf.layers.capture import Capture
 from bellman_tf.layers.input_sizes import as_computed
 from bellman_tf.losses import keras_computes_loss
@@ -48,9 +48,7 @@ class Round(Moves):
         left_out: variables with a regularizer that the loss does not hold.
     """
 
-    def __init__(
-        self, model: keras.Model, game: Players, settings: StepSettings, context: StepContext, data: Any
-    ) -> None:
+    def __init__(self, model: keras.Model, game: Game, settings: StepSettings, context: StepContext, data: Any) -> None:
         self.model, self.game, self.data = model, game, data
         x, self.y, self.sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self.x = with_declared_sizes(model, x)
@@ -94,13 +92,13 @@ class Round(Moves):
         return size if count == 1 else count * tf.maximum(size, 1)
 
     @property
-    def program(self) -> Game:
+    def program(self) -> TracedGame:
         """The game, of a step that replays the model's trace.
 
         Raises:
             ValueError: if the game is that of a running model.
         """
-        if not isinstance(self.game, Game):
+        if not isinstance(self.game, TracedGame):
             raise _checks.error(
                 "rollout", "be 'nonlinear' for a step that replays the model's trace", self.settings.options.rollout
             )

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import bellman_tf as btf
-from bellman_tf.game.stages import Game
+from bellman_tf.game.stages import TracedGame
 from tests.strategies.networks import NETWORKS
 from tests.zoo.subclassed import Block
 
@@ -27,7 +27,7 @@ def names(game):
 def test_stages_are_those_of_the_traced_graph(name):
     model = built(name)
     native = [sorted(name for name in stage if not name.endswith("/bias")) for stage in names(model.game)]
-    assert native == [sorted(stage) for stage in names(Game(model))]
+    assert native == [sorted(stage) for stage in names(TracedGame(model))]
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "delayed mlp"])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
-from bellman_tf.game import Game
+from bellman_tf.game import TracedGame
 from bellman_tf.game.flow import Node, _spread, edges, heights
 from bellman_tf.game.layout import Layout, half
 from bellman_tf.game.plot import plot_game
@@ -76,14 +76,14 @@ def crossing():
 
 
 def test_a_chain_has_one_edge_per_layer():
-    assert named(Game(keras.Sequential([keras.Input((4,)), dense("a"), layers.ReLU(), dense("b")]))) == [
+    assert named(TracedGame(keras.Sequential([keras.Input((4,)), dense("a"), layers.ReLU(), dense("b")]))) == [
         ("input", "a@0"), ("a@0", "b@1"), ("b@1", "output"),
     ]  # fmt: skip
 
 
 def test_shortcuts_go_from_merge_to_merge():
     """Two identity blocks: without merges the head would have three sources, and one more for each block."""
-    game = Game(residual())
+    game = TracedGame(residual())
     assert set(named(game)) == {
         ("input", "first@0"), ("first@0", "a0@1"), ("a0@1", "b0@2"), ("first@0", "+#0"), ("b0@2", "+#0"),
         ("+#0", "a1@3"), ("a1@3", "b1@4"), ("+#0", "+#1"), ("b1@4", "+#1"), ("+#1", "head@5"), ("head@5", "output"),
@@ -93,7 +93,7 @@ def test_shortcuts_go_from_merge_to_merge():
 
 
 def test_branches_meet_where_the_longest_ends():
-    game = Game(branches())
+    game = TracedGame(branches())
     assert set(named(game)) == {
         ("input", "long_0@0"), ("long_0@0", "long_1@1"), ("input", "short@0"), ("long_1@1", "cat#0"),
         ("short@0", "cat#0"), ("cat#0", "left@2"), ("cat#0", "right@2"), ("left@2", "output 1"),
@@ -110,7 +110,7 @@ def test_what_reads_one_tensor_twice_is_no_merge():
     inputs = keras.Input((4,))
     x = dense("a")(inputs)
     x = layers.Multiply()([x, layers.Activation("sigmoid")(x)])
-    assert named(Game(keras.Model(inputs, dense("b")(x)))) == [
+    assert named(TracedGame(keras.Model(inputs, dense("b")(x)))) == [
         ("input", "a@0"), ("a@0", "b@1"), ("b@1", "output"),
     ]  # fmt: skip
 
@@ -118,7 +118,7 @@ def test_what_reads_one_tensor_twice_is_no_merge():
 def test_merges_of_merges_stand_one_behind_another():
     first, second, third = (keras.Input((4,)) for _ in range(3))
     x = layers.Add()([dense("a")(first), dense("b")(second)])
-    game = Game(keras.Model([first, second, third], dense("c")(layers.Subtract()([x, third]))))
+    game = TracedGame(keras.Model([first, second, third], dense("c")(layers.Subtract()([x, third]))))
     merges = sorted({edge.target for edge in edges(game) if edge.target.kind == "merge"})
     assert [(node.stage, node.depth, node.label) for node in merges] == [(0, 1, "+"), (0, 2, "-")]
     assert ("input 3", "-#1") in named(game)
@@ -126,7 +126,7 @@ def test_merges_of_merges_stand_one_behind_another():
 
 
 def test_a_layer_applied_twice_stands_at_both_stages():
-    game = Game(shared())
+    game = TracedGame(shared())
     assert set(named(game)) == {
         ("input", "before@0"), ("before@0", "twice@1"), ("twice@1", "twice@2"), ("twice@1", "+#0"), ("twice@2", "+#0"),
         ("+#0", "head@3"), ("head@3", "output"),
@@ -135,14 +135,14 @@ def test_a_layer_applied_twice_stands_at_both_stages():
 
 def test_every_network_flows_from_left_to_right():
     for make in (residual, branches, dense_block, crossing, shared, mlp):
-        for edge in edges(Game(make())):
+        for edge in edges(TracedGame(make())):
             assert edge.source[:2] < edge.target[:2]
 
 
 def test_without_a_graph_there_are_no_edges():
     model = RawTensorFlow()
     model(normal(2, 6))
-    assert edges(Game(model)) == []
+    assert edges(TracedGame(model)) == []
 
 
 @given(st.lists(st.integers(-20, 20), max_size=8).map(sorted), st.integers(1, 4))
@@ -166,7 +166,7 @@ def test_spreading_keeps_the_distance_and_is_nearest(wishes, distance):
 @pytest.mark.parametrize("make", [residual, branches, dense_block, crossing, shared])
 def test_wires_keep_clear_of_boxes_and_of_one_another(make, per_row):
     """Level parts of wires with other ends are apart; a wire touches no box but those it joins."""
-    for row in Layout(Game(make()), per_row).rows:
+    for row in Layout(TracedGame(make()), per_row).rows:
         level = []
         for path, source, target, edge in row.wires:
             if len(path) == 2 and path[0][1] != path[1][1]:
@@ -187,7 +187,7 @@ def test_wires_keep_clear_of_boxes_and_of_one_another(make, per_row):
 
 
 def test_boxes_of_a_stage_do_not_overlap_and_chains_are_level():
-    found = heights(edges(Game(branches())), {0: 0.7, 1: 0.5})
+    found = heights(edges(TracedGame(branches())), {0: 0.7, 1: 0.5})
     by_stage = {}
     for node, y in found.items():
         by_stage.setdefault(node[:2], []).append(y)
@@ -207,7 +207,7 @@ def svg_text(path):
 
 def test_the_picture_names_what_it_shows(tmp_path):
     path = tmp_path / "game.svg"
-    Game(branches()).plot(path, name="two branches")
+    TracedGame(branches()).plot(path, name="two branches")
     text = svg_text(path)
     expected = ["two branches", "3 stages, 5 players, 114 parameters", "stage 0", "stage 2", "long_0", "20 params"]
     expected += ["dense", "cat", "input", "output 1", "output 2", "18 params"]
@@ -221,16 +221,16 @@ def test_the_picture_names_what_it_shows(tmp_path):
 )
 def test_the_suffix_is_the_format(tmp_path, suffix, start):
     path = tmp_path / f"game{suffix}"
-    plot_game(Game(mlp()), str(path), dpi=40)
+    plot_game(TracedGame(mlp()), str(path), dpi=40)
     assert path.read_bytes().startswith(start)
 
 
 def test_movable_players_have_a_bar(tmp_path):
     path = tmp_path / "game.svg"
-    plot_game(Game(branches()), path)
+    plot_game(TracedGame(branches()), path)
     bars = [text for text in svg_text(path) if " to " in text]
     assert bars == ["short, 0 to 1"]
-    plot_game(Game(mlp()), path)
+    plot_game(TracedGame(mlp()), path)
     assert not [text for text in svg_text(path) if " to " in text]
 
 
@@ -238,13 +238,13 @@ def test_many_stages_continue_in_another_row(tmp_path):
     """What crosses the margin has the same number on both sides."""
     path = tmp_path / "game.svg"
     for per_row, tags in ((6, ""), (3, "111"), (2, "11223344")):  # one tensor leaves once, and enters to two readers
-        plot_game(Game(residual()), path, stages_per_row=per_row)
+        plot_game(TracedGame(residual()), path, stages_per_row=per_row)
         text = svg_text(path)
         assert [f"stage {t}" in text for t in range(7)] == [True] * 6 + [False]
         assert "".join(sorted(t for t in text if t.isdigit())) == tags
     width = {}
     for per_row in (2, 6):
-        plot_game(Game(residual()), path, stages_per_row=per_row)
+        plot_game(TracedGame(residual()), path, stages_per_row=per_row)
         width[per_row] = float(re.search(r'width="([\d.]+)pt"', path.read_text())[1])
     assert width[2] < 0.6 * width[6]
 
@@ -252,10 +252,10 @@ def test_many_stages_continue_in_another_row(tmp_path):
 def test_open_loop_players_are_dashed(tmp_path):
     inputs = keras.Input((3, 2))
     path = tmp_path / "game.svg"
-    plot_game(Game(keras.Model(inputs, dense("head")(layers.GRU(3, name="gru")(inputs)))), path)
+    plot_game(TracedGame(keras.Model(inputs, dense("head")(layers.GRU(3, name="gru")(inputs)))), path)
     assert svg_text(path).count("open-loop") == 2  # its box and the legend
     assert path.read_text().count("stroke-dasharray") == 2
-    plot_game(Game(mlp()), path)
+    plot_game(TracedGame(mlp()), path)
     assert "stroke-dasharray" not in path.read_text()
 
 
@@ -263,7 +263,7 @@ def test_players_without_a_place_are_listed(tmp_path):
     model = RawTensorFlow()
     model(normal(2, 6))
     path = tmp_path / "game.svg"
-    Game(model).plot(path)
+    TracedGame(model).plot(path)
     text = svg_text(path)
     assert "Open-loop, place in the network not known: the model cannot be traced" in text
     assert {"first", "head"} <= set(text)
@@ -271,13 +271,13 @@ def test_players_without_a_place_are_listed(tmp_path):
 
 def test_a_model_without_players_is_drawn(tmp_path):
     path = tmp_path / "game.svg"
-    Game(keras.Sequential([keras.Input((4,)), layers.ReLU()])).plot(path)
+    TracedGame(keras.Sequential([keras.Input((4,)), layers.ReLU()])).plot(path)
     assert {"input", "output", "0 stages, 0 players, 0 parameters"} <= set(svg_text(path))
 
 
 def test_long_names_are_shortened_in_the_middle(tmp_path):
     path = tmp_path / "game.svg"
-    Game(keras.Sequential([keras.Input((4,)), dense("a_very_long_name_of_a_layer_number_7")])).plot(path)
+    TracedGame(keras.Sequential([keras.Input((4,)), dense("a_very_long_name_of_a_layer_number_7")])).plot(path)
     assert "a_very_long…r_number_7" in svg_text(path)
 
 
@@ -293,7 +293,7 @@ def test_long_names_are_shortened_in_the_middle(tmp_path):
 )
 def test_bad_arguments_are_named(tmp_path, path, options, text):
     with pytest.raises(ValueError) as caught:
-        plot_game(Game(mlp()), tmp_path / path, **options)
+        plot_game(TracedGame(mlp()), tmp_path / path, **options)
     assert text in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -308,4 +308,4 @@ def test_it_says_what_to_install(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r'`pip install "bellman_tf\[examples\]"`'):
-        plot_game(Game(mlp()), tmp_path / "game.png")
+        plot_game(TracedGame(mlp()), tmp_path / "game.png")

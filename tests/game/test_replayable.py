@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 import bellman_tf as btf
-from bellman_tf.game.stages import Game
+from bellman_tf.game.stages import TracedGame
 from tests.game.unreplayable import KINDS, FrozenNormalisation, RawTensorFlow, Tied, TwoLayers
 from tests.helpers import assert_close
 from tests.strategies.networks import NETWORKS, normal
@@ -92,7 +92,7 @@ def test_the_refusal_comes_from_fit_too():
 def test_a_game_that_is_refused_can_still_be_looked_at():
     model = Tied()
     model(KINDS["tied head"].inputs(BATCH))
-    game = Game(model)
+    game = TracedGame(model)
     assert game.refusal
     lines = []
     game.summary(print_fn=lines.append)
@@ -270,7 +270,7 @@ def test_other_models_are_not_refused(name, policy):
     model = make()
     if not model.built:
         model(inputs())
-    assert Game(model).refusal == ""
+    assert TracedGame(model).refusal == ""
 
 
 def test_the_check_leaves_weights_statistics_and_seeds_alone():
@@ -278,6 +278,6 @@ def test_the_check_leaves_weights_statistics_and_seeds_alone():
     network = NETWORKS["residual cnn"]
     model = network.make()
     before = [v.numpy() for v in model.variables] + [v.numpy() for v in model.seed_variables()]
-    assert Game(model).refusal == ""
+    assert TracedGame(model).refusal == ""
     after = [*model.variables, *model.seed_variables()]
     assert all(np.array_equal(v.numpy(), old) for v, old in zip(after, before, strict=True))

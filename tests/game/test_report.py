@@ -10,7 +10,7 @@ import pytest
 import bellman_tf as btf
 from bellman_tf.curvature.gram.compute import RUN
 from bellman_tf.game.native import NativeGame
-from bellman_tf.game.stages import Game
+from bellman_tf.game.stages import TracedGame
 from bellman_tf.game.survey import signature_of
 from tests.strategies.networks import RawTensorFlow, cross_entropy, mlp, normal, recurrent
 
@@ -43,7 +43,7 @@ def test_it_says_why_a_model_is_not_traced():
     model = RawTensorFlow()
     model(normal(2, 6))
     lines = []
-    Game(model).summary(print_fn=lines.append)
+    TracedGame(model).summary(print_fn=lines.append)
     assert "Layers not seen: `model` must run on symbolic tensors" in lines[0]
     assert "Layers not seen" not in summary(model)  # as it runs, it can be seen
 

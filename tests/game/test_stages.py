@@ -6,7 +6,7 @@ from keras import layers
 
 import bellman_tf as btf
 from bellman_tf.game.graph import Slot, UntraceableModelError, trace
-from bellman_tf.game.stages import Game
+from bellman_tf.game.stages import TracedGame
 from tests.strategies.networks import NETWORKS, RawTensorFlow, Subclassed, nested, normal, residual_cnn, shared
 
 
@@ -15,13 +15,13 @@ def names(game):
 
 
 def test_parallel_branches_share_a_stage():
-    game = Game(residual_cnn())
+    game = TracedGame(residual_cnn())
     assert names(game) == [["stem"], ["stem_bn"], ["inner"], ["wide", "shortcut"], ["wide_bn"], ["head"]]
 
 
 def test_the_state_holds_every_tensor_that_crosses_the_cut():
     """Before `inner`: what it reads, which the shortcut reads too. Before `wide_bn`: both branches."""
-    game = Game(residual_cnn())
+    game = TracedGame(residual_cnn())
     assert [len(stage.state) for stage in game.stages] == [0, 1, 1, 1, 2, 1]
 
 
@@ -30,14 +30,14 @@ def test_a_long_shortcut_is_open_until_it_is_read():
     x = start = layers.Dense(3)(inputs)
     for _ in range(3):
         x = layers.Dense(3)(x)
-    game = Game(btf.Model(inputs, layers.Dense(3)(layers.Add()([x, start]))))
+    game = TracedGame(btf.Model(inputs, layers.Dense(3)(layers.Add()([x, start]))))
     assert [len(stage.state) for stage in game.stages] == [0, 1, 2, 2, 1]
 
 
 def test_an_early_output_stays_in_the_state_to_the_end():
     inputs = layers.Input((3,))
     early = layers.Dense(2)(inputs)
-    game = Game(btf.Model(inputs, [early, layers.Dense(2)(layers.Dense(2)(early))]))
+    game = TracedGame(btf.Model(inputs, [early, layers.Dense(2)(layers.Dense(2)(early))]))
     assert [len(stage.state) for stage in game.stages] == [0, 1, 2]
 
 
@@ -47,7 +47,7 @@ def test_every_call_runs_once_and_after_what_it_reads(name):
     model = network.make()
     if not model.built:
         model(network.data(2)[0])
-    game = Game(model)
+    game = TracedGame(model)
     order = [call for stage in game.stages for call in (*stage.before, *stage.calls)] + list(game.after)
     assert sorted(map(id, order)) == sorted(map(id, game.graph.calls))
     known = set(game.graph.inputs)
@@ -80,7 +80,7 @@ def test_every_trainable_variable_has_one_player(name):
 
 
 def test_a_shared_layer_is_one_open_loop_player_in_its_first_stage():
-    game = Game(shared())
+    game = TracedGame(shared())
     [player] = game.open_loop_players
     assert player.name == "twice"
     assert len(player.calls) == 2
@@ -100,7 +100,7 @@ def test_layers_that_share_a_variable_are_one_player():
     inputs = layers.Input((4,))
     first = layers.Dense(3, name="first")
     model = btf.Model(inputs, Transposed(first, name="second")(first(inputs)))
-    [player] = Game(model).players
+    [player] = TracedGame(model).players
     assert player.name == "first + second"
     assert player.coverage == "several layers share its variables"
     [player] = model.game.players
@@ -112,7 +112,7 @@ def test_layers_that_share_a_variable_are_one_player():
 
 
 def test_nested_models_are_inlined_and_frozen_layers_are_no_players():
-    game = Game(nested())
+    game = TracedGame(nested())
     assert sorted(player.name for player in game.players) == ["inside", "tail_1", "tail_2"]
     assert not any(isinstance(call.operation, keras.Model) for call in game.graph.calls)
 
@@ -130,7 +130,7 @@ def test_an_untraceable_model_says_why():
     model(normal(2, 6))
     with pytest.raises(UntraceableModelError, match="cannot run on symbolic tensors"):
         trace(model)
-    game = Game(model)
+    game = TracedGame(model)
     assert "cannot run on symbolic tensors" in game.reason
     assert not game.stages
     assert [player.stage for player in game.players] == [None, None]
