@@ -254,7 +254,7 @@ for key, place, statement, tested_by, remark in (
         "Figure 4",
         "DDPNOpt improves on its baselines over a grid of hyper-parameters, the more the larger the learning rate",
         f"{PAPERS} ddpnopt-fig-4",
-        "Beside the base optimizer at the same metric and rate, three seeds. Contradicted for RMSprop (worse at all "
+        "Beside the base optimizer at the same metric and rate, ten seeds. Contradicted for RMSprop (worse at all "
         "twelve points) and EKFAC (at eleven); for SGD it holds at rate 0.2.",
     ),
     (

@@ -42,7 +42,8 @@ DGN.empirical(
     f"{PAPERS} dgnopt-table-4 --data-dir DIRECTORY; python -m keras_examples.studies.alignment --data-dir DIRECTORY",
     "Holds in kind on DIGITS, six seeds, at a rate above EKFAC's best one: every placement has a third of EKFAC's train"
     " loss. Not seen at the best rate, in any accuracy, and between placements, there and on MNIST,"
-    " where no placement differs from EKFAC either."
+    " where no placement differs from EKFAC either. On CIFAR-10, a narrow ResNet-18, 100 steps, the adaptive placement"
+    " holds in kind against EKFAC (+0.24 points [+0.15, +0.33], three seeds) and is not seen above the random one."
     " A linear roll-out does not depend on the alignment (OURS-12): differences come from the nonlinear forward pass.",
 )
 DGN.empirical(
