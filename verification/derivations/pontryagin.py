@@ -50,7 +50,7 @@ def words(chain: Chain):
     for made, layer, u in zip(layers, chain.layers, chain.controls, strict=True):
         W, b = layer.split(u)
         made.set_weights([W.T, b])
-    cut = game.Game(model)
+    cut = game.TracedGame(model)
     yield same([len(stage) for stage in cut.stages], [1] * len(layers), label="one player per stage")
     for stage, layer in zip(cut.stages, chain.layers, strict=True):
         yield same(stage[0].parameters, layer.size, label="controls of a stage")
