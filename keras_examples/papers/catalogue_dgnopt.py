@@ -137,7 +137,7 @@ EXPERIMENTS = (
     ),
     Experiment(
         "dgnopt-fig-6", "DGN, Fig. 6", "accuracy changes for the better with more information, for each baseline",
-        (DIGITS, MNIST), (*BY_METRIC, JOINT), seeds=6, report="difference",
+        (DIGITS, MNIST, SVHN, CIFAR, EIGHTH), (*BY_METRIC, JOINT), seeds=6, report="difference",
     ),
     Experiment(
         "dgnopt-table-3", "DGN, Table 3 and Fig. 7", "steps to an accuracy fall with the number of players",
