@@ -19,6 +19,7 @@ STEPS = {
     "python -m keras_examples.digits": "main example",
     "python -m keras_examples.notebooks": "lessons as notebooks",
     "python -m verification": "claims",
+    "python -m pytest -n 2 -m slow tests/papers": "papers' tables in small",
     "python -m pytest": "suite",
 }
 QUIET = ("python -m pip", "(cd ")  # installs, and the wheel's trial
