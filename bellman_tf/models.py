@@ -13,9 +13,9 @@ import keras
 from bellman_tf import keras_access, replicas
 from bellman_tf._typing import Nested, Signature
 from bellman_tf.game import signatures
+from bellman_tf.game.game import Game
 from bellman_tf.game.native import NativeGame
 from bellman_tf.game.own_thread import in_own_thread
-from bellman_tf.game.players import Game
 from bellman_tf.game.report import print_game
 from bellman_tf.game.stages import TracedGame
 from bellman_tf.game.survey import signature_of

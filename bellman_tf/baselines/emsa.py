@@ -22,7 +22,7 @@ from bellman_tf._typing import Tensors
 from bellman_tf.baselines.base import Baseline
 from bellman_tf.baselines.hamiltonian import PlayerHamiltonian, segment_of
 from bellman_tf.game.graph import Slot
-from bellman_tf.game.players import Game
+from bellman_tf.game.players import Players
 from bellman_tf.game.stages import TracedGame, require_one_call
 from bellman_tf.linalg.lbfgs import minimise
 from bellman_tf.optimizers.keywords import LearningRate
@@ -198,7 +198,7 @@ def _minimised(
     return apart(found.point), found.gradient
 
 
-def _checked(game: Game) -> TracedGame:
+def _checked(game: Players) -> TracedGame:
     """The game, if every player has a stage of its own; others are refused."""
     if not isinstance(game, TracedGame):
         raise _checks.error("rollout", "be 'nonlinear' for E-MSA", type(game).__name__)

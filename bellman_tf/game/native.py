@@ -7,18 +7,15 @@ rest trains open-loop, one player for each layer that holds nothing else.
 
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any, Unpack
+from collections.abc import Iterator
 
 import keras
 
 from bellman_tf._typing import Shape, Signature
 from bellman_tf.game.alignments import Alignments
 from bellman_tf.game.dataflow import stages_of
-from bellman_tf.game.players import BACKWARD, COTANGENTS, Game, Player, Stage
-from bellman_tf.game.plot import PlotOptions
-from bellman_tf.game.report import print_game
+from bellman_tf.game.game import Game
+from bellman_tf.game.players import BACKWARD, COTANGENTS, Player, Stage
 from bellman_tf.game.rowwise import read_off
 from bellman_tf.game.stages import TracedGame
 from bellman_tf.game.survey import Finding, Survey, survey
@@ -175,7 +172,7 @@ class NativeGame(Game):
     # ---- the layers as one sees them from outside
 
     @functools.cached_property
-    def program(self) -> TracedGame:
+    def program(self) -> TracedGame:  # pyright: ignore[reportIncompatibleMethodOverride]  # made when first read
         """The model's top-level calls as a game: alignments, pictures, the nonlinear roll-out."""
         return TracedGame(self._model)
 
@@ -183,24 +180,6 @@ class NativeGame(Game):
     def alignments(self) -> Alignments:
         """Placements of the players off the longest path, of `program`."""
         return self.program.alignments
-
-    def summary(self, name: str = "model", print_fn: Callable[[str], Any] | None = None) -> None:
-        """Prints players as a table.
-
-        Args:
-            name: the model's name.
-            print_fn: what to print with; `print` by default.
-        """
-        print_game(self, name, None, print_fn)
-
-    def plot(self, path: str | pathlib.Path, **options: Unpack[PlotOptions]) -> None:
-        """Draws the top-level layers, stage by stage, into a file; needs matplotlib.
-
-        Args:
-            path: of the file, ending in .png, .svg or .pdf.
-            **options: of `bellman_tf.game.plot.plot_game`: name, stages_per_row, dpi.
-        """
-        self.program.plot(path, **options)
 
 
 def _walk(model: keras.Model) -> Iterator[tuple[keras.Layer, str]]:

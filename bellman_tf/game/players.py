@@ -2,9 +2,7 @@
 
 import dataclasses
 import math
-import pathlib
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 
@@ -168,28 +166,14 @@ class Stage(tuple[Player, ...]):
         return tuple(self)
 
 
-class Placements(Protocol):
-    """What is read of `bellman_tf.game.alignments.Alignments`."""
-
-    @property
-    def count(self) -> int:
-        """Number of placements."""
-        ...
-
-
-class Game:
-    """The layers of a model as players that act in stages: what `model.game` is.
+class Players:
+    """What all games share.
 
     Attributes:
         players: every player, in order; then those whose place is not known.
         stages: tuples of players that act at the same time.
         reason: why the network's layers cannot be told apart; empty if they can.
         written: Keras variables that the model writes while it runs, as far as that is known.
-
-    Example:
-        >>> model = btf.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="last")])
-        >>> isinstance(model.game, btf.Game), [player.name for player in model.game.stages[0]], model.game.coverage
-        (True, ['last'], 1.0)
     """
 
     players: list[Player]
@@ -230,51 +214,17 @@ class Game:
         covered = sum(player.parameters for player in self.players if player.covered)
         return covered / total if total else 1.0
 
+
+class Placements(Protocol):
+    """What is read of `bellman_tf.game.alignments.Alignments`."""
+
     @property
-    def alignments(self) -> Placements:
-        """The placements of players off the longest path.
-
-        Example:
-            >>> btf.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).game.alignments.count
-            1
-        """
-        raise NotImplementedError
-
-    def summary(self, name: str = "model", print_fn: Callable[[str], Any] | None = None) -> None:
-        """Prints stages and players as a table.
-
-        Args:
-            name: the model's name.
-            print_fn: what to print with; `print` by default.
-
-        Example:
-            >>> model, lines = btf.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), []
-            >>> model.game.summary("line", lines.append)
-            >>> lines[0].splitlines()[-1]
-            '1 stages, 1 players, 8 parameters, 100.0% of them covered'
-        """
-        raise NotImplementedError
-
-    def plot(self, path: str | pathlib.Path, **options: Any) -> None:
-        """Draws stages and players into a file; needs matplotlib.
-
-        Args:
-            path: of the file, ending in .png, .svg or .pdf.
-            **options: of `bellman_tf.game.plot.plot_game`: name, stages_per_row, dpi.
-
-        Example:
-            >>> import tempfile
-            >>> model = btf.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     path = pathlib.Path(folder, "game.svg")
-            ...     model.game.plot(path, name="line")
-            ...     path.exists()
-            True
-        """
-        raise NotImplementedError
+    def count(self) -> int:
+        """Number of placements."""
+        ...
 
 
-class Program(Game):
+class Program(Players):
     """A game whose network is known call by call.
 
     Attributes:
@@ -299,6 +249,11 @@ class Program(Game):
         if self.graph is None:
             raise _checks.error("model", "be one whose layers can be listed", self.reason)
         return self.graph
+
+    @property
+    def alignments(self) -> Placements:
+        """The placements of players off the longest path."""
+        raise NotImplementedError
 
     @property
     def ranges(self) -> dict[int, tuple[int, int]]:

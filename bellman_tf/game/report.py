@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from bellman_tf.game.players import Game, Player, Program
+from bellman_tf.game.players import Player, Players, Program
 
 _COLUMNS = ("stage", "player", "kind", "parameters", "curvature", "gram", "gradient", "coverage")
 
 
 def print_game(
-    game: Game,
+    game: Players,
     name: str,
     metrics: list[str] | None,
     print_fn: Callable[[str], Any] | None = None,
@@ -52,7 +52,7 @@ def print_game(
 
 
 def _row(
-    game: Game, player: Player, metrics: list[str] | None, grams: list[str] | None
+    game: Players, player: Player, metrics: list[str] | None, grams: list[str] | None
 ) -> tuple[str, ...]:  # fmt: skip
     gram = player.gram if grams is None else grams[player.index]
     metric = "-" if metrics is None else metrics[player.index]
@@ -64,7 +64,7 @@ def _row(
     return _place(game, player), player.name, player.kind, parameters, metric, gram, way, covered
 
 
-def _place(game: Game, player: Player) -> str:
+def _place(game: Players, player: Player) -> str:
     stage = game.stage_of(player)
     if stage is None:
         return "-"

@@ -8,25 +8,22 @@ player. Source: GTDDP Sec. 3.1; DGN Fig. 2.
 import copy
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Self
 
 import keras
 
 from bellman_tf import _checks, keras_access
 from bellman_tf.game.alignments import Alignments
+from bellman_tf.game.game import Game
 from bellman_tf.game.graph import Call, Graph, Slot, UntraceableModelError, changed, trace
 from bellman_tf.game.players import Player, Program, Stage
-from bellman_tf.game.plot import PlotOptions, plot_game
 from bellman_tf.game.replayable import Verdict, judge
-from bellman_tf.game.report import print_game
 from bellman_tf.game.survey import signature_of
 from bellman_tf.layers.coverage import PREACTIVATION, Coverage
 from bellman_tf.layers.registry import coverage
 
 
-class TracedGame(Program):
+class TracedGame(Game, Program):
     """The players and stages of a model.
 
     Attributes:
@@ -70,6 +67,11 @@ class TracedGame(Program):
         self._add_loose(model)
         self._cut(calls, made)
         self.normalised_by = self._normalisations(calls)
+
+    @property
+    def program(self) -> Self:
+        """This game."""
+        return self
 
     @functools.cached_property
     def verdict(self) -> Verdict:
@@ -137,7 +139,7 @@ class TracedGame(Program):
             [['first'], ['shortcut', 'second']]
         """
         game = copy.copy(self)
-        game.__dict__.pop("alignments", None)
+        vars(game).pop("alignments", None)
         wanted = {
             id(self.players[index].calls[0]): stage for index, stage in placement.items() if self.players[index].calls
         }
@@ -157,14 +159,6 @@ class TracedGame(Program):
         game.player_of = {call: game.players[player.index] for call, player in self.player_of.items()}
         game._cut(calls, made)
         return game
-
-    def summary(self, name: str = "model", print_fn: Callable[[str], Any] | None = None) -> None:
-        """Prints stages and players as a table; arguments as `Game.summary`."""
-        print_game(self, name, None, print_fn)
-
-    def plot(self, path: str | pathlib.Path, **options: Unpack[PlotOptions]) -> None:
-        """Draws stages and players into a file; arguments as `Game.plot`."""
-        plot_game(self, path, **options)
 
     def _add_player(self, calls: list[Call], stage: int) -> None:
         operations = {id(call.operation): call.operation for call in calls}.values()

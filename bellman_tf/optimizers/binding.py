@@ -14,7 +14,7 @@ from bellman_tf.curvature.coupling.base import Coupling
 from bellman_tf.curvature.inner import InnerMetric, make_inner_block
 from bellman_tf.curvature.registry import player_layout
 from bellman_tf.curvature.stacks import StateStore
-from bellman_tf.game.players import Game, Player
+from bellman_tf.game.players import Player, Players
 from bellman_tf.keras_optimizers import accumulators_of, counter_of, trained_variables
 from bellman_tf.optimizers.large_states import warn_large
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block
@@ -174,7 +174,7 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
         self.make_more_state(game)
         self.restore()
 
-    def _follow(self, game: Game) -> None:
+    def _follow(self, game: Players) -> None:
         """Takes over a game that was read anew, if it has the players that the state was made for."""
         known = self._game is not None and self._game() is game
         blocks = self.blocks if known else [self.make_block(player) for player in game.players]
@@ -187,7 +187,7 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
         self.blocks, self.couplings, self.players = blocks, couplings, list(game.players)
         self._game = weakref.ref(game)
 
-    def make_more_state(self, game: Game) -> None:
+    def make_more_state(self, game: Players) -> None:
         """Creates state besides that of the players; for subclasses.
 
         Args:
@@ -221,7 +221,7 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
 
 
 def _needs(
-    game: Game, blocks: list[Block], couplings: list[Coupling]
+    game: Players, blocks: list[Block], couplings: list[Coupling]
 ) -> tuple[list[tuple[int, ...]], list[list[tuple[int, ...]]]]:
     """Whose variables the state belongs to, and its shapes, in order."""
     owners = [tuple(id(v) for v in player.variables) for player in game.players]

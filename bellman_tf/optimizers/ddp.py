@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.game.players import Game
+from bellman_tf.game.players import Players
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.optimizers.keywords import KEPT, DenseKeywords, LearningRate, Paper
 from bellman_tf.training.context import StepResult
@@ -131,7 +131,7 @@ class DDP(GTDDP):
         """The dense recursion."""
         return functools.partial(dense_step, options=self.dense)
 
-    def conclude(self, result: StepResult, game: Game) -> None:
+    def conclude(self, result: StepResult, game: Players) -> None:
         """As `GTDDP`'s; counts searches that failed.
 
         Args:
@@ -145,7 +145,7 @@ class DDP(GTDDP):
             result.assignments.add(self.failed_searches, failed)
         super().conclude(result, game)
 
-    def warn_open_loop(self, game: Game) -> None:
+    def warn_open_loop(self, game: Players) -> None:
         """Nothing to warn of: every layer has its Jacobian."""
 
     def get_config(self) -> dict[str, Any]:

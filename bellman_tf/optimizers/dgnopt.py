@@ -13,7 +13,7 @@ from bellman_tf.bandit import Bandit
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.config import KFAC, Full
 from bellman_tf.game.alignments import Placement
-from bellman_tf.game.players import Game
+from bellman_tf.game.players import Players
 from bellman_tf.game.stages import Player, TracedGame
 from bellman_tf.optimizers.gtddp import GTDDP
 from bellman_tf.optimizers.keywords import (
@@ -210,7 +210,7 @@ class DGNOpt(GTDDP):
             return [game.alignments.alap]
         return game.alignments.sample(self.most_alignments, self.seed)
 
-    def games(self, game: Game) -> Sequence[Game]:
+    def games(self, game: Players) -> Sequence[Players]:
         """The placements of the players that a step may be taken in.
 
         Args:
@@ -245,7 +245,7 @@ class DGNOpt(GTDDP):
         seed = tf.stack([tf.cast(state.rounds, tf.int32), self.seed])
         return tf.cast(self.bandit.choose(state, seed), tf.int32)
 
-    def make_more_state(self, game: Game) -> None:
+    def make_more_state(self, game: Players) -> None:
         """Creates the bandit's state.
 
         Args:

@@ -20,7 +20,7 @@ from bellman_tf._typing import Tensors
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.inner import ScaledBlock
 from bellman_tf.game.held import variables_in
-from bellman_tf.game.players import Game
+from bellman_tf.game.players import Players
 from bellman_tf.layers.tensors import either
 from bellman_tf.training.context import StepResult
 from bellman_tf.training.settings import GameOptions
@@ -183,7 +183,7 @@ class InnerOptimizerMixin(_Mixed):
                 accumulation_of(self.inner), "Make the optimizers outside the function that chooses them.",
             )  # fmt: skip
 
-    def hand_over(self, result: StepResult, game: Game) -> StepResult:
+    def hand_over(self, result: StepResult, game: Players) -> StepResult:
         """Lets the other optimizer move the variables, and puts everything back on a bad batch.
 
         Args:

@@ -11,7 +11,7 @@ from bellman_tf.curvature.gram.across_replicas import GLOBAL_BATCH, sendable, se
 from bellman_tf.curvature.gram.plan import kept_features
 from bellman_tf.curvature.kfac import KFACBlock
 from bellman_tf.curvature.registry import make_block, player_layout
-from bellman_tf.game.players import Game, Player
+from bellman_tf.game.players import Player, Players
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.settings import GameOptions
 
@@ -46,7 +46,7 @@ def _positions(player: Player) -> int | None:
     return player.extent.positions
 
 
-def couplings_of(game: Game, blocks: list[Block], options: GameOptions) -> tuple[list[Coupling], list[str]]:
+def couplings_of(game: Players, blocks: list[Block], options: GameOptions) -> tuple[list[Coupling], list[str]]:
     """The couplings of a game's players in their earliest stages.
 
     Args:
@@ -64,7 +64,7 @@ def couplings_of(game: Game, blocks: list[Block], options: GameOptions) -> tuple
     return make_couplings(blocks, stages, [_positions(player) for player in game.players], most)
 
 
-def gram_forms(options: GameOptions, game: Game, blocks: list[Block]) -> list[str]:
+def gram_forms(options: GameOptions, game: Players, blocks: list[Block]) -> list[str]:
     """The form of each player's Gram matrix, in words.
 
     Args:
@@ -86,7 +86,7 @@ def gram_forms(options: GameOptions, game: Game, blocks: list[Block]) -> list[st
     ]
 
 
-def players_apart(options: GameOptions, game: Game, blocks: list[Block]) -> dict[str, int | None]:
+def players_apart(options: GameOptions, game: Players, blocks: list[Block]) -> dict[str, int | None]:
     """Players whose Gram matrices stay block-diagonal over replicas with `coupling="global"`.
 
     Args:

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from bellman_tf import _checks
-from bellman_tf.game.players import Game
+from bellman_tf.game.players import Players
 from bellman_tf.keras_optimizers import averages_of, counter_of, trained_variables
 from bellman_tf.layers.tensors import either
 from bellman_tf.optimizers.binding import ModelBound
@@ -31,7 +31,7 @@ class Records(ModelBound):
     watched = False  # whether a `GameMonitor` reads the step's numbers
     watchable = True  # whether its steps have numbers for a monitor
 
-    def conclude(self, result: StepResult, game: Game) -> None:
+    def conclude(self, result: StepResult, game: Players) -> None:
         """Assigns what a step has come to, if the verdict on it is good, and counts it.
 
         Args:
@@ -87,7 +87,7 @@ class Records(ModelBound):
         """`[2, K + 1]`: sums over steps and latest values of what `names_of` names; the last column counts steps."""
         return self.__dict__.get("_monitor")
 
-    def make_monitor(self, game: Game) -> None:
+    def make_monitor(self, game: Players) -> None:
         """Makes the variable of `monitor`, if there is none for the numbers of this game.
 
         Args:
@@ -97,7 +97,7 @@ class Records(ModelBound):
         if self.monitor is None or self.monitor.shape != shape:
             object.__setattr__(self, "_monitor", tf.Variable(tf.zeros(shape), trainable=False))
 
-    def prepare(self, game: Game) -> None:
+    def prepare(self, game: Players) -> None:
         """Makes the variables of a step that cannot be made inside a replica, before it is traced.
 
         Args:
@@ -107,7 +107,7 @@ class Records(ModelBound):
             self.make_monitor(game)
 
     def add_to_monitor(
-        self, game: Game, outcome: Outcome | None, telemetry: dict[str, tf.Tensor], accepted: tf.Tensor
+        self, game: Players, outcome: Outcome | None, telemetry: dict[str, tf.Tensor], accepted: tf.Tensor
     ) -> None:
         """Adds the numbers of a step to the sums of `monitor`.
 

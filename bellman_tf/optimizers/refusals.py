@@ -9,7 +9,7 @@ from bellman_tf import _checks, keras_access
 from bellman_tf.curvature.block import Block
 from bellman_tf.curvature.identity import IdentityBlock
 from bellman_tf.curvature.inner import InnerBlock
-from bellman_tf.game.players import Game
+from bellman_tf.game.players import Players
 from bellman_tf.game.stages import TracedGame
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.settings import GameOptions
@@ -60,7 +60,7 @@ def takes_whole_step(kind: str, model: keras.Model) -> ValueError:
     )  # fmt: skip
 
 
-def other_players(kind: str, game: Game) -> ValueError:
+def other_players(kind: str, game: Players) -> ValueError:
     """What to say about a game that was read anew and has other players than the optimizer's state.
 
     Args:
@@ -140,7 +140,7 @@ def check_replicas(
     raise _checks.error("model", f"run on one replica: {reason}", model.name, hint)
 
 
-def check_replay(name: str, game: Game, blocks: list[Block], options: GameOptions, whole_states: bool) -> None:
+def check_replay(name: str, game: Players, blocks: list[Block], options: GameOptions, whole_states: bool) -> None:
     """Refuses to replay a trace that is not the model; a plain open-loop step replays nothing.
 
     Args:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from bellman_tf import _checks, keras_optimizers, replicas
 from bellman_tf.curvature.inner import InnerBlock
 from bellman_tf.curvature.stacks import StoredState
-from bellman_tf.game.players import Game
+from bellman_tf.game.players import Players
 from bellman_tf.optimizers.binding import ModelBound
 from bellman_tf.optimizers.metrics import players_apart
 from bellman_tf.optimizers.records import Records
@@ -122,7 +122,7 @@ class Stepping(Records, ModelBound):
         """State of every block, with what it reads of an optimizer inside, then of every coupling."""
         return self._store.read([block.read() if isinstance(block, InnerBlock) else [] for block in self.blocks])
 
-    def games(self, game: Game) -> Sequence[Game]:
+    def games(self, game: Players) -> Sequence[Players]:
         """The placements of the players that a step may be taken in.
 
         Args:
@@ -158,7 +158,7 @@ class Stepping(Records, ModelBound):
     def _always_measured(self) -> bool:
         return self.reads_outcome or (self.watched and self.watchable)
 
-    def warn_open_loop(self, game: Game) -> None:
+    def warn_open_loop(self, game: Players) -> None:
         """One warning that names the players without feedback, and one that names those that replicas do not couple.
 
         Args:
@@ -176,7 +176,7 @@ class Stepping(Records, ModelBound):
             stacklevel=2,
         )
 
-    def _warn_apart(self, game: Game) -> None:
+    def _warn_apart(self, game: Players) -> None:
         """Names the players whose samples meet those of their own replica only."""
         apart = players_apart(self.options, game, self.blocks)
         if not apart or not INFORMATION[self.options.information].curved:

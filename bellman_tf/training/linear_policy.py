@@ -10,7 +10,7 @@ from bellman_tf._typing import SomeTensors
 from bellman_tf.bellman import rollout, sample_space
 from bellman_tf.bellman.groups import from_groups, to_groups
 from bellman_tf.bellman.sample_space import SampleValue
-from bellman_tf.game.players import Game, Player
+from bellman_tf.game.players import Player, Players
 from bellman_tf.linalg.constants import expand_dims, once, reshape
 from bellman_tf.linalg.products import matvec
 from bellman_tf.training import held_out
@@ -101,7 +101,7 @@ class LinearPolicy:
         self._pulls.append(grouped if grouped is None or self.group_size is not None else grouped[0])
         return self._summed
 
-    def solve(self, game: Game) -> None:
+    def solve(self, game: Players) -> None:
         """Weights of all players that were added.
 
         Args:

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from bellman_tf import replicas
-from bellman_tf.game.players import Game
+from bellman_tf.game.players import Players
 from bellman_tf.training.information import INFORMATION
 from bellman_tf.training.linear_policy import LinearPolicy
 from bellman_tf.training.settings import GameOptions
@@ -24,7 +24,7 @@ def predicts(options: GameOptions) -> bool:
     return whole and not options.player_losses
 
 
-def names_of(options: GameOptions, game: Game) -> list[str]:
+def names_of(options: GameOptions, game: Players) -> list[str]:
     """The numbers that a watched step yields, in order; none for an open-loop step.
 
     Args:
@@ -43,7 +43,9 @@ def names_of(options: GameOptions, game: Game) -> list[str]:
     return names + ([f"feedback_ratio/stage_{t}" for t in range(1, len(game.stages))] if information.feedback else [])
 
 
-def numbers_of(policy: LinearPolicy | None, options: GameOptions, game: Game, dtype: tf.DType) -> dict[str, tf.Tensor]:
+def numbers_of(
+    policy: LinearPolicy | None, options: GameOptions, game: Players, dtype: tf.DType
+) -> dict[str, tf.Tensor]:
     """The numbers of a watched step of the linear roll-out that come from its sample weights.
 
     Args:

@@ -12,7 +12,7 @@ from bellman_tf._typing import Nested, StateMapping, Tensors
 from bellman_tf.game.execution import recorded
 from bellman_tf.game.held import variables_in, written_by
 from bellman_tf.game.native import NativeGame
-from bellman_tf.game.players import Game, Player
+from bellman_tf.game.players import Player, Players
 from bellman_tf.game.raw_variables import raw_variables
 from bellman_tf.game.replay_check import kept_variables
 from bellman_tf.game.signatures import with_declared_sizes
@@ -48,7 +48,9 @@ class Round(Moves):
         left_out: variables with a regularizer that the loss does not hold.
     """
 
-    def __init__(self, model: keras.Model, game: Game, settings: StepSettings, context: StepContext, data: Any) -> None:
+    def __init__(
+        self, model: keras.Model, game: Players, settings: StepSettings, context: StepContext, data: Any
+    ) -> None:
         self.model, self.game, self.data = model, game, data
         x, self.y, self.sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self.x = with_declared_sizes(model, x)

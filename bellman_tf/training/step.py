@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from bellman_tf.game.players import Game
+from bellman_tf.game.players import Players
 from bellman_tf.training.context import StepContext, StepResult
 from bellman_tf.training.game_step import game_step
 from bellman_tf.training.information import INFORMATION
@@ -33,7 +33,7 @@ from bellman_tf.training.verdict import conclude
 
 def take_step(
     model: keras.Model,
-    games: Sequence[Game],
+    games: Sequence[Players],
     settings: StepSettings,
     context: StepContext,
     data: Any,

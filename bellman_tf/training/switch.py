@@ -10,13 +10,13 @@ import keras
 import tensorflow as tf
 
 from bellman_tf._typing import Tensors
-from bellman_tf.game.players import Game
+from bellman_tf.game.players import Players
 from bellman_tf.keras_access import mask_of, set_mask
 from bellman_tf.training.context import Outcome
 from bellman_tf.training.round import Round
 
 
-def switched(batch: Round, games: Sequence[Game], branch: tf.Tensor, solve: Callable[[Round], None]) -> None:
+def switched(batch: Round, games: Sequence[Players], branch: tf.Tensor, solve: Callable[[Round], None]) -> None:
     """Solves the batch in the game with number `branch`; only that branch runs.
 
     Args:
@@ -27,7 +27,7 @@ def switched(batch: Round, games: Sequence[Game], branch: tf.Tensor, solve: Call
     """
     exports: list[_Export] = []
 
-    def run(game: Game) -> Callable[[], Tensors]:
+    def run(game: Players) -> Callable[[], Tensors]:
         def step() -> Tensors:
             inner = Round(batch.model, game, batch.settings, batch.context, batch.data)
             solve(inner)
