@@ -120,7 +120,7 @@ class DiagonalMetric(Metric):
         return [d * part for d, part in zip(self.inverse, parts, strict=True)]
 
     def step(self, gradient: Tensors) -> Decrease:
-        """`g / f(v)`, scaled by the learning rate: the inverse, wanted nowhere else, is not formed."""
+        """`g / f(v)`, scaled by the learning rate: for the step alone the inverse is not formed."""
         return Decrease(self._divided(gradient), self._rate, {})
 
     def _divided(self, parts: Tensors) -> Tensors:

@@ -10,7 +10,7 @@ from bellman_tf import _checks, replicas
 from bellman_tf._typing import Size, Tensors
 from bellman_tf.curvature.cached import PlayerUpdate, update_all
 from bellman_tf.curvature.coupling.joint import JointMetric
-from bellman_tf.curvature.metric import Metric
+from bellman_tf.curvature.metric import Decrease, Metric
 from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.game.players import Player
 from bellman_tf.layers.capture import Capture, MatrixCapture
@@ -219,25 +219,24 @@ class Moves:
         """Queues the step of a player, without a copy of its variables where it can; returns what it was made of."""
         if self.context.decay is not None or any(v.constraint is not None for v in player.variables):
             return self.move(player, gradient)
-        directions, scale = self._step(player, gradient)
-        for variable, direction in zip(player.variables, directions, strict=True):
-            self.assignments.subtract(variable, direction, scale)
-        return directions
+        decrease = self._step(player, gradient)
+        for variable, direction in zip(player.variables, decrease.directions, strict=True):
+            self.assignments.subtract(variable, direction, decrease.scale)
+        return decrease.directions
 
     def move(self, player: Player, gradient: Tensors) -> Tensors:
         """Queues the player's new values and returns them."""
-        directions, scale = self._step(player, gradient)
-        return self._queue(player, directions if scale is None else [scale * part for part in directions])
+        return self._queue(player, self._step(player, gradient).formed)
 
-    def _step(self, player: Player, gradient: Tensors) -> tuple[Tensors, tf.Tensor | None]:
-        """Directions and their scale, `None` for 1; what changes in the player's state with them is kept."""
+    def _step(self, player: Player, gradient: Tensors) -> Decrease:
+        """The decrease of the player's variables; what changes in its state with it is kept."""
         decrease = self.metric_of(player).step(gradient)
         for k, tensor in decrease.changed.items():
             self._new_state[player.index][k] = tensor
             self.implied.add((player.index, k))
         if self.settings.momentum.beta:
-            return self._with_momentum(player, decrease.formed), None
-        return decrease.directions, decrease.scale
+            return Decrease(self._with_momentum(player, decrease.formed), None, {})
+        return decrease
 
     def _with_momentum(self, player: Player, directions: Tensors) -> Tensors:
         """The decrease that the player's directions and velocity make; the new velocity is kept."""
