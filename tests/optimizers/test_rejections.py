@@ -85,3 +85,14 @@ def test_half_precision_holds_the_step_and_not_the_gradient():
     model.train_on_batch(np.full((2, 1), 1000.0), np.zeros((2, 1)))  # a gradient of 2e5: float16 ends at 65504
     assert int(model.optimizer.rejected_batches) == 0
     np.testing.assert_allclose(model.trainable_variables[0], [[-0.2]], rtol=1e-3)
+
+
+@pytest.mark.parametrize("information", ["open", "cooperative"])
+def test_second_moments_that_overflow_are_not_kept(information):
+    """The step itself is finite then: Adam's would be 0."""
+    inputs = keras.Input((1,))
+    model = btf.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(btf.GTDDP(0.1, curvature="adam", information=information), loss=lambda y, p: 1e22 * (p - y))
+    model.train_on_batch(np.ones((2, 1)), np.zeros((2, 1)))
+    assert int(model.optimizer.rejected_batches) == 1
+    assert all(np.isfinite(v).all() for v in model.optimizer.variables)
