@@ -1,6 +1,9 @@
 """What every test module may use: comparisons that say where two arrays part."""
 
+import itertools
+
 import numpy as np
+import pytest
 
 from bellman_tf.training.round import Round
 
@@ -29,6 +32,21 @@ def assert_close(actual, expected, *, rtol=0.0, atol=0.0, label=""):
         rows.append(f"  {index}: {actual.flat[i]!r} against {expected.flat[i]!r}, gap {gap.flat[i]:.3e}")
     count = np.count_nonzero(gap > bound)
     raise AssertionError(f"{label} {count} of {gap.size} entries off by more than {bound:.3e}:\n" + "\n".join(rows))
+
+
+def thinned(*axes, every=2):
+    """All combinations of the values of `axes` as rows of a parametrised test, most of them for the slow suite.
+
+    One in `every` is usual: those whose places along the axes sum to a multiple of it. So every value is met, and two
+    axes meet in a Latin square. A value that is a tuple fills as many arguments as it has entries.
+    """
+    rows = []
+    for combination in itertools.product(*(list(enumerate(axis)) for axis in axes)):
+        values = [value if isinstance(value, tuple) else (value,) for _, value in combination]
+        usual = sum(place for place, _ in combination) % every == 0
+        name = "-".join(str(getattr(value, "__name__", value)) for value in itertools.chain(*values))
+        rows.append(pytest.param(*itertools.chain(*values), id=name, marks=[] if usual else pytest.mark.slow))
+    return rows
 
 
 def relative_error(actual, expected):

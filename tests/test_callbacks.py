@@ -145,7 +145,14 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize(("case", "jit"), [*((case, False) for case in FOREIGN), ("adamw inside", True)])
+SLOW_FOREIGN = [("sgd inside", False), ("adamw inside", True), ("momentum", False)]
+
+
+@pytest.mark.parametrize(
+    ("case", "jit"),
+    [("adamw inside", False), ("kfac", False), ("feedback", False)]
+    + [pytest.param(*row, marks=pytest.mark.slow) for row in SLOW_FOREIGN],
+)
 def test_of_moves_that_the_recursion_does_not_choose_the_end_of_the_network_says_the_decrease(case, jit):
     """Short moves: slope and curvature at the end say what J does, and the ratio is one."""
     options = {key: value() if callable(value) else value for key, value in FOREIGN[case].items()}

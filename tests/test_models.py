@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 import bellman_tf as btf
-from tests.helpers import assert_close
+from tests.helpers import assert_close, thinned
 from tests.strategies.networks import NETWORKS, Subclassed, classify, cross_entropy, labels, mlp, normal
 
 BATCH = 8
@@ -28,7 +28,7 @@ def trained(network, optimizer, steps=3):
     return model, history.history, [str(w.message) for w in seen if "open-loop" in str(w.message)]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", thinned(NETWORKS))
 def test_open_loop_is_keras_sgd(name):
     network = NETWORKS[name]
     expected, their_history, _ = trained(network, keras.optimizers.SGD(0.1))
@@ -42,7 +42,7 @@ def test_open_loop_is_keras_sgd(name):
     assert not said
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", thinned(NETWORKS))
 def test_it_trains_with_the_defaults(name):
     network = NETWORKS[name]
     model, history, said = trained(network, btf.GTDDP())
@@ -57,8 +57,11 @@ def test_it_trains_with_the_defaults(name):
     assert all(name in said[0] for name in names)
 
 
-@pytest.mark.parametrize("name", ["residual cnn", "two by two", "attention", "shared layer", "other layers", "nested",
-                                  "embedding and gru", "covered zoo", "own variable"])  # fmt: skip
+FOLLOWED = ["residual cnn", "two by two", "attention", "shared layer", "other layers", "nested", "embedding and gru",
+            "covered zoo", "own variable"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", thinned(FOLLOWED))
 def test_at_a_vanishing_learning_rate_the_game_follows_the_gradient(name):
     """All weights tend to 1/B: the game's own gradients, replayed layers included, are Keras's."""
     keras.config.set_floatx("float64")

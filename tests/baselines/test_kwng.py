@@ -48,7 +48,7 @@ def drawn(options, X, jit):
     ("options", "jit"),
     [
         ({"basis": 3}, False),
-        ({"basis": 3}, True),
+        pytest.param({"basis": 3}, True, marks=pytest.mark.slow),
         ({"basis": 2, "coordinates": "all", "diagonal": False}, False),
         ({"basis": 3, "ridge": 0.1, "bandwidth": 3.0, "seed": 5}, False),
         ({"basis": 4, "max_norm": 1e-2}, False),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bellman_tf.bellman import rollout, sample_space
 from tests.bellman.sample_games import few, start, terms
-from tests.helpers import assert_close
+from tests.helpers import assert_close, thinned
 from verification.problems.games import games
 
 STRUCTURES = [(True, True), (True, False), (False, True), (False, False)]
@@ -45,7 +45,7 @@ FORMATS = [
 ]
 
 
-@pytest.mark.parametrize(("joint", "feedback", "rank", "group_size", "dtype"), FORMATS)
+@pytest.mark.parametrize(("joint", "feedback", "rank", "group_size", "dtype"), thinned(FORMATS))
 def test_compiled_and_eager_agree_in_both_precisions(rank, group_size, joint, feedback, dtype):
     case = fixed_case(np.random.default_rng(1), rank, group_size, joint, dtype)
     flags = joint, feedback, rank == 0

@@ -27,7 +27,7 @@ TEAM = [
 ]
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_together_is_as_alone(jit, rng):
     samples = [draw(CASES[name], rng, batch=5, columns=1) for name, _ in TEAM]
     blocks = [

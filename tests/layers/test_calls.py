@@ -10,7 +10,7 @@ from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.layers.calls import join_calls, joined_extent
 from bellman_tf.layers.registry import coverage
 from tests.curvature.players import initial_state, step
-from tests.helpers import assert_close
+from tests.helpers import assert_close, thinned
 from tests.layers.cases import CASES, Case, Sample, automatic, draw, flat
 from verification.references import gram as reference
 
@@ -55,11 +55,13 @@ def test_gradients_are_sums_over_the_calls(name, columns, count, rng):
         assert_close(q, want[:, :1] * alpha.reshape(4, *[1] * (want.ndim - 1)), rtol=1e-12)
 
 
-@pytest.mark.parametrize("config", [
+METRICS = [
     options.Identity(), options.RMSprop(), options.KFAC(), options.KFAC(convolution="patches"), options.EKFAC(),
     options.EKFAC(convolution="autocorrelation"), options.Full(),
-])  # fmt: skip
-@pytest.mark.parametrize("name", NAMES)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "config"), thinned(NAMES, METRICS, every=3))
 def test_every_metric_and_gram_form_takes_them(name, config, rng):
     samples = calls(name, rng, 1)
     joined = join_calls([sample.capture for sample in samples])

@@ -1,11 +1,12 @@
 """Running one computation eagerly, traced, and compiled by XLA."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tests.helpers import assert_close
 
-DTYPES = (np.float32, np.float64)
+DTYPES = (np.float32, pytest.param(np.float64, marks=pytest.mark.slow))
 
 
 def assert_modes_agree(compute, *arguments, rtol):

@@ -8,7 +8,7 @@ from hypothesis import given
 from bellman_tf.linalg import eigh, is_finite, symmetrize
 from bellman_tf.linalg.symmetric import _jacobi
 from tests.helpers import assert_close
-from tests.linalg.modes import DTYPES, assert_modes_agree
+from tests.linalg.modes import assert_modes_agree
 from verification.problems.matrices import KINDS, rotation, spectrum, symmetric_matrices, with_spectrum
 from verification.references import symmetric as reference
 
@@ -98,7 +98,7 @@ def test_finiteness_is_judged_per_matrix(bad):
     assert is_finite(A).numpy().tolist() == [reference.is_finite(matrix) for matrix in A] == [True, False]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])  # XLA's own decompositions lose digits in float64
 def test_eager_traced_and_compiled_agree(dtype, rng):
     def compute(A):
         w, V = eigh(A)

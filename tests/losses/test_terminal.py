@@ -172,7 +172,7 @@ def test_a_perfectly_fitted_sample_has_no_coefficient_and_a_nearly_fitted_one_a_
         ("unknown batch size", "two outputs"),
         ("unknown batch size", "dice"),
         ("jit", "subclass, weighted"),
-        ("jit", "two outputs"),
+        pytest.param("jit", "two outputs", marks=pytest.mark.slow),
         pytest.param("jit", "sigmoid into a categorical cross-entropy", marks=pytest.mark.slow),
         pytest.param("jit", "dice", marks=pytest.mark.slow),
     ],

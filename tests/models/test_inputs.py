@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import bellman_tf as btf
-from tests.helpers import assert_close
+from tests.helpers import assert_close, thinned
 from tests.models.nets import net
 from tests.strategies.networks import cross_entropy, labels, normal
 
@@ -169,9 +169,9 @@ def batches(x, y, known):
     return made.apply(tf.data.experimental.assert_cardinality(2))
 
 
-@pytest.mark.parametrize("functional", [True, False])
-@pytest.mark.parametrize("curvature", ["identity", "kfac"])
-@pytest.mark.parametrize("name", WITHOUT_SIZES)
+@pytest.mark.parametrize(
+    ("name", "curvature", "functional"), thinned(WITHOUT_SIZES, ["identity", "kfac"], [True, False])
+)
 def test_batches_that_know_no_sizes_train_as_others_do(name, curvature, functional):
     shape, hidden = WITHOUT_SIZES[name]
     x, y, weights = normal(16, *shape), labels(16), []

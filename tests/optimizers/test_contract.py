@@ -33,9 +33,18 @@ ROWS = {
 }
 
 
-@pytest.fixture(params=ROWS, name="make")
-def _make(request):
-    return ROWS[request.param]
+ONE_OF_EACH_CLASS = ("GTDDP", "GTDDP nonlinear", "DDPNOpt with Lion inside", "EKFAC", "DDP", "EMSA", "KWNG")
+OTHER_STATE = ("GTDDP adam", "GTDDP nesterov", "GTDDP with AdamW inside")
+
+
+def rows(*usual):
+    """All rows; those that are not named are in the slow suite."""
+    return [pytest.param(ROWS[row], id=row, marks=[] if row in usual else pytest.mark.slow) for row in ROWS]
+
+
+one_of_each_class = pytest.mark.parametrize("make", rows(*ONE_OF_EACH_CLASS))
+one_of_each_state = pytest.mark.parametrize("make", rows(*ONE_OF_EACH_CLASS, *OTHER_STATE))
+every_row = pytest.mark.parametrize("make", rows(*ROWS))
 
 
 def network():
@@ -52,6 +61,7 @@ def state(model):
     return [v.numpy() for v in (*model.variables, *model.optimizer.variables, *model.seed_variables())]
 
 
+@one_of_each_class
 def test_it_decreases_a_quadratic(make):
     model = btf.Sequential([layers.Input((4,)), layers.Dense(2)])
     model.compile(optimizer=make(), loss="mse")
@@ -61,6 +71,7 @@ def test_it_decreases_a_quadratic(make):
     assert all(np.isfinite(history))
 
 
+@one_of_each_class
 def test_it_traces_once(make):
     model, traces = network(), []
     model.compile(optimizer=make(), **cross_entropy())
@@ -71,6 +82,7 @@ def test_it_traces_once(make):
     assert len(traces) == 1
 
 
+@one_of_each_state
 @pytest.mark.filterwarnings("ignore:.*Skipping variable loading.*")
 def test_it_saves_mid_run_and_continues_identically(make, tmp_path):
     x, y = data()
@@ -88,6 +100,7 @@ def test_it_saves_mid_run_and_continues_identically(make, tmp_path):
         assert np.array_equal(expected, actual)
 
 
+@every_row
 def test_its_configuration_makes_the_round_trip(make):
     optimizer = make()
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(optimizer)))
@@ -103,13 +116,12 @@ COPIES = {
     "deepcopy": copy.deepcopy,
     "pickle": lambda optimizer: pickle.loads(pickle.dumps(optimizer)),
 }
-# All three go through one `__reduce__`: the usual suite pickles one of each class, and copies these two in all ways.
-COPIED = ("GTDDP", "GTDDP with AdamW inside")
-ONE_OF_EACH_CLASS = ("GTDDP", "GTDDP nonlinear", "DDPNOpt with Lion inside", "EKFAC", "DDP", "EMSA", "KWNG")
+# All three go through one `__reduce__`: the usual suite copies these, the first in all ways.
+COPIED = ("GTDDP with AdamW inside", "GTDDP", "DDP", "EMSA")
 
 
 def _slow(row, way):
-    usual = row in COPIED or (way == "pickle" and row in ONE_OF_EACH_CLASS)
+    usual = row == COPIED[0] or (way == "pickle" and row in COPIED)
     return [] if usual else pytest.mark.slow
 
 
@@ -156,6 +168,7 @@ def test_a_copy_made_mid_run_goes_on_in_a_model_of_the_same_shape(make, copied):
         assert np.array_equal(expected, actual)
 
 
+@one_of_each_state
 def test_a_bad_batch_changes_nothing_but_the_counter(make):
     x, y = data()
     model = network()
@@ -174,6 +187,7 @@ def test_a_bad_batch_changes_nothing_but_the_counter(make):
     assert int(model.optimizer.iterations) == 2
 
 
+@every_row
 def test_it_needs_the_layers(make):
     model = keras.Sequential([layers.Input((6,)), layers.Dense(3)])
     model.compile(optimizer=make(), **cross_entropy())
@@ -183,10 +197,7 @@ def test_it_needs_the_layers(make):
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
-@pytest.mark.parametrize(
-    "make",
-    [pytest.param(ROWS[row], id=row, marks=[] if row in ONE_OF_EACH_CLASS else pytest.mark.slow) for row in ROWS],
-)
+@pytest.mark.parametrize("make", rows("GTDDP", "EKFAC"))
 def test_it_belongs_to_one_model(make):
     optimizer = make()
     model = mlp()
@@ -198,7 +209,7 @@ def test_it_belongs_to_one_model(make):
     model.train_on_batch(*data())
 
 
-@pytest.mark.parametrize("make", [btf.GTDDP, btf.EKFAC], indirect=False)
+@pytest.mark.parametrize("make", [btf.GTDDP, btf.EKFAC])
 @pytest.mark.parametrize("kind", [mlp, Subclassed])
 def test_other_kinds_of_models_continue_identically_too(kind, make, tmp_path):
     x, y = data()

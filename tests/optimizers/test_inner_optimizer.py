@@ -9,7 +9,7 @@ import pytest
 from keras import layers, optimizers
 
 import bellman_tf as btf
-from tests.helpers import assert_close
+from tests.helpers import assert_close, thinned
 from tests.optimizers.inside import MAKE, compiled, state, train, x, y
 from tests.strategies.networks import cross_entropy, labels, mlp, normal, residual_cnn
 from verification.references import inner as reference
@@ -20,6 +20,10 @@ DESCRIBED = {
 }  # fmt: skip
 SOME = [name for name in ("momentum", "adamw", "nadam", "muon", "multi", "own", "schedule") if name in MAKE]
 RARE = [name for name in MAKE if name not in (*SOME, "rmsprop", "lion", "schedule free")]
+
+
+OFTEN = [name for name in MAKE if name in ("momentum", "adamw", "muon", "multi", "schedule free")]
+often = pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in MAKE])
 
 
 @pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n in RARE else n for n in MAKE], name="name")
@@ -107,6 +111,7 @@ def test_its_steps_are_those_of_the_reference(rule, jit):
 # ---- it is left as it is
 
 
+@often
 @pytest.mark.parametrize("network", [mlp, pytest.param(residual_cnn, marks=pytest.mark.slow)])
 def test_open_loop_it_is_keras_with_that_optimizer(name, network):
     assert_open_loop_is_keras(name, network)
@@ -126,8 +131,12 @@ def assert_open_loop_is_keras(name, network):
         assert np.array_equal(expected.numpy(), actual.numpy()), expected.path
 
 
-def test_it_trains_and_graph_and_xla_agree(name):
-    models = [compiled(btf.GTDDP(inner_optimizer=MAKE[name]()), jit_compile=jit) for jit in (False, True)]
+@pytest.mark.parametrize(
+    "some",
+    [n if n in {"muon", "schedule free"} else pytest.param(n, marks=pytest.mark.slow) for n in MAKE],
+)
+def test_it_trains_and_graph_and_xla_agree(some):
+    models = [compiled(btf.GTDDP(inner_optimizer=MAKE[some]()), jit_compile=jit) for jit in (False, True)]
     losses = [train(model, 5) for model in models]
     assert losses[0][-1] < losses[0][0]
     for first, second in zip(*(model.get_weights() for model in models), strict=True):
@@ -215,6 +224,7 @@ def test_a_finite_gradient_whose_square_is_not_is_a_bad_batch_too(jit):
 # ---- saved and copied
 
 
+@often
 @pytest.mark.filterwarnings("ignore:.*Skipping variable loading.*")
 def test_saved_in_the_middle_it_goes_on_identically(name, tmp_path):
     model = compiled(btf.GTDDP(inner_optimizer=MAKE[name]()))
@@ -239,12 +249,11 @@ def test_its_configuration_makes_the_round_trip(name):
 COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda optimizer: pickle.loads(pickle.dumps(optimizer))}
 
 
-@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
-@pytest.mark.parametrize("some", SOME)
+@pytest.mark.parametrize(("some", "copied"), thinned(SOME, COPIES, every=3))
 def test_a_copy_made_mid_run_goes_on_in_a_model_of_the_same_shape(some, copied):
     first = compiled(btf.GTDDP(inner_optimizer=MAKE[some]()))
     train(first, 2)
-    again = copied(copied(first.optimizer))
+    again = COPIES[copied](COPIES[copied](first.optimizer))
     assert not set(map(id, again.variables)) & set(map(id, first.optimizer.variables))
     second = compiled(again)
     second.set_weights(first.get_weights())

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers, optimizers
 
 import bellman_tf as btf
-from tests.helpers import assert_close
+from tests.helpers import assert_close, thinned
 from tests.optimizers.inside import MAKE, compiled, state, train, x, y
 from tests.strategies.networks import labels, tokens
 
@@ -232,8 +232,9 @@ def test_eager_steps_are_guarded_too():
 # ---- dtypes and sparse gradients
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("name", ["momentum", "adamw", "multi"])
+@pytest.mark.parametrize(
+    ("name", "policy"), thinned(["momentum", "adamw", "multi"], ["mixed_bfloat16", "mixed_float16"])
+)
 def test_in_mixed_precision_the_open_loop_is_keras(name, policy):
     if name not in MAKE:
         pytest.skip("needs a newer Keras")

@@ -54,7 +54,7 @@ def compare(name, count, make, shape, steps=4, **options):
     assert model.optimizer.iterations.numpy() == steps
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_drawn_cotangents_of_one_output(count, monkeypatch):
     """Whose squares do not depend on the signs, so that replicas with signs of their own have the same statistics."""
 
@@ -66,7 +66,7 @@ def test_drawn_cotangents_of_one_output(count, monkeypatch):
     compare("drawn", count, regression, (6,), loss="mse")
 
 
-@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("sharded", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_mixtures_of_features(sharded, monkeypatch):
     """Which every replica has from the factors of all samples."""
 

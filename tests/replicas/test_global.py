@@ -118,7 +118,7 @@ def test_between_factorisations_ekfac_of_few_samples_depends_on_their_order(peri
     assert gap < 1e-12 if alike else gap > 1e-3
 
 
-@pytest.mark.parametrize(("count", "samples"), [(2, 11), (4, 13)])
+@pytest.mark.parametrize(("count", "samples"), [(2, 11), pytest.param(4, 13, marks=pytest.mark.slow)])
 def test_a_last_batch_that_is_not_shared_evenly(count, samples):
     """Replicas have 2 and 1 of its samples, or 2, 2, 1 and 0."""
     compare("identity", count, "mlp", samples, run_eagerly=count == 2)  # Keras's losses of no sample want a graph

@@ -94,7 +94,7 @@ def test_of_one_output_the_whole_matrix_and_ekfacs_moments_are_exact(head):
 
 
 def test_of_several_outputs_the_mean_over_steps_is_the_gauss_newton_matrix():
-    steps = 400
+    steps = 150
     model, x = step("softmax", Full(fisher="model", decay=0.9999), steps)
     for state, layer in zip(model.optimizer.state, ["hidden", "last"], strict=True):
         expected = gauss_newton(model, x, "softmax", layer)[2]
@@ -105,26 +105,27 @@ def test_of_several_outputs_the_mean_over_steps_is_the_gauss_newton_matrix():
     assert off > 2 * np.abs(state[0] - expected).max()
 
 
-@pytest.mark.parametrize("curvature", [KFAC, EKFAC, Full])
+@pytest.mark.parametrize("curvature", [KFAC, *(pytest.param(c, marks=pytest.mark.slow) for c in (EKFAC, Full))])
 def test_xla_draws_the_same(curvature):
     (one, _), (other, _) = (step("softmax", curvature(fisher="model"), 3, 0.1, jit) for jit in (False, True))
     for ours, theirs in zip(one.get_weights(), other.get_weights(), strict=True):
         assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_it_draws_as_often_as_factors_are_updated(jit):
     """Of a layer with a matrix, and of one with the diagonal alone: no step in between has anything to draw."""
 
-    def seen(steps):
-        keras.utils.set_random_seed(0)
-        normalised = layers.LayerNormalization(dtype="float64")
-        model = btf.Sequential([keras.Input((3,), dtype="float64"), normalised, layers.Dense(3, dtype="float64")])
-        step("softmax", KFAC(fisher="model", update_every=3), steps, jit=jit, model=model)
-        assert {block.draws for block in model.optimizer.blocks} == {3}
-        return [np.array(model.optimizer.state[0][0]), np.array(model.optimizer.state[1][1])]
-
-    for first, second, third, fourth in zip(*(seen(steps) for steps in (1, 2, 3, 4)), strict=True):
+    keras.utils.set_random_seed(0)
+    normalised = layers.LayerNormalization(dtype="float64")
+    model = btf.Sequential([keras.Input((3,), dtype="float64"), normalised, layers.Dense(3, dtype="float64")])
+    step("softmax", KFAC(fisher="model", update_every=3), jit=jit, model=model)
+    assert {block.draws for block in model.optimizer.blocks} == {3}
+    seen = []
+    for _ in range(4):
+        seen.append([np.array(model.optimizer.state[0][0]), np.array(model.optimizer.state[1][1])])
+        model.train_on_batch(*batch("softmax"))
+    for first, second, third, fourth in zip(*seen, strict=True):
         assert_close(second, first, rtol=0)
         assert_close(third, first, rtol=0)
         assert np.abs(fourth - first).max() > 1e-3
@@ -140,7 +141,7 @@ def attentive(inputs):
 
 
 @pytest.mark.filterwarnings("ignore:.*open-loop")
-@pytest.mark.parametrize("hidden", [recurrent, attentive])
+@pytest.mark.parametrize("hidden", [pytest.param(recurrent, marks=pytest.mark.slow), attentive])
 def test_a_draw_that_is_not_due_in_every_step_keeps_its_shape(hidden):
     """The branch that draws knows no sizes here; the first step draws, whatever the period."""
 

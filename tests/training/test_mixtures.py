@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import bellman_tf as btf
-from tests.helpers import assert_close
+from tests.helpers import assert_close, thinned
 from tests.strategies.networks import labels, normal
 
 KFAC, GramLimits = btf.curvature.KFAC, btf.curvature.GramLimits
@@ -52,10 +52,13 @@ def mixings(optimizer):
     return [v for v in optimizer.variables if v.name.endswith("feature_mixing")]
 
 
-@pytest.mark.parametrize("options", [
+OPTIONS = [
     {}, {"information": "feedback"}, {"group_size": 4}, {"rollout": "nonlinear"}, {"terminal_hessian": "full"},
     {"step_control": "levenberg_marquardt"}, {"make": btf.DGNOpt, "players": 2},
-], ids=str)  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", thinned(OPTIONS))
 def test_as_many_mixtures_as_features_are_the_exact_step(options):
     exact, mixed = trained("exact", **options), trained(ALL, **options)
     assert not mixings(exact.optimizer) and [v.shape for v in mixings(mixed.optimizer)] == [(4, 4), (5, 5)]

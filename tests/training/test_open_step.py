@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import bellman_tf as btf
-from tests.helpers import assert_close
+from tests.helpers import assert_close, thinned
 from tests.strategies.networks import cross_entropy, labels, normal
 
 BASELINES = {
@@ -67,8 +67,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("curvature", BASELINES)
+@pytest.mark.parametrize(("curvature", "option"), thinned(BASELINES, OPTIONS, every=3))
 def test_it_is_the_baseline_with(curvature, option):
     assert_same(curvature, **OPTIONS[option])
 

@@ -8,7 +8,7 @@ from keras import layers
 
 import bellman_tf as btf
 from bellman_tf.training.native_step import NativeStep
-from tests.helpers import assert_close, round_of
+from tests.helpers import assert_close, round_of, thinned
 from tests.training.two_outputs import FELT, LABELS, RULES, TARGETS, X, losses, network, random, trained
 from verification.references import own_costs as reference
 
@@ -58,8 +58,7 @@ def dense_step(model, rules, rate, terminal_hessian, decay):
 
 
 @pytest.mark.usefixtures("_float64")
-@pytest.mark.parametrize("terminal_hessian", ["matched", "full"])
-@pytest.mark.parametrize("decay", [0.0, 0.0625])
+@pytest.mark.parametrize(("decay", "terminal_hessian"), thinned([0.0, 0.0625], ["matched", "full"]))
 def test_it_is_the_dense_step(terminal_hessian, decay):
     rate, regularizer = 0.3, keras.regularizers.L2(decay) if decay else None
     model = network(regularizer=regularizer)
@@ -78,7 +77,7 @@ def test_it_is_the_dense_step(terminal_hessian, decay):
 # What must hold
 
 
-@pytest.mark.parametrize("curvature", ["identity", "kfac"])
+@pytest.mark.parametrize("curvature", [pytest.param("identity", marks=pytest.mark.slow), "kfac"])
 def test_every_loss_for_every_player_changes_nothing(curvature):
     step = lambda rules: trained(btf.DDPNOpt(0.1, curvature=curvature, player_losses=rules), steps=2)
     plain, same = step(None), step({"trunk_*": ["b", "a"], "side": ["a", "b"]})
@@ -193,10 +192,10 @@ def cubes(y_true, y_pred):
 @pytest.mark.parametrize(
     ("terminal_hessian", "loss", "felt"),
     [
-        ("matched", losses(), "a"),
+        pytest.param("matched", losses(), "a", marks=pytest.mark.slow),
         ("full", losses(), "b"),
         ("matched", ["sparse_categorical_crossentropy", cubes], "b"),
-        (2, [cubes, cubes], "a"),
+        pytest.param(2, [cubes, cubes], "a", marks=pytest.mark.slow),
     ],
 )
 def test_a_loss_that_no_player_feels_might_as_well_not_be_there(terminal_hessian, loss, felt):
@@ -262,7 +261,7 @@ def towers(names):
     [
         pytest.param({"curvature": "kfac"}, marks=pytest.mark.slow),
         {"curvature": "identity", "momentum": 0.9, "nesterov": True},
-        {"inner_optimizer": "adam"},
+        pytest.param({"inner_optimizer": "adam"}, marks=pytest.mark.slow),
         pytest.param({"curvature": "rmsprop", "group_size": 4, "terminal_hessian": 1}, marks=pytest.mark.slow),
     ],
     ids=lambda options: "-".join(map(str, options.values())),

@@ -169,6 +169,7 @@ def test_threads_change_nothing_but_the_time():
     assert lengths[:3].max() > lengths[3:].max() + 2  # so that the second history had to be continued
 
 
+@pytest.mark.slow
 def test_threads_by_xla_inside_a_tf_function():
     problem = Problem(lambda x, u, t: x + u, lambda x, u, t: u[:, 0] ** 2, lambda x: (x[:, 0] - 4.0) ** 2, 3)
     x0, u = tf.constant([[0.0], [0.5], [1.0]], tf.float64), tf.zeros([3, 3, 1], tf.float64)

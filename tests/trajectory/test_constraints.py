@@ -180,7 +180,7 @@ def obstacle():
     return cases.both(f, cost, terminal, 2, (0.0, 0.1), np.ones([10, 2]), inequality=lambda x, u, t: disc(x, tf))
 
 
-@pytest.mark.parametrize(("second_order", "most"), [(True, 30), (False, 45)])
+@pytest.mark.parametrize(("second_order", "most"), [(True, 30), pytest.param(False, 45, marks=pytest.mark.slow)])
 def test_a_way_around_an_obstacle_is_that_of_a_dense_program(second_order, most):
     case = obstacle()
     found = solve(case.problem, *case.solve_inputs(), second_order=second_order)
@@ -193,6 +193,7 @@ def test_a_way_around_an_obstacle_is_that_of_a_dense_program(second_order, most)
     assert_close(found.controls, controls, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_minimising_to_the_last_digit_before_every_renewal_takes_longer_and_ends_at_the_same_place():
     """Gauss-Newton leaves out the curvature of the inequalities, times their multipliers, and so converges linearly."""
     case = obstacle()

@@ -77,7 +77,7 @@ def test_constant_lq_problems_follow_riccati_to_the_algebraic_equation(rng):
         assert_close(found.value.V_x[b, 0], stationary @ x0[b], rtol=1e-10)
 
 
-@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("second_order", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_it_finds_what_scipy_finds(second_order):
     case = cases.curved(8)
     found = solve(case.problem, *case.solve_inputs(), second_order=second_order)
@@ -297,6 +297,7 @@ def test_it_works_in_float32_and_inside_a_tf_function():
     assert_close(single.cost, exact.cost, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_jitted_caller_compiles_one_program_for_all_initial_states():
     """With a history cut to the iterations done, XLA took the states for constants: one program for each."""
     case = cases.curved(lower=-0.2, upper=0.05)

@@ -14,7 +14,7 @@ from bellman_tf.layers.calls import join_calls
 from bellman_tf.layers.matrix_layout import Extent
 from bellman_tf.layers.registry import coverage
 from tests.curvature.gram.players import Player
-from tests.helpers import assert_close
+from tests.helpers import assert_close, thinned
 from tests.layers.cases import CASES, Case, Sample, draw
 
 BATCH = 5
@@ -49,8 +49,7 @@ def room_for(load, samples, group_size):
     return 8 * (2 * load.sample * samples + load.pair * samples**2)
 
 
-@pytest.mark.parametrize("columns", [1, 2])
-@pytest.mark.parametrize(("name", "config", "form", "chosen"), FORMS)
+@pytest.mark.parametrize(("name", "config", "form", "chosen", "columns"), thinned(FORMS, [1, 2]))
 def test_blocks_of_samples_make_the_whole(name, config, form, chosen, columns, rng, monkeypatch):
     player = Player(config, name, rng, columns, batch=BATCH)
     met, even = [], blocks._even
@@ -67,7 +66,7 @@ def test_blocks_of_samples_make_the_whole(name, config, form, chosen, columns, r
         assert_close(blocked, whole, rtol=1e-12, label=f"groups of {group_size}, {samples} samples at once")
 
 
-@pytest.mark.parametrize("name", ["dense rank 3", "conv 2d", "embedding of a large table", "depthwise 2d"])
+@pytest.mark.parametrize("name", thinned(["dense rank 3", "depthwise 2d", "embedding of a large table", "conv 2d"]))
 def test_calls_of_one_layer_keep_together(name, rng):
     first = draw(CASES[name], rng, batch=BATCH)
     case = Case(lambda **_: first.layer, CASES[name].shape, CASES[name].vocabulary)
@@ -90,7 +89,7 @@ MODES = [("dense", "rmsprop", "per_sample", None), ("dense", "rmsprop", "per_sam
          ("conv 2d stride 2", "kfac", "sketch", None), ("embedding of a large table", "kfac", "auto", 3)]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "config", "form", "group_size"), MODES)
+@pytest.mark.parametrize(("name", "config", "form", "group_size"), thinned(MODES))
 def test_blocks_of_a_batch_of_unknown_size_compile(name, config, form, group_size, rng):
     """In a graph and under XLA, with blocks as many as the batch asks for."""
     player = Player(config, name, rng)

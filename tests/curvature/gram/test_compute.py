@@ -12,7 +12,7 @@ from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.layers.registry import coverage
 from tests.curvature.gram.players import BATCH, CONFIGS, Player
 from tests.curvature.players import initial_state, step
-from tests.helpers import assert_close
+from tests.helpers import assert_close, thinned
 from tests.layers.cases import CASES, draw
 
 FORMS_OPTION = ("auto", "exact", "per_sample", "positions", "sketch", "features", "hashed")
@@ -62,8 +62,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("columns", [1, 3])
-@pytest.mark.parametrize(("name", "config", "form", "chosen"), FORMS)
+@pytest.mark.parametrize(("name", "config", "form", "chosen", "columns"), thinned(FORMS, [1, 3]))
 def test_every_form_is_the_gram_matrix(name, config, form, chosen, columns, rng):
     player = Player(config, name, rng, columns)
     for group_size in (None, 1, 2, BATCH, BATCH + 2):
@@ -71,8 +70,7 @@ def test_every_form_is_the_gram_matrix(name, config, form, chosen, columns, rng)
         player.assert_gram(form, "squares" if one else chosen, group_size)
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "config"), thinned(CASES, CONFIGS, every=3))
 def test_the_form_that_the_layer_announces_is_the_form_that_runs(name, config, rng, monkeypatch):
     """Before a batch is there: from the layer, its output shape and the block alone."""
     sample = draw(CASES[name], rng, batch=2)
@@ -131,7 +129,7 @@ MODES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "config", "form", "group_size"), MODES)
+@pytest.mark.parametrize(("name", "config", "form", "group_size"), thinned(MODES))
 def test_float32_agrees_in_every_mode_and_with_any_batch_size(name, config, form, group_size, rng):
     """From the layer's tensors to state, step and Gram matrix in one graph."""
     sample = draw(CASES[name], rng, batch=BATCH, dtype="float32")
