@@ -236,7 +236,7 @@ def test_the_comparison_names_a_loss_above_the_baselines():
     ours = {"form": _methods.MATCHED, "method": "GTDDP, identity"}
     runs = [_run(loss=0.2), _run(loss=0.3, **ours), _run(loss=5.0, number=4), _run(loss=0.4, number=4, **ours)]
     assert _report.verdicts(runs) == (
-        "GTDDP, identity against SGD: best 0.3 against 0.2 (ABOVE); at 10, ten times the baseline's best rate, "
+        "- GTDDP, identity against SGD: best 0.3 against 0.2 (ABOVE); at 10, ten times the baseline's best rate, "
         "0.4 against 5"
     )
 

@@ -3,6 +3,8 @@
 import argparse
 import os
 import pathlib
+import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -131,10 +133,24 @@ def report(options: argparse.Namespace, text: str, runs: list[dict], seconds: fl
     print(f"\n{text}\n\n{len(runs)} runs in {seconds:.0f} s; {files} are in {options.out}/")
 
 
-def conduct(options: argparse.Namespace, tasks: list[_study.Task], methods: list[list[Method]]) -> None:
+def typed(module: str, arguments: Sequence[str] | None) -> str:
+    """The command as it was typed, `python -m ...`.
+
+    Args:
+        module: that was run.
+        arguments: of the command line; None: the process's own.
+
+    Returns:
+        The command.
+    """
+    return shlex.join(["python", "-m", module, *(sys.argv[1:] if arguments is None else arguments)])
+
+
+def conduct(command: str, options: argparse.Namespace, tasks: list[_study.Task], methods: list[list[Method]]) -> None:
     """Runs the study, prints its table, saves everything.
 
     Args:
+        command: what was typed, for the page.
         options: parsed.
         tasks: the tasks.
         methods: the rows of each.
@@ -147,7 +163,7 @@ def conduct(options: argparse.Namespace, tasks: list[_study.Task], methods: list
         runs += _study.compare(task, rows, options.decades, options.per_decade, options.seeds, progress)
     seconds = time.perf_counter() - start
     shown = vars(options) | {"cores": os.cpu_count()}
-    text = _report.save(options.out, shown, tasks, runs, seconds)
+    text = _report.save(options.out, command, shown, tasks, runs, seconds)
     print(f"\n{text}\n\n{len(runs)} runs in {seconds:.0f} s; tables, plots and JSON are in {options.out}/")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import platform
 import sys
@@ -130,7 +131,7 @@ def verdicts(runs: list[Run]) -> str:
         runs: of one task.
 
     Returns:
-        One line per pair.
+        One item of a list per pair.
     """
     lines = []
     for own in by_method(runs).values():
@@ -142,7 +143,7 @@ def verdicts(runs: list[Run]) -> str:
         ten = theirs + DECADE
         low, high = mean_loss(own, ours), mean_loss(base, theirs)
         lines.append(
-            f"{own[0].method} against {base[0].method}: best {number_text(low)} against {number_text(high)}"
+            f"- {own[0].method} against {base[0].method}: best {number_text(low)} against {number_text(high)}"
             f" ({'not above' if low <= high else 'ABOVE'}); at {rate_of(ten):g}, ten times the baseline's best rate, "
             f"{loss_text(own, ten)} against {loss_text(base, ten)}"
         )
@@ -186,11 +187,12 @@ def plot(task: Task, runs: list[Run], path: pathlib.Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def save(out: pathlib.Path, options: dict, tasks: list[Task], runs: list[Run], seconds: float) -> str:
+def save(out: pathlib.Path, command: str, options: dict, tasks: list[Task], runs: list[Run], seconds: float) -> str:
     """Writes tables, plots and JSON, and returns the tables.
 
     Args:
         out: directory, made if it is missing.
+        command: what was typed.
         options: the command's.
         tasks: of the study.
         runs: all of them.
@@ -203,12 +205,17 @@ def save(out: pathlib.Path, options: dict, tasks: list[Task], runs: list[Run], s
     sections, details = [], []
     for task in tasks:
         own = [run for run in runs if run.task == task.name]
-        head = f"{task.name}, B = {task.batch_size}, {task.steps} steps"
+        head = f"**{task.name}, B = {task.batch_size}, {task.steps} steps**"
         sections.append(f"{head}\n\n{table(own)}\n\n{verdicts(own)}")
         details.append(f"{head}\n\n{rate_table(own)}")
         plot(task, own, out / f"{task.name.replace(' ', '_')}.png")
     text = "\n\n".join(sections)
-    write(out, options, text + "\n\n" + "\n\n".join(details), [dataclasses.asdict(run) for run in runs], seconds)
+    seeds = len({run.seed for run in runs})
+    versions = ", ".join(f"{name} {number}" for name, number in _versions().items())
+    spent = f"{os.cpu_count()} cores, {seconds:.0f} s"
+    head = f"`{command}`: {len(runs)} runs, seeds 0 to {seeds - 1}; {versions}; {spent}."
+    page = [head, text, "## Every rate: loss / test accuracy", *details]
+    write(out, options, "\n\n".join(page), [dataclasses.asdict(run) for run in runs], seconds)
     return text
 
 
@@ -226,18 +233,22 @@ def write(out: pathlib.Path, options: dict, text: str, runs: list[dict], seconds
     (out / "table.md").write_text(text + "\n")
     record = {
         "options": options,
-        "versions": {
-            "bellman_tf": bellman_tf.__version__,
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-        },
+        "versions": _versions(),
         "machine": platform.platform(),
         "seconds": round(seconds, 1),
         "runs": _finite(runs),
     }
     (out / "results.json").write_text(json.dumps(record, indent=1, allow_nan=False, default=str) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "bellman_tf": bellman_tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+    }
 
 
 def read(directory: pathlib.Path) -> list[dict]:

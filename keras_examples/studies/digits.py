@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         network = functools.partial(_networks.residual_cnn, shape, width=12, strides=2, normalize=False)
         tasks.append(_study.Task(CNN, network, data, 32, options.cnn_steps, CNN_EVERY, CNN_RATES, jit=options.jit))
         methods.append(rows(options, ("identity",))[: 2 if options.quick else None])
-    _command.conduct(options, tasks, methods)
+    _command.conduct(_command.typed("keras_examples.digits", arguments), options, tasks, methods)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     for form in forms
                 ]
             )
-    _command.conduct(options, tasks, methods)
+    _command.conduct(_command.typed("keras_examples.studies.mnist", arguments), options, tasks, methods)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,13 @@ def test_the_page_of_the_examples_has_the_losses_of_a_study(folder, task):
     assert {pair.alone for pair in best.values()} <= set(printed.values())
 
 
+def test_the_tables_of_digits_are_those_of_the_command():
+    printed = (results.RESULTS / "digits" / "table.md").read_text().split("## Every rate")[0]
+    shown = EXAMPLES.split("## Digits")[1].split("\n## ")[0]
+    assert len(results.tables(shown)) == 2
+    assert results.tables(shown) == results.tables(printed)
+
+
 @pytest.mark.parametrize("file", ["", "table.md", "table_cpu.md"])
 def test_the_page_of_the_examples_has_the_goals_of_the_contest(file):
     found = results.contest("against_the_best_gpu", file) if file else results.contest()
