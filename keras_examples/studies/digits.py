@@ -1,6 +1,6 @@
 """GTDDP beside SGD, RMSprop, Adam, K-FAC and EKFAC on real DIGITS.
 
-    python -m keras_examples.digits            # about 9 minutes on two cores
+    python -m keras_examples.digits            # about 5 minutes on two cores
     python -m keras_examples.digits --quick    # less than one
 
 You will see: for every metric, GTDDP's loss next to that of the baseline with the same metric, at learning rates over
