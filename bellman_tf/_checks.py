@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 Kind = TypeVar("Kind")
@@ -166,7 +167,7 @@ def check_real(
         or value != value
         or value in (float("inf"), float("-inf"))
     ):
-        raise error(argument, rule, value)
+        raise error(argument, rule, value, _as_python(value))
     if (
         (above is not None and value <= above)
         or (least is not None and value < least)
@@ -174,6 +175,11 @@ def check_real(
         or (most is not None and value > most)
     ):
         raise error(argument, rule, value)
+
+
+def _as_python(value: object) -> str:
+    """What to do with a number of NumPy's: options are compared, hashed and written to files as Python's."""
+    return "Pass Python's number, `.item()` of this one." if isinstance(value, np.generic) else ""
 
 
 def check_integer(argument: str, value: object, *, least: int) -> None:
@@ -188,7 +194,7 @@ def check_integer(argument: str, value: object, *, least: int) -> None:
         ValueError: if `value` is not an integer or is too small.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise error(argument, f"be an integer >= {least}", value)
+        raise error(argument, f"be an integer >= {least}", value, _as_python(value))
 
 
 def check_flag(argument: str, value: object) -> None:

@@ -130,9 +130,12 @@ def sweep(
     limits: Limits,
     mu_state: tf.Tensor,
     mu_control: tf.Tensor,
-    wanted: tf.Tensor | None = None,
+    again: tf.Tensor | None = None,
 ) -> Sweep:
-    """One backward recursion, which ends early once every instance that is wanted has failed.
+    """One backward recursion.
+
+    It ends early where its result is thrown away: once an instance of `again` has failed, so that all are swept anew,
+    and none of `again` is left that may fail as well.
 
     With z = (x, u), f the Jacobian in z and V the value behind a stage, Q_z = l_z + f' V_x and Q_zz = l_zz + f' V_xx f
     + V_x . f_zz; the gains are made from Q_uu + mu_state f_u' f_u + mu_control I and Q_ux + mu_state f_u' f_x in place
@@ -148,10 +151,10 @@ def sweep(
         limits: of the controls, `[T, m, 1]` each, or `None`.
         mu_state: `[B]`.
         mu_control: `[B]`.
-        wanted: `[B]`, bool, or `None` for all.
+        again: `[B]`, bool: the instances whose failure asks for another sweep of all; `None` for none.
 
     Returns:
-        `Sweep`, without meaning where not `definite`.
+        `Sweep`, without meaning where not `definite`, and nowhere with one if it ended early.
 
     Source: Tassa, Erez, Todorov (2012), Eqs. 5, 10, 11.
     Checked against: `verification/references/trajectory.py`, `bellman.backward_dense`.
@@ -194,8 +197,11 @@ def sweep(
         return (_Behind(t - 1, V_x, V_xx, Q[:n, z + 1], sums, definite, usable, arrays),)
 
     def unfinished(behind: _Behind) -> Scalar:
-        alive = behind.definite if wanted is None else behind.definite & wanted
-        return (behind.t >= 0) & tf.reduce_any(alive)
+        useful = tf.reduce_any(behind.definite)
+        if again is not None:
+            failed = again & behind.usable & ~behind.definite
+            useful &= ~tf.reduce_any(failed) | tf.reduce_any(again & behind.definite)
+        return (behind.t >= 0) & useful
 
     zeros = tf.zeros([B], dtype)
     last_x, last_xx = model.terminal
@@ -249,7 +255,7 @@ def regularised_sweep(
         raised, raised_rate = stronger(mu, rate, schedule)
         mu, rate = tf.where(failing, raised, mu), tf.where(failing, raised_rate, rate)
         mu_state, mu_control = strengths(mu, schedule.on)
-        done = sweep(model, controls, limits, mu_state, mu_control, wanted)
+        done = sweep(model, controls, limits, mu_state, mu_control, wanted & (mu <= schedule.largest))
         return attempts + 1, done, mu, rate
 
     T, m, B = controls.shape

@@ -10,6 +10,7 @@ constrained problem, and |y - lambda| / rho says how far the trajectory is from 
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from bellman_tf.linalg.products import matmul, matvec
@@ -93,9 +94,12 @@ def added_cost(found: Inequalities, lagrangian: Lagrangian) -> tf.Tensor:
 
 
 def _largest(parts: Inequalities) -> tf.Tensor:
-    """The largest entry per instance, at least 0, `[B]`."""
-    stage, terminal = (tf.reduce_max(x, axis=axes) for x, axes in zip(parts, ((0, 1), (0,)), strict=True))
-    return tf.nn.relu(tf.maximum(stage, terminal))
+    """The largest entry per instance, at least 0, and NaN where one is, `[B]`: XLA's maximum passes over NaN."""
+    both = list(zip(parts, ((0, 1), (0,)), strict=True))
+    stage, terminal = (tf.reduce_max(x, axis=axes) for x, axes in both)
+    unknown = [tf.reduce_any(tf.math.is_nan(x), axis=axes) for x, axes in both]
+    largest = tf.nn.relu(tf.maximum(stage, terminal))
+    return tf.where(unknown[0] | unknown[1], tf.constant(np.nan, largest.dtype), largest)
 
 
 def violation(found: Inequalities) -> tf.Tensor:
@@ -105,7 +109,7 @@ def violation(found: Inequalities) -> tf.Tensor:
         found: values of the inequalities.
 
     Returns:
-        `[B]`, 0 where all hold.
+        `[B]`, 0 where all hold, NaN where a value is.
     """
     return _largest(found)
 

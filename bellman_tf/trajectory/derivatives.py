@@ -135,7 +135,7 @@ def model_along(
         `Model`.
 
     Raises:
-        ValueError: if a given derivative has the wrong shape, or `second_order` is wanted of one without tensors.
+        ValueError: if a given derivative has the wrong shape.
     """
     lagrangian = lagrangian if problem.constrained else None
     terminal = _at_the_end(problem, states[-1], second_order, lagrangian)

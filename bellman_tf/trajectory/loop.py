@@ -112,7 +112,7 @@ class _Solve:
         converged = self._cost_converged(loop, found, moving, accepted)
         mu, rate, status = self._regularised(loop, moving, accepted, moving & ~accepted & ~converged)
         swept = running & (status == Status.RUNNING)
-        sweep, mu, rate, status = self._sweep(found.rollout, mu, rate, status, loop.lagrangian)
+        sweep, mu, rate, status = self._sweep(loop, found.rollout, mu, rate, status)
         if self.problem.constrained:  # the last renewal of its multipliers came after its sweep
             sweep = _where(swept, sweep, loop.sweep)
         new = _LoopState(
@@ -152,19 +152,26 @@ class _Solve:
         return tf.where(moving & (status == Status.LINE_SEARCH_FAILED), loop.mu, mu), rate, status
 
     def _sweep(
-        self, nominal: Rollout, mu: Batch, rate: Batch, status: Batch, lagrangian: Lagrangian
+        self, loop: _LoopState, nominal: Rollout, mu: Batch, rate: Batch, status: Batch
     ) -> tuple[Sweep, Batch, Batch, Batch]:
-        """The backward pass along a trajectory, with mu, rate and status after it."""
+        """The backward pass along a new trajectory, with mu, rate and status after it."""
         problem = self.problem
-        model = model_along(problem, nominal.states, nominal.controls, self.options.second_order, lagrangian)
+        model = model_along(problem, nominal.states, nominal.controls, self.options.second_order, loop.lagrangian)
         sweep, mu, rate = backward.regularised_sweep(
             model, nominal.controls, self.limits, mu, rate, status == Status.RUNNING, self.schedule
         )
         status = _set(_set(status, ~sweep.finite, Status.NON_FINITE), ~sweep.definite, Status.INDEFINITE)
-        small = sweep.gradient <= self.gradient_tolerance * (1.0 + tf.abs(nominal.cost))
-        if problem.constrained:  # good enough for new multipliers
-            gap = constraints.gap(constraints.values(problem, nominal.states, nominal.controls), lagrangian)
-            small |= (gap > self.constraint_tolerance) & (sweep.gradient <= self.multipliers.inexact * gap)
+        # Limits bound the projected gradient by the room that they leave, and a large cost bounds nothing: a trajectory
+        # is the end only where the next step does not promise more either.
+        promise = forward.expected_reduction(sweep, 1.0)
+        negligible = self.gradient_tolerance * (1.0 + tf.abs(nominal.cost))
+        small = (sweep.gradient <= negligible) & (promise <= negligible)
+        if problem.constrained:  # good enough for new multipliers, but not to give up at the largest penalty
+            penalty, inexact = loop.lagrangian.penalty, self.multipliers.inexact
+            gap = constraints.gap(constraints.values(problem, nominal.states, nominal.controls), loop.lagrangian)
+            near = (sweep.gradient <= inexact * gap) & (promise <= inexact * penalty * gap**2)
+            near &= penalty * self.multipliers.factor <= self.multipliers.largest
+            small |= (gap > self.constraint_tolerance) & near
         return sweep, mu, rate, _set(status, small, Status.CONVERGED_GRADIENT)
 
     def _with_new_multipliers(self, running: Batch, loop: _LoopState) -> _LoopState:

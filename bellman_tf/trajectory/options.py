@@ -99,8 +99,9 @@ class AugmentedLagrangian:
         largest: an instance that asks for more stops with `Status.INFEASIBLE`.
         tolerance: on the largest violation and on the slack of an inequality that has a multiplier, in units of the
             inequality; `None` is the square root of the machine precision.
-        inexact: multipliers are renewed once the largest entry of the gradient is at most so many times the gap; 0
-            minimises to the tolerances of the solve every time.
+        inexact: multipliers are renewed once the largest entry of the gradient is at most so many times the gap, and
+            the reduction that a step promises so many times the penalty times the gap squared; 0 minimises to the
+            tolerances of the solve every time, as it is done at the largest penalty.
 
     Raises:
         ValueError: if a value is out of its range.

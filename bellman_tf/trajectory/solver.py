@@ -48,8 +48,8 @@ def solve(
             that cannot be seen, they are clipped.
         second_order: whether to use second derivatives of the dynamics.
         max_iterations: line searches and renewals of multipliers per instance.
-        gradient_tolerance: on the largest entry of the projected gradient, relative to 1 + |cost|; `None` is the
-            square root of the machine precision.
+        gradient_tolerance: on the largest entry of the projected gradient, and on the reduction that a full step
+            promises, relative to 1 + |cost|; `None` is the square root of the machine precision.
         cost_tolerance: on the reduction of a full step that needed no regularisation, relative to 1 + |cost|; `None`
             is the machine precision to the power 3/4.
         regularization: `Regularization`.

@@ -299,3 +299,44 @@ def test_wrong_inequalities_are_refused():
     ):
         with pytest.raises(ValueError, match=text):
             AugmentedLagrangian(**options)
+
+
+@pytest.mark.parametrize("far", [20.0, 150.0])
+def test_limits_do_not_make_a_far_start_infeasible(far):
+    """Their room bounds the projected gradient, which once passed for the end beside a violation of 150 m."""
+    h, T = 0.5, 60
+    move = lambda x, u, t: x + tf.stack([h * x[:, 1] + 0.5 * h * h * u[:, 0], h * u[:, 0]], 1)
+    at_rest = lambda x: tf.concat([x, -x], 1)
+    effort = lambda x, u, t: 0.5 * h * u[:, 0] ** 2
+    problem = Problem(move, effort, lambda x: 0.0 * x[:, 0], T, lower=-1.0, upper=1.0, terminal_inequality=at_rest)
+    found = solve(problem, np.array([far, 0.0]), np.zeros([T, 1]))
+    steps = np.arange(T)
+    reach = np.stack([h * h * (T - 1 - steps) + 0.5 * h * h, np.full(T, h)])  # x_T = x_0 + reach u
+    least = -np.linalg.pinv(reach) @ [far, 0.0]  # of all that end at rest; within the limits
+    assert np.abs(least).max() < 1.0
+    assert status(found) == ["CONVERGED_GRADIENT"] and float(found.violation) < 2e-8
+    assert_close(found.controls[:, 0], least, atol=1e-6)
+    assert_close(found.cost, 0.5 * h * least @ least, rtol=1e-6)
+
+
+def test_what_is_out_of_reach_is_approached_before_it_is_given_up():
+    problem = Problem(
+        lambda x, u, t: x + u, lambda x, u, t: 0.5 * u[:, 0] ** 2, lambda x: 0.0 * x[:, 0], 4,
+        lower=-1.0, upper=1.0, terminal_inequality=lambda x: x - 1.0,
+    )  # fmt: skip
+    found = solve(problem, np.array([100.0]), np.zeros([4, 1]))
+    assert status(found) == ["INFEASIBLE"]
+    assert_close(found.controls, -np.ones([4, 1]), atol=1e-9)
+    assert_close(found.violation, 95.0, rtol=1e-9)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_violation_that_is_not_a_number_is_not_hidden(jit):
+    """XLA's maximum passes over NaN."""
+
+    @tf.function(jit_compile=jit)
+    def largest(values):
+        return constraints.violation(Inequalities(values, tf.zeros([0, 2], tf.float64)))
+
+    found = largest(tf.constant([[[np.nan, 1.0], [0.5, -1.0]]], tf.float64)).numpy()
+    assert np.isnan(found[0]) and found[1] == 1.0
