@@ -167,7 +167,7 @@ def synthetic_weights(variable: keras.Variable, random: np.random.Generator) -> 
     if len(shape) < 2:
         values = random.random(shape, np.float32) + np.float32(0.5)
     else:
-        rows = 1 if variable.path.endswith("embeddings") else math.prod(shape[:-1])
+        rows = 1 if variable.path.endswith("embeddings") else max(1, math.prod(shape[:-1]))  # a table may be empty
         # Of variance 1.7 / rows; uniform numbers are drawn in a quarter of the time of normal ones.
         values = (random.random(shape, np.float32) - np.float32(0.5)) * np.float32(1.3 * math.sqrt(12 / rows))
     return tf.constant(values, variable.dtype)

@@ -20,6 +20,7 @@ from bellman_tf.optimizers.large_states import warn_large
 from bellman_tf.optimizers.metrics import couplings_of, curvature_block
 from bellman_tf.optimizers.refusals import (
     check_dtypes,
+    check_moved,
     check_replay,
     check_replicas,
     check_scope,
@@ -140,8 +141,8 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
 
         Raises:
             ValueError: if the nonlinear roll-out would replay a model that its trace does not describe, a player does
-                not suit the curvature, variables in float64 stand beside others, or the state of a copied optimizer
-                does not fit the model.
+                not suit the curvature, variables in float64 stand beside others, a variable is to be overwritten with
+                its gradient, or the state of a copied optimizer does not fit the model.
         """
         if self.built:
             return
@@ -150,6 +151,7 @@ class ModelBound(SavingMixin, keras.optimizers.Optimizer):
             return
         model = self._bound_model()
         variables, game = model.trainable_variables, model.game  # loading a legacy file, Keras passes too few
+        check_moved(variables)
         blocks = [self.make_block(player) for player in game.players]
         check_replay(model.name, game, blocks, self.options, self.whole_states)
         check_dtypes(variables, blocks, self.options)

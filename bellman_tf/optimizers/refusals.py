@@ -171,6 +171,25 @@ def check_replay(name: str, game: Players, blocks: list[Block], options: GameOpt
         )  # fmt: skip
 
 
+def check_moved(variables: list[keras.Variable]) -> None:
+    """No step moves the scales of float8: their "gradient" is the value that Keras's optimizers write into them.
+
+    Args:
+        variables: the model's trainable ones.
+
+    Raises:
+        ValueError: if a variable is to be overwritten with its gradient.
+    """
+    overwritten = [v.path for v in variables if getattr(v, "overwrite_with_gradient", False)]
+    if overwritten:
+        raise _checks.error(
+            "model", "have trainable variables that steps move, and no scales of float8, whose gradient is their next "
+            "value", overwritten,
+            'Quantise the trained model (`model.quantize("float8")` after `fit`), or train it with an optimizer of '
+            "Keras's own.",
+        )  # fmt: skip
+
+
 def check_dtypes(variables: list[keras.Variable], blocks: list[Block], options: GameOptions) -> None:
     """Statistics and sample weights have one dtype; the plain open-loop step needs neither.
 

@@ -1,5 +1,7 @@
 """What a run on made-up samples says of a model: which rows are samples, what has no effect, what is written."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -263,3 +265,24 @@ def test_made_up_samples_spare_a_kernel_that_corrupts_memory(rollout):
     model.compile(btf.GTDDP(0.01, rollout=rollout), "mse")
     model.optimizer.build(model.trainable_variables)
     assert all(rows % 2 == 0 for rows in (synthetic_samples.ROWS, *replayable.ROWS))
+
+
+class WithEmptyTable(layers.Layer):
+    def build(self, shape):
+        self.rows = self.add_weight(shape=(0, shape[-1]))
+
+    def call(self, x):
+        return x + keras.ops.sum(self.rows)
+
+
+def test_a_weight_without_entries_takes_nobody_out_of_the_game():
+    inputs = keras.Input((5,))
+    hidden = WithEmptyTable()(layers.Dense(5, "tanh")(inputs))
+    model = btf.Model(inputs, layers.Dense(3)(hidden))
+    assert model.game.coverage == 1.0
+    assert [player.covered for player in model.game.players if "dense" in player.name] == [True, True]
+    model.compile(btf.GTDDP(0.1), "mse")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        history = model.fit(np.ones([4, 5]), np.zeros([4, 3]), epochs=5, verbose=0).history["loss"]
+    assert history[-1] < history[0]

@@ -81,3 +81,18 @@ def test_a_model_that_cannot_be_looked_at_any_more_is_not_said_to_have_changed()
     assert "has changed" not in str(raised.value)
     assert "compile it with another GTDDP" in str(raised.value)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [btf.GTDDP, lambda: btf.GTDDP(inner_optimizer=keras.optimizers.Adam()), lambda: btf.GTDDP(information="open")],
+)
+def test_scales_of_float8_are_refused_and_nothing_has_moved(make):
+    """Keras writes their gradient into them; a step along it makes a largest absolute value negative."""
+    model = btf.Sequential([keras.Input((4,)), layers.Dense(4), layers.Dense(3)])
+    model.layers[0].quantize("float8")
+    model.compile(make(), "mse")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"no scales of float8.*inputs_scale.*after `fit`"):
+        model.fit(np.ones([4, 4]), np.ones([4, 3]), verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
