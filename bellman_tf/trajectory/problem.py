@@ -20,7 +20,8 @@ class Problem:
     With inequalities also g(x_t, u_t, t) <= 0 for t < T and h(x_T) <= 0, entry by entry.
 
     The functions see rows: `x [rows, n]`, `u [rows, m]` and `t [rows]`, an int32 time from 0 to T - 1 per row. They
-    must treat every row by itself (no mean over rows), keep the dtype, and be written in TensorFlow. Rows are
+    must treat every row by itself (no mean over rows), keep the dtype, and be written in TensorFlow without `if` and
+    `while` on tensors; they are traced once, so what changes between solves belongs into a `tf.Variable`. Rows are
     instances in a rollout, and instances times stages where derivatives are taken; data that varies with time is
     `tf.gather(data, t)`.
 
