@@ -15,7 +15,9 @@ class Status(enum.IntEnum):
 
     Attributes:
         RUNNING: it has not; never returned.
-        CONVERGED_GRADIENT: the projected gradient of the cost in the controls is within tolerance.
+        CONVERGED_GRADIENT: the projected gradient of the cost in the controls is within tolerance, and so is the
+            reduction that the next step promises. A maximum or saddle is such a point too: `history.regularization`
+            is above zero there.
         CONVERGED_COST: a full step without regularisation lowered the cost, or is expected to, by no more than the
             tolerance.
         MAX_ITERATIONS: the iterations were used up.
