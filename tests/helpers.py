@@ -34,6 +34,16 @@ def assert_close(actual, expected, *, rtol=0.0, atol=0.0, label=""):
     raise AssertionError(f"{label} {count} of {gap.size} entries off by more than {bound:.3e}:\n" + "\n".join(rows))
 
 
+def slow_row(*values):
+    """A row of a parametrised test that is in the slow suite alone."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def some_slow(cases, *slow):
+    """Rows of a parametrised test, some of which repeat what others show and run in the slow suite only."""
+    return [slow_row(case) if case in slow else case for case in cases]
+
+
 def thinned(*axes, every=2):
     """All combinations of the values of `axes` as rows of a parametrised test, most of them for the slow suite.
 
@@ -43,9 +53,9 @@ def thinned(*axes, every=2):
     rows = []
     for combination in itertools.product(*(list(enumerate(axis)) for axis in axes)):
         values = [value if isinstance(value, tuple) else (value,) for _, value in combination]
-        usual = sum(place for place, _ in combination) % every == 0
+        often = sum(place for place, _ in combination) % every == 0
         name = "-".join(str(getattr(value, "__name__", value)) for value in itertools.chain(*values))
-        rows.append(pytest.param(*itertools.chain(*values), id=name, marks=[] if usual else pytest.mark.slow))
+        rows.append(pytest.param(*itertools.chain(*values), id=name, marks=[] if often else pytest.mark.slow))
     return rows
 
 

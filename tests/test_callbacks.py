@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 
 import bellman_tf as btf
+from tests.helpers import slow_row
 from tests.strategies.networks import cross_entropy, labels, normal
 
 
@@ -150,8 +151,7 @@ SLOW_FOREIGN = [("sgd inside", False), ("adamw inside", True), ("momentum", Fals
 
 @pytest.mark.parametrize(
     ("case", "jit"),
-    [("adamw inside", False), ("kfac", False), ("feedback", False)]
-    + [pytest.param(*row, marks=pytest.mark.slow) for row in SLOW_FOREIGN],
+    [("adamw inside", False), ("kfac", False), ("feedback", False)] + [slow_row(*row) for row in SLOW_FOREIGN],
 )
 def test_of_moves_that_the_recursion_does_not_choose_the_end_of_the_network_says_the_decrease(case, jit):
     """Short moves: slope and curvature at the end say what J does, and the ratio is one."""

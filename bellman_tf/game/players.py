@@ -1,5 +1,6 @@
 """What every game consists of: players, stages, and how much of the network has a Gram form."""
 
+import abc
 import dataclasses
 import math
 from typing import Protocol
@@ -224,7 +225,7 @@ class Placements(Protocol):
         ...
 
 
-class Program(Players):
+class Program(Players, abc.ABC):
     """A game whose network is known call by call.
 
     Attributes:
@@ -251,14 +252,14 @@ class Program(Players):
         return self.graph
 
     @property
+    @abc.abstractmethod
     def alignments(self) -> Placements:
         """The placements of players off the longest path."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def ranges(self) -> dict[int, tuple[int, int]]:
         """Earliest and latest stage of every player whose place is known, by index."""
-        raise NotImplementedError
 
     @property
     def loose_players(self) -> list[Player]:

@@ -8,7 +8,7 @@ from keras import layers
 
 import bellman_tf as btf
 from bellman_tf.baselines import kwng, wasserstein
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 from verification.references import wasserstein as reference
 
 KWNG = btf.baselines.KWNG
@@ -48,7 +48,7 @@ def drawn(options, X, jit):
     ("options", "jit"),
     [
         ({"basis": 3}, False),
-        pytest.param({"basis": 3}, True, marks=pytest.mark.slow),
+        slow_row({"basis": 3}, True),
         ({"basis": 2, "coordinates": "all", "diagonal": False}, False),
         ({"basis": 3, "ridge": 0.1, "bandwidth": 3.0, "seed": 5}, False),
         ({"basis": 4, "max_norm": 1e-2}, False),

@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import bellman_tf as btf
+from tests.helpers import slow_row
 from tests.strategies.networks import cross_entropy
 
 
@@ -23,7 +24,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-@pytest.mark.parametrize("policy", [pytest.param("float32", marks=pytest.mark.slow), "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", [slow_row("float32"), "mixed_bfloat16"])
 def test_attention_trains_in_half_precision_too(make, policy, rng):
     keras.utils.set_random_seed(0)
     keras.mixed_precision.set_global_policy(policy)

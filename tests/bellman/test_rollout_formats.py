@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bellman_tf.bellman import rollout, sample_space
 from tests.bellman.sample_games import few, start, terms
-from tests.helpers import assert_close, thinned
+from tests.helpers import assert_close, slow_row, thinned
 from verification.problems.games import games
 
 STRUCTURES = [(True, True), (True, False), (False, True), (False, False)]
@@ -109,7 +109,7 @@ print(step.experimental_get_tracing_count(), len(glob.glob(sys.argv[1] + "/*step
 """
 
 
-@pytest.mark.parametrize("slices", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("slices", [False, slow_row(True)])
 def test_ten_calls_compile_once_under_xla(tmp_path, slices):
     """Counted in XLA's own dump. With a slice whose start varies, what the count is there to find, there are more."""
     env = {**os.environ, "XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"}

@@ -10,7 +10,7 @@ from bellman_tf.curvature.registry import make_block, player_layout
 from bellman_tf.curvature.step_scalars import StepScalars
 from bellman_tf.layers.registry import coverage
 from tests.curvature.players import initial_state, step
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 from tests.layers.cases import CASES, draw, flat
 
 # Stacks of several matrices, of one, and of none; two periods; with and without a bias apart.
@@ -27,7 +27,7 @@ TEAM = [
 ]
 
 
-@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jit", [False, slow_row(True)])
 def test_together_is_as_alone(jit, rng):
     samples = [draw(CASES[name], rng, batch=5, columns=1) for name, _ in TEAM]
     blocks = [

@@ -1,12 +1,11 @@
 """Running one computation eagerly, traced, and compiled by XLA."""
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 
-DTYPES = (np.float32, pytest.param(np.float64, marks=pytest.mark.slow))
+DTYPES = (np.float32, slow_row(np.float64))
 
 
 def assert_modes_agree(compute, *arguments, rtol):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf import losses
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 from tests.losses.cases import outer
 from tests.losses.networks import in_modes, terminal
 from verification.references import losses as reference
@@ -70,11 +70,7 @@ def step(layer, loss, z, y, mode, terminal_hessian="full"):
     [
         *((how, mode) for how in ("Activation", "tensorflow") for mode in MODES),
         *((how, "graph") for how in ("keras.ops", "by hand")),
-        *(
-            pytest.param(how, mode, marks=pytest.mark.slow)
-            for how in ("keras.ops", "by hand")
-            for mode in ("eager", "jit")
-        ),
+        *(slow_row(how, mode) for how in ("keras.ops", "by hand") for mode in ("eager", "jit")),
     ],
 )
 def test_a_sigmoid_into_a_categorical_cross_entropy_is_what_keras_makes_of_it(how, mode, rng):

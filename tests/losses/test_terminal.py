@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf import losses
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 from tests.losses.cases import (
     EPS,
     dense,
@@ -172,9 +172,9 @@ def test_a_perfectly_fitted_sample_has_no_coefficient_and_a_nearly_fitted_one_a_
         ("unknown batch size", "two outputs"),
         ("unknown batch size", "dice"),
         ("jit", "subclass, weighted"),
-        pytest.param("jit", "two outputs", marks=pytest.mark.slow),
-        pytest.param("jit", "sigmoid into a categorical cross-entropy", marks=pytest.mark.slow),
-        pytest.param("jit", "dice", marks=pytest.mark.slow),
+        slow_row("jit", "two outputs"),
+        slow_row("jit", "sigmoid into a categorical cross-entropy"),
+        slow_row("jit", "dice"),
     ],
 )
 def test_compiled_is_eager(mode, name):

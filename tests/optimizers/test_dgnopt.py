@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import bellman_tf as btf
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 from tests.strategies.networks import cross_entropy, labels, normal
 
 
@@ -62,7 +62,7 @@ def test_placements_agree_to_the_order_in_which_the_network_is_linear():
     assert gaps[1] < gaps[0] / 50  # the relative gap falls like the square of the rate, or faster
 
 
-@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jit", [False, slow_row(True)])
 def test_an_adaptive_step_is_the_step_of_the_alignment_it_drew(jit):
     model = branches()
     optimizer = btf.DGNOpt(0.5, curvature="identity", alignment="adaptive", seed=3, most_alignments=2)

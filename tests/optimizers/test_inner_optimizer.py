@@ -9,7 +9,7 @@ import pytest
 from keras import layers, optimizers
 
 import bellman_tf as btf
-from tests.helpers import assert_close, thinned
+from tests.helpers import assert_close, slow_row, some_slow, thinned
 from tests.optimizers.inside import MAKE, compiled, state, train, x, y
 from tests.strategies.networks import cross_entropy, labels, mlp, normal, residual_cnn
 from verification.references import inner as reference
@@ -22,11 +22,15 @@ SOME = [name for name in ("momentum", "adamw", "nadam", "muon", "multi", "own", 
 RARE = [name for name in MAKE if name not in (*SOME, "rmsprop", "lion", "schedule free")]
 
 
-OFTEN = [name for name in MAKE if name in ("momentum", "adamw", "muon", "multi", "schedule free")]
-often = pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in MAKE])
+def mostly(*usual):
+    """All of them, those that are not named in the slow suite."""
+    return some_slow(MAKE, *(name for name in MAKE if name not in usual))
 
 
-@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n in RARE else n for n in MAKE], name="name")
+often = pytest.mark.parametrize("name", mostly("momentum", "adamw", "muon", "multi", "schedule free"))
+
+
+@pytest.fixture(params=some_slow(MAKE, *RARE), name="name")
 def _name(request):
     return request.param
 
@@ -112,7 +116,7 @@ def test_its_steps_are_those_of_the_reference(rule, jit):
 
 
 @often
-@pytest.mark.parametrize("network", [mlp, pytest.param(residual_cnn, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("network", [mlp, slow_row(residual_cnn)])
 def test_open_loop_it_is_keras_with_that_optimizer(name, network):
     assert_open_loop_is_keras(name, network)
 
@@ -133,7 +137,7 @@ def assert_open_loop_is_keras(name, network):
 
 @pytest.mark.parametrize(
     "some",
-    [n if n in {"muon", "schedule free"} else pytest.param(n, marks=pytest.mark.slow) for n in MAKE],
+    mostly("muon", "schedule free"),
 )
 def test_it_trains_and_graph_and_xla_agree(some):
     models = [compiled(btf.GTDDP(inner_optimizer=MAKE[some]()), jit_compile=jit) for jit in (False, True)]
@@ -177,7 +181,7 @@ def test_the_learning_rate_of_a_schedule_is_that_of_its_iterations():
 # ---- guarded
 
 
-@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jit", [False, slow_row(True)])
 def test_a_bad_batch_changes_neither_weights_nor_its_state(name, jit):
     assert_a_bad_batch_changes_nothing(name, jit)
 

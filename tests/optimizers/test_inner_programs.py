@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers, optimizers
 
 import bellman_tf as btf
-from tests.helpers import assert_close, thinned
+from tests.helpers import assert_close, slow_row, thinned
 from tests.optimizers.inside import MAKE, compiled, state, train, x, y
 from tests.strategies.networks import labels, tokens
 
@@ -168,7 +168,7 @@ def test_a_state_that_is_not_built_is_skipped_with_a_way_out(tmp_path):
         second.load_weights(tmp_path / "model.weights.h5")
 
 
-@pytest.mark.parametrize("name", [RESUMED[0], *(pytest.param(name, marks=pytest.mark.slow) for name in RESUMED[1:])])
+@pytest.mark.parametrize("name", [RESUMED[0], *(slow_row(name) for name in RESUMED[1:])])
 def test_an_interrupted_run_goes_on_from_its_backup(name, tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -246,7 +246,7 @@ def test_in_mixed_precision_the_open_loop_is_keras(name, policy):
     assert same(plain.get_weights(), ours.get_weights())
 
 
-MIXED = [("adamw", True), ("our momentum", False), pytest.param("our momentum", True, marks=pytest.mark.slow)]
+MIXED = [("adamw", True), ("our momentum", False), slow_row("our momentum", True)]
 
 
 @pytest.mark.parametrize(("name", "jit"), MIXED)

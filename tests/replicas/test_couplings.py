@@ -5,7 +5,7 @@ import pytest
 from keras import layers
 
 import bellman_tf as btf
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 from tests.replicas.training import CLASSES, assert_same_training, branches, compiled, data, fit
 
 KFAC, EKFAC = btf.curvature.KFAC, btf.curvature.EKFAC
@@ -35,9 +35,7 @@ def compare(name, count, coupling, **options):
     assert_same_training(model, alone, but=("basis", "coupling") if "eigenbasis" in name else ("basis",))  # no signs
 
 
-@pytest.mark.parametrize(
-    ("name", "coupling"), [pytest.param("exact", "replica", marks=pytest.mark.slow), ("exact", "global")]
-)
+@pytest.mark.parametrize(("name", "coupling"), [slow_row("exact", "replica"), ("exact", "global")])
 def test_players_of_one_stage(name, coupling):
     compare(name, 2, coupling, run_eagerly=True)
 
@@ -62,7 +60,7 @@ def critic():
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize(
     ("count", "curvature"),
-    [(2, "identity"), *(pytest.param(n, c, marks=pytest.mark.slow) for n, c in ((2, "adam"), (4, "kfac")))],
+    [(2, "identity"), *(slow_row(n, c) for n, c in ((2, "adam"), (4, "kfac")))],
 )
 def test_losses_of_their_own(count, curvature, coupling):
     x, y = data(16)

@@ -5,7 +5,7 @@ import pytest
 from keras import layers
 
 import bellman_tf as btf
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 from tests.replicas.training import CLASSES, Bases, assert_mirrored, assert_same_training, compiled, data, fit, mlp
 
 
@@ -54,7 +54,7 @@ def compare(name, count, make, shape, steps=4, **options):
     assert model.optimizer.iterations.numpy() == steps
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, slow_row(4)])
 def test_drawn_cotangents_of_one_output(count, monkeypatch):
     """Whose squares do not depend on the signs, so that replicas with signs of their own have the same statistics."""
 
@@ -66,7 +66,7 @@ def test_drawn_cotangents_of_one_output(count, monkeypatch):
     compare("drawn", count, regression, (6,), loss="mse")
 
 
-@pytest.mark.parametrize("sharded", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("sharded", [slow_row(False), True])
 def test_mixtures_of_features(sharded, monkeypatch):
     """Which every replica has from the factors of all samples."""
 

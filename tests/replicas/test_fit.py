@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import bellman_tf as btf
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 from tests.replicas.training import assert_mirrored, compiled, data, fit, mlp, state_of
 
 
@@ -194,7 +194,7 @@ def layered():
     return btf.Sequential([keras.Input((3,), dtype="int32"), *parts])
 
 
-@pytest.mark.parametrize("make", [pytest.param(layered, marks=pytest.mark.slow), Tokens])
+@pytest.mark.parametrize("make", [slow_row(layered), Tokens])
 def test_tokens_are_no_floats(make):
     """Before the first step Keras averages the replicas' batches, which makes floats of integers."""
     x = np.random.default_rng(0).integers(0, 300, (8, 3))

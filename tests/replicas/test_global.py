@@ -9,7 +9,7 @@ import bellman_tf as btf
 from bellman_tf.curvature.gram import gram
 from bellman_tf.curvature.gram.across_replicas import GLOBAL_BATCH
 from bellman_tf.training import contributions
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 from tests.replicas.training import (
     CLASSES,
     Bases,
@@ -52,8 +52,8 @@ NETWORKS = {"mlp": mlp, "cnn": cnn}
 USUAL = [
     ("kfac", "mlp"),
     ("AdamW", "mlp"),
-    pytest.param("control", "mlp", marks=pytest.mark.slow),
-    pytest.param("feedback", "cnn", marks=pytest.mark.slow),
+    slow_row("control", "mlp"),
+    slow_row("feedback", "cnn"),
 ]  # the others, four replicas and uneven batches in one graph: the slow suite
 
 
@@ -118,7 +118,7 @@ def test_between_factorisations_ekfac_of_few_samples_depends_on_their_order(peri
     assert gap < 1e-12 if alike else gap > 1e-3
 
 
-@pytest.mark.parametrize(("count", "samples"), [(2, 11), pytest.param(4, 13, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("count", "samples"), [(2, 11), slow_row(4, 13)])
 def test_a_last_batch_that_is_not_shared_evenly(count, samples):
     """Replicas have 2 and 1 of its samples, or 2, 2, 1 and 0."""
     compare("identity", count, "mlp", samples, run_eagerly=count == 2)  # Keras's losses of no sample want a graph

@@ -12,7 +12,7 @@ import bellman_tf as btf
 from bellman_tf import replicas
 from bellman_tf.curvature import cached
 from bellman_tf.curvature.sharded import deal, renewed_in_shares
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 from tests.replicas.test_equality import cnn
 from tests.replicas.training import assert_mirrored, compiled, data, fit, mlp, state_of, strategy_of
 
@@ -62,7 +62,7 @@ def test_in_one_graph(make, name, count):
     compare(make, count, CURVATURES[name])
 
 
-@pytest.mark.parametrize("sharded", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sharded", [True, slow_row(False)])
 def test_a_player_is_factorised_by_one_replica_instead_of_by_all(monkeypatch, sharded):
     renewed, original = [], cached._refresh
     monkeypatch.setattr(cached, "_refresh", lambda own, *rest: (renewed.append(len(own)), original(own, *rest))[1])

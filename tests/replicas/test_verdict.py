@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import bellman_tf as btf
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 from tests.replicas.training import CLASSES, assert_mirrored, compiled, data, fit, state_of
 
 
@@ -23,7 +23,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", ["kfac", *(pytest.param(n, marks=pytest.mark.slow) for n in ("kfac, global", "SGD"))])
+@pytest.mark.parametrize("name", ["kfac", *(slow_row(n) for n in ("kfac, global", "SGD"))])
 def test_one_nan_rejects_the_batch_on_all_replicas(name):
     x, y = data(16)
     model, _ = compiled(2, OPTIMIZERS[name], normalised, run_eagerly=True)
@@ -57,7 +57,7 @@ def test_the_mean_of_the_replicas_means_is_minimised(samples, shares):
     assert_mirrored(model)
 
 
-@pytest.mark.parametrize("curvature", ["kfac", pytest.param("ekfac", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("curvature", ["kfac", slow_row("ekfac")])
 def test_a_replica_without_samples_has_no_part_in_the_statistics(curvature):
     x, y = data(17)
     model, _ = compiled(2, lambda: btf.GTDDP(0.03, curvature=curvature), normalised)
@@ -70,7 +70,7 @@ def test_a_replica_without_samples_has_no_part_in_the_statistics(curvature):
                 assert np.isfinite(part).all(), variable.path
 
 
-@pytest.mark.parametrize("synchronized", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("synchronized", [False, slow_row(True)])
 def test_open_loop_steps_are_those_of_keras(synchronized):
     x, y = data(15)
     make = lambda: normalised(synchronized)

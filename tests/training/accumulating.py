@@ -1,19 +1,12 @@
 """Models, data and comparisons of the tests of gradient accumulation."""
 
 import keras
-import pytest
 from keras import layers
 
 import bellman_tf as btf
 from tests.helpers import assert_close
 from tests.optimizers.inside import MAKE
 from tests.strategies.networks import cross_entropy, labels, normal
-
-
-def some_slow(cases, *slow):
-    """Parameters of a test, some of which repeat what others show and run in the slow suite only."""
-    return [pytest.param(case, marks=pytest.mark.slow) if case in slow else case for case in cases]
-
 
 K, M = 3, 4  # micro-batches of an update, samples of a micro-batch
 x, y = normal(36, 6), labels(36)

@@ -12,9 +12,9 @@ import bellman_tf as btf
 from bellman_tf.bellman import rollout
 from bellman_tf.curvature.step_scalars import StepScalars, running_mean
 from tests.bellman.sample_games import start, terms, tolerance
-from tests.helpers import assert_close
+from tests.helpers import assert_close, some_slow
 from tests.strategies.networks import cross_entropy
-from tests.training.accumulating import K, M, assert_same_weights, compiled, some_slow, train, x, y
+from tests.training.accumulating import K, M, assert_same_weights, compiled, train, x, y
 from verification.problems.games import games
 from verification.references import accumulation as reference
 from verification.references import rollout as dense

@@ -8,7 +8,7 @@ import pytest
 from keras import layers, optimizers
 
 import bellman_tf as btf
-from tests.helpers import assert_close
+from tests.helpers import assert_close, some_slow
 from tests.optimizers.inside import MAKE
 from tests.replicas.training import compiled as replicated
 from tests.training.accumulating import (
@@ -19,7 +19,6 @@ from tests.training.accumulating import (
     assert_same_weights,
     compiled,
     small,
-    some_slow,
     train,
     x,
     y,

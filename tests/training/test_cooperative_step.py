@@ -9,7 +9,7 @@ from keras import layers
 import bellman_tf as btf
 from bellman_tf.curvature import EKFAC, KFAC
 from bellman_tf.training.game_step import GameStep
-from tests.helpers import assert_close, round_of, thinned
+from tests.helpers import assert_close, round_of, slow_row, thinned
 from verification.references import cooperative as reference
 from verification.references import training
 
@@ -179,9 +179,7 @@ def test_regularizers_of_one_player_move_the_other():
 
 
 @pytest.mark.filterwarnings("ignore:.*Skipping variable loading.*")
-@pytest.mark.parametrize(
-    "kind", ["exact", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("published", "rescale"))]
-)
+@pytest.mark.parametrize("kind", ["exact", *(slow_row(kind) for kind in ("published", "rescale"))])
 def test_it_saves_mid_run_and_continues_identically(kind, tmp_path):
     model, _, _ = block(3 if kind == "exact" else 2)
     curved = EKFAC(cooperative=kind, invert_every=3) if kind == "rescale" else KFAC(cooperative=kind, invert_every=3)
@@ -259,7 +257,7 @@ def test_players_that_an_alignment_takes_apart_act_alone():
     assert not np.allclose(steps["exact", "asap"], steps[False, "asap"])
 
 
-@pytest.mark.parametrize("alignment", [pytest.param("random", marks=pytest.mark.slow), "adaptive"])
+@pytest.mark.parametrize("alignment", [slow_row("random"), "adaptive"])
 def test_alignments_may_change_under_way(alignment):
     inputs = layers.Input((4,))
     x = layers.Dense(3, activation="tanh")(inputs)

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import bellman_tf as btf
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 from tests.strategies.networks import labels, normal
 from verification.references import kfac as reference
 
@@ -105,14 +105,14 @@ def test_of_several_outputs_the_mean_over_steps_is_the_gauss_newton_matrix():
     assert off > 2 * np.abs(state[0] - expected).max()
 
 
-@pytest.mark.parametrize("curvature", [KFAC, *(pytest.param(c, marks=pytest.mark.slow) for c in (EKFAC, Full))])
+@pytest.mark.parametrize("curvature", [KFAC, *(slow_row(c) for c in (EKFAC, Full))])
 def test_xla_draws_the_same(curvature):
     (one, _), (other, _) = (step("softmax", curvature(fisher="model"), 3, 0.1, jit) for jit in (False, True))
     for ours, theirs in zip(one.get_weights(), other.get_weights(), strict=True):
         assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jit", [False, slow_row(True)])
 def test_it_draws_as_often_as_factors_are_updated(jit):
     """Of a layer with a matrix, and of one with the diagonal alone: no step in between has anything to draw."""
 
@@ -141,7 +141,7 @@ def attentive(inputs):
 
 
 @pytest.mark.filterwarnings("ignore:.*open-loop")
-@pytest.mark.parametrize("hidden", [pytest.param(recurrent, marks=pytest.mark.slow), attentive])
+@pytest.mark.parametrize("hidden", [slow_row(recurrent), attentive])
 def test_a_draw_that_is_not_due_in_every_step_keeps_its_shape(hidden):
     """The branch that draws knows no sizes here; the first step draws, whatever the period."""
 

@@ -9,7 +9,7 @@ from keras import layers
 import bellman_tf as btf
 from bellman_tf import keras_access
 from bellman_tf.training.native_step import NativeStep
-from tests.helpers import assert_close, round_of
+from tests.helpers import assert_close, round_of, slow_row
 from tests.strategies.networks import cross_entropy, labels, mlp, normal, residual_cnn
 from tests.zoo import ZOO, sgd_step
 from tests.zoo.rows import GRAPHS
@@ -110,7 +110,7 @@ def _rows(weights, like):
 
 @pytest.mark.parametrize(
     "curvature",
-    ["identity", "kfac", *(pytest.param(c, marks=pytest.mark.slow) for c in ("adam", "rmsprop", "ekfac", "full"))],
+    ["identity", "kfac", *(slow_row(c) for c in ("adam", "rmsprop", "ekfac", "full"))],
 )
 def test_a_bias_without_effect_changes_nothing(curvature):
     """In front of a normalisation: neither the other layers' step, nor under XLA against the graph."""

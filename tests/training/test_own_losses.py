@@ -8,7 +8,7 @@ from keras import layers
 
 import bellman_tf as btf
 from bellman_tf.training.native_step import NativeStep
-from tests.helpers import assert_close, round_of, thinned
+from tests.helpers import assert_close, round_of, slow_row, thinned
 from tests.training.two_outputs import FELT, LABELS, RULES, TARGETS, X, losses, network, random, trained
 from verification.references import own_costs as reference
 
@@ -77,7 +77,7 @@ def test_it_is_the_dense_step(terminal_hessian, decay):
 # What must hold
 
 
-@pytest.mark.parametrize("curvature", [pytest.param("identity", marks=pytest.mark.slow), "kfac"])
+@pytest.mark.parametrize("curvature", [slow_row("identity"), "kfac"])
 def test_every_loss_for_every_player_changes_nothing(curvature):
     step = lambda rules: trained(btf.DDPNOpt(0.1, curvature=curvature, player_losses=rules), steps=2)
     plain, same = step(None), step({"trunk_*": ["b", "a"], "side": ["a", "b"]})
@@ -140,7 +140,7 @@ def convolutions(base=btf.Model):
 
 
 @pytest.mark.filterwarnings("ignore:.*open-loop")
-@pytest.mark.parametrize("curvature", ["identity", pytest.param("kfac", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("curvature", ["identity", slow_row("kfac")])
 def test_convolutions_and_a_layer_without_a_gram_form_under_xla(curvature):
     """At a vanishing rate each follows its own loss; under XLA and with K-FAC the step is eager's."""
     rate, rules, after = 1e-3, {"trunk": ["a"], "shift": ["b"], "b": ["b"]}, {}
@@ -174,7 +174,7 @@ def test_the_summary_says_which_losses_a_player_feels():
     assert "losses" not in lines[1]
 
 
-@pytest.mark.parametrize("curvature", ["kfac", pytest.param("rmsprop", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("curvature", ["kfac", slow_row("rmsprop")])
 def test_a_metric_is_that_of_the_players_own_loss(curvature):
     """Open-loop every player steps as if its losses were the only ones."""
     kwargs = {"curvature": curvature, "information": "open"}
@@ -192,10 +192,10 @@ def cubes(y_true, y_pred):
 @pytest.mark.parametrize(
     ("terminal_hessian", "loss", "felt"),
     [
-        pytest.param("matched", losses(), "a", marks=pytest.mark.slow),
+        slow_row("matched", losses(), "a"),
         ("full", losses(), "b"),
         ("matched", ["sparse_categorical_crossentropy", cubes], "b"),
-        pytest.param(2, [cubes, cubes], "a", marks=pytest.mark.slow),
+        slow_row(2, [cubes, cubes], "a"),
     ],
 )
 def test_a_loss_that_no_player_feels_might_as_well_not_be_there(terminal_hessian, loss, felt):
@@ -259,10 +259,10 @@ def towers(names):
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"curvature": "kfac"}, marks=pytest.mark.slow),
+        slow_row({"curvature": "kfac"}),
         {"curvature": "identity", "momentum": 0.9, "nesterov": True},
-        pytest.param({"inner_optimizer": "adam"}, marks=pytest.mark.slow),
-        pytest.param({"curvature": "rmsprop", "group_size": 4, "terminal_hessian": 1}, marks=pytest.mark.slow),
+        slow_row({"inner_optimizer": "adam"}),
+        slow_row({"curvature": "rmsprop", "group_size": 4, "terminal_hessian": 1}),
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )

@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from tests.helpers import slow_row
 from tests.training.xla_rows import PARTIAL, ROWS
 
 TOLERANCE = 2e-4  # measured: below 1e-6 for most rows, 5e-5 where a metric divides by roots of small moments
@@ -19,7 +20,7 @@ TOLERANCE = 2e-4  # measured: below 1e-6 for most rows, 5e-5 where a metric divi
 USUAL = (["step control", "momentum", "adamw inside", "partial uneven groups"],)
 REST = [name for name in [*ROWS, *PARTIAL] if not any(name in group for group in USUAL)]
 SLOW = [REST[k : k + 16] for k in range(0, len(REST), 16)]
-GROUPS = [*USUAL, *(pytest.param(names, marks=pytest.mark.slow) for names in SLOW)]
+GROUPS = [*USUAL, *(slow_row(names) for names in SLOW)]
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -12,7 +12,7 @@ from bellman_tf import trajectory
 from bellman_tf.trajectory import AugmentedLagrangian, Inequalities, Problem, Status, constraints, forward
 from bellman_tf.trajectory.constraints import Lagrangian
 from bellman_tf.trajectory.derivatives import differentiate
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 from tests.trajectory import cases
 from tests.trajectory.cases import solve
 from verification.references import constrained
@@ -180,7 +180,7 @@ def obstacle():
     return cases.both(f, cost, terminal, 2, (0.0, 0.1), np.ones([10, 2]), inequality=lambda x, u, t: disc(x, tf))
 
 
-@pytest.mark.parametrize(("second_order", "most"), [(True, 30), pytest.param(False, 45, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("second_order", "most"), [(True, 30), slow_row(False, 45)])
 def test_a_way_around_an_obstacle_is_that_of_a_dense_program(second_order, most):
     case = obstacle()
     found = solve(case.problem, *case.solve_inputs(), second_order=second_order)

@@ -14,7 +14,7 @@ from bellman_tf.trajectory import (
     Regularization,
     Status,
 )
-from tests.helpers import assert_close
+from tests.helpers import assert_close, slow_row
 from tests.trajectory import cases
 from tests.trajectory.cases import solve
 from verification.references import dense
@@ -77,7 +77,7 @@ def test_constant_lq_problems_follow_riccati_to_the_algebraic_equation(rng):
         assert_close(found.value.V_x[b, 0], stationary @ x0[b], rtol=1e-10)
 
 
-@pytest.mark.parametrize("second_order", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("second_order", [True, slow_row(False)])
 def test_it_finds_what_scipy_finds(second_order):
     case = cases.curved(8)
     found = solve(case.problem, *case.solve_inputs(), second_order=second_order)
