@@ -7,9 +7,29 @@ import numpy as np
 import tensorflow as tf
 
 from bellman_tf import trajectory
-from bellman_tf.trajectory import Problem
+from bellman_tf.trajectory import Problem, Status
 
 solve = partial(trajectory.solve, jit_compile=False)  # small problems, solved once
+
+
+def status(solution):
+    """Names of the status of every instance."""
+    return [Status(code).name for code in np.atleast_1d(solution.status.numpy())]
+
+
+def finite(solution):
+    return all(np.isfinite(x.numpy()).all() for x in tf.nest.flatten(solution) if x is not None)
+
+
+def square(x):
+    return tf.reduce_sum(x**2, axis=-1)
+
+
+def double_integrator(h, T):
+    """Position and speed under an acceleration: the dynamics, and `reach`, `[2, T]`, of x_T = x_0 + reach u at rest."""
+    move = lambda x, u, t: x + tf.stack([h * x[:, 1] + 0.5 * h * h * u[:, 0], h * u[:, 0]], 1)
+    left = np.arange(T)[::-1]
+    return move, np.stack([h * h * (left + 0.5), np.full(T, h)])
 
 
 def random_spd(rng, size, condition):

@@ -5,11 +5,7 @@ import pytest
 import tensorflow as tf
 
 from bellman_tf.trajectory import LineSearch, Problem, Regularization
-from tests.trajectory.cases import solve
-
-
-def square(x):
-    return tf.reduce_sum(x**2, axis=-1)
+from tests.trajectory.cases import solve, square
 
 
 def line(**options):
@@ -64,6 +60,8 @@ def test_wrong_arguments_are_refused():
         ({"jit_compile": None}, r"`jit_compile` must be True or False"),
         ({"max_iterations": -1}, r"`max_iterations` must be an integer >= 0"),
         ({"gradient_tolerance": -1.0}, r"`gradient_tolerance` must be a finite number >= 0.0"),
+        ({"max_iterations": np.int32(5)}, r"Received: max_iterations=np.int32\(5\). Pass Python's number, `.item\(\)`"),
+        ({"gradient_tolerance": np.float32(1e-5)}, r"Pass Python's number, `.item\(\)` of this one"),
         ({"cost_tolerance": float("nan")}, r"`cost_tolerance` must be a finite number >= 0.0"),
         ({"line_search": 0.5}, r"`line_search` must be a `LineSearch` or None"),
         ({"regularization": LineSearch()}, r"`regularization` must be a `Regularization` or None"),

@@ -9,24 +9,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bellman_tf import trajectory
-from bellman_tf.trajectory import AugmentedLagrangian, Inequalities, Problem, Status, constraints, forward
+from bellman_tf.trajectory import AugmentedLagrangian, Inequalities, Problem, constraints, forward
 from bellman_tf.trajectory.constraints import Lagrangian
 from bellman_tf.trajectory.derivatives import differentiate
 from tests.helpers import assert_close, slow_row
 from tests.trajectory import cases
-from tests.trajectory.cases import solve
+from tests.trajectory.cases import double_integrator, solve, square, status
 from verification.references import constrained
 from verification.references import trajectory as reference
 
 T, N, M, P, Q = 4, 2, 2, 2, 1
-
-
-def square(x):
-    return tf.reduce_sum(x**2, axis=-1)
-
-
-def status(solution):
-    return [Status(code).name for code in np.atleast_1d(solution.status.numpy())]
 
 
 class Linear:
@@ -305,13 +297,11 @@ def test_wrong_inequalities_are_refused():
 def test_limits_do_not_make_a_far_start_infeasible(far):
     """Their room bounds the projected gradient, which once passed for the end beside a violation of 150 m."""
     h, T = 0.5, 60
-    move = lambda x, u, t: x + tf.stack([h * x[:, 1] + 0.5 * h * h * u[:, 0], h * u[:, 0]], 1)
+    move, reach = double_integrator(h, T)
     at_rest = lambda x: tf.concat([x, -x], 1)
     effort = lambda x, u, t: 0.5 * h * u[:, 0] ** 2
     problem = Problem(move, effort, lambda x: 0.0 * x[:, 0], T, lower=-1.0, upper=1.0, terminal_inequality=at_rest)
     found = solve(problem, np.array([far, 0.0]), np.zeros([T, 1]))
-    steps = np.arange(T)
-    reach = np.stack([h * h * (T - 1 - steps) + 0.5 * h * h, np.full(T, h)])  # x_T = x_0 + reach u
     least = -np.linalg.pinv(reach) @ [far, 0.0]  # of all that end at rest; within the limits
     assert np.abs(least).max() < 1.0
     assert status(found) == ["CONVERGED_GRADIENT"] and float(found.violation) < 2e-8
